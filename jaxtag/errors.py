@@ -1,0 +1,13 @@
+"""Errors that a user can put right: shown as one clear message, without a traceback."""
+
+
+class UserError(Exception):
+    """Something the user can put right (a missing file, damaged data). Exit status 1."""
+
+    exit_status = 1
+
+
+class UsageError(UserError):
+    """A command called wrongly (an unknown flag or field, a value of a wrong type). Status 2."""
+
+    exit_status = 2
