@@ -1,0 +1,206 @@
+"""Encoded pictures to uint8 RGB: JPEG by libjpeg-turbo, everything else by Pillow."""
+
+import io
+import re
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+# What a picture may hold at most, read from its header before anything is decoded.
+MAX_PIXELS = 80_000_000
+
+# Plugins that run other programs (EPS starts Ghostscript) stay out.
+_FORMATS = (
+    *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF"),
+)
+
+
+class DecodeError(ValueError):
+    """A picture that cannot be used; its text is the reason, fit for a report to the user."""
+
+
+class Picture:
+    """An encoded picture whose header was read: `height` and `width` upright, in pixels."""
+
+    height: int
+    width: int
+
+    def pixels(self, scale: float = 1.0) -> np.ndarray:
+        """uint8 [H, W, 3], upright RGB, scaled by at least `scale` (at most 1) where that is
+        cheaper than the whole picture; H and W tell by how much.
+
+        Raises:
+            DecodeError: the data are damaged or cut short.
+        """
+        raise NotImplementedError
+
+
+def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Reads the header of `data` (any format of `decode`).
+
+    Raises:
+        DecodeError: no picture, or one of more than `max_pixels`.
+    """
+    if data[:2] == b"\xff\xd8":
+        try:
+            return _Jpeg(data, max_pixels)
+        except ValueError as error:
+            if isinstance(error, DecodeError):
+                raise
+            # A JPEG of a kind that libjpeg-turbo does not know: Pillow decides.
+    return _General(data, max_pixels)
+
+
+def decode(
+    data: bytes, *, min_size: int | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Decodes JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF to uint8 [H, W, 3], RGB.
+
+    Upright by its EXIF orientation; transparency over white; 16-bit grey scaled to 8 bits; CMYK
+    converted without colour profile; the first frame of an animation.
+
+    Args:
+        data: the encoded picture.
+        min_size: the result may be smaller than the picture, where that saves time, but its
+            shorter side is at least this many pixels (or the picture's own).
+        max_pixels: a picture that claims more is refused before decoding.
+
+    Raises:
+        DecodeError: no picture, damaged, cut short, or too large.
+    """
+    picture = open_picture(data, max_pixels=max_pixels)
+    shorter = min(picture.height, picture.width)
+    return picture.pixels(1.0 if min_size is None else min(1.0, min_size / shorter))
+
+
+_EXTRANEOUS_AT_END = re.compile(r"^Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9$")
+
+
+class _Jpeg(Picture):
+    """A JPEG that libjpeg-turbo decodes, at a reduced DCT scale where that is enough."""
+
+    def __init__(self, data: bytes, max_pixels: int):
+        stored_height, stored_width, self._colour, _ = simplejpeg.decode_jpeg_header(
+            data, strict=False
+        )
+        _check_size(stored_width, stored_height, max_pixels)
+        self._data = data
+        self._stored = stored_height, stored_width
+        self._orientation = _jpeg_orientation(data)
+        turned = self._orientation >= 5
+        self.height, self.width = self._stored[::-1] if turned else self._stored
+
+    def pixels(self, scale: float = 1.0) -> np.ndarray:
+        height, width = (max(1, int(np.ceil(side * scale))) for side in self._stored)
+        if self._colour in ("CMYK", "YCCK"):
+            image = _cmyk_to_rgb(self._decode("CMYK", height, width), self._data)
+        else:
+            image = self._decode("RGB", height, width)
+        return _upright(image, self._orientation)
+
+    def _decode(self, colour: str, min_height: int, min_width: int) -> np.ndarray:
+        full = (min_height, min_width) == self._stored
+        size = {} if full else {"min_height": min_height, "min_width": min_width, "min_factor": 1}
+        # The fast paths of libjpeg-turbo differ from the exact ones by a grey level or two.
+        quick = {"fastdct": True, "fastupsample": True}
+        try:
+            return simplejpeg.decode_jpeg(self._data, colour, **quick, **size)
+        except ValueError as error:
+            # A few bytes of padding before the end marker are common and harmless.
+            if not _EXTRANEOUS_AT_END.match(str(error)):
+                raise DecodeError(f"damaged JPEG: {error}") from error
+        return simplejpeg.decode_jpeg(self._data, colour, strict=False, **quick, **size)
+
+
+def _cmyk_to_rgb(image: np.ndarray, data: bytes) -> np.ndarray:
+    """uint8 [H, W, 4] inks to [H, W, 3]; Adobe's programs store them inverted and say so."""
+    adobe = b"Adobe\x00" in data[: 1 << 16]
+    ink_left = image.astype(np.uint16) if adobe else 255 - image.astype(np.uint16)
+    rgb = ink_left[..., :3] * ink_left[..., 3:]
+    return ((rgb + 127) // 255).astype(np.uint8)
+
+
+class _General(Picture):
+    """Whatever else Pillow reads."""
+
+    def __init__(self, data: bytes, max_pixels: int):
+        try:
+            self._image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        except Exception as error:  # damaged headers raise anything from Pillow's plugins
+            raise DecodeError(_reason(error, data)) from error
+        _check_size(*self._image.size, max_pixels)
+        self._data = data
+        self._orientation = self._call(lambda image: image.getexif().get(0x0112, 1))
+        turned = self._orientation in (5, 6, 7, 8)
+        self.width, self.height = self._image.size[::-1] if turned else self._image.size
+
+    def pixels(self, scale: float = 1.0) -> np.ndarray:
+        del scale  # these formats have no cheaper smaller picture
+        return _upright(self._call(_to_rgb), self._orientation)
+
+    def _call(self, function):
+        try:
+            return function(self._image)
+        except Exception as error:  # damaged data raise anything from Pillow's plugins
+            raise DecodeError(_reason(error, self._data)) from error
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3] of any Pillow mode."""
+    image.load()
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise DecodeError("32-bit grey values have no defined white: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """`image` turned and mirrored as the EXIF tag 0x0112 asks (1 and unknown values: as is)."""
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    """The EXIF orientation of a JPEG, 1 where there is none or it cannot be read."""
+    start = data.find(b"\xff\xe1", 2, 1 << 16)
+    # Most pictures have no EXIF: a look for its mark is all that they cost.
+    if start < 0 or data.find(b"Exif\0\0", start, 1 << 16) < 0:
+        return 1
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "MPO")) as image:
+            orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # Damaged EXIF of a sound picture: Pillow raises many kinds.
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise DecodeError(f"the picture is empty ({width}x{height})")
+    if width * height > max_pixels:
+        raise DecodeError(
+            f"{width}x{height} is more than the {max_pixels:,} pixels allowed: scale it down, "
+            "or raise the limit if you trust it"
+        )
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    if isinstance(error, DecodeError):
+        return str(error)
+    if not data:
+        return "the file is empty"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"no picture format is known that starts with {data[:8]!r}"
+    return f"damaged picture: {error}" if str(error) else f"damaged picture ({type(error).__name__})"
