@@ -1,0 +1,43 @@
+"""Captions of drawn scenes: the embedded data set, for a first run, a test, a sanity check.
+
+    python -m jaxtag.train --config=shapes_caption --workdir=runs/shapes
+
+Smoke run: --config.total_steps=20. Hardware: 2 CPU cores, a few minutes; needs no download.
+Expected: see README.md, "Results measured".
+"""
+
+from jaxtag.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TextConfig,
+)
+
+
+def get_config(image_size: int = 64) -> Config:
+    return Config(
+        batch_size=64,
+        total_steps=1500,
+        evaluate_every=500,
+        checkpoint_every=500,
+        data=DataConfig(
+            dataset="shapes_captions",
+            image_size=image_size,
+            crop_area=(1.0, 1.0),
+        ),
+        text=TextConfig(vocab_size=512, length=32, captions_per_image=2),
+        model=ModelConfig(
+            encoder="vit_tiny_patch8",
+            encoder_depth=4,
+            encoder_width=128,
+            encoder_heads=4,
+            decoder_width=128,
+            decoder_depth=2,
+            decoder_heads=4,
+            dropout=0.0,
+        ),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, weight_decay=0.02),
+        evaluation=EvaluationConfig(batch_size=64, max_examples=250),
+    )

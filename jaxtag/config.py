@@ -1,0 +1,319 @@
+"""The typed configuration of a run: what can be set, checked and written to the work directory.
+
+A field marked `_free` does not change what is trained: a resumed run may change it.
+Loading by name and overrides from the command line are in `config_flag`.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxtag.errors import UsageError, UserError
+
+
+def _free(default: Any) -> Any:
+    return field(default=default, metadata={"free": True})
+
+
+@dataclass
+class DataConfig:
+    """Which pictures are read, and how."""
+
+    dataset: str = "shapes_captions"
+    data_dir: str | None = _free(None)  # None: $TFDS_DATA_DIR, then tfds's default
+    source_dir: str | None = _free(None)  # official files, to prepare the data set on first use
+    train_split: str = "train"
+    evaluation_split: str = "validation"
+    image_size: int = 224  # pixels, both sides
+    crop_area: tuple[float, float] = (0.5, 1.0)  # share of the picture; (1, 1) squashes it whole
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)  # width : height of the crop
+    flip: bool = False  # horizontal, at random; captions may say left and right
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of normalisation, on a scale of 0 to 1
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    workers: int = _free(0)  # processes that decode; 0: threads of this process
+    threads: int = _free(4)  # threads that decode, in each process
+    max_broken_share: float = _free(0.01)  # of pictures that cannot be decoded; more stops the run
+
+
+@dataclass
+class TextConfig:
+    """Captions as tokens."""
+
+    vocab_size: int = 8192  # at most; a small data set gives fewer
+    length: int = 32  # tokens with the start and end marks; longer captions are cut, and counted
+    lowercase: bool = True
+    captions_per_image: int = 1  # of a picture in one step; they share one pass of the encoder
+
+
+@dataclass
+class ModelConfig:
+    """A vision encoder and a transformer decoder with cross-attention."""
+
+    encoder: str = "vit_small_patch16"  # a name of jaxtag.models.names()
+    encoder_depth: int | None = None  # None: as the name says
+    encoder_width: int | None = None
+    encoder_heads: int | None = None
+    drop_path: float = 0.0
+    decoder_width: int = 384
+    decoder_depth: int = 6
+    decoder_heads: int = 6
+    dropout: float = 0.1  # of the decoder
+    dtype: str = "auto"  # of the arithmetic; auto: bfloat16 on TPU and GPU, float32 on CPU
+    remat: str = _free("none")  # what the backward pass computes again: none, dots, full
+    scan: bool | None = None  # one compiled block for all layers; None: on TPU and GPU
+
+
+@dataclass
+class OptimizerConfig:
+    """A transformation of optax by name, its schedule and per-parameter rules.
+
+    Rules are (regular expression, value) pairs over parameter paths such as
+    `encoder/blocks/attention/qkv/kernel`: the first that matches (re.search) holds.
+    """
+
+    name: str = "adamw"  # a function of optax that makes an optimiser
+    arguments: tuple[tuple[str, float], ...] = ()  # further arguments, as (("b2", 0.98),)
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"  # cosine, linear, constant
+    warmup_steps: int = 0
+    warmup_epochs: float = 0.0  # instead of warmup_steps
+    final_factor: float = 0.0  # of learning_rate at the end of the schedule
+    weight_decay: float = 0.0
+    decay_rules: tuple[tuple[str, float], ...] = (
+        (r"(bias|scale|class_token|position\w*|embedding)$", 0.0),
+        (r".*", 1.0),
+    )
+    rate_rules: tuple[tuple[str, float], ...] = ((r".*", 1.0),)  # factors; 0 freezes
+    clip_norm: float | None = 1.0  # global norm of the gradient
+    accumulate: int = 1  # parts in which a batch is computed
+    ema_decay: float | None = None  # moving average of the parameters, used to evaluate
+
+
+@dataclass
+class MeshConfig:
+    """Devices along each axis of the mesh, and what is split along which (see sharding)."""
+
+    data: int = _free(-1)  # -1: all that the others leave
+    fsdp: int = _free(1)
+    tensor: int = _free(1)
+    rules: tuple[tuple[str, str], ...] = _free(())  # before the model's own
+
+
+@dataclass
+class CheckpointConfig:
+    """What is kept in DIR/checkpoints."""
+
+    keep_last: int = _free(2)
+    keep_best: int = _free(1)
+    best_metric: str = _free("CIDEr")  # of the evaluation, higher is better
+
+
+@dataclass
+class DecodingConfig:
+    """How captions are made from the model."""
+
+    method: str = _free("beam")  # greedy, beam, sample
+    beam_size: int = _free(4)
+    length_penalty: float = _free(1.0)
+    temperature: float = _free(1.0)
+    top_k: int = _free(0)  # 0: all
+    top_p: float = _free(1.0)
+
+
+@dataclass
+class EvaluationConfig:
+    """How much is evaluated, during training and after it."""
+
+    batch_size: int = _free(64)
+    max_examples: int | None = _free(None)  # during training; None: the whole split
+    pictures: int = _free(16)  # with captions, for TensorBoard and the contact sheet
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    task: str = "caption"
+    seed: int = 0
+    batch_size: int = 256  # global
+    total_steps: int | None = None
+    total_epochs: float | None = None  # where total_steps is not given
+    log_every: int = _free(50)  # steps, as the next two
+    evaluate_every: int = _free(1000)
+    checkpoint_every: int = _free(1000)
+    label_smoothing: float = 0.0
+    max_bad_steps: int = _free(20)  # in a row with a gradient that is not finite; more is an error
+    compilation_cache: bool = _free(True)  # keep compiled programs for the next start
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def nearest(name: str, names: typing.Iterable[str]) -> str:
+    """` (did you mean …?)` with the nearest of `names`, or all of them where none is near."""
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else f" (there are: {', '.join(names)})"
+
+
+def field_names(config: Any, prefix: str = "") -> list[str]:
+    """All dotted names of the fields that hold values."""
+    names = []
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            names += field_names(value, f"{prefix}{item.name}.")
+        else:
+            names.append(prefix + item.name)
+    return names
+
+
+def check_name(config: Any, dotted: str) -> None:
+    """Raises UsageError unless `dotted` names a field of `config`."""
+    known = field_names(config)
+    if dotted in known:
+        return
+    tail = {name.rsplit(".", 1)[-1]: name for name in known}
+    close = difflib.get_close_matches(dotted, known, n=1, cutoff=0.6)
+    hint = close[0] if close else tail.get(dotted.rsplit(".", 1)[-1])
+    raise UsageError(
+        f"--config.{dotted}: there is no such field"
+        + (f"; the nearest is --config.{hint}" if hint else nearest(dotted, known))
+    )
+
+
+def check(config: Config) -> Config:
+    """Returns `config`; raises UsageError where a value is of the wrong type or out of range."""
+    _check_types(config, "")
+    positive = ["batch_size", "log_every", "evaluate_every", "checkpoint_every"]
+    positive += ["data.image_size", "text.length", "text.captions_per_image"]
+    positive += ["optimizer.accumulate", "evaluation.batch_size", "decoding.beam_size"]
+    for name in positive:
+        value = get(config, name)
+        if value < 1:
+            raise UsageError(f"config.{name} = {value}: must be at least 1")
+    if config.total_steps is None and config.total_epochs is None:
+        raise UsageError("config.total_steps or config.total_epochs must say how long to train")
+    if config.batch_size % config.optimizer.accumulate:
+        raise UsageError(
+            f"config.optimizer.accumulate = {config.optimizer.accumulate} does not divide "
+            f"config.batch_size = {config.batch_size}"
+        )
+    choices = {
+        "optimizer.schedule": ("cosine", "linear", "constant"),
+        "decoding.method": ("greedy", "beam", "sample"),
+        "model.dtype": ("auto", "float32", "bfloat16"),
+        "model.remat": ("none", "dots", "full"),
+        "task": ("caption",),
+    }
+    for name, allowed in choices.items():
+        if (value := get(config, name)) not in allowed:
+            raise UsageError(f"config.{name} = {value!r}: unknown{nearest(value, allowed)}")
+    return config
+
+
+def get(config: Any, dotted: str) -> Any:
+    """The value of a dotted field name."""
+    for part in dotted.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def is_free(dotted: str) -> bool:
+    """Whether a resumed run may change this field, since it does not change what is trained."""
+    kind: Any = Config
+    for part in dotted.split("."):
+        item = {item.name: item for item in dataclasses.fields(kind)}[part]
+        kind = item.type
+    return bool(item.metadata.get("free"))
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The fields that change what is trained: {dotted name: (old value, new value)}."""
+    changed = {}
+    for name in field_names(new):
+        if not is_free(name) and get(old, name) != get(new, name):
+            changed[name] = (get(old, name), get(new, name))
+    return changed
+
+
+def to_json(config: Config) -> str:
+    """JSON text of the whole configuration."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str, where: str = "config.json") -> Config:
+    """The configuration that `to_json` wrote. UserError names `where` and the field at fault."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is damaged: {error}") from error
+    return check(_from_dict(Config, values, where, ""))
+
+
+def load(workdir: str | Path) -> Config:
+    """The configuration that a work directory was trained with."""
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{workdir} is no work directory: it has no config.json "
+            "(give the --workdir of a run of jaxtag.train)"
+        )
+    return from_json(path.read_text(encoding="utf-8"), str(path))
+
+
+def _from_dict(kind: type, values: Any, where: str, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: {prefix or 'the file'} must be an object")
+    known = {item.name: item.type for item in dataclasses.fields(kind)}
+    made = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{where}: unknown field {prefix}{name}{nearest(name, known)}")
+        if dataclasses.is_dataclass(known[name]):
+            value = _from_dict(known[name], value, where, f"{prefix}{name}.")
+        made[name] = _tuples(value)
+    return kind(**made)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _check_types(config: Any, prefix: str) -> None:
+    for item in dataclasses.fields(config):
+        value, name = getattr(config, item.name), f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            _check_types(value, name + ".")
+        elif not _fits(value, item.type):
+            expected = getattr(item.type, "__name__", None) or str(item.type)
+            if typing.get_args(item.type):
+                expected = str(item.type)
+            raise UsageError(f"config.{name} = {value!r}: must be {expected}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return any(_fits(value, option) for option in inner)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return all(_fits(item, inner[0]) for item in value)
+        return len(value) == len(inner) and all(map(_fits, value, inner))
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)

@@ -1,0 +1,104 @@
+"""Optimisers of optax by name, schedules in steps or epochs, and rules for each parameter."""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import optax
+
+from jaxtag.config import OptimizerConfig, nearest
+from jaxtag.errors import UsageError
+from jaxtag.parallel import sharding
+
+FROZEN = "frozen"
+
+
+def schedule(config: OptimizerConfig, total_steps: int, epoch_steps: float) -> optax.Schedule:
+    """Learning rate over steps: linear warm-up from 0, then the named decay to `final_factor`."""
+    warmup = config.warmup_steps or round(config.warmup_epochs * epoch_steps)
+    if warmup >= total_steps:
+        # A run that was shrunk from the command line still warms up and decays.
+        warmup = total_steps // 10
+    rest = total_steps - warmup
+    rate, final = config.learning_rate, config.learning_rate * config.final_factor
+    decay = {
+        "cosine": lambda: optax.cosine_decay_schedule(rate, rest, config.final_factor),
+        "linear": lambda: optax.linear_schedule(rate, final, rest),
+        "constant": lambda: optax.constant_schedule(rate),
+    }[config.schedule]()
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, max(1, warmup)), decay], [warmup])
+
+
+def make(
+    config: OptimizerConfig, rate: optax.Schedule, params: Any
+) -> optax.GradientTransformation:
+    """The transformation: clip, then the named optimiser with its rules.
+
+    Weight decay is the optimiser's own where it takes one (adamw, lion, lamb …), else it is added
+    to the gradient (sgd), as in torch. A parameter with the learning-rate factor 0 is frozen: it
+    gets no update and no moments.
+
+    Args:
+      params: parameters or their ShapeDtypeStructs; rules look at their paths.
+    """
+    decays = match(config.decay_rules, params, "config.optimizer.decay_rules")
+    factors = match(config.rate_rules, params, "config.optimizer.rate_rules")
+    labels = [
+        FROZEN if factor == 0 else f"decay {decay:g}, rate {factor:g}"
+        for decay, factor in zip(decays, factors, strict=True)
+    ]
+    transforms = {FROZEN: optax.set_to_zero()} if FROZEN in labels else {}
+    for label, decay, factor in zip(labels, decays, factors, strict=True):
+        if label not in transforms:
+            transforms[label] = _named(config, rate, config.weight_decay * decay, factor)
+    tree = jax.tree.unflatten(jax.tree.structure(params), labels)
+    steps = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    return optax.chain(*steps, optax.partition(transforms, tree))
+
+
+def match(rules: Sequence[tuple[str, float]], params: Any, name: str) -> list[float]:
+    """For each parameter the value of the first rule whose expression its path matches."""
+    values = []
+    for path, _ in sharding.paths(params):
+        found = [value for expression, value in rules if re.search(expression, path)]
+        if not found:
+            raise UsageError(f"{name}: no rule covers the parameter {path}; end with ('.*', 1.0)")
+        values.append(found[0])
+    return values
+
+
+def _named(
+    config: OptimizerConfig, rate: optax.Schedule, decay: float, factor: float
+) -> optax.GradientTransformation:
+    factory = _factory(config.name)
+    arguments = dict(config.arguments)
+    known = inspect.signature(factory).parameters
+    for name in arguments:
+        if name not in known:
+            raise UsageError(
+                f"config.optimizer.arguments: optax.{config.name} has no argument {name!r}"
+                + nearest(name, known)
+            )
+    steps = []
+    if "weight_decay" in known:
+        arguments["weight_decay"] = decay
+    elif decay:
+        steps.append(optax.add_decayed_weights(decay))
+    steps.append(factory(learning_rate=rate, **arguments))
+    return optax.chain(*steps, optax.scale(factor)) if factor != 1 else optax.chain(*steps)
+
+
+def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
+    """A function of optax, or of optax.contrib, that takes a learning rate."""
+    for module in (optax, optax.contrib):
+        found = getattr(module, name, None)
+        if inspect.isfunction(found) and "learning_rate" in inspect.signature(found).parameters:
+            return found
+    names = [
+        key
+        for key, value in vars(optax).items()
+        if inspect.isfunction(value) and "learning_rate" in inspect.signature(value).parameters
+    ]
+    raise UsageError(f"config.optimizer.name = {name!r}: unknown to optax{nearest(name, names)}")
