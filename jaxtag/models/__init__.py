@@ -1,0 +1,8 @@
+"""Models: pure linen modules, and a registry of backbones by name."""
+
+from jaxtag.models.captioner import Captioner
+from jaxtag.models.decoder import Decoder
+from jaxtag.models.registry import create, names
+from jaxtag.models.vit import ViT
+
+__all__ = ["Captioner", "Decoder", "ViT", "create", "names"]

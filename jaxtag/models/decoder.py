@@ -1,0 +1,150 @@
+"""A transformer decoder of the GPT-2 form with cross-attention to a picture.
+
+Pre-norm, learned positions, tanh-GELU, tied embeddings: with the same weights it computes what
+`transformers.GPT2LMHeadModel(add_cross_attention=True)` computes.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from jaxtag.models import layers
+
+
+class DecoderBlock(nn.Module):
+    """One decoder layer: self-attention, cross-attention, feed-forward."""
+
+    width: int
+    heads: int
+    mlp_dim: int
+    depth: int
+    norm_eps: float
+    dropout: float
+    attention_dropout: float
+    dtype: Dtype
+
+    def setup(self) -> None:
+        norm = partial(layers.LayerNorm, self.norm_eps, self.dtype)
+        # Branches into the residual stream start smaller, as in GPT-2, so that its variance does
+        # not grow with depth.
+        out = nn.initializers.variance_scaling(1.0 / (3 * self.depth), "fan_avg", "uniform")
+        linear = partial(layers.Linear, dtype=self.dtype)
+        self.norm1 = norm()
+        self.qkv = linear((3, self.width))
+        self.out = linear((self.width,), out)
+        self.norm_cross = norm()
+        self.cross_query = linear((self.width,))
+        self.cross_key_value = linear((2, self.width))
+        self.cross_out = linear((self.width,), out)
+        self.norm2 = norm()
+        self.mlp = layers.MLP(self.mlp_dim, jax.nn.gelu, out, self.dtype)
+        self.residual_dropout = layers.Dropout(self.dropout)
+        self.weights_dropout = layers.Dropout(self.attention_dropout)
+
+    def __call__(self, x: jax.Array, memory: jax.Array, train: bool) -> tuple[jax.Array, None]:
+        """x `[B, K, T, D]`, memory `[B, N, D]`: K captions a picture share its keys and values."""
+        batch, captions, length, width = x.shape
+        dropped = partial(self.residual_dropout, train=train)
+        weights_dropped = partial(self.weights_dropout, train=train)
+
+        qkv = self.qkv(self.norm1(x)).reshape(batch * captions, length, 3, width)
+        qkv = layers.split_heads(qkv, self.heads)
+        causal = jnp.tril(jnp.ones((length, length), bool))
+        attended = layers.attention(
+            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], causal, weights_dropped
+        )
+        x = x + dropped(self.out(layers.merge_heads(attended).reshape(x.shape)))
+
+        query = self.cross_query(self.norm_cross(x)).reshape(batch, captions * length, width)
+        keys_values = layers.split_heads(self.cross_key_value(memory), self.heads)
+        attended = layers.attention(
+            layers.split_heads(query, self.heads),
+            keys_values[:, :, 0],
+            keys_values[:, :, 1],
+            None,
+            weights_dropped,
+        )
+        x = x + dropped(self.cross_out(layers.merge_heads(attended).reshape(x.shape)))
+        return x + dropped(self.mlp(self.norm2(x))), None
+
+
+class Decoder(nn.Module):
+    """Caption tokens and a picture's features to logits of the next token.
+
+    Fields: vocab_size; max_length: positions there are; dropout: of embeddings and of each branch;
+    attention_dropout: of attention weights; norm_eps, dtype, scan, remat: as of `ViT`.
+    """
+
+    vocab_size: int
+    max_length: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    norm_eps: float = 1e-5
+    dtype: Dtype = jnp.float32
+    scan: bool = False
+    remat: str = "none"
+
+    def setup(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        embed_init = nn.initializers.normal(0.02)
+        self.token_embed = self.param("token_embed", embed_init, (self.vocab_size, self.width))
+        self.pos_embed = self.param("pos_embed", embed_init, (self.max_length, self.width))
+        self.embed_dropout = layers.Dropout(self.dropout)
+        block = layers.stack(
+            DecoderBlock,
+            scan=self.scan,
+            remat=self.remat,
+            depth=self.depth,
+            in_axes=(nn.broadcast,),
+        )
+        if self.scan:
+            self.blocks = block(**self.block_fields())
+        else:
+            self.block = [block(**self.block_fields()) for _ in range(self.depth)]
+        self.norm = layers.LayerNorm(self.norm_eps, self.dtype)
+
+    def block_fields(self) -> dict[str, Any]:
+        """The fields of each `DecoderBlock`."""
+        names = "width heads mlp_dim depth norm_eps dropout attention_dropout dtype".split()
+        return {name: getattr(self, name) for name in names}
+
+    def __call__(self, tokens: jax.Array, memory: jax.Array, train: bool = False) -> jax.Array:
+        """tokens int32 `[B, K, T]`, memory `[B, N, D]` -> logits float32 `[B, K, T, vocab_size]`.
+
+        Position t sees tokens 0 to t. Padding at the end needs no mask: nothing before it sees it.
+        """
+        length = tokens.shape[-1]
+        if length > self.max_length:
+            raise ValueError(
+                f"{length} tokens are more than the decoder's max_length ({self.max_length})"
+            )
+        x = self.embed_dropout(self.embed(tokens, jnp.arange(length)), train)
+        if self.scan:
+            x, _ = self.blocks(x, memory, train)
+        else:
+            for block in self.block:
+                x, _ = block(x, memory, train)
+        return self.logits(x)
+
+    def embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        """Tokens `[..., T]` at positions `[T]` -> `[..., T, D]`."""
+        return (self.token_embed[tokens] + self.pos_embed[positions]).astype(self.dtype)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """`[..., D] -> [..., vocab_size]`, float32: the last norm and the tied embedding."""
+        x = self.norm(x)
+        return jnp.einsum(
+            "...d,vd->...v",
+            x,
+            self.token_embed.astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )

@@ -1,0 +1,191 @@
+"""Layers that the transformer families share: projections, attention, feed-forward, dropout.
+
+All keep float32 parameters and compute in `dtype`; norms and softmax always run in float32.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype, Initializer
+
+xavier = nn.initializers.xavier_uniform()
+
+# What a layer keeps for the backward pass: everything, nothing but its input, or what its matrix
+# products gave (all of them, or those whose operands have no batch dimension: the projections).
+REMAT_POLICIES: dict[str, Any] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "projections": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Linear(nn.Module):
+    """`[..., D] -> [..., *features]`, kernel `[D, *features]`, bias `[*features]`.
+
+    A projection into several parts (query, key, value) keeps a dimension for the parts, so that
+    a sharding rule over the last dimension splits heads and never mixes the parts.
+    """
+
+    features: tuple[int, ...]
+    kernel_init: Initializer = xavier
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        kernel = self.param("kernel", self._init_kernel, (width, *self.features))
+        bias = self.param("bias", nn.initializers.zeros, self.features)
+        y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), 1)
+        return y + bias.astype(self.dtype)
+
+    def _init_kernel(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Each part is initialised as a projection of its own."""
+        width, parts = shape[0], shape[1:-1]
+        if not parts:
+            return self.kernel_init(key, shape)
+        keys = jax.random.split(key, parts[0])
+        return jnp.stack([self.kernel_init(k, (width, shape[-1])) for k in keys], axis=1)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last dimension, computed in float32, given back in `dtype`."""
+
+    epsilon: float
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        x = x.astype(jnp.float32)
+        mean = x.mean(-1, keepdims=True)
+        variance = jnp.square(x - mean).mean(-1, keepdims=True)
+        y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
+        return y.astype(self.dtype)
+
+
+class Dropout(nn.Module):
+    """Zeroes a share `rate` of the elements in training; the random key is `dropout`.
+
+    The mask is drawn with 16 bits an element, half of what `flax.linen.Dropout` draws: the rate
+    is exact to 1/65536.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if not train or self.rate == 0.0:
+            return x
+        if not 0.0 < self.rate < 1.0:
+            raise ValueError(f"dropout rate must lie in [0, 1), got {self.rate}")
+        threshold = round(self.rate * 65536)
+        keep = random_uint16(self.make_rng("dropout"), x.shape) >= threshold
+        return jnp.where(keep, x * jnp.asarray(65536 / (65536 - threshold), x.dtype), 0)
+
+
+def random_uint16(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform 16-bit numbers, two from each 32-bit word of the generator."""
+    if shape[-1] % 2:
+        return jax.random.bits(key, shape, jnp.uint16)
+    words = jax.random.bits(key, (*shape[:-1], shape[-1] // 2), jnp.uint32)
+    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(shape)
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for whole examples (stochastic depth, Huang et al. 2016).
+
+    `rate` may be traced (a scan over layers); `[B, ...] -> [B, ...]`, key `dropout`.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, rate: jax.Array | float, train: bool) -> jax.Array:
+        if not train:
+            return x
+        draws = jax.random.uniform(self.make_rng("dropout"), (x.shape[0],) + (1,) * (x.ndim - 1))
+        keep = 1.0 - jnp.asarray(rate, jnp.float32)
+        return x * jnp.where(draws < keep, 1.0 / keep, 0.0).astype(x.dtype)
+
+
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None = None,
+    dropout: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+    """Scaled dot-product attention; the only place that chooses how it is computed.
+
+    query `[B, T, H, d]`, key and value `[B, S, H, d]`, mask boolean, broadcastable to
+    `[B, H, T, S]` (True: attend), dropout: applied to the weights. Gives `[B, T, H, d]`.
+    """
+    scale = query.shape[-1] ** -0.5
+    scores = jnp.einsum(
+        "bthd,bshd->bhts",
+        query * jnp.asarray(scale, query.dtype),
+        key,
+        preferred_element_type=jnp.float32,
+    )
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    if dropout is not None:
+        weights = dropout(weights)
+    return jnp.einsum("bhts,bshd->bthd", weights, value)
+
+
+class MLP(nn.Module):
+    """`[..., D] -> [..., D]` through `hidden` units."""
+
+    hidden: int
+    activation: Callable[[jax.Array], jax.Array]
+    out_init: Initializer = xavier
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = self.activation(Linear((self.hidden,), dtype=self.dtype, name="fc1")(x))
+        return Linear((x.shape[-1],), self.out_init, self.dtype, name="fc2")(h)
+
+
+def split_heads(x: jax.Array, heads: int) -> jax.Array:
+    """`[..., D] -> [..., heads, D / heads]`"""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
+
+
+def merge_heads(x: jax.Array) -> jax.Array:
+    """`[..., heads, d] -> [..., heads * d]`"""
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
+def stack(block: type[nn.Module], *, scan: bool, remat: str, depth: int, in_axes: tuple) -> Any:
+    """The class of a block under a remat policy and, with `scan`, one scan over all layers.
+
+    The block is called as `block(x, *inputs, train) -> (x, None)`; `in_axes` says for each of
+    `inputs` whether the scan walks it (0) or shares it (`nn.broadcast`). Scanned parameters have
+    a leading layer dimension. Raises ValueError for an unknown policy.
+    """
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"remat must be one of {', '.join(REMAT_POLICIES)}; got {remat!r}")
+    if remat != "none":
+        # Inside a scan the loop already keeps XLA from merging the two computations.
+        block = nn.remat(
+            block,
+            policy=REMAT_POLICIES[remat],
+            prevent_cse=not scan,
+            static_argnums=(2 + len(in_axes),),
+        )
+    if not scan:
+        return block
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(*in_axes, nn.broadcast),
+        length=depth,
+    )

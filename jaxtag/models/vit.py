@@ -1,0 +1,211 @@
+"""Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), pre-norm, for any image size.
+
+With the same weights it computes what `transformers.ViTModel` computes.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.typing import Dtype
+
+from jaxtag.models import layers
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"width": 192, "depth": 12, "heads": 3, "mlp_dim": 768},
+    "small": {"width": 384, "depth": 12, "heads": 6, "mlp_dim": 1536},
+    "base": {"width": 768, "depth": 12, "heads": 12, "mlp_dim": 3072},
+    "large": {"width": 1024, "depth": 24, "heads": 16, "mlp_dim": 4096},
+}
+PATCHES = (8, 14, 16, 32)
+
+
+class ViTBlock(nn.Module):
+    """One encoder layer: `[B, N, D] -> [B, N, D]`; `rate` is its drop-path rate."""
+
+    heads: int
+    mlp_dim: int
+    norm_eps: float
+    dropout: float
+    drop_path: bool
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, rate: jax.Array, train: bool) -> tuple[jax.Array, None]:
+        norm = partial(layers.LayerNorm, self.norm_eps, self.dtype)
+        width = x.shape[-1]
+        qkv = layers.Linear((3, width), dtype=self.dtype, name="qkv")(norm(name="norm1")(x))
+        qkv = layers.split_heads(qkv, self.heads)
+        attended = layers.attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        out = layers.Linear((width,), dtype=self.dtype, name="out")
+        x = x + self._regularise(out(layers.merge_heads(attended)), rate, train)
+        gelu = partial(jax.nn.gelu, approximate=False)
+        mlp = layers.MLP(self.mlp_dim, gelu, dtype=self.dtype, name="mlp")
+        return x + self._regularise(mlp(norm(name="norm2")(x)), rate, train), None
+
+    def _regularise(self, branch: jax.Array, rate: jax.Array, train: bool) -> jax.Array:
+        branch = layers.Dropout(self.dropout)(branch, train)
+        return layers.DropPath()(branch, rate, train) if self.drop_path else branch
+
+
+class PatchEmbed(nn.Module):
+    """Images `[B, H, W, C]` to patches `[B, H // p * W // p, width]`, as one matrix product."""
+
+    patch_size: int
+    width: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        batch, height, width, channels = images.shape
+        p = self.patch_size
+        h, w = height // p, width // p
+        # The kernel keeps a convolution's shape: other libraries' weights are such kernels.
+        kernel = self.param("kernel", _patch_init, (p, p, channels, self.width))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        x = images[:, : h * p, : w * p].astype(self.dtype)
+        x = x.reshape(batch, h, p, w, p, channels).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(batch, h * w, p * p * channels)
+        return x @ kernel.reshape(-1, self.width).astype(self.dtype) + bias.astype(self.dtype)
+
+
+class ViT(nn.Module):
+    """Images `[B, H, W, C]`, normalised, to named outputs.
+
+    Fields:
+      image_size: the size (or height and width) that the position embeddings are made for; any
+        other size at call interpolates them bicubically. Pixels beyond a whole number of patches
+        are left out.
+      class_token: a learned first token; `pool="cls"` needs it.
+      pool: "cls" (the class token) or "gap" (the mean over the patches).
+      num_classes: 0 for a backbone alone; else there is a linear head over `pooled`.
+      drop_path: the rate of the last layer, growing linearly from 0 at the first.
+      dtype: what is computed in; parameters are float32.
+      scan: one scan over layers with stacked parameters, instead of a layer after the other.
+      remat: "none", "full", "dots" or "projections" (`layers.REMAT_POLICIES`).
+
+    Gives `features` [B, N, D] (after the last norm, class token first where there is one), `grid`
+    [B, h, w, D] (the patches alone), `pooled` [B, D], and `logits` [B, num_classes] (float32).
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    image_size: int | tuple[int, int] = 224
+    class_token: bool = True
+    pool: str = "cls"
+    num_classes: int = 0
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    norm_eps: float = 1e-6
+    dtype: Dtype = jnp.float32
+    scan: bool = False
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        self._check(images)
+        x, (h, w) = self._embed(images)
+        x = layers.Dropout(self.dropout)(x, train)
+        x = self._encode(x, train)
+        x = layers.LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
+        patches = x[:, 1:] if self.class_token else x
+        pooled = x[:, 0] if self.pool == "cls" else patches.mean(1)
+        grid = patches.reshape(x.shape[0], h, w, self.width)
+        outputs = {"pooled": pooled, "features": x, "grid": grid}
+        if self.num_classes:
+            head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
+            outputs["logits"] = head(pooled.astype(jnp.float32))
+        return outputs
+
+    def _check(self, images: jax.Array) -> None:
+        if images.ndim != 4 or min(images.shape[1:3]) < self.patch_size:
+            raise ValueError(
+                f"images must be [B, H, W, C] with sides of at least {self.patch_size} pixels "
+                f"(one patch), got shape {images.shape}"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        if self.pool not in ("cls", "gap") or (self.pool == "cls" and not self.class_token):
+            raise ValueError(
+                f'pool must be "cls" (with class_token=True) or "gap"; got pool={self.pool!r}, '
+                f"class_token={self.class_token}"
+            )
+
+    def _embed(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
+        """Patches as a matrix product, class token, positions: `[B, N, D]`, and the grid."""
+        batch, p = images.shape[0], self.patch_size
+        h, w = images.shape[1] // p, images.shape[2] // p
+        x = PatchEmbed(p, self.width, self.dtype, name="patch_embed")(images)
+        size = self.image_size
+        rows, columns = (s // p for s in ((size, size) if isinstance(size, int) else size))
+        extra = int(self.class_token)
+        positions = self.param(
+            "pos_embed",
+            nn.initializers.normal(self.width**-0.5),
+            (extra + rows * columns, self.width),
+        )
+        grid = interpolate_positions(positions[extra:].reshape(rows, columns, -1), (h, w))
+        grid = grid.reshape(h * w, -1)
+        x = x + grid.astype(self.dtype)
+        if self.class_token:
+            token = self.param("cls_token", nn.initializers.normal(1e-6), (1, self.width))
+            token = (token + positions[:1]).astype(self.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, self.width)), x], axis=1)
+        return x, (h, w)
+
+    def _encode(self, x: jax.Array, train: bool) -> jax.Array:
+        block = layers.stack(
+            ViTBlock, scan=self.scan, remat=self.remat, depth=self.depth, in_axes=(0,)
+        )
+        fields = {
+            "heads": self.heads,
+            "mlp_dim": self.mlp_dim,
+            "norm_eps": self.norm_eps,
+            "dropout": self.dropout,
+            "drop_path": self.drop_path > 0,
+            "dtype": self.dtype,
+        }
+        rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
+        if self.scan:
+            return block(**fields, name="blocks")(x, jnp.asarray(rates), train)[0]
+        for i in range(self.depth):
+            x, _ = block(**fields, name=f"block_{i}")(x, jnp.asarray(rates[i]), train)
+        return x
+
+
+def _patch_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The projection of a flattened patch, as `layers.xavier` starts it."""
+    return layers.xavier(key, (int(np.prod(shape[:-1])), shape[-1])).reshape(shape)
+
+
+def interpolate_positions(grid: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bicubic resize of `[h, w, D]` position embeddings to `[*size, D]`.
+
+    Equal to `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`, which ViT and
+    DINO code uses: cubic convolution with a = -0.75, no smoothing, borders repeated.
+    """
+    if grid.shape[:2] == tuple(size):
+        return grid
+    rows = jnp.asarray(_bicubic(grid.shape[0], size[0]))
+    columns = jnp.asarray(_bicubic(grid.shape[1], size[1]))
+    return jnp.einsum("Hh,hwd,Ww->HWd", rows, grid, columns, precision="highest")
+
+
+def _bicubic(old: int, new: int) -> np.ndarray:
+    """The `[new, old]` float32 matrix that resizes one dimension."""
+    a = -0.75
+    centres = (np.arange(new) + 0.5) * (old / new) - 0.5
+    first = np.floor(centres).astype(int)
+    matrix = np.zeros((new, old))
+    for offset in (-1, 0, 1, 2):
+        distance = np.abs(centres - (first + offset))
+        near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+        far = a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+        weight = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+        np.add.at(matrix, (np.arange(new), np.clip(first + offset, 0, old - 1)), weight)
+    return matrix.astype(np.float32)
