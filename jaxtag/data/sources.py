@@ -1,0 +1,188 @@
+"""Random access to prepared data sets: ArrayRecord files in the tfds layout, no TensorFlow."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
+
+from jaxtag.errors import UserError
+
+_VERSION = re.compile(r"^\d+\.\d+\.\d+$")
+_CHUNK = 256  # records read at once where all are read
+
+
+def data_dir(flag: str | os.PathLike | None = None) -> Path:
+    """Where data sets lie: `flag`, else $TFDS_DATA_DIR, else tfds's own default."""
+    chosen = flag or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
+    return Path(chosen).expanduser()
+
+
+class Source:
+    """One split of a prepared data set; records are dicts in the terms of its features.
+
+    Encoded pictures stay bytes, texts are `str`, sequences of texts lists of `str`; whatever
+    else a data set has comes as tfds gives it. Pickles as its address, so that each worker
+    process opens the files for itself.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        self.folder = Path(folder)
+        self.split = split
+        self._opened = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def __repr__(self) -> str:
+        return f"Source({str(self.folder)!r}, {self.split!r})"
+
+    def __len__(self) -> int:
+        return len(self._open()[0])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The records at `indices`, in that order; one read for all of them."""
+        records, parse = self._open()
+        return [parse(record) for record in records.__getitems__([int(i) for i in indices])]
+
+    @property
+    def features(self) -> tfds.features.FeaturesDict:
+        """What a record holds, as tfds describes it."""
+        return tfds.builder_from_directory(self.folder).info.features
+
+    def _open(self) -> tuple[Any, Callable[[bytes], dict[str, Any]]]:
+        if self._opened is None:
+            builder = tfds.builder_from_directory(self.folder)
+            records = builder.as_data_source(
+                split=self.split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+            ).data_source
+            self._opened = records, _parser(builder.info.features)
+        return self._opened
+
+
+def open_split(
+    dataset: str, split: str, data_dir: str | os.PathLike | None = None
+) -> Source:
+    """Opens a split of a prepared data set.
+
+    Args:
+        dataset: `name`, `name/config` or `name:1.0.0`; without a version the newest one.
+        split: such as `train`; tfds's slices (`train[:10%]`) work too.
+        data_dir: the folder of data sets; see `data_dir`.
+
+    Raises:
+        UserError: it is not there (with the commands that bring it), incomplete, or stored in
+            another format.
+    """
+    folder = _version_folder(dataset, globals()["data_dir"](data_dir))
+    try:
+        builder = tfds.builder_from_directory(folder)
+        files = builder.info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise _split_error(folder, split, error) from error
+    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise UserError(
+            f"{folder} is stored as {builder.info.file_format.value}, which has no random access: "
+            "prepare it again with python -m jaxtag.prepare"
+        )
+    absent = [file.filename for file in files if not Path(file.filename).is_file()]
+    if absent:
+        raise UserError(
+            f"{folder} is incomplete, {len(absent)} file(s) are missing, such as {absent[0]}: "
+            "delete the folder and prepare the data set again"
+        )
+    return Source(folder, split)
+
+
+def captions_of(source: Source) -> Iterator[list[str]]:
+    """The captions of each record in order, without a look at the pictures."""
+    records, _ = source._open()
+    for start in range(0, len(records), _CHUNK):
+        chunk = range(start, min(start + _CHUNK, len(records)))
+        for record in records.__getitems__(list(chunk)):
+            fields = tf_example_pb2.Example.FromString(record).features.feature
+            yield [_text(value) for value in fields["captions"].bytes_list.value]
+
+
+def _version_folder(dataset: str, root: Path) -> Path:
+    name, _, version = dataset.partition(":")
+    parent = root / name
+    found = []
+    if parent.is_dir():
+        found = [
+            folder.name
+            for folder in parent.iterdir()
+            if _VERSION.match(folder.name) and (folder / "dataset_info.json").is_file()
+        ]
+    if not found or (version and version not in found):
+        from jaxtag.data import builders  # here: it is large, and only this message needs it
+
+        held = f" (it holds {', '.join(sorted(found))})" if found else ""
+        raise UserError(
+            f"the data set {dataset} is not prepared in {root}{held}.\n"
+            f"{builders.how_to_get(name)}"
+        )
+    return parent / (version or max(found, key=lambda v: tuple(map(int, v.split(".")))))
+
+
+def _split_error(folder: Path, split: str, error: Exception) -> UserError:
+    try:
+        splits = tfds.builder_from_directory(folder).info.splits
+    except Exception as damage:  # tfds raises many kinds on damaged metadata
+        return UserError(f"the description of {folder} is damaged ({damage}): prepare it again")
+    names = ", ".join(sorted(splits)) or "none"
+    return UserError(f"{folder} has no split {split!r} (it has: {names}): {error}")
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _parser(features: tfds.features.FeaturesDict) -> Callable[[bytes], dict[str, Any]]:
+    """How to read a record: directly where all features are pictures and texts, else by tfds.
+
+    tfds's own reader takes several times as long for these, as long as decoding a small JPEG.
+    """
+    readers = {name: _reader(feature) for name, feature in features.items()}
+    if all(readers.values()):
+
+        def parse(record: bytes) -> dict[str, Any]:
+            fields = tf_example_pb2.Example.FromString(record).features.feature
+            return {name: read(fields[name].bytes_list.value) for name, read in readers.items()}
+
+        return parse
+    images = {n: f for n, f in features.items() if isinstance(f, tfds.features.Image)}
+    decoders = {name: tfds.decode.SkipDecoding() for name in images}
+
+    def parse_any(record: bytes) -> dict[str, Any]:
+        values = features.deserialize_example_np(record, decoders=decoders)
+        return {name: _plain(features[name], value) for name, value in values.items()}
+
+    return parse_any
+
+
+def _reader(feature: Any) -> Callable[[Sequence[bytes]], Any] | None:
+    if type(feature) is tfds.features.Image:
+        return lambda values: values[0]
+    if type(feature) is tfds.features.Text:
+        return lambda values: _text(values[0])
+    if type(feature) is tfds.features.Sequence and type(feature.feature) is tfds.features.Text:
+        return lambda values: [_text(value) for value in values]
+    return None
+
+
+def _plain(feature: Any, value: Any) -> Any:
+    """Texts as `str`, like the direct reader gives them."""
+    if isinstance(feature, tfds.features.Text):
+        return _text(value)
+    if isinstance(feature, tfds.features.Sequence) and isinstance(
+        feature.feature, tfds.features.Text
+    ):
+        return [_text(item) for item in value]
+    return value
