@@ -73,7 +73,7 @@ class OptimizerConfig:
     """A transformation of optax by name, its schedule and per-parameter rules.
 
     Rules are (regular expression, value) pairs over parameter paths such as
-    `encoder/blocks/attention/qkv/kernel`: the first that matches (re.search) holds.
+    `encoder/block_0/qkv/kernel`: the first that matches (re.search) holds.
     """
 
     name: str = "adamw"  # a function of optax that makes an optimiser
@@ -85,7 +85,7 @@ class OptimizerConfig:
     final_factor: float = 0.0  # of learning_rate at the end of the schedule
     weight_decay: float = 0.0
     decay_rules: tuple[tuple[str, float], ...] = (
-        (r"(bias|scale|class_token|position\w*|embedding)$", 0.0),
+        (r"(bias|scale|cls_token|pos_embed|token_embed)$", 0.0),
         (r".*", 1.0),
     )
     rate_rules: tuple[tuple[str, float], ...] = ((r".*", 1.0),)  # factors; 0 freezes

@@ -23,13 +23,11 @@ Rule = tuple[str, str]
 # Attention and MLP after Shoeybi et al. 2019 (Megatron-LM, section 3): the first matrix of a pair
 # is split by columns, the second by rows, so that one all-reduce serves both.
 TRANSFORMER: tuple[Rule, ...] = (
-    (r"(qkv|query|key|value|key_value)/kernel$", "fsdp tensor"),
-    (r"(qkv|query|key|value|key_value)/bias$", "tensor"),
-    (r"attention/(out|projection)/kernel$", "tensor fsdp"),
-    (r"mlp/(up|fc1)/kernel$", "fsdp tensor"),
-    (r"mlp/(up|fc1)/bias$", "tensor"),
-    (r"mlp/(down|fc2)/kernel$", "tensor fsdp"),
-    (r"token_embedding(/embedding)?$", "tensor fsdp"),
+    (r"(qkv|key_value)/kernel$", "fsdp . tensor"),
+    (r"(qkv|key_value|query|fc1)/bias$", "tensor"),
+    (r"(query|fc1)/kernel$", "fsdp tensor"),
+    (r"(out|fc2)/kernel$", "tensor fsdp"),
+    (r"token_embed$", "tensor fsdp"),
     (r".*", "auto"),
 )
 _SMALL = 2**14  # elements; splitting less than this costs more than it saves

@@ -8,10 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxtag import models
+from jaxtag.config import Config, nearest
 from jaxtag.data import augment
 from jaxtag.data.text import PAD
+from jaxtag.errors import UsageError
 
 Batch = dict[str, jax.Array]
+_VOCABULARY_MULTIPLE = 64  # the embedding is padded, so that it splits over devices and fills tiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,3 +83,60 @@ class CaptionTask:
         }
         changed = {name: value for name, value in variables.items() if name != "params"}
         return (losses * weights).sum((1, 2)), weights.sum((1, 2)), metrics, changed
+
+
+def make(config: Config, vocab_size: int) -> CaptionTask:
+    """The task with its model, as the configuration says."""
+    model = config.model
+    dtype = compute_dtype(model.dtype)
+    scan = resolve_scan(model.scan)
+    changes = {
+        "depth": model.encoder_depth,
+        "width": model.encoder_width,
+        "heads": model.encoder_heads,
+        "mlp_dim": model.encoder_width and 4 * model.encoder_width,
+    }
+    if model.encoder not in models.names():
+        hint = nearest(model.encoder, models.names())
+        raise UsageError(f"config.model.encoder = {model.encoder!r}: unknown{hint}")
+    encoder = models.create(
+        model.encoder,
+        image_size=config.data.image_size,
+        drop_path=model.drop_path,
+        dtype=dtype,
+        scan=scan,
+        remat=model.remat,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
+    decoder = models.Decoder(
+        vocab_size=-(-vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE,
+        max_length=config.text.length,
+        width=model.decoder_width,
+        depth=model.decoder_depth,
+        heads=model.decoder_heads,
+        mlp_dim=4 * model.decoder_width,
+        dropout=model.dropout,
+        attention_dropout=model.dropout,
+        dtype=dtype,
+        scan=scan,
+        remat=model.remat,
+    )
+    return CaptionTask(
+        models.Captioner(encoder, decoder),
+        mean=config.data.mean,
+        std=config.data.std,
+        flip=config.data.flip,
+        label_smoothing=config.label_smoothing,
+    )
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """`auto` is bfloat16 where it has its own arithmetic units, else float32."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def resolve_scan(scan: bool | None) -> bool:
+    """None: one compiled block for all layers, but on CPU, where unrolled layers run faster."""
+    return jax.default_backend() != "cpu" if scan is None else scan

@@ -34,7 +34,7 @@ class State(flax.struct.PyTreeNode):
 
 def initializer(
     init: Callable[[jax.Array], Any],
-    make_optimizer: Callable[[Any], optax.GradientTransformation],
+    optimizer: optax.GradientTransformation,
     ema: bool,
 ) -> Callable[[jax.Array], State]:
     """A pure function key → State, to be shaped with eval_shape and then compiled sharded."""
@@ -48,7 +48,7 @@ def initializer(
             step=zero,
             params=params,
             collections=variables,
-            optimizer=make_optimizer(params).init(params),
+            optimizer=optimizer.init(params),
             ema=jax.tree.map(jnp.copy, params) if ema else None,
             key=run_key,
             skipped=zero,

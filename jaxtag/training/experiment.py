@@ -1,0 +1,111 @@
+"""From a configuration to everything that is compiled: shapes first, shardings second, arrays third.
+
+Training, evaluation, annotation and ahead-of-time compilation all start here, so that they speak
+of the same program.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from jaxtag.config import Config
+from jaxtag.parallel import mesh as meshes
+from jaxtag.parallel import sharding
+from jaxtag.tasks import caption
+from jaxtag.training import optimizer as optimizers
+from jaxtag.training import step as steps
+from jaxtag.training.state import State, initializer
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A task on a mesh, with the shapes and places of all its arrays.
+
+    Attributes:
+      total_steps: of the whole run.
+      placements: where each parameter lies, for the table.
+      shapes: a State of ShapeDtypeStructs with shardings: what a checkpoint restores into.
+    """
+
+    config: Config
+    mesh: Mesh
+    task: caption.CaptionTask
+    total_steps: int
+    rate: optax.Schedule
+    optimizer: optax.GradientTransformation
+    placements: list[sharding.Placement]
+    shapes: State
+    _initialize: Callable[[jax.Array], State]
+
+    @property
+    def shardings(self) -> State:
+        """The sharding of each array of the state."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
+
+    def initialize(self) -> State:
+        """A fresh state, made in its place: no array is ever whole on one device."""
+        make = jax.jit(self._initialize, out_shardings=self.shardings)
+        return make(jax.random.key(self.config.seed))
+
+    @functools.cached_property
+    def step(self) -> Callable[[State, Any], tuple[State, steps.Metrics]]:
+        """The compiled training step."""
+        settings = self.config.optimizer
+        step = steps.make(
+            self.task,
+            self.optimizer,
+            self.rate,
+            accumulate=settings.accumulate,
+            ema_decay=settings.ema_decay,
+        )
+        return steps.compile_step(step, self.shardings, self.mesh)
+
+
+def build(config: Config, vocab_size: int, examples: int, mesh: Mesh | None = None) -> Experiment:
+    """Plans a run; computes and allocates nothing.
+
+    Args:
+      vocab_size: of the tokenizer.
+      examples: of the training split; says how long an epoch is.
+      mesh: by default made of all devices as `config.mesh` says.
+    """
+    if mesh is None:
+        sizes = config.mesh
+        mesh = meshes.make(sizes.data, sizes.fsdp, sizes.tensor)
+    meshes.check_batch(mesh, config.batch_size // config.optimizer.accumulate, _BATCH_FIELD)
+    task = caption.make(config, vocab_size)
+    epoch = examples / config.batch_size
+    total = total_steps(config, examples)
+    rate = optimizers.schedule(config.optimizer, total, epoch)
+    init = functools.partial(
+        task.init, image_size=config.data.image_size, length=config.text.length
+    )
+    params = jax.eval_shape(init, jax.random.key(0))["params"]
+    optimizer = optimizers.make(config.optimizer, rate, params)
+    initialize = initializer(init, optimizer, config.optimizer.ema_decay is not None)
+    shapes = jax.eval_shape(initialize, jax.random.key(0))
+    placements = sharding.place(params, mesh, (*config.mesh.rules, *sharding.TRANSFORMER))
+    places = sharding.shardings(shapes, placements, mesh)
+    shapes = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        places,
+    )
+    return Experiment(
+        config, mesh, task, total, rate, optimizer, placements, shapes, initialize
+    )
+
+
+_BATCH_FIELD = "config.batch_size / config.optimizer.accumulate"
+
+
+def total_steps(config: Config, examples: int) -> int:
+    """How many steps a run has: total_steps, else total_epochs over the training split."""
+    if config.total_steps is not None:
+        return config.total_steps
+    return max(1, round(config.total_epochs * examples / config.batch_size))
