@@ -2,7 +2,8 @@
 
 from jaxtag.models.captioner import Captioner
 from jaxtag.models.decoder import Decoder
+from jaxtag.models.generation import generate
 from jaxtag.models.registry import create, names
 from jaxtag.models.vit import ViT
 
-__all__ = ["Captioner", "Decoder", "ViT", "create", "names"]
+__all__ = ["Captioner", "Decoder", "ViT", "create", "generate", "names"]

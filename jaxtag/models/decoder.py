@@ -71,6 +71,40 @@ class DecoderBlock(nn.Module):
         x = x + dropped(self.cross_out(layers.merge_heads(attended).reshape(x.shape)))
         return x + dropped(self.mlp(self.norm2(x))), None
 
+    def project_memory(self, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Memory `[B, N, D]` -> keys and values `[B, H, N, d]` for `step`."""
+        keys_values = layers.split_heads(self.cross_key_value(memory), self.heads)
+        keys_values = keys_values.transpose(2, 0, 3, 1, 4)
+        return keys_values[0], keys_values[1]
+
+    def step(
+        self,
+        x: jax.Array,
+        cache: tuple[jax.Array, jax.Array],
+        memory: tuple[jax.Array, jax.Array],
+        position: jax.Array,
+        mask: jax.Array,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """One token for each of W hypotheses a picture, inference only.
+
+        x `[B, W, D]`; cache: keys and values `[B, H, T * W, d]`, position-major, into which the
+        new ones are written at `position`; memory: from `project_memory`; mask `[B, 1, W, T * W]`.
+        Gives x `[B, W, D]` and the new cache.
+        """
+        hypotheses = x.shape[1]
+        qkv = layers.split_heads(self.qkv(self.norm1(x)), self.heads).transpose(2, 0, 3, 1, 4)
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(old, new, position * hypotheses, axis=2)
+            for old, new in zip(cache, (qkv[1], qkv[2]), strict=True)
+        )
+        attended = layers.head_major_attention(qkv[0], keys, values, mask)
+        x = x + self.out(layers.merge_heads(attended.transpose(0, 2, 1, 3)))
+
+        query = layers.split_heads(self.cross_query(self.norm_cross(x)), self.heads)
+        attended = layers.head_major_attention(query.transpose(0, 2, 1, 3), *memory)
+        x = x + self.cross_out(layers.merge_heads(attended.transpose(0, 2, 1, 3)))
+        return x + self.mlp(self.norm2(x)), (keys, values)
+
 
 class Decoder(nn.Module):
     """Caption tokens and a picture's features to logits of the next token.
@@ -114,8 +148,22 @@ class Decoder(nn.Module):
 
     def block_fields(self) -> dict[str, Any]:
         """The fields of each `DecoderBlock`."""
-        names = "width heads mlp_dim depth norm_eps dropout attention_dropout dtype".split()
-        return {name: getattr(self, name) for name in names}
+        return {
+            "width": self.width,
+            "heads": self.heads,
+            "mlp_dim": self.mlp_dim,
+            "depth": self.depth,
+            "norm_eps": self.norm_eps,
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+            "dtype": self.dtype,
+        }
+
+    def layer_params(self, params: dict[str, Any]) -> list[dict[str, Any]]:
+        """The decoder's `params` as one tree a layer, however they are stored."""
+        if self.scan:
+            return [jax.tree.map(lambda p, i=i: p[i], params["blocks"]) for i in range(self.depth)]
+        return [params[f"block_{i}"] for i in range(self.depth)]
 
     def __call__(self, tokens: jax.Array, memory: jax.Array, train: bool = False) -> jax.Array:
         """tokens int32 `[B, K, T]`, memory `[B, N, D]` -> logits float32 `[B, K, T, vocab_size]`.

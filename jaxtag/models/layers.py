@@ -124,19 +124,26 @@ def attention(
     query `[B, T, H, d]`, key and value `[B, S, H, d]`, mask boolean, broadcastable to
     `[B, H, T, S]` (True: attend), dropout: applied to the weights. Gives `[B, T, H, d]`.
     """
-    scale = query.shape[-1] ** -0.5
-    scores = jnp.einsum(
-        "bthd,bshd->bhts",
-        query * jnp.asarray(scale, query.dtype),
-        key,
-        preferred_element_type=jnp.float32,
-    )
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
+    return head_major_attention(q, k, v, mask, dropout).transpose(0, 2, 1, 3)
+
+
+def head_major_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None = None,
+    dropout: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+    """`attention` over `[B, H, T, d]` and `[B, H, S, d]`, as a cache holds them."""
+    query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+    scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     if dropout is not None:
         weights = dropout(weights)
-    return jnp.einsum("bhts,bshd->bthd", weights, value)
+    return jnp.einsum("bhts,bhsd->bhtd", weights, value)
 
 
 class MLP(nn.Module):
