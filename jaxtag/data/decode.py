@@ -52,9 +52,7 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     return _General(data, max_pixels)
 
 
-def decode(
-    data: bytes, *, min_size: int | None = None, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
+def decode(data: bytes, *, min_size: int | None = None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF to uint8 [H, W, 3], RGB.
 
     Upright by its EXIF orientation; transparency over white; 16-bit grey scaled to 8 bits; CMYK
@@ -74,6 +72,10 @@ def decode(
     return picture.pixels(1.0 if min_size is None else min(1.0, min_size / shorter))
 
 
+# The reduced sizes (in eighths) that libjpeg-turbo decodes faster than the whole picture. It also
+# offers 5 to 7 eighths, without vector instructions: slower than the whole (2.1 to 2.4 ms
+# against 1.9 ms for 640x427).
+_FAST_EIGHTHS = (1, 2, 3, 4, 8)
 _EXTRANEOUS_AT_END = re.compile(r"^Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9$")
 
 
@@ -92,7 +94,8 @@ class _Jpeg(Picture):
         self.height, self.width = self._stored[::-1] if turned else self._stored
 
     def pixels(self, scale: float = 1.0) -> np.ndarray:
-        height, width = (max(1, int(np.ceil(side * scale))) for side in self._stored)
+        eighths = next(k for k in _FAST_EIGHTHS if k >= 8 * min(scale, 1.0))
+        height, width = (-(-side * eighths // 8) for side in self._stored)
         if self._colour in ("CMYK", "YCCK"):
             image = _cmyk_to_rgb(self._decode("CMYK", height, width), self._data)
         else:
@@ -100,8 +103,7 @@ class _Jpeg(Picture):
         return _upright(image, self._orientation)
 
     def _decode(self, colour: str, min_height: int, min_width: int) -> np.ndarray:
-        full = (min_height, min_width) == self._stored
-        size = {} if full else {"min_height": min_height, "min_width": min_width, "min_factor": 1}
+        size = {"min_height": min_height, "min_width": min_width}
         # The fast paths of libjpeg-turbo differ from the exact ones by a grey level or two.
         quick = {"fastdct": True, "fastupsample": True}
         try:
@@ -203,4 +205,6 @@ def _reason(error: Exception, data: bytes) -> str:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
         return f"no picture format is known that starts with {data[:8]!r}"
-    return f"damaged picture: {error}" if str(error) else f"damaged picture ({type(error).__name__})"
+    return (
+        f"damaged picture: {error}" if str(error) else f"damaged picture ({type(error).__name__})"
+    )

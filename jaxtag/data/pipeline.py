@@ -1,8 +1,9 @@
 """Records to batches: a global order from the seed alone, decoding in workers, exact resume."""
 
 import dataclasses
+import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import cv2
@@ -12,6 +13,7 @@ from absl import flags
 
 from jaxtag.data.crops import ImageTransform
 from jaxtag.data.decode import MAX_PIXELS, DecodeError, open_picture
+from jaxtag.data.files import FileRecords, list_files
 from jaxtag.data.text import PAD, Tokenizer
 from jaxtag.errors import UserError
 
@@ -147,32 +149,53 @@ def eval_batches(
     Rows beyond the last record have `mask` 0 and `index` -1. Arguments and batches as in
     `train_batches`; what a row draws at random depends on its index alone.
     """
-    local = _local_batch(batch_size, process_count)
-    count, rows = len(source), process_index + process_count * np.arange(local)
-
-    def indices(batch: int) -> tuple[np.ndarray, np.ndarray]:
-        index = batch * batch_size + rows
-        return index, np.where(index < count, index, _PADDING)
-
-    steps = grain.MapDataset.range(-(-count // batch_size)).map(indices)
-    batches = steps.map(_Load(source, example, seed=0))
+    order = _in_order(len(source), batch_size, process_index, process_count)
+    batches = order.map(_Load(source, example, seed=0))
     return BatchIterator(batches, workers=workers, threads=threads, buffer=buffer)
+
+
+def file_batches(
+    paths: Sequence[str | os.PathLike],
+    *,
+    image: ImageTransform,
+    batch_size: int,
+    workers: int = 0,
+    threads: int = 2,
+    buffer: int = 2,
+    max_pixels: int = MAX_PIXELS,
+) -> "BatchIterator":
+    """Pictures from files, folders and patterns (see `files.list_files`), in order, each once.
+
+    Returns:
+        Iterator of batches as of `eval_batches` with two lists of a batch's length besides:
+        `file` (its path; "" in rows of padding) and `error` (why it is broken, else "").
+    """
+    records = FileRecords(list_files(paths))
+    load = _LoadFiles(records, Example(image, max_pixels=max_pixels), seed=0)
+    return BatchIterator(
+        _in_order(len(records), batch_size).map(load),
+        workers=workers,
+        threads=threads,
+        buffer=buffer,
+    )
 
 
 def broken_reason(source: Records, index: int, example: Example) -> str | None:
     """Why record `index` was `broken` in a batch, as "file: reason"; None if it is sound."""
     record = source.__getitems__([index])[0]
     out = np.empty((example.image.size, example.image.size, 3), np.uint8)
-    reason = fill_image(record["image"], example, _Streams(0).at(0, _IMAGE_STREAM), out)
+    reason = _fill_image(record, example, _Streams(0).at(0, _IMAGE_STREAM), out)
     return None if reason is None else f"{record.get('file', index)}: {reason}"
 
 
-def fill_image(
-    data: bytes, example: Example, rng: np.random.Generator, out: np.ndarray
+def _fill_image(
+    record: dict[str, Any], example: Example, rng: np.random.Generator, out: np.ndarray
 ) -> str | None:
     """Decodes and transforms into `out`; a broken picture leaves zeros and gives the reason."""
+    if record.get("error"):
+        return record["error"]
     try:
-        example.image(open_picture(data, max_pixels=example.max_pixels), rng, out)
+        example.image(open_picture(record["image"], max_pixels=example.max_pixels), rng, out)
     except DecodeError as error:
         out[...] = 0
         return str(error)
@@ -186,15 +209,11 @@ class BatchIterator(grain.DatasetIterator):
     size), and goes through `grain.checkpoint.CheckpointSave` and `CheckpointRestore`.
     """
 
-    def __init__(
-        self, batches: grain.MapDataset, *, workers: int, threads: int, buffer: int
-    ):
+    def __init__(self, batches: grain.MapDataset, *, workers: int, threads: int, buffer: int):
         super().__init__()
         self._batches = batches
         self._workers = workers
-        self._read = grain.ReadOptions(
-            num_threads=threads, prefetch_buffer_size=threads * buffer
-        )
+        self._read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * buffer)
         self._buffer = buffer
         self._taken = 0
         self._iterator = None
@@ -256,9 +275,30 @@ class _Load:
         self._seed = seed
 
     def __call__(self, rows: tuple[np.ndarray, np.ndarray]) -> Batch:
+        return self._load(*rows)[0]
+
+    def _load(
+        self, positions: np.ndarray, indices: np.ndarray
+    ) -> tuple[Batch, dict[int, tuple[dict[str, Any], str | None]]]:
+        """The batch, and (record, why it is broken) by row."""
         cv2.setNumThreads(0)  # the pipeline's threads are enough; OpenCV's own only contend
-        positions, indices = rows
-        size, count = self._example.image.size, len(indices)
+        batch = self._empty(indices)
+        filled = np.flatnonzero(indices != _PADDING).tolist()
+        records = self._source.__getitems__(indices[filled].tolist()) if filled else []
+        streams, notes = _Streams(self._seed), {}
+        for row, record in zip(filled, records, strict=True):
+            position = int(positions[row])
+            rng = streams.at(position, _IMAGE_STREAM)
+            reason = _fill_image(record, self._example, rng, batch["image"][row])
+            batch["broken"][row], batch["mask"][row] = reason is not None, reason is None
+            for name, field in self._example.fields.items():
+                rng = streams.at(position, zlib.crc32(name.encode()))
+                batch[name][row] = field(record, rng)
+            notes[row] = record, reason
+        return batch, notes
+
+    def _empty(self, indices: np.ndarray) -> Batch:
+        count, size = len(indices), self._example.image.size
         batch = {
             "image": np.zeros((count, size, size, 3), np.uint8),
             "mask": np.zeros(count, np.float32),
@@ -267,18 +307,17 @@ class _Load:
         }
         for name, field in self._example.fields.items():
             batch[name] = np.repeat(field.empty[None], count, axis=0)
-        filled = np.flatnonzero(indices != _PADDING)
-        records = self._source.__getitems__(indices[filled].tolist()) if len(filled) else []
-        streams = _Streams(self._seed)
-        for row, record in zip(filled.tolist(), records, strict=True):
-            position = int(positions[row])
-            rng = streams.at(position, _IMAGE_STREAM)
-            reason = fill_image(record["image"], self._example, rng, batch["image"][row])
-            batch["broken"][row] = reason is not None
-            batch["mask"][row] = reason is None
-            for name, field in self._example.fields.items():
-                stream = zlib.crc32(name.encode())
-                batch[name][row] = field(record, streams.at(position, stream))
+        return batch
+
+
+class _LoadFiles(_Load):
+    """`_Load` that also says which file a row is and what is wrong with it."""
+
+    def __call__(self, rows: tuple[np.ndarray, np.ndarray]) -> Batch:
+        batch, notes = self._load(*rows)
+        count = len(batch["index"])
+        batch["file"] = [notes[row][0]["file"] if row in notes else "" for row in range(count)]
+        batch["error"] = [(row in notes and notes[row][1]) or "" for row in range(count)]
         return batch
 
 
@@ -302,6 +341,19 @@ class _Streams:
         self._state["has_uint32"] = 0
         self._bits.state = self._state
         return self._generator
+
+
+def _in_order(
+    count: int, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> grain.MapDataset:
+    """(positions, indices) of the batches of this process that hold 0 … count - 1 once."""
+    rows = process_index + process_count * np.arange(_local_batch(batch_size, process_count))
+
+    def rows_of(batch: int) -> tuple[np.ndarray, np.ndarray]:
+        index = batch * batch_size + rows
+        return index, np.where(index < count, index, _PADDING)
+
+    return grain.MapDataset.range(-(-count // batch_size)).map(rows_of)
 
 
 def _local_batch(batch_size: int, process_count: int) -> int:

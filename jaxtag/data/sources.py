@@ -66,9 +66,7 @@ class Source:
         return self._opened
 
 
-def open_split(
-    dataset: str, split: str, data_dir: str | os.PathLike | None = None
-) -> Source:
+def open_split(dataset: str, split: str, data_dir: str | os.PathLike | None = None) -> Source:
     """Opens a split of a prepared data set.
 
     Args:
@@ -125,8 +123,7 @@ def _version_folder(dataset: str, root: Path) -> Path:
 
         held = f" (it holds {', '.join(sorted(found))})" if found else ""
         raise UserError(
-            f"the data set {dataset} is not prepared in {root}{held}.\n"
-            f"{builders.how_to_get(name)}"
+            f"the data set {dataset} is not prepared in {root}{held}.\n{builders.how_to_get(name)}"
         )
     return parent / (version or max(found, key=lambda v: tuple(map(int, v.split(".")))))
 

@@ -30,9 +30,7 @@ class Tokenizer:
         self.truncated = 0
 
     @classmethod
-    def train(
-        cls, captions: Iterable[str], vocab_size: int, lowercase: bool = True
-    ) -> "Tokenizer":
+    def train(cls, captions: Iterable[str], vocab_size: int, lowercase: bool = True) -> "Tokenizer":
         """Learns at most `vocab_size` tokens (at least 260: the special ones and the bytes).
 
         The same captions give the same vocabulary, in whatever order they come.
