@@ -1,0 +1,219 @@
+"""What every builder of picture-and-caption data shares: records, listings, the tfds class."""
+
+import abc
+import functools
+import hashlib
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import tensorflow_datasets as tfds
+
+from jaxtag.data.archives import Store
+
+# The share of pictures held out as `validation` where the data set names no splits.
+HELD_OUT = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture with its captions, not read yet.
+
+    Attributes:
+      file: the name under which its owner knows it, relative, POSIX.
+      image_id: its identifier in the data set.
+      captions: cleaned, possibly none.
+      load: reads the encoded bytes; raises `archives.ReadError`.
+      extra: further text fields of the record, those of `CaptionBuilder.EXTRA`.
+    """
+
+    file: str
+    image_id: str
+    captions: tuple[str, ...]
+    load: Callable[[], bytes]
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Listing:
+    """What is to be written, before any picture is opened.
+
+    Attributes:
+      splits: split name -> its pictures, their `file` unique in the split.
+      problems: (file or line, reason) of what is left out already.
+      variant: which form of the data set was found, in words.
+      size: bytes of all pictures as far as known, to see whether the disk can hold them.
+    """
+
+    splits: dict[str, list[Picture]]
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    variant: str = ""
+    size: int = 0
+    _files: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    _missing: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(
+        self,
+        store: Store,
+        split: str,
+        path: str | None,
+        file: str,
+        image_id: str,
+        captions: Iterable[str],
+        captioned: bool = True,
+    ) -> None:
+        """Adds the picture at `path` of the store; one that cannot serve becomes a problem.
+
+        Args:
+          path: None where the picture is missing.
+          captioned: whether a picture without captions is a problem.
+        """
+        cleaned = clean_captions(captions)
+        if file in self._files[split]:
+            self.problems.append((file, f"it occurs twice in {split}"))
+            return
+        self._files[split].add(file)
+        if captioned and not cleaned:
+            self.problems.append((file, "it has no caption"))
+        elif path is None:
+            self._missing[split].append(file)
+        else:
+            load = functools.partial(store.read, path)
+            self.splits.setdefault(split, []).append(Picture(file, image_id, cleaned, load))
+            self.size += store.size(path)
+
+    def finished(self) -> "Listing":
+        """Reports missing pictures: each one, or in one line a split that is missing wholly."""
+        for split, files in self._missing.items():
+            if self.splits.get(split) or len(files) == 1:
+                self.problems += [(file, "the picture is missing") for file in files]
+            else:
+                others = f"and all other {len(files) - 1:,} pictures of {split}"
+                self.problems.append((files[0], f"the picture is missing, {others} too"))
+        return self
+
+
+# Gets a split's name and pictures, gives those that are sound with the bytes to store.
+Check = Callable[[str, list[Picture]], Iterator[tuple[Picture, bytes]]]
+
+
+class CaptionBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
+    """A tfds builder of captioned pictures that needs no TensorFlow.
+
+    Records: `image` (encoded bytes as they came), `file`, `image_id` (text), `captions` (texts,
+    possibly none), and the text fields of `EXTRA`. A subclass says how to list the pictures.
+
+    Args:
+      listing: what `opened` gave.
+      check: reads and examines pictures; what it leaves out is not written.
+      data_dir: tfds's root folder; the records go to `data_dir/<name>/<VERSION>/`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    EXTRA: tuple[str, ...] = ()
+    NEEDS_SOURCE = True
+    HOMEPAGE: str | None = None
+    CITATION: str | None = None
+
+    def __init__(self, *, listing: Listing, check: Check, data_dir: str):
+        self._listing = listing
+        self._check = check
+        super().__init__(data_dir=data_dir, file_format="array_record")
+
+    @staticmethod
+    def wanted(archive: str) -> bool:
+        """Whether an archive of the source folder, by file name, belongs to this data set."""
+        del archive
+        return True
+
+    @classmethod
+    @abc.abstractmethod
+    def list_pictures(cls, store: Store) -> Listing:
+        """Finds annotations and pictures in the store.
+
+        Raises:
+            UserError: the data set is not there, or its annotations are malformed.
+        """
+
+    @classmethod
+    @contextmanager
+    def opened(cls, source: str) -> Iterator[Listing]:
+        """The listing of a source; its pictures can be read inside the `with` block."""
+        with Store(source, cls.wanted) as store:
+            listing = cls.list_pictures(store)
+            listing.problems += store.refused
+            yield listing
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(),
+            "file": tfds.features.Text(),
+            "image_id": tfds.features.Text(),
+            "captions": tfds.features.Sequence(tfds.features.Text()),
+            **{name: tfds.features.Text() for name in self.EXTRA},
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{type(self).__doc__.strip()} ({self._listing.variant})",
+            features=tfds.features.FeaturesDict(features),
+            homepage=self.HOMEPAGE,
+            citation=self.CITATION,
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterable]:
+        del dl_manager  # nothing is downloaded
+        generators = {}
+        for split, pictures in self._listing.splits.items():
+            examples = self._generate_examples(split, pictures)
+            first = next(examples, None)
+            if first is not None:  # tfds cannot write a split without records
+                generators[split] = itertools.chain([first], examples)
+        return generators
+
+    def _generate_examples(self, split: str, pictures: list[Picture]) -> Iterator[tuple[str, dict]]:
+        for picture, data in self._check(split, pictures):
+            yield (
+                picture.file,
+                {
+                    "image": data,
+                    "file": picture.file,
+                    "image_id": picture.image_id,
+                    "captions": list(picture.captions),
+                    **picture.extra,
+                },
+            )
+
+    def _log_download_bytes(self) -> None:
+        """Silent: tfds would announce a download that does not take place."""
+
+    def _log_download_done(self) -> None:
+        """Silent, for the same reason."""
+
+
+def clean_captions(captions: Iterable[str]) -> tuple[str, ...]:
+    """Captions on one line each, without the blank ones."""
+    cleaned = (" ".join(caption.split()) for caption in captions)
+    return tuple(caption for caption in cleaned if caption)
+
+
+def hold_out(pictures: list[Picture], share: float = HELD_OUT) -> dict[str, list[Picture]]:
+    """Splits by a hash of the file name, so that a picture stays where it is as others come.
+
+    With two pictures or more, both splits have at least one.
+    """
+
+    def place(picture: Picture) -> float:
+        digest = hashlib.sha256(picture.file.encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    held = [picture for picture in pictures if place(picture) < share]
+    if len(pictures) >= 2 and len(held) in (0, len(pictures)):
+        one = min(pictures, key=place) if not held else max(pictures, key=place)
+        held = [one] if not held else [picture for picture in pictures if picture is not one]
+    chosen = {picture.file for picture in held}
+    return {
+        "train": [picture for picture in pictures if picture.file not in chosen],
+        "validation": held,
+    }

@@ -1,0 +1,114 @@
+"""Reads and examines pictures on all cores, in order, and keeps account of those left out."""
+
+import collections
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from jaxtag.data.archives import ReadError
+from jaxtag.data.builders.base import Picture
+from jaxtag.data.builders.exif import MetadataError, strip_jpeg
+from jaxtag.data.decode import DecodeError, decode
+
+_T, _R = TypeVar("_T"), TypeVar("_R")
+
+
+@dataclass
+class Account:
+    """What happened to the pictures.
+
+    Attributes:
+      ledger: one {"split", "file", "reason"} for everything left out ("split" empty if unknown).
+      damaged: pictures that could not be read or decoded.
+      captions: split -> the number of captions of each picture kept.
+      lengths: words of a caption -> how many captions have so many.
+    """
+
+    ledger: list[dict[str, str]] = field(default_factory=list)
+    damaged: int = 0
+    captions: dict[str, list[int]] = field(default_factory=dict)
+    lengths: collections.Counter = field(default_factory=collections.Counter)
+
+    def leave_out(self, split: str, file: str, reason: str) -> None:
+        self.ledger.append({"split": split, "file": file, "reason": reason})
+
+    def keep(self, split: str, picture: Picture) -> None:
+        self.captions.setdefault(split, []).append(len(picture.captions))
+        self.lengths.update(len(caption.split()) for caption in picture.captions)
+
+
+class Checker:
+    """Calls give the sound pictures of a split with the bytes to store; see `base.Check`.
+
+    Args:
+      account: filled on the way.
+      keep_exif: store JPEG files with all their metadata.
+      workers: threads (decoding and reading free the interpreter's lock); all cores by default.
+      tick: called once for each picture done.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        *,
+        keep_exif: bool = False,
+        workers: int | None = None,
+        tick: Callable[[], object] = lambda: None,
+    ):
+        self._account = account
+        self._keep_exif = keep_exif
+        self._workers = workers or _cores()
+        self._tick = tick
+
+    def __call__(self, split: str, pictures: list[Picture]) -> Iterator[tuple[Picture, bytes]]:
+        results = _parallel(self._examine, pictures, self._workers)
+        for picture, (data, reason) in zip(pictures, results, strict=True):
+            self._tick()
+            if reason:
+                self._account.damaged += 1
+                self._account.leave_out(split, picture.file, reason)
+            else:
+                self._account.keep(split, picture)
+                yield picture, data
+
+    def _examine(self, picture: Picture) -> tuple[bytes, str]:
+        """The bytes to store and "", or nothing and the reason against the picture."""
+        unstripped = ""
+        try:
+            data = picture.load()
+            if not self._keep_exif:
+                try:
+                    data = strip_jpeg(data)
+                except MetadataError as error:
+                    unstripped = f"personal metadata cannot be taken out ({error}); see --keep_exif"
+            decode(data)
+        except (ReadError, DecodeError) as error:
+            return b"", str(error)
+        return data, unstripped
+
+
+def _cores() -> int:
+    """The cores that this process may use (macOS cannot say; then all)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _parallel(function: Callable[[_T], _R], items: Iterable[_T], workers: int) -> Iterator[_R]:
+    """`map` on threads, in order, at most a few results ahead of the one who asks."""
+    items = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = collections.deque(
+            pool.submit(function, item) for item in itertools.islice(items, 4 * workers)
+        )
+        try:
+            while ahead:
+                result = ahead.popleft().result()
+                for item in itertools.islice(items, 1):
+                    ahead.append(pool.submit(function, item))
+                yield result
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,101 @@
+"""Caption files in COCO's form: `{"images": [{"id", "file_name"}], "annotations": [{…}]}`.
+
+Each annotation is `{"image_id", "caption"}`; https://cocodataset.org/#format-data.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtag.data.archives import MAX_TEXT_BYTES, ReadError, Store
+from jaxtag.errors import UserError
+
+
+@dataclass
+class CocoImage:
+    """An entry of `images`, with the captions of `annotations` that name it."""
+
+    id: str
+    file: str
+    captions: list[str] = field(default_factory=list)
+
+
+def read_text(store: Store, name: str) -> str:
+    """A text file of a user in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: it cannot be read, or is in another encoding (names the line).
+    """
+    try:
+        data = store.read(name, MAX_TEXT_BYTES)
+    except ReadError as error:
+        raise UserError(f"{store.where(name)}: {error}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{store.where(name)}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); "
+            "save the file as UTF-8"
+        ) from error
+
+
+def read_json(store: Store, name: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: it cannot be read, or is no JSON (names the line).
+    """
+    text = read_text(store, name)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{store.where(name)}, line {error.lineno}: no JSON: {error.msg}; "
+            "is the file cut short?"
+        ) from error
+    except RecursionError as error:
+        raise UserError(f"{store.where(name)}: no JSON of captions: nested too deeply") from error
+
+
+def read_coco_json(store: Store, name: str, problems: list[tuple[str, str]]) -> list[CocoImage]:
+    """The images of a COCO caption file in its order, with their captions.
+
+    Captions of unknown images go to `problems` as (place in the file, reason).
+
+    Raises:
+        UserError: the file is not in COCO's form; says where.
+    """
+    where = store.where(name)
+    content = read_json(store, name)
+    if not isinstance(content, dict) or "images" not in content:
+        raise UserError(f'{where}: no COCO caption file: it has no "images"')
+    images: dict[Any, CocoImage] = {}
+    for number, image in enumerate(_objects(content, "images", where)):
+        file, key = image.get("file_name"), image.get("id")
+        if not isinstance(file, str) or not isinstance(key, int | str):
+            raise UserError(f'{where}: images[{number}] needs an "id" and a "file_name"')
+        if key in images:
+            problems.append((f"{where}: images[{number}]", f"the id {key} occurs twice"))
+            continue
+        images[key] = CocoImage(str(key), file)
+    for number, annotation in enumerate(_objects(content, "annotations", where)):
+        place = f"{where}: annotations[{number}]"
+        caption, key = annotation.get("caption"), annotation.get("image_id")
+        if not isinstance(caption, str):
+            raise UserError(f'{place} has no "caption"; is this the captions_*.json?')
+        if not isinstance(key, int | str) or key not in images:
+            problems.append((place, f"there is no image with the id {key}"))
+            continue
+        images[key].captions.append(caption)
+    return list(images.values())
+
+
+def _objects(content: dict, key: str, where: str) -> list[dict]:
+    entries = content.get(key, [])
+    if not isinstance(entries, list):
+        raise UserError(f'{where}: "{key}" is not a list')
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise UserError(f"{where}: {key}[{number}] is not an object")
+    return entries

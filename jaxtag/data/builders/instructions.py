@@ -1,0 +1,61 @@
+"""How to come by a data set: the exact commands, for the message that says it is not there."""
+
+_EMBEDDED = "Or use the embedded data, which need no files: --config=shapes_caption"
+
+_COCO = """\
+To get COCO 2017 (about 19 GB, https://cocodataset.org) and prepare it; the zips stay packed:
+  mkdir -p coco && cd coco
+  wget -c http://images.cocodataset.org/zips/train2017.zip
+  wget -c http://images.cocodataset.org/zips/val2017.zip
+  wget -c http://images.cocodataset.org/annotations/annotations_trainval2017.zip
+  cd ..
+  python -m jaxtag.prepare --dataset={dataset} --source=coco{data_dir}"""
+
+_COCO_2014 = """\
+To get COCO 2014 (about 19 GB, https://cocodataset.org) and prepare it; the zips stay packed:
+  mkdir -p coco && cd coco
+  wget -c http://images.cocodataset.org/zips/train2014.zip
+  wget -c http://images.cocodataset.org/zips/val2014.zip
+  wget -c http://images.cocodataset.org/annotations/annotations_trainval2014.zip{karpathy}
+  cd ..
+  python -m jaxtag.prepare --dataset={dataset} --source=coco{data_dir}"""
+
+_KARPATHY = """
+  wget -c https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"""
+
+_FLICKR8K = """\
+To get Flickr8k (about 1 GB) and prepare it; the zips stay packed:
+  mkdir -p flickr8k && cd flickr8k
+  wget -c https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_Dataset.zip
+  wget -c https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip
+  cd ..
+  python -m jaxtag.prepare --dataset={dataset} --source=flickr8k{data_dir}"""
+
+_SHAPES = """\
+It is made from a seed, without any files:
+  python -m jaxtag.prepare --dataset={dataset}{data_dir}"""
+
+_OWN = """\
+If it is your own: put the pictures into a folder with a file of captions beside them (captions.csv
+with the columns file and caption, captions.jsonl, or a COCO-style captions.json), then
+  python -m jaxtag.prepare --dataset={dataset} --source=FOLDER{data_dir}"""
+
+
+def how_to_get(dataset: str, data_dir: str | None = None) -> str:
+    """The commands that get and prepare a data set, and what to use instead.
+
+    Args:
+        dataset: its name; one that is not built in is taken for the user's own.
+        data_dir: shown as `--data_dir` of the command where given.
+    """
+    text = {
+        "shapes_captions": _SHAPES,
+        "coco_captions": _COCO,
+        "coco_captions_2017": _COCO,
+        "coco_captions_2014": _COCO_2014.replace("{karpathy}", ""),
+        "coco_captions_karpathy": _COCO_2014.replace("{karpathy}", _KARPATHY),
+        "flickr8k_captions": _FLICKR8K,
+    }.get(dataset, _OWN)
+    flag = f" --data_dir={data_dir}" if data_dir else ""
+    text = text.format(dataset=dataset, data_dir=flag)
+    return text if dataset == "shapes_captions" else f"{text}\n{_EMBEDDED}"

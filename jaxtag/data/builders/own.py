@@ -1,0 +1,149 @@
+"""A user's own pictures and captions: a folder with a COCO-style JSON, JSON-lines or CSV file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxtag.data.archives import Store, is_archive
+from jaxtag.data.builders.base import CaptionBuilder, Listing, hold_out
+from jaxtag.data.builders.own_tables import Row, is_table, read_table
+from jaxtag.errors import UserError
+
+_SPLITS = {
+    **dict.fromkeys(("train", "training", "restval"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# Other annotations that come beside captions in COCO's folders.
+_NO_CAPTIONS = ("instances_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
+
+
+class OwnCaptions(CaptionBuilder):
+    """A user's own pictures with captions.
+
+    The file of captions lies at the top of the source, or is the source itself; pictures may lie
+    anywhere below. Splits come from a column `split`, from the names of several files (train.csv,
+    val.csv), or are made: a tenth of the pictures, by a hash of their names, is `validation`.
+    """
+
+    @classmethod
+    @contextmanager
+    def opened(cls, source: str) -> Iterator[Listing]:
+        path = Path(source).expanduser()
+        only = None
+        if path.is_file() and not is_archive(path.name):
+            path, only = path.parent, path.name
+        with Store(path, cls.wanted) as store:
+            listing = _list(store, [only] if only else _tables(store))
+            listing.problems += store.refused
+            yield listing
+
+    @classmethod
+    def list_pictures(cls, store: Store) -> Listing:
+        return _list(store, _tables(store))
+
+
+def own_captions(name: str) -> type[OwnCaptions]:
+    """The builder of own data under a name."""
+    body = {"name": name, "__doc__": OwnCaptions.__doc__, "__module__": __name__}
+    return type("OwnCaptions", (OwnCaptions,), body, skip_registration=True)
+
+
+def _tables(store: Store) -> list[str]:
+    """The caption files at the top of the source (or of its single folder) or in annotations/.
+
+    Raises:
+        UserError: there is none, or there are several that are no splits.
+    """
+    names = [name for name in store.names() if is_table(name)]
+    tops = {name.split("/")[0] for name in store.names()}
+    base = f"{tops.pop()}/" if len(tops) == 1 else ""
+    found = [
+        name
+        for name in names
+        if name.removeprefix(base).removeprefix("annotations/").count("/") == 0
+        and not name.rpartition("/")[2].startswith(_NO_CAPTIONS)
+    ]
+    if not found:
+        pictures = sum(name.lower().endswith(_PICTURES) for name in store.names())
+        raise UserError(
+            f"{store.path} has no file of captions at its top ({pictures:,} pictures are there): "
+            "put captions.csv (columns file and caption), captions.jsonl or a COCO-style "
+            "captions.json beside them"
+        )
+    if len(found) > 1:
+        splits = [_split_of_name(name) for name in found]
+        if None in splits or len(set(splits)) < len(splits):
+            raise UserError(
+                f"{store.path} has several files that may hold captions: {', '.join(found)}. "
+                "Give one with --source=FILE, or name them after splits (train.csv, val.csv)"
+            )
+    return found
+
+
+def _list(store: Store, tables: list[str]) -> Listing:
+    listing = Listing({}, variant=f"own data, {', '.join(tables)}")
+    rows = []
+    for table in tables:
+        split = _split_of_name(table) if len(tables) > 1 else None
+        for row in read_table(store, table, listing.problems):
+            row.split = row.split or split
+            rows.append(row)
+    pictures = _by_picture(rows)
+    for row in pictures:
+        split = _split(row) or "train"
+        path = _find(store, row)
+        listing.add(store, split, path, row.file, row.image_id or row.file, row.captions)
+    listing.finished()
+    if not any(row.split for row in pictures):
+        listing.splits = hold_out(listing.splits.get("train", []))
+        listing.variant += ", validation held out by file name"
+    return listing
+
+
+def _by_picture(rows: list[Row]) -> list[Row]:
+    """One row a picture, with all its captions; in the order of first mention."""
+    pictures: dict[str, Row] = {}
+    for row in rows:
+        first = pictures.setdefault(row.file, row)
+        if first is row:
+            continue
+        if _split(row) != _split(first):
+            raise UserError(
+                f"{row.place}: {row.file} is in split {row.split or 'train'!r}, but in "
+                f"{first.split or 'train'!r} in {first.place}: one picture, one split"
+            )
+        first.captions.extend(row.captions)
+    return list(pictures.values())
+
+
+def _split(row: Row) -> str | None:
+    if not row.split:
+        return None
+    split = _SPLITS.get(row.split.strip().lower())
+    if split is None:
+        raise UserError(f"{row.place}: split {row.split!r} is none of train, validation, test")
+    return split
+
+
+def _split_of_name(table: str) -> str | None:
+    """The split that a file name speaks of: captions_train2017.json, val.csv."""
+    stem = table.rpartition("/")[2].partition(".")[0].lower()
+    words = "".join(c if c.isalpha() else " " for c in stem).split()
+    found = {_SPLITS[word] for word in words if word in _SPLITS}
+    return found.pop() if len(found) == 1 else None
+
+
+def _find(store: Store, row: Row) -> str | None:
+    """The picture's path; UserError where the name fits several equally well."""
+    found = store.find(row.file)
+    if len(found) < 2:
+        return found[0] if found else None
+    shallowest = [name for name in found if name.count("/") == found[0].count("/")]
+    if len(shallowest) > 1:
+        raise UserError(
+            f"{row.place}: {row.file} may be {' or '.join(shallowest[:3])}: "
+            "write its folder before the name"
+        )
+    return found[0]

@@ -1,0 +1,55 @@
+"""The embedded data set `shapes_captions`: made from a seed, nothing to download."""
+
+import functools
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jaxtag.data.archives import Store
+from jaxtag.data.builders.base import CaptionBuilder, Listing, Picture
+from jaxtag.data.builders.shapes_making import describe, paint, sample
+
+SEED = 0
+SCENES = {"train": 6000, "validation": 500, "test": 500}
+
+
+class ShapesCaptions(CaptionBuilder):
+    """Scenes of one to four coloured shapes, each with five captions and its facts as JSON.
+
+    `validation` has new scenes of the kind seen in `train`; each scene of `test` holds a pair of
+    colour and shape that never occurs in the other two.
+    """
+
+    name = "shapes_captions"
+    EXTRA = ("scene",)
+    NEEDS_SOURCE = False
+
+    @classmethod
+    @contextmanager
+    def opened(cls, source: None) -> Iterator[Listing]:
+        del source  # there is none
+        yield Listing(
+            splits={
+                split: [_picture(split, number) for number in range(count)]
+                for split, count in SCENES.items()
+            },
+            variant=f"made from seed {SEED}",
+        )
+
+    @classmethod
+    def list_pictures(cls, store: Store) -> Listing:
+        raise TypeError("shapes_captions is made, not read from a source")
+
+
+def _picture(split: str, number: int) -> Picture:
+    # Of its own seed each, so that a scene does not depend on how many others there are.
+    lots = random.Random(f"{SEED}/{split}/{number}")
+    scene = sample(lots, unseen=split == "test")
+    return Picture(
+        file=f"{split}/{number:05d}.png",
+        image_id=f"{split}-{number}",
+        captions=tuple(describe(scene, lots)),
+        load=functools.partial(paint, scene),
+        extra={"scene": json.dumps(scene)},
+    )

@@ -1,0 +1,104 @@
+"""The counts of a prepared data set: printed, and kept beside it as summary.json."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jaxtag.data.builders.checking import Account
+
+SUMMARY = "summary.json"
+
+
+@dataclass
+class Summary:
+    """What a prepared data set holds.
+
+    Attributes:
+      dataset, version: its name and version.
+      variant: which form of the data set it was made of, in words.
+      splits: split -> {"pictures", "captions"}.
+      damaged: pictures that could not be read or decoded.
+      left_out: entries of ledger.jsonl (damaged pictures, and missing or malformed things).
+      caption_words: {"mean", "median", "p99", "max"} words of a caption; empty without captions.
+      folder: where it lies; not stored, so that it can be moved.
+      already: whether it was there before the call.
+    """
+
+    dataset: str
+    version: str
+    variant: str
+    splits: dict[str, dict[str, int]]
+    damaged: int
+    left_out: int
+    caption_words: dict[str, float]
+    folder: Path | None = None
+    already: bool = False
+
+    @classmethod
+    def of(cls, dataset: str, version: str, variant: str, account: Account) -> "Summary":
+        return cls(
+            dataset=dataset,
+            version=version,
+            variant=variant,
+            splits={
+                split: {"pictures": len(counts), "captions": sum(counts)}
+                for split, counts in account.captions.items()
+            },
+            damaged=account.damaged,
+            left_out=len(account.ledger),
+            caption_words=_words(account.lengths),
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Summary":
+        """Of a prepared data set; ValueError, TypeError or OSError where it has none."""
+        stored = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return cls(**stored, folder=folder, already=True)
+
+    def to_json(self) -> str:
+        stored = asdict(self)
+        del stored["folder"], stored["already"]
+        return json.dumps(stored, indent=2) + "\n"
+
+    def __str__(self) -> str:
+        lines = [f"{self.dataset} {self.version} ({self.variant})"]
+        lines += [
+            f"  {split:<11} {counts['pictures']:>9,} pictures {counts['captions']:>9,} captions"
+            for split, counts in self.splits.items()
+        ]
+        if self.caption_words:
+            words = self.caption_words
+            lines.append(
+                f"  words of a caption: mean {words['mean']:.1f}, median {words['median']:.0f}, "
+                f"99 of 100 at most {words['p99']:.0f}, longest {words['max']:.0f}"
+            )
+        if self.left_out:
+            lines.append(
+                f"  left out: {self.left_out:,}, of these {self.damaged:,} unusable pictures; "
+                "each with its reason in ledger.jsonl"
+            )
+        else:
+            lines.append("  left out: nothing")
+        return "\n".join(lines)
+
+
+def _words(lengths: dict[int, int]) -> dict[str, float]:
+    total = sum(lengths.values())
+    if not total:
+        return {}
+
+    def quantile(share: float) -> int:
+        seen = 0
+        for length in sorted(lengths):
+            seen += lengths[length]
+            if seen >= share * total:
+                return length
+        raise AssertionError("a share is at most 1")
+
+    mean = sum(length * count for length, count in lengths.items()) / total
+    return {
+        "mean": round(mean, 2),
+        "median": quantile(0.5),
+        "p99": quantile(0.99),
+        "max": max(lengths),
+    }

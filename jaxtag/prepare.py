@@ -1,0 +1,71 @@
+"""Prepares a data set for training: official files, or your own, into ArrayRecord.
+
+  python -m jaxtag.prepare --dataset=coco_captions --source=DIR      COCO, zips or unpacked
+  python -m jaxtag.prepare --dataset=flickr8k_captions --source=DIR  Flickr8k, zips or unpacked
+  python -m jaxtag.prepare --dataset=shapes_captions                 embedded, needs no files
+  python -m jaxtag.prepare --dataset=my_pictures --source=DIR        any other name: your own
+
+Your own data are a folder of pictures with captions.csv (columns file, caption and, if you like,
+split; one row a caption), captions.jsonl ({"file": ..., "captions": [...]} a line) or a COCO-style
+captions.json. Without splits a tenth of the pictures is held out for validation.
+
+Damaged pictures are left out and named in ledger.jsonl beside the records.
+"""
+
+import logging
+
+from absl import flags
+
+from jaxtag import commands
+from jaxtag.errors import UsageError
+
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "Name of the data set: a built-in one, or a new name for your own pictures."
+)
+_SOURCE = flags.DEFINE_string(
+    "source", None, "Folder with the files (zips may stay packed), an archive, or a caption file."
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where data sets are kept; default: $TFDS_DATA_DIR, then tfds's own folder."
+)
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Prepare again and replace what is there, once the new one is whole."
+)
+_KEEP_EXIF = flags.DEFINE_bool(
+    "keep_exif",
+    False,
+    "Keep all metadata of JPEG files. Otherwise only the orientation is kept: cameras store "
+    "places, names and serial numbers. Pixels are the same either way.",
+)
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Threads that read and check pictures; default: one a core.", lower_bound=1
+)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from jaxtag.data import builders, sources  # after the flags: --help is quick
+
+    if not _DATASET.value:
+        raise UsageError(
+            f"--dataset is missing: one of {', '.join(builders.NAMES)}, or a name for your own data"
+        )
+    logging.getLogger("absl").setLevel(logging.WARNING)  # tfds tells of each step
+    data_dir = sources.data_dir(_DATA_DIR.value)
+    summary = builders.prepare(
+        _DATASET.value,
+        _SOURCE.value,
+        data_dir,
+        overwrite=_OVERWRITE.value,
+        keep_exif=_KEEP_EXIF.value,
+        workers=_WORKERS.value,
+    )
+    print(summary)
+    if summary.already:
+        print(f"was prepared already, in {summary.folder}; --overwrite prepares it again")
+    else:
+        print(f"prepared in {summary.folder}")
+
+
+if __name__ == "__main__":
+    commands.run(main)
