@@ -1,0 +1,421 @@
+"""Checkpoints: everything a run needs to go on exactly as if it had never stopped.
+
+    directory/
+      1200/                      one folder a step, in Orbax's layout
+        state/                   parameters, optimiser, EMA, random key, … (sharded arrays)
+        iterator/                where the data iterator stands, one file a process
+        config/                  the resolved configuration, JSON
+        jaxtag_manifest.json     sizes and checksums of all of it, the metrics, the arrays' shapes
+      1000.damaged               set aside: unreadable when a run went on from an older one
+
+Writing happens in the background: `save` returns when the arrays are out of reach of the next
+step. Orbax writes into a temporary folder; when the last process has written its part, process 0
+adds the manifest there and renames the folder, so that a step folder appears at once, whole and
+with its manifest. Only then are older steps removed. Whatever is killed in between leaves a
+temporary folder, which no reader looks at and which the next run that saves sweeps away.
+
+A buffer that the next step takes over (donation) stays whole until it is written: accelerators
+copy it to the host before `save` returns; on CPU Orbax holds a view of the buffer, and the runtime
+gives a donated step another buffer while a view is held (JAX 0.10; a test holds it to that).
+
+Several processes must call `save` and `restore` alike. One run at a time may write to a folder;
+any number may read.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import grain
+import grain.checkpoint
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from jaxtag.errors import UserError
+from jaxtag.training import integrity
+
+_TEMPORARY = ".orbax-checkpoint-tmp"  # the suffix Orbax gives to a folder it is still writing
+_DELETING = ".deleting"
+_DAMAGED = ".damaged"
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What `Checkpoints.restore` found: the step, the state (as asked for), the configuration."""
+
+    step: int
+    state: Any
+    config: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `directory`.
+
+    Nothing in `directory` is made, moved or removed before the first `save`, so evaluation may
+    open the folder of a run that is still training.
+
+    Args:
+      directory: a local path or a URL that `etils.epath` can write.
+      keep_last: how many of the newest steps stay, at least 1.
+      keep_best: how many of the best stay besides, whatever their age.
+      best_metric: the key of `metrics` that says what is best; steps saved without it, or with
+        NaN, are never best. Required by `keep_best`.
+      best_mode: whether a high or a low metric is best.
+    """
+
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        *,
+        keep_last: int,
+        keep_best: int = 0,
+        best_metric: str | None = None,
+        best_mode: Literal["max", "min"] = "max",
+    ):
+        if keep_last < 1 or keep_best < 0:
+            raise ValueError(f"keep_last={keep_last} must be 1 or more, keep_best={keep_best} 0")
+        if keep_best and best_metric is None:
+            raise ValueError(f"keep_best={keep_best} needs best_metric")
+        if best_mode not in ("max", "min"):
+            raise ValueError(f"best_mode={best_mode!r} must be 'max' or 'min'")
+        self.directory = epath.Path(directory).absolute()
+        self._keep_last, self._keep_best = keep_last, keep_best
+        self._best_metric, self._sign = best_metric, 1 if best_mode == "max" else -1
+        self._writer: ocp.AsyncCheckpointer | None = None
+        self._saving: tuple[epath.Path, dict[str, Any]] | None = None  # folder, notes
+        self._background: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._current: int | None = None  # the step last saved or restored here
+        self._damaged: dict[int, str] = {}  # step → reason, as found here
+        self._verified: set[int] = set()
+
+    # --- writing
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        iterator: grain.DatasetIterator | None = None,
+        config: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Starts to save; waits for the save before this one, if that is still being written.
+
+        Args:
+          step: steps made so far; larger than every step saved before.
+          state: pytree of `jax.Array`s of any sharding, typed random keys among them. The caller
+            may donate them to the next step at once.
+          iterator: the data iterator; its position now is what is saved.
+          config: whatever JSON can hold; copied now.
+          metrics: named numbers, among them `best_metric`.
+
+        Returns:
+          False when this very step was saved or restored last and there is nothing to do.
+
+        Raises:
+          UserError: an earlier save failed, or the folder holds newer steps than this one.
+        """
+        self.wait()
+        if step == self._current:
+            return False
+        config = json.loads(json.dumps(dict(config or {})))
+        metrics = {name: float(value) for name, value in (metrics or {}).items()}
+        writer = self._open_for_writing()
+        newest = max(self.steps(), default=-1)
+        if newest >= step:
+            raise UserError(
+                f"{self.directory} already holds step {newest}, so step {step} cannot be saved: "
+                f"go on from step {newest}, or move the newer steps elsewhere"
+            )
+        items = {
+            "state": ocp.args.StandardSave(state),
+            "config": ocp.args.JsonSave(config),
+        }
+        if iterator is not None:
+            items["iterator"] = grain.checkpoint.CheckpointSave(iterator)
+        path = self.directory / str(step)
+        self._saving = (path, {"metrics": metrics, "arrays": _arrays(state)})
+        try:
+            writer.save(path, args=ocp.args.Composite(**items))
+        except OSError as error:
+            raise _failed_save(path, error) from error
+        self._current = step
+        self._background = threading.Thread(target=self._finish, name="checkpoint", args=(writer,))
+        self._background.start()
+        return True
+
+    def check(self) -> None:
+        """Raises `UserError` if a background save failed; costs nothing, call it every step."""
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            self._current = None
+            raise _failed_save(self._saving[0], failure) from failure
+
+    def wait(self) -> None:
+        """Returns when nothing is being written any more; raises as `check` does."""
+        if self._background is not None:
+            self._background.join()
+            self._background = None
+        self.check()
+
+    def close(self) -> None:
+        """Waits and gives the writer's threads back; raises as `check` does."""
+        try:
+            self.wait()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _open_for_writing(self) -> ocp.AsyncCheckpointer:
+        """Makes the folder, clears what killed runs left, sets damaged steps aside."""
+        if self._writer is None:
+            if jax.process_index() == 0:
+                try:
+                    self.directory.mkdir(parents=True, exist_ok=True)
+                    self._tidy()
+                except OSError as error:
+                    raise _failed_save(self.directory, error) from error
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("jaxtag checkpoints: folder ready")
+            options = ocp.options.AsyncOptions(post_finalization_callback=self._add_manifest)
+            self._writer = ocp.AsyncCheckpointer(
+                ocp.CompositeCheckpointHandler(), async_options=options
+            )
+        return self._writer
+
+    def _tidy(self) -> None:
+        for path in list(self.directory.iterdir()):
+            step, suffix = path.name.split(".")[0], path.name.partition(".")[2]
+            if step.isdecimal() and f".{suffix}".startswith((_TEMPORARY, _DELETING)):
+                logging.info("Removing %s, left by a run that was killed", path)
+                path.rmtree()
+        for step in self.steps():
+            path = self.directory / str(step)
+            try:
+                if step not in self._damaged:
+                    integrity.check_sizes(path)
+                    continue
+            except integrity.Damaged as damage:
+                logging.warning("%s is damaged: %s", path, damage)
+            aside = _free_name(path, _DAMAGED)
+            path.rename(aside)
+            self._damaged.pop(step, None)
+            logging.warning("%s is set aside as %s", path, aside.name)
+
+    def _add_manifest(self) -> None:
+        """Called by Orbax on process 0, when all is written and before the folder is renamed."""
+        path, notes = self._saving
+        temporary = path.parent / (path.name + _TEMPORARY)
+        # Where folders cannot be renamed (object stores) Orbax writes into the final one.
+        integrity.write(temporary if temporary.exists() else path, notes)
+
+    def _finish(self, writer: ocp.AsyncCheckpointer) -> None:
+        """Runs in a thread: waits for Orbax, then removes the steps that need not be kept."""
+        try:
+            writer.wait_until_finished()
+            if jax.process_index() == 0:
+                self._remove_old()
+        except BaseException as error:  # handed to the main thread by check()
+            self._failure = error
+
+    def _remove_old(self) -> None:
+        steps = self.steps()
+        kept = {*steps[-self._keep_last :], *self._by_score(steps)[: self._keep_best]}
+        for step in steps:
+            if step not in kept:
+                # Renamed first: a half-removed step must not look like a damaged one.
+                going = _free_name(self.directory / str(step), _DELETING)
+                (self.directory / str(step)).rename(going)
+                going.rmtree()
+
+    def _by_score(self, steps: list[int]) -> list[int]:
+        """Those of `steps` that have the best metric, the best first; of equals the newer."""
+        scores = {}
+        for step in steps:
+            try:
+                notes = integrity.read(self.directory / str(step)).notes
+            except integrity.Damaged:
+                continue
+            score = notes["metrics"].get(self._best_metric, math.nan)
+            if not math.isnan(score):
+                scores[step] = (self._sign * score, step)
+        return sorted(scores, key=scores.__getitem__, reverse=True)
+
+    # --- reading
+
+    def steps(self) -> list[int]:
+        """The finished steps in the folder, ascending; their contents are not looked at."""
+        if not self.directory.exists():
+            return []
+        names = [path.name for path in self.directory.iterdir() if path.name.isdecimal()]
+        return sorted(int(name) for name in names if name == str(int(name)))
+
+    def best_step(self) -> int | None:
+        """The step with the best `best_metric`, or None where no step has one."""
+        self.wait()
+        return next(iter(self._by_score(self.steps())), None)
+
+    def restore(
+        self,
+        abstract_state: Any,
+        step: int | None = None,
+        iterator: grain.DatasetIterator | None = None,
+        partial: bool = False,
+    ) -> Restored:
+        """Restores the newest step that is whole, or `step`.
+
+        Args:
+          abstract_state: pytree of `jax.ShapeDtypeStruct` in the shape of the saved state. The
+            sharding of each says where it goes, whatever it was when saved; without one it goes
+            to this process's first device.
+          iterator: set to the saved position, in place.
+          partial: `abstract_state` may lack parts of the saved state, which are then not read.
+
+        Raises:
+          UserError: there is no such checkpoint, it is damaged, or it does not fit
+            `abstract_state` or the number of processes.
+        """
+        self.wait()
+        step = self._choose(step)
+        path = self.directory / str(step)
+        _check_fit(path, abstract_state, partial)
+        abstract_state = jax.tree.map(_with_sharding, abstract_state)
+        items = {
+            "state": ocp.args.PyTreeRestore(
+                abstract_state,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
+                partial_restore=partial,
+            ),
+            "config": ocp.args.JsonRestore(),
+        }
+        if iterator is not None:
+            _check_iterator(path)
+            items["iterator"] = grain.checkpoint.CheckpointRestore(iterator)
+        reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        try:
+            restored = reader.restore(path, args=ocp.args.Composite(**items))
+        finally:
+            reader.close()
+        self._current = step
+        return Restored(step, restored["state"], restored["config"])
+
+    def restore_config(self, step: int | None = None) -> dict[str, Any]:
+        """The configuration saved with the newest step that is whole, or with `step`."""
+        self.wait()
+        path = self.directory / str(self._choose(step))
+        return json.loads((path / "config" / "metadata").read_text())
+
+    def _choose(self, step: int | None) -> int:
+        """The step to read, verified by process 0 for all processes."""
+        chosen, problem = -1, ""
+        if jax.process_index() == 0:
+            chosen, problem = self._newest_whole() if step is None else self._whole(step)
+        if jax.process_count() > 1:
+            chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
+        if chosen < 0:
+            raise UserError(problem or f"no readable checkpoint in {self.directory}")
+        return chosen
+
+    def _newest_whole(self) -> tuple[int, str]:
+        steps = self.steps()
+        if not steps:
+            return -1, f"no checkpoint in {self.directory}: train first, or name another --workdir"
+        for step in reversed(steps):
+            if self._damage(step) is None:
+                return step, ""
+        return -1, (
+            f"none of the {len(steps)} checkpoints in {self.directory} can be read (the newest: "
+            f"{self._damaged[steps[-1]]}). Restore the folder from a backup, or train into a new "
+            "--workdir"
+        )
+
+    def _whole(self, step: int) -> tuple[int, str]:
+        steps = self.steps()
+        if step not in steps:
+            return -1, f"{self.directory} has no step {step}; it has {steps or 'none'}"
+        damage = self._damage(step)
+        return (step, "") if damage is None else (-1, f"{self.directory / str(step)}: {damage}")
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with `step`, or None; found out and told once, then remembered."""
+        if step not in self._verified and step not in self._damaged:
+            try:
+                integrity.verify(self.directory / str(step))
+                self._verified.add(step)
+            except integrity.Damaged as damage:
+                self._damaged[step] = str(damage)
+                logging.warning("%s is damaged: %s", self.directory / str(step), damage)
+        return self._damaged.get(step)
+
+
+def _with_sharding(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    if leaf.sharding is not None:
+        return leaf
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
+
+def _arrays(state: Any) -> dict[str, list]:
+    """Path in the tree → [shape, dtype] of each array."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): [list(leaf.shape), str(leaf.dtype)]
+        for path, leaf in jax.tree.leaves_with_path(state)
+    }
+
+
+def _check_fit(path: epath.Path, abstract_state: Any, partial: bool) -> None:
+    """Compares before reading: Orbax would convert another dtype without a word."""
+    saved, wanted = integrity.read(path).notes["arrays"], _arrays(abstract_state)
+    names = wanted if partial else {**saved, **wanted}
+    differing = [name for name in names if saved.get(name) != wanted.get(name)]
+    if differing:
+        lines = [
+            f"  {name}: saved {_spelled(saved.get(name))}, configured {_spelled(wanted.get(name))}"
+            for name in differing[:8]
+        ]
+        more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []
+        raise UserError(
+            "\n".join([f"checkpoint {path} does not fit the configured model:", *lines, *more])
+        )
+
+
+def _spelled(array: list | None) -> str:
+    return "nothing" if array is None else f"{array[1]}{array[0]}"
+
+
+def _check_iterator(path: epath.Path) -> None:
+    wanted = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+    if not (path / "iterator" / wanted).exists():
+        raise UserError(
+            f"{path} has no data iterator for process {jax.process_index()} of "
+            f"{jax.process_count()}: go on with the number of processes that saved it"
+        )
+
+
+def _free_name(path: epath.Path, suffix: str) -> epath.Path:
+    numbers = itertools.chain([""], itertools.count(2))
+    names = (path.parent / f"{path.name}{suffix}{number}" for number in numbers)
+    return next(name for name in names if not name.exists())
+
+
+def _failed_save(path: epath.Path, error: BaseException) -> UserError:
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"checkpoint {path} could not be saved: {first_line}. See that the folder is writable and "
+        "the disk has room, then run the same command again: it goes on from the last checkpoint"
+    )
