@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# Runs a jaxtag command on this machine, in an environment that it makes itself.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+launch/local.sh [--restarts=N] COMMAND [ARGUMENT…]
+
+  COMMAND   train, evaluate, annotate, prepare, …: runs python -m jaxtag.COMMAND ARGUMENT…
+            test: runs the tests; ARGUMENT… goes to pytest
+
+The first call makes .venv in the checkout and installs jaxtag there with the versions of
+constraints.txt (with CUDA where nvidia-smi finds a GPU); later calls install again only when
+pyproject.toml or constraints.txt changed. Relative paths are those of the folder you call from.
+
+  --restarts=N   start the command again, at most N times, when it saved and stopped early
+                 (status 75) or was killed (128 and above); not after a failure (1, 2), nor
+                 when this script itself was told to stop
+  PYTHON=PATH    the Python to make .venv with; otherwise the first of python3.11, python3.12,
+                 python3.13, python3 that is 3.11 or newer
+
+  launch/local.sh train --config=shapes_caption --workdir=runs/shapes
+END
+}
+
+fail() { # STATUS MESSAGE
+  echo "launch/local.sh: $2" >&2
+  exit "$1"
+}
+
+readonly root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+readonly environment="$root/.venv"
+readonly python="$environment/bin/python"
+readonly restart_status=75 # jaxtag.training.preemption.RESTART_STATUS
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3; do
+    if "$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+      >/dev/null 2>&1; then
+      echo "$candidate"
+      return
+    fi
+    [[ -z "${PYTHON:-}" ]] || fail 1 "PYTHON=$PYTHON is not Python 3.11 or newer with venv"
+  done
+  fail 1 "no Python 3.11 or newer with the venv module found: install it (on Debian and Ubuntu: \
+apt install python3 python3-venv) or name one with PYTHON=PATH"
+}
+
+install() {
+  local extras=test stamp="$environment/jaxtag-installed" wanted found
+  if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
+    extras=test,cuda
+  fi
+  wanted="$extras $root $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
+  if [[ -f "$stamp" && "$(<"$stamp")" == "$wanted" ]] && "$python" -c '' 2>/dev/null; then
+    return
+  fi
+  if ! "$python" -m pip --version >/dev/null 2>&1; then # absent, or its Python is gone
+    found="$(find_python)"
+    echo "launch/local.sh: making $environment with $found" >&2
+    "$found" -m venv --clear "$environment"
+  fi
+  echo "launch/local.sh: installing jaxtag[$extras] into $environment" >&2
+  (cd "$root" && "$python" -m pip install --quiet --disable-pip-version-check \
+    --editable ".[$extras]" --constraint constraints.txt) >&2 || fail 1 "installing failed (above)"
+  echo "$wanted" >"$stamp"
+}
+
+# Runs "$@" in the background so that signals reach it while this script waits; its own process
+# group, because bash makes other background commands deaf to Ctrl-C.
+run_once() {
+  local status
+  set -m
+  "$@" &
+  child=$!
+  set +m
+  while true; do
+    status=0
+    wait "$child" || status=$?
+    kill -0 "$child" 2>/dev/null || return "$status" # else a signal ended the wait
+  done
+}
+
+run_with_restarts() {
+  local left="$1" status
+  shift
+  stopped=no child=
+  trap 'stopped=yes; kill -TERM "$child"' TERM
+  trap 'stopped=yes; kill -INT "$child"' INT
+  while true; do
+    status=0
+    run_once "$@" || status=$?
+    if ((status != restart_status && status < 128)) || ((left == 0)) || [[ $stopped == yes ]]; then
+      exit "$status"
+    fi
+    left=$((left - 1))
+    echo "launch/local.sh: ended with status $status, starting again ($left left)" >&2
+  done
+}
+
+restarts=0
+while [[ "${1:-}" == -* ]]; do
+  case "$1" in
+    --restarts=*) restarts="${1#*=}" ;;
+    -h | --help) usage && exit 0 ;;
+    *) fail 2 "unknown option $1; see launch/local.sh --help" ;;
+  esac
+  shift
+done
+[[ "$restarts" =~ ^[0-9]+$ ]] || fail 2 "--restarts=$restarts is not a number"
+[[ $# -gt 0 ]] || { usage >&2 && exit 2; }
+name="$1"
+shift
+
+if [[ "$name" == test ]]; then
+  command=("$python" -m pytest "$@")
+elif [[ "$name" =~ ^[a-z_]+$ && -f "$root/jaxtag/$name.py" ]]; then
+  command=("$python" -m "jaxtag.$name" "$@")
+else
+  fail 2 "no command '$name'; see launch/local.sh --help"
+fi
+install
+if [[ "$name" == test ]]; then
+  cd "$root"
+fi
+if ((restarts == 0)); then
+  exec "${command[@]}"
+fi
+run_with_restarts "$restarts" "${command[@]}"

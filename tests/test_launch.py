@@ -1,0 +1,166 @@
+"""The launcher script, with a stand-in for Python so that nothing is installed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxtag.training.preemption import RESTART_STATUS
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+
+# Does what the script asks of Python: makes an environment holding itself, notes every call.
+FAKE_PYTHON = """#!/usr/bin/env bash
+echo "$PWD|$*" >> "$CALLS"
+case "$1 $2" in
+  "-m venv") mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python" ;;
+  "-m jaxtag.train")
+    [[ -z "${HANG:-}" ]] || { trap 'exit 75' TERM INT; touch "$CALLS.ready"
+      while true; do sleep 0.05; done; }
+    status="$(head -n 1 "$STATUSES")"; sed -i 1d "$STATUSES"; exit "${status:-0}" ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of what the launcher needs, in a folder with spaces, and a caller of its script."""
+    root = tmp_path / "a check out"
+    (root / "launch").mkdir(parents=True)
+    (root / "jaxtag").mkdir()
+    (root / "jaxtag" / "train.py").touch()
+    shutil.copy(ROOT / "launch" / "local.sh", root / "launch")
+    (root / "pyproject.toml").write_text("[project]\n")
+    (root / "constraints.txt").write_text("jax==0\n")
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    (binaries / "python3.11").write_text(FAKE_PYTHON)
+    (binaries / "python3.11").chmod(0o755)
+    (binaries / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (binaries / "nvidia-smi").chmod(0o755)
+    return root
+
+
+class Calls:
+    """Runs the launcher of a checkout and keeps what its Python was asked."""
+
+    def __init__(self, root: Path):
+        self.root, self.log = root, root.parent / "calls"
+        self.elsewhere = root.parent / "else where"
+        self.elsewhere.mkdir(exist_ok=True)
+        self.statuses = root.parent / "statuses"
+
+    def environment(self, statuses=(), **more) -> dict[str, str]:
+        self.log.write_text("")
+        self.statuses.write_text("".join(f"{status}\n" for status in statuses))
+        path = f"{self.root.parent / 'bin'}:{os.environ['PATH']}"
+        named = {"PATH": path, "CALLS": str(self.log), "STATUSES": str(self.statuses)}
+        return {**{k: v for k, v in os.environ.items() if k != "PYTHON"}, **named, **more}
+
+    def __call__(self, *arguments, **environment) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [self.root / "launch" / "local.sh", *arguments],
+            cwd=self.elsewhere,
+            env=self.environment(**environment),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def seen(self, what: str) -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if what in line]
+
+
+@pytest.fixture
+def launch(checkout):
+    return Calls(checkout)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_syntax(script):
+    subprocess.run(["bash", "-n", script], check=True)
+    assert os.access(script, os.X_OK)
+
+
+def test_makes_the_environment_once_and_runs_where_it_was_called(launch, checkout):
+    done = launch("train", "--workdir=my runs", "--config=a b")
+    assert done.returncode == 0, done.stderr
+    assert launch.seen("-m venv")
+    assert "--editable .[test] --constraint constraints.txt" in launch.seen("pip install")[0]
+    run = f"{launch.elsewhere}|-m jaxtag.train --workdir=my runs --config=a b"
+    assert launch.seen("jaxtag.train") == [run]
+    assert launch("train").returncode == 0
+    assert not launch.seen("-m venv") and not launch.seen("pip install")
+    (checkout / "constraints.txt").write_text("jax==1\n")
+    assert launch("train").returncode == 0
+    assert not launch.seen("-m venv") and launch.seen("pip install")
+
+
+def test_cuda_where_there_is_a_gpu(launch):
+    (launch.root.parent / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho GPU 0\n")
+    assert launch("train").returncode == 0
+    assert "--editable .[test,cuda]" in launch.seen("pip install")[0]
+
+
+def test_tests_run_in_the_checkout(launch, checkout):
+    assert launch("test", "-k", "a or b").returncode == 0
+    assert launch.seen("-m pytest") == [f"{checkout}|-m pytest -k a or b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "no command 'nothing'"),
+        (["../train"], "no command"),
+        (["--fast", "train"], "unknown option --fast"),
+        (["--restarts=x", "train"], "--restarts=x is not a number"),
+        ([], "COMMAND"),
+    ],
+)
+def test_wrong_use(launch, arguments, message):
+    done = launch(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not launch.seen("")
+
+
+def test_no_python(launch):
+    done = launch("train", PYTHON="/nowhere/python")
+    assert done.returncode == 1
+    assert "PYTHON=/nowhere/python is not Python 3.11" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "statuses", "status", "runs"),
+    [
+        ([], [RESTART_STATUS], RESTART_STATUS, 1),
+        (["--restarts=5"], [RESTART_STATUS, 137, 0], 0, 3),
+        (["--restarts=2"], [RESTART_STATUS] * 9, RESTART_STATUS, 3),
+        (["--restarts=5"], [RESTART_STATUS, 1], 1, 2),
+    ],
+)
+def test_restarts(launch, option, statuses, status, runs):
+    assert launch(*option, "train", statuses=statuses).returncode == status
+    assert len(launch.seen("jaxtag.train")) == runs
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("option", [[], ["--restarts=5"]])
+def test_signals_reach_the_run_and_end_it(launch, number, option):
+    process = subprocess.Popen(
+        [launch.root / "launch" / "local.sh", *option, "train"],
+        env=launch.environment(HANG="1"),
+        stderr=subprocess.DEVNULL,
+    )
+    ready = launch.log.with_name("calls.ready")
+    deadline = time.monotonic() + 30
+    while not ready.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(20) == RESTART_STATUS
+    assert len(launch.seen("jaxtag.train")) == 1
