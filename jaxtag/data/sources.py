@@ -29,9 +29,10 @@ class Source:
     process opens the files for itself.
     """
 
-    def __init__(self, folder: Path, split: str):
+    def __init__(self, folder: Path, split: str, limit: int | None = None):
         self.folder = Path(folder)
         self.split = split
+        self._limit = limit
         self._opened = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -41,7 +42,12 @@ class Source:
         return f"Source({str(self.folder)!r}, {self.split!r})"
 
     def __len__(self) -> int:
-        return len(self._open()[0])
+        count = len(self._open()[0])
+        return count if self._limit is None else min(count, self._limit)
+
+    def first(self, count: int) -> "Source":
+        """The first `count` records alone."""
+        return Source(self.folder, self.split, count)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
@@ -81,9 +87,16 @@ def open_split(dataset: str, split: str, data_dir: str | os.PathLike | None = No
     folder = _version_folder(dataset, globals()["data_dir"](data_dir))
     try:
         builder = tfds.builder_from_directory(folder)
+    except Exception as error:  # damaged descriptions raise many kinds
+        raise UserError(
+            f"the description of {folder} is damaged ({error}): delete the folder and prepare the "
+            "data set again"
+        ) from error
+    try:
         files = builder.info.splits[split].file_instructions
     except (KeyError, ValueError) as error:
-        raise _split_error(folder, split, error) from error
+        names = ", ".join(sorted(builder.info.splits)) or "none"
+        raise UserError(f"{folder} has no split {split!r} (it has: {names}): {error}") from error
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
             f"{folder} is stored as {builder.info.file_format.value}, which has no random access: "
@@ -101,8 +114,8 @@ def open_split(dataset: str, split: str, data_dir: str | os.PathLike | None = No
 def captions_of(source: Source) -> Iterator[list[str]]:
     """The captions of each record in order, without a look at the pictures."""
     records, _ = source._open()
-    for start in range(0, len(records), _CHUNK):
-        chunk = range(start, min(start + _CHUNK, len(records)))
+    for start in range(0, len(source), _CHUNK):
+        chunk = range(start, min(start + _CHUNK, len(source)))
         for record in records.__getitems__(list(chunk)):
             fields = tf_example_pb2.Example.FromString(record).features.feature
             yield [_text(value) for value in fields["captions"].bytes_list.value]
@@ -126,15 +139,6 @@ def _version_folder(dataset: str, root: Path) -> Path:
             f"the data set {dataset} is not prepared in {root}{held}.\n{builders.how_to_get(name)}"
         )
     return parent / (version or max(found, key=lambda v: tuple(map(int, v.split(".")))))
-
-
-def _split_error(folder: Path, split: str, error: Exception) -> UserError:
-    try:
-        splits = tfds.builder_from_directory(folder).info.splits
-    except Exception as damage:  # tfds raises many kinds on damaged metadata
-        return UserError(f"the description of {folder} is damaged ({damage}): prepare it again")
-    names = ", ".join(sorted(splits)) or "none"
-    return UserError(f"{folder} has no split {split!r} (it has: {names}): {error}")
 
 
 def _text(value: bytes) -> str:

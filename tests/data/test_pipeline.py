@@ -1,0 +1,389 @@
+"""The pipeline: one global order, exact resume, whoever decodes; broken pictures; files."""
+
+import io
+import os
+import signal
+import time
+
+import grain
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import simplejpeg
+from PIL import Image
+
+from jaxtag.data.crops import CenterCrop, RandomCrop, Squash
+from jaxtag.data.decode import open_picture
+from jaxtag.data.pipeline import (
+    CaptionTokens,
+    Example,
+    broken_reason,
+    eval_batches,
+    file_batches,
+    train_batches,
+)
+from jaxtag.data.text import BOS, PAD, Tokenizer
+from jaxtag.errors import UserError
+
+SIZE = 16
+BROKEN = 5
+
+
+class MemoryRecords:
+    """Records that need no disk: JPEGs of noise, from 0 to 3 captions each, one is broken."""
+
+    def __init__(self, count=22):
+        rng = np.random.default_rng(0)
+        self.records = []
+        for index in range(count):
+            pixels = rng.integers(0, 256, (24 + index, 40, 3), np.uint8)
+            captions = [f"picture {index} said {word}" for word in ("once", "twice", "thrice")]
+            self.records.append(
+                {
+                    "image": simplejpeg.encode_jpeg(pixels),
+                    "file": f"{index}.jpg",
+                    "captions": captions[: index % 4],
+                }
+            )
+        if count > BROKEN:
+            self.records[BROKEN]["image"] = self.records[BROKEN]["image"][:200]
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitems__(self, indices):
+        return [self.records[index] for index in indices]
+
+
+class DyingRecords(MemoryRecords):
+    """The process that reads them is killed, as one without memory left would be."""
+
+    def __init__(self):
+        super().__init__()
+        self.parent = os.getpid()
+
+    def __getitems__(self, indices):
+        if os.getpid() != self.parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitems__(indices)
+
+
+@pytest.fixture(scope="module")
+def records():
+    return MemoryRecords()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(records):
+    return Tokenizer.train([c for r in records.records for c in r["captions"]], 300)
+
+
+@pytest.fixture(scope="module")
+def example(tokenizer):
+    return Example(RandomCrop(SIZE), {"tokens": CaptionTokens(tokenizer, 24, per_picture=2)})
+
+
+def take(batches, count):
+    taken = [next(batches) for _ in range(count)]
+    batches.close()
+    return taken
+
+
+def rows(batch):
+    """The rows of a batch as comparable values, in an order of their own."""
+    return sorted(
+        (int(batch["index"][i]), batch["image"][i].tobytes(), batch["tokens"][i].tobytes())
+        for i in range(len(batch["index"]))
+    )
+
+
+def assert_same(got, expected):
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_shapes_and_types(records, example):
+    (batch,) = take(train_batches(records, example=example, batch_size=8, seed=0), 1)
+    kinds = {name: (array.dtype.name, array.shape) for name, array in batch.items()}
+    assert kinds == {
+        "image": ("uint8", (8, SIZE, SIZE, 3)),
+        "mask": ("float32", (8,)),
+        "broken": ("bool", (8,)),
+        "index": ("int32", (8,)),
+        "tokens": ("int32", (8, 2, 24)),
+    }
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_any_number_of_processes_sees_the_same_global_batches(records, example, processes):
+    options = {"example": example, "batch_size": 8, "seed": 7}
+    whole = take(train_batches(records, **options), 6)
+    parts = [
+        take(train_batches(records, **options, process_index=i, process_count=processes), 6)
+        for i in range(processes)
+    ]
+    for step in range(6):
+        shares = [part[step] for part in parts]
+        assert {len(share["index"]) for share in shares} == {8 // processes}
+        together = sorted(row for share in shares for row in rows(share))
+        assert together == rows(whole[step])
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(0, 1), (0, 4), (2, 1)])
+def test_workers_and_threads_change_nothing(records, example, workers, threads):
+    options = {"example": example, "batch_size": 6, "seed": 1}
+    expected = take(train_batches(records, **options, threads=0), 5)
+    assert_same(
+        take(train_batches(records, **options, workers=workers, threads=threads), 5), expected
+    )
+
+
+def test_each_pass_holds_every_record_once_in_another_order(records, example):
+    batches = take(train_batches(records, example=example, batch_size=11, seed=0), 4)
+    index = np.concatenate([batch["index"] for batch in batches]).reshape(2, 22)
+    assert (np.sort(index, axis=1) == np.arange(22)).all()
+    assert (index[0] != index[1]).any()
+    assert (index[0] != np.arange(22)).any()
+
+
+def test_another_seed_another_order_and_other_crops(records, example):
+    a, b = (
+        take(train_batches(records, example=example, batch_size=22, seed=s), 1)[0] for s in (0, 1)
+    )
+    assert (a["index"] != b["index"]).any()
+    assert rows(a) != rows(b)
+
+
+def test_a_batch_larger_than_the_source(records, example):
+    (batch,) = take(train_batches(records, example=example, batch_size=44, seed=0), 1)
+    assert (np.bincount(batch["index"]) == 2).all()
+
+
+@pytest.mark.parametrize("resumed_workers", [0, 1])
+def test_resume_is_exact_with_any_number_of_workers(records, example, resumed_workers):
+    options = {"example": example, "batch_size": 6, "seed": 3}
+    expected = take(train_batches(records, **options), 7)
+    first = train_batches(records, **options)
+    for _ in range(3):
+        next(first)
+    state = first.get_state()
+    first.close()
+    second = train_batches(records, **options, workers=resumed_workers)
+    second.set_state(state)
+    assert_same(take(second, 4), expected[3:])
+
+
+def test_the_state_can_be_set_back_and_forth(records, example):
+    batches = train_batches(records, example=example, batch_size=6, seed=3)
+    start = batches.get_state()
+    first = [next(batches) for _ in range(3)]
+    batches.set_state(start)
+    again = [next(batches) for _ in range(3)]
+    assert_same(again, first)
+    batches.close()
+
+
+def test_the_state_goes_through_an_orbax_checkpoint(records, example, tmp_path):
+    options = {"example": example, "batch_size": 6, "seed": 3}
+    batches = train_batches(records, **options)
+    next(batches)
+    with ocp.CheckpointManager(tmp_path / "checkpoints") as manager:
+        manager.save(1, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(batches)))
+        manager.wait_until_finished()
+        expected = take(batches, 2)
+        restored = train_batches(records, **options)
+        manager.restore(
+            1, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(restored))
+        )
+    assert_same(take(restored, 2), expected)
+
+
+def test_broken_pictures_are_replaced_and_their_reason_is_kept(records, example):
+    (batch,) = take(train_batches(records, example=example, batch_size=22, seed=0), 1)
+    row = batch["index"].tolist().index(BROKEN)
+    assert batch["broken"].sum() == 1
+    assert batch["broken"][row]
+    assert batch["mask"][row] == 0
+    assert batch["mask"].sum() == 21
+    assert not batch["image"][row].any()
+    assert broken_reason(records, BROKEN, example).startswith(f"{BROKEN}.jpg: damaged")
+    assert broken_reason(records, 0, example) is None
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_evaluation_counts_each_record_once(records, tokenizer, processes):
+    example = Example(Squash(SIZE), {"tokens": CaptionTokens(tokenizer, 24, 3, random=False)})
+    options = {"example": example, "batch_size": 8, "process_count": processes}
+    parts = [list(eval_batches(records, **options, process_index=i)) for i in range(processes)]
+    assert {len(part) for part in parts} == {3}
+    batches = [batch for part in parts for batch in part]
+    index = np.concatenate([batch["index"] for batch in batches])
+    mask = np.concatenate([batch["mask"] for batch in batches])
+    assert sorted(index[index >= 0]) == list(range(22))
+    assert (mask[index < 0] == 0).all()
+    assert mask.sum() == 21
+    tokens = np.concatenate([batch["tokens"] for batch in batches])
+    assert (tokens[index < 0] == PAD).all()
+    row = tokens[index.tolist().index(2)]
+    assert tokenizer.decode_batch(row) == ["picture 2 said once", "picture 2 said twice", ""]
+
+
+def test_captions_are_drawn_without_repeats_while_there_are_enough(tokenizer):
+    record = {"captions": ["picture said once", "picture said twice", "picture said thrice"]}
+    rng = np.random.default_rng(0)
+    three, five = (CaptionTokens(tokenizer, 24, per_picture=k) for k in (3, 5))
+    drawn = [tuple(tokenizer.decode_batch(three(record, rng))) for _ in range(50)]
+    assert all(set(each) == set(record["captions"]) for each in drawn)
+    assert len(set(drawn)) == 6
+    assert set(tokenizer.decode_batch(five(record, rng))) == set(record["captions"])
+    assert (five({"captions": []}, rng) == PAD).all()
+    assert (five(record, rng)[:, 0] == BOS).all()
+
+
+def test_another_field_does_not_change_the_crops(records, example):
+    plain = Example(example.image)
+    (a,) = take(train_batches(records, example=plain, batch_size=8, seed=0), 1)
+    (b,) = take(train_batches(records, example=example, batch_size=8, seed=0), 1)
+    np.testing.assert_array_equal(a["image"], b["image"])
+
+
+def gradient(height, width):
+    """Red is the column, green the row, as shares of 255."""
+    y, x = np.mgrid[0:height, 0:width]
+    image = np.stack([x * 255 / (width - 1), y * 255 / (height - 1), 0 * x], axis=2)
+    out = io.BytesIO()
+    Image.fromarray(image.astype(np.uint8)).save(out, "JPEG", quality=95, subsampling=0)
+    return open_picture(out.getvalue())
+
+
+def apply(transform, picture, seed=0):
+    out = np.zeros((transform.size, transform.size, 3), np.uint8)
+    transform(picture, np.random.default_rng(seed), out)
+    return out.astype(int)
+
+
+@pytest.mark.parametrize("shape", [(300, 300), (240, 600), (40, 30)])
+def test_squash_keeps_the_corners(shape):
+    out = apply(Squash(64), gradient(*shape))
+    assert np.abs(out[[0, -1], 0, 1] - [0, 255]).max() < 8
+    assert np.abs(out[0, [0, -1], 0] - [0, 255]).max() < 8
+
+
+def test_centre_crop_takes_the_middle():
+    out = apply(CenterCrop(64, share=0.5), gradient(200, 400))
+    assert abs(out[0, 0, 1] - 64) < 5
+    assert abs(out[-1, 0, 1] - 191) < 5
+    assert abs(out[0, 0, 0] - 96) < 5
+    assert abs(out[0, -1, 0] - 159) < 5
+
+
+def test_random_crops_have_the_areas_and_ratios_asked_for():
+    picture = gradient(400, 600)
+    areas, ratios = [], []
+    for seed in range(200):
+        out = apply(RandomCrop(32, area_range=(0.2, 0.6)), picture, seed)
+        # How far the colours run tells how large the crop was.
+        height, width = (out[-1, 0, 1] - out[0, 0, 1]) / 255, (out[0, -1, 0] - out[0, 0, 0]) / 255
+        areas.append(height * width)
+        ratios.append(width * 600 / (height * 400))
+    assert 0.16 < min(areas) < 0.25
+    assert 0.5 < max(areas) < 0.64
+    assert 0.65 < min(ratios) < 0.85
+    assert 1.2 < max(ratios) < 1.5
+    assert abs(np.mean(areas) - 0.4) < 0.05
+
+
+def test_a_reduced_decode_shows_what_a_full_one_shows(real_data):
+    file = sorted((real_data / "coco_mini" / "val2017").glob("*.jpg"))[0]
+    got = apply(Squash(96), open_picture(file.read_bytes()))
+    expected = Image.open(file).convert("RGB").resize((96, 96), Image.BOX)
+    assert np.abs(got - np.asarray(expected, int)).mean() < 6
+
+
+def test_crops_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="area_range"):
+        RandomCrop(8, area_range=(0.5, 0.2))
+    with pytest.raises(ValueError, match="share"):
+        CenterCrop(8, share=1.5)
+
+
+def test_wrong_sizes_are_named(records, example):
+    with pytest.raises(UserError, match="batch_size 8 cannot be split evenly over 3"):
+        train_batches(records, example=example, batch_size=8, seed=0, process_count=3)
+    with pytest.raises(UserError, match="empty"):
+        train_batches(MemoryRecords(0), example=example, batch_size=8, seed=0)
+
+
+def test_a_killed_worker_is_an_error_and_not_a_hang(example):
+    batches = train_batches(DyingRecords(), example=example, batch_size=4, seed=0, workers=2)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="data worker died"):
+        next(batches)
+    assert time.monotonic() - start < 40
+    batches.close()
+
+
+def test_files_of_every_kind_keep_their_order_and_their_errors(tmp_path):
+    good = simplejpeg.encode_jpeg(np.full((20, 30, 3), 200, np.uint8))
+    folder = tmp_path / "some pictures"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / ".hidden").write_bytes(good)
+    content = {
+        "a.jpg": good,
+        "b 'ü 🐶.jpeg": good,
+        "c": good,
+        "d.jpg": good[:100],
+        "e.txt": b"hello",
+        "f.png": b"",
+        "deeper/g.jpg": good,
+    }
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    os.mkfifo(folder / "pipe.jpg")
+    missing = tmp_path / "missing.jpg"
+    paths = [missing, folder, folder / "a.jpg", tmp_path / "*" / "deeper" / "*.jpg"]
+    batches = list(file_batches(paths, image=Squash(SIZE), batch_size=4))
+    names = [name for batch in batches for name in batch["file"]]
+    errors = dict(zip(names, (e for batch in batches for e in batch["error"]), strict=True))
+    expected = [
+        missing,
+        *(
+            folder / n
+            for n in (
+                "a.jpg",
+                "b 'ü 🐶.jpeg",
+                "c",
+                "d.jpg",
+                "e.txt",
+                "f.png",
+                "pipe.jpg",
+                "deeper/g.jpg",
+            )
+        ),
+    ]
+    assert [name for name in names if name] == [str(path) for path in expected]
+    failed = {os.path.basename(name) for name, error in errors.items() if error}
+    assert failed == {"missing.jpg", "d.jpg", "e.txt", "f.png", "pipe.jpg"}
+    assert "No such file" in errors[str(missing)]
+    index = np.concatenate([batch["index"] for batch in batches])
+    mask = np.concatenate([batch["mask"] for batch in batches])
+    assert len(index) == 12
+    assert mask.sum() == 4
+    assert (batches[0]["image"][1] == 200).all()
+
+
+def test_files_through_workers(tmp_path):
+    for number in range(7):
+        pixels = np.full((20, 20, 3), number * 30, np.uint8)
+        (tmp_path / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels))
+    batches = list(file_batches([tmp_path], image=Squash(SIZE), batch_size=2, workers=2))
+    shades = np.concatenate([batch["image"][:, 8, 8, 0] for batch in batches])[:7]
+    assert np.abs(shades - np.arange(7) * 30.0).max() < 3
+
+
+def test_no_files_is_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match="no files in"):
+        file_batches([tmp_path, tmp_path / "*.jpg"], image=Squash(SIZE), batch_size=2)
