@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from jaxtag.errors import UsageError, UserError
 
@@ -43,6 +43,8 @@ def run(main: Callable[[Sequence[str]], int | None], positional: bool = False) -
             raise
 
     def guarded(argv: Sequence[str]) -> int:
+        # Orbax and tfds tell much; what a user should know is a warning, or printed.
+        logging.set_verbosity(logging.WARNING if not logging.vlog_is_on(1) else logging.DEBUG)
         if argv[1:] and not positional:
             raise UsageError(f"unexpected argument: {argv[1]} (flags start with --; see --help)")
         return main(argv[1:]) or 0

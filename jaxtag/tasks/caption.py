@@ -10,8 +10,8 @@ import optax
 
 from jaxtag import models
 from jaxtag.config import Config, nearest
-from jaxtag.data import augment
-from jaxtag.data.text import PAD
+from jaxtag.data import augment, crops, pipeline
+from jaxtag.data.text import PAD, Tokenizer
 from jaxtag.errors import UsageError
 
 Batch = dict[str, jax.Array]
@@ -128,6 +128,21 @@ def make(config: Config, vocab_size: int) -> CaptionTask:
         flip=config.data.flip,
         label_smoothing=config.label_smoothing,
     )
+
+
+def example(config: Config, tokenizer: Tokenizer, train: bool) -> pipeline.Example:
+    """How a record becomes a row of a batch. Evaluation sees whole pictures, squashed."""
+    data, text = config.data, config.text
+    whole = not train or data.crop_area == (1.0, 1.0)
+    image = (
+        crops.Squash(data.image_size)
+        if whole
+        else crops.RandomCrop(data.image_size, data.crop_area, data.crop_ratio)
+    )
+    tokens = pipeline.CaptionTokens(
+        tokenizer, text.length, per_picture=text.captions_per_image, random=train
+    )
+    return pipeline.Example(image, {"tokens": tokens})
 
 
 def compute_dtype(name: str) -> jnp.dtype:

@@ -1,0 +1,69 @@
+"""Evaluates a trained model, or anyone's captions in COCO's results format.
+
+    python -m jaxtag.evaluate --workdir=runs/shapes --split=test
+    python -m jaxtag.evaluate --results=captions.json --references=captions_val2014.json
+
+The last line on stdout is one JSON object of metrics; with --workdir it is also in
+DIR/evaluation.json. Decoding can be changed: --config.decoding.method=greedy.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from jaxtag import commands, config_flag
+from jaxtag import config as configuration
+from jaxtag.errors import UsageError
+
+_CONFIG = config_flag.define()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
+_SPLIT = flags.DEFINE_string("split", None, "Split; by default the run's evaluation split.")
+_STEP = flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
+_RESULTS = flags.DEFINE_string(
+    "results", None, 'Captions to score, JSON: [{"image_id": …, "caption": …}, …].'
+)
+_REFERENCES = flags.DEFINE_string("references", None, "Reference captions, COCO's captions JSON.")
+
+
+def main(_: list[str]) -> None:
+    files = (_RESULTS.value, _REFERENCES.value)
+    if any(files) == bool(_WORKDIR.value) or (any(files) and not all(files)):
+        raise UsageError("give either --workdir, or both --results and --references")
+    metrics = _score_files(*files) if all(files) else _evaluate(Path(_WORKDIR.value))
+    print(json.dumps(metrics))
+
+
+def _score_files(results: str, references: str) -> dict[str, float]:
+    from jaxtag.evaluation.captioning import formats
+
+    return formats.score_files(results, references)
+
+
+def _evaluate(workdir: Path) -> dict[str, float]:
+    # Imported here: scoring files takes neither data sets nor a compiler.
+    from jaxtag.data import sources
+    from jaxtag.evaluation import captions
+    from jaxtag.parallel import runtime
+    from jaxtag.training import trained
+
+    config = configuration.check(_CONFIG.value or configuration.load(workdir))
+    if config.compilation_cache:
+        runtime.use_compilation_cache()
+    model = trained.load(workdir, config, _STEP.value)
+    split = _SPLIT.value or config.data.evaluation_split
+    source = sources.open_split(config.data.dataset, split, config.data.data_dir)
+    evaluator = captions.CaptionEvaluator(model.task, model.mesh, config, model.tokenizer)
+    evaluation = evaluator(model.variables, source)
+    metrics = {"split": split, "step": model.step, **evaluation.metrics}
+    if jax.process_index() == 0:
+        text = json.dumps(metrics, indent=2) + "\n"
+        (workdir / "evaluation.json").write_text(text, encoding="utf-8")
+        print(captions.table({"model": evaluation.metrics}), file=sys.stderr)
+    return metrics
+
+
+if __name__ == "__main__":
+    commands.run(main)

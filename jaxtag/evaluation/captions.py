@@ -1,0 +1,184 @@
+"""Evaluation of a captioner: likelihood of the references, and scores of its own captions."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxtag import models
+from jaxtag.config import Config
+from jaxtag.data import pipeline, sources
+from jaxtag.data.builders import shapes_scenes
+from jaxtag.data.sources import Source
+from jaxtag.data.text import BOS, EOS, PAD, Tokenizer
+from jaxtag.evaluation import captioning
+from jaxtag.parallel import mesh as meshes
+from jaxtag.tasks import caption
+
+_CHOOSING = 100  # pictures on which a constant caption is chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+      metrics: name → value; cross entropy in nats a token, scores as coco-caption gives them.
+      captions: position in the split → caption.
+      references: position in the split → reference captions.
+      pictures: position in the split → uint8 [S, S, 3], a few of them.
+    """
+
+    metrics: dict[str, float]
+    captions: dict[int, str]
+    references: dict[int, list[str]]
+    pictures: dict[int, np.ndarray]
+
+
+class CaptionEvaluator:
+    """Evaluates variables on splits of one data set; compiles once."""
+
+    def __init__(
+        self,
+        task: caption.CaptionTask,
+        mesh: jax.sharding.Mesh,
+        config: Config,
+        tokenizer: Tokenizer,
+    ):
+        meshes.check_batch(mesh, config.evaluation.batch_size, "config.evaluation.batch_size")
+        self._mesh, self._config, self._tokenizer = mesh, config, tokenizer
+        self._loss = jax.jit(
+            lambda variables, batch: task.loss(variables, batch, None)[2],
+            out_shardings=meshes.replicated(mesh),
+        )
+        self._generate = caption_generator(task, config)
+
+    def __call__(self, variables: Any, source: Source) -> Evaluation:
+        """Evaluates every example of `source` once, on any number of processes."""
+        sums: dict[str, np.ndarray] = {}
+        captions: dict[int, str] = {}
+        pictures: dict[int, np.ndarray] = {}
+        key = jax.random.key(self._config.seed)
+        for number, batch in enumerate(self._batches(source)):
+            arrays = meshes.to_devices(batch, self._mesh)
+            metrics = self._loss(variables, arrays)
+            tokens = self._generate(variables, arrays, jax.random.fold_in(key, number))["tokens"]
+            for name, pair in jax.device_get(metrics).items():
+                sums[name] = sums.get(name, 0) + np.asarray(pair, np.float64)
+            tokens, index, mask = multihost_utils.process_allgather(
+                (tokens, arrays["index"], arrays["mask"]), tiled=True
+            )
+            real = mask > 0
+            texts = self._tokenizer.decode_batch(np.asarray(tokens)[real])
+            captions.update(zip(np.asarray(index)[real].tolist(), texts, strict=True))
+            for place in np.flatnonzero(batch["mask"] > 0):
+                if len(pictures) < self._config.evaluation.pictures:
+                    pictures[int(batch["index"][place])] = batch["image"][place]
+        references = {
+            index: texts
+            for index, texts in enumerate(sources.captions_of(source))
+            if index in captions
+        }
+        values = {name: float(total / max(count, 1e-9)) for name, (total, count) in sums.items()}
+        values["perplexity"] = math.exp(min(values["cross_entropy"], 700.0))
+        del values["loss"]
+        values |= score(captions, references, source)
+        values["examples"] = len(captions)
+        return Evaluation(values, captions, references, pictures)
+
+    def _batches(self, source: Source) -> Any:
+        config = self._config
+        return pipeline.eval_batches(
+            source,
+            example=caption.example(config, self._tokenizer, train=False),
+            batch_size=config.evaluation.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            workers=config.data.workers,
+            threads=config.data.threads,
+        )
+
+
+def score(
+    captions: dict[int, str], references: dict[int, Sequence[str]], source: Source
+) -> dict[str, float]:
+    """Scores of captions; on scenes that are known exactly, of what they assert too."""
+    scored = {index: captions[index] for index in captions if references.get(index)}
+    values = captioning.score(scored, {index: references[index] for index in scored})
+    if scored and "scene" in source.features:
+        indices = sorted(scored)
+        scenes = [json.loads(record["scene"]) for record in source.__getitems__(indices)]
+        texts = [scored[index] for index in indices]
+        values |= shapes_scenes.exact_attribute_accuracy(texts, scenes)
+    return values
+
+
+def baselines(
+    evaluation: Evaluation, candidates: Sequence[str], source: Source
+) -> dict[str, dict[str, float]]:
+    """Scores of two captioners that do not look at the picture.
+
+    `shuffled`: the model's captions, each given to the next picture. `constant`: of the
+    `candidates` the one whose repetition gives the highest CIDEr on some of these very
+    references, which flatters it.
+    """
+    indices = sorted(evaluation.captions)
+    texts = [evaluation.captions[index] for index in indices]
+    moved = dict(zip(indices, texts[1:] + texts[:1], strict=True))
+    found = {"shuffled": score(moved, evaluation.references, source)}
+    constants = [
+        captioning.score(dict.fromkeys(indices[:_CHOOSING], text), evaluation.references)
+        for text in candidates
+    ]
+    if constants:
+        best = max(range(len(constants)), key=lambda place: constants[place]["CIDEr"])
+        constant = dict.fromkeys(indices, candidates[best])
+        found["constant"] = score(constant, evaluation.references, source)
+    return found
+
+
+def caption_generator(task: caption.CaptionTask, config: Config) -> Callable[..., dict]:
+    """A compiled function (variables, batch, key) → {"tokens" int32 [B, length], "scores" [B]}."""
+    decoding = config.decoding
+
+    @jax.jit
+    def generate(variables: Any, batch: dict[str, jax.Array], key: jax.Array) -> dict:
+        return models.generate(
+            task.model,
+            variables,
+            task.images(batch),
+            method=decoding.method,
+            max_length=config.text.length,
+            beam_size=decoding.beam_size,
+            length_penalty=decoding.length_penalty,
+            temperature=decoding.temperature,
+            top_k=decoding.top_k,
+            top_p=decoding.top_p,
+            rng=key,
+            bos_id=BOS,
+            eos_id=EOS,
+            pad_id=PAD,
+        )
+
+    return generate
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """A readable table: one row for each captioner, one column for each score."""
+    names = list(dict.fromkeys(name for values in rows.values() for name in values))
+    lines = [["", *names]]
+    for row, values in rows.items():
+        lines.append([row, *(f"{values[n]:.3f}" if n in values else "" for n in names)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

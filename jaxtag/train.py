@@ -1,0 +1,55 @@
+"""Trains a model, or goes on where an interrupted run stopped.
+
+    python -m jaxtag.train --config=shapes_caption --workdir=runs/shapes
+    python -m jaxtag.train --config=coco_caption:variant=B/16,image_size=384 --workdir=runs/coco \\
+        --config.optimizer.learning_rate=3e-4
+
+Writes into the work directory: config.json, tokenizer.json, metrics.jsonl, board/ (TensorBoard),
+checkpoints/, and at the end captions.png and results.json. Run the same command again to go on.
+Exit status: 0 done, 1 failure, 2 wrong use, 75 told to stop (SIGTERM, Ctrl-C): all is saved, start
+it again.
+"""
+
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from jaxtag import commands, config_flag
+from jaxtag import config as configuration
+from jaxtag.errors import UsageError
+from jaxtag.evaluation import captions, report
+from jaxtag.parallel import runtime
+from jaxtag.training import loop, vocabulary
+from jaxtag.training.preemption import RESTART_STATUS
+
+_CONFIG = config_flag.define()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; holds all that it writes.")
+_ALLOW_CHANGES = flags.DEFINE_bool(
+    "allow_changes", False, "Go on although the configuration trains something else than before."
+)
+
+
+def main(_: list[str]) -> int:
+    if _CONFIG.value is None:
+        raise UsageError(f"--config is missing (there are: {', '.join(config_flag.names())})")
+    if _WORKDIR.value is None:
+        raise UsageError("--workdir is missing: the folder for checkpoints and metrics")
+    config, workdir = configuration.check(_CONFIG.value), Path(_WORKDIR.value)
+    if config.compilation_cache:
+        runtime.use_compilation_cache()
+    config = loop.start_of(config, workdir, _ALLOW_CHANGES.value)
+    vocabulary.ensure_data(config)
+    tokenizer = vocabulary.ensure_tokenizer(config, workdir)
+    outcome = loop.train(config, workdir, tokenizer)
+    if outcome.preempted:
+        return RESTART_STATUS
+    if jax.process_index() == 0:
+        rows = report.write(workdir, config, outcome.evaluation)
+        print(captions.table(rows))
+        print(f"pictures with their captions: {workdir / report.SHEET}")
+    return 0
+
+
+if __name__ == "__main__":
+    commands.run(main)

@@ -1,0 +1,251 @@
+"""The training loop: it reads top to bottom, and nothing hides the step."""
+
+import dataclasses
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtag import config as configuration
+from jaxtag.config import Config
+from jaxtag.data import pipeline, sources
+from jaxtag.data.text import Tokenizer
+from jaxtag.errors import UserError
+from jaxtag.evaluation import captions
+from jaxtag.parallel import mesh as meshes
+from jaxtag.parallel import sharding
+from jaxtag.tasks import caption
+from jaxtag.training import experiment as experiments
+from jaxtag.training.checkpoint import Checkpoints
+from jaxtag.training.clock import StepClock
+from jaxtag.training.journal import Journal
+from jaxtag.training.preemption import Preemption
+from jaxtag.training.state import State
+
+_ENOUGH_PICTURES = 200  # before the share of broken ones says anything
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
+
+    Attributes:
+      state: the last state.
+      evaluation: of the whole evaluation split; None where the run was told to stop before.
+      preempted: it was told to stop, has saved, and wants to be started again.
+    """
+
+    state: State
+    evaluation: captions.Evaluation | None
+    preempted: bool = False
+
+
+def train(config: Config, workdir: Path, tokenizer: Tokenizer) -> Outcome:
+    """Trains as `config` says, or goes on where `workdir` stopped.
+
+    Args:
+      config: resolved and checked.
+      workdir: for checkpoints and metrics.
+      tokenizer: of the captions.
+
+    Raises:
+      UserError: the data, a checkpoint or a gradient is not as it must be.
+    """
+    data = config.data
+    source = sources.open_split(data.dataset, data.train_split, data.data_dir)
+    held_out = sources.open_split(data.dataset, data.evaluation_split, data.data_dir)
+    some = held_out if (n := config.evaluation.max_examples) is None else held_out.first(n)
+    experiment = experiments.build(config, tokenizer.vocab_size, len(source))
+    iterator = pipeline.train_batches(
+        source,
+        example=caption.example(config, tokenizer, train=True),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=data.workers,
+        threads=data.threads,
+    )
+    evaluator = captions.CaptionEvaluator(experiment.task, experiment.mesh, config, tokenizer)
+    keep = config.checkpoint
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        keep_last=keep.keep_last,
+        keep_best=keep.keep_best,
+        best_metric=keep.best_metric,
+    )
+    saved_config = dataclasses.asdict(config)
+    with checkpoints, Preemption() as preemption:
+        if checkpoints.steps():
+            restored = checkpoints.restore(experiment.shapes, iterator=iterator)
+            state, start = restored.state, restored.step
+        else:
+            state, start = experiment.initialize(), 0
+        iterator.start_prefetch()
+        total = experiment.total_steps
+        journal = Journal(workdir, start, total, write=jax.process_index() == 0)
+        journal.say(_opening(experiment, len(source), start))
+        window, clock = _Window(config), StepClock()
+        evaluation, step = None, start
+        while True:
+            finished = step >= total
+            stop = preemption.requested(step)
+            evaluated = {}
+            if finished or (step > start and step % config.evaluate_every == 0 and not stop):
+                evaluation = evaluator(
+                    state.evaluation_variables, held_out if finished else some
+                )
+                evaluated = evaluation.metrics
+                _tell(journal, step, evaluation)
+                clock.reset()
+            # Save, then draw, then step: a checkpoint holds the state and the place in the data
+            # of one moment.
+            if finished or stop or (step > start and step % config.checkpoint_every == 0):
+                checkpoints.save(step, state, iterator, saved_config, evaluated)
+            if finished or stop:
+                break
+            began = time.perf_counter()
+            batch = next(iterator)
+            clock.drawn(began)
+            state, metrics = experiment.step(state, meshes.to_devices(batch, experiment.mesh))
+            clock.dispatched(metrics["loss"])
+            step += 1
+            window.add(metrics)
+            if step % config.log_every == 0 or step == total:
+                values = window.read(step, *clock.window())
+                journal.write(step, "train", values)
+                journal.progress(step, values)
+                clock.reset()
+            checkpoints.check()
+        clock.close()
+        journal.close()
+        iterator.close()
+    return Outcome(state, evaluation if finished else None, preempted=not finished)
+
+
+class _Window:
+    """Metrics of the steps since the last log line; finds runs that go wrong."""
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._metrics: list[dict[str, Any]] = []
+        self._pictures = self._broken = 0.0
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        self._metrics.append(metrics)
+
+    def read(self, step: int, seconds: float, data_wait: float) -> dict[str, float]:
+        """Means over the window, which starts anew. Waits for its last step."""
+        fetched = jax.device_get(self._metrics)
+        steps, self._metrics = len(fetched), []
+        sums = {
+            name: np.sum([np.asarray(item[name], np.float64) for item in fetched], axis=0)
+            for name in fetched[0]
+        }
+        self._check_gradients(step, [item["skipped_in_row"][0] for item in fetched])
+        self._check_pictures(*sums["broken"])
+        values = {
+            name: float(total / max(count, 1e-9))
+            for name, (total, count) in sums.items()
+            if name not in ("skipped_in_row", "skipped", "broken", "learning_rate")
+        }
+        values["learning_rate"] = float(fetched[-1]["learning_rate"][0])
+        values["skipped"] = float(sums["skipped"][0])
+        values["broken"] = float(sums["broken"][0])
+        values["images_per_second"] = steps * self._config.batch_size / seconds
+        values["seconds_per_step"] = seconds / steps
+        values["data_wait"] = data_wait
+        return values
+
+    def _check_gradients(self, step: int, in_row: list[float]) -> None:
+        limit = self._config.max_bad_steps
+        for place, count in enumerate(in_row):
+            if count >= limit:
+                last = step - len(in_row) + place
+                raise UserError(
+                    f"the gradient was not finite in {int(count)} steps in a row, "
+                    f"{last - int(count) + 1} to {last}; these changed nothing. Lower "
+                    "config.optimizer.learning_rate, set config.optimizer.clip_norm, or take "
+                    "config.model.dtype=float32 (limit: config.max_bad_steps)"
+                )
+
+    def _check_pictures(self, broken: float, pictures: float) -> None:
+        self._pictures += pictures
+        self._broken += broken
+        limit = self._config.data.max_broken_share
+        if self._pictures >= _ENOUGH_PICTURES and self._broken > limit * self._pictures:
+            raise UserError(
+                f"{int(self._broken)} of {int(self._pictures)} pictures of "
+                f"{self._config.data.dataset} could not be decoded, more than "
+                f"config.data.max_broken_share = {limit:g}; prepare the data set again "
+                "(its ledger names the broken files)"
+            )
+
+
+def _opening(experiment: experiments.Experiment, examples: int, start: int) -> str:
+    """What is trained where, for the head of the log."""
+    count = sum(int(np.prod(item.shape)) for item in experiment.placements)
+    mesh = ", ".join(f"{axis}={size}" for axis, size in experiment.mesh.shape.items())
+    lines = [
+        f"{count:,} parameters; {examples:,} pictures; {experiment.total_steps:,} steps of "
+        f"{experiment.config.batch_size} pictures",
+        f"{experiment.mesh.devices.size} x {jax.devices()[0].device_kind}, "
+        f"{jax.process_count()} process(es); mesh {mesh}",
+    ]
+    if experiment.mesh.devices.size > 1:
+        lines.append(sharding.table(experiment.placements, experiment.mesh))
+    if start:
+        lines.append(f"going on from step {start:,}")
+    return "\n".join(lines)
+
+
+def _tell(journal: Journal, step: int, evaluation: captions.Evaluation) -> None:
+    journal.write(step, "evaluation", evaluation.metrics)
+    names = ("perplexity", "token_accuracy", "BLEU-4", "CIDEr")
+    shown = ", ".join(f"{name} {evaluation.metrics[name]:.3f}" for name in names)
+    journal.say(f"evaluation at step {step}: {shown}")
+    for index, picture in evaluation.pictures.items():
+        journal.picture(step, f"captions/{index}", picture, evaluation.captions[index])
+
+
+def start_of(config: Config, workdir: Path, allow_changes: bool = False) -> Config:
+    """The configuration to train with in `workdir`; writes it there.
+
+    What the first run decided by itself (None in the configuration) stays as it was decided.
+
+    Raises:
+      UserError: `workdir` holds a run that trained something else, unless `allow_changes`.
+    """
+    path = workdir / "config.json"
+    decided = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, scan=caption.resolve_scan(config.model.scan)),
+    )
+    if path.exists():
+        old = configuration.load(workdir)
+        if config.model.scan is None:
+            decided.model.scan = old.model.scan
+        changed = configuration.differences(old, decided)
+        if changed and not allow_changes:
+            raise UserError(_refusal(workdir, changed))
+    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        partial = path.with_suffix(".partial")
+        partial.write_text(configuration.to_json(decided), encoding="utf-8")
+        partial.replace(path)
+    return decided
+
+
+def _refusal(workdir: Path, changed: dict[str, tuple[Any, Any]]) -> str:
+    lines: Iterable[str] = (
+        f"  config.{name}: trained with {old!r}, now {new!r}"
+        for name, (old, new) in changed.items()
+    )
+    return (
+        f"{workdir} was trained with another configuration:\n"
+        + "\n".join(lines)
+        + "\ntake another --workdir, or say --allow_changes to go on all the same"
+    )

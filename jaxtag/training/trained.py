@@ -1,0 +1,92 @@
+"""A trained model out of a work directory, ready to use on whatever devices are here."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxtag import config as configuration
+from jaxtag.config import Config
+from jaxtag.data.text import Tokenizer
+from jaxtag.errors import UsageError, UserError
+from jaxtag.parallel import mesh as meshes
+from jaxtag.parallel import sharding
+from jaxtag.tasks import caption
+from jaxtag.training.checkpoint import Checkpoints
+from jaxtag.training.vocabulary import TOKENIZER
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model and all that its use takes. `variables` are the averaged ones where there are any."""
+
+    config: Config
+    task: caption.CaptionTask
+    mesh: Mesh
+    tokenizer: Tokenizer
+    variables: Any
+    step: int
+
+
+def load(workdir: Path, config: Config | None = None, step: str = "newest") -> Trained:
+    """Loads a model without its optimiser.
+
+    Args:
+      workdir: of a run of jaxtag.train, on whatever devices it ran.
+      config: the run's own by default.
+      step: `newest`, `best` (by config.checkpoint.best_metric), or a number.
+
+    Raises:
+      UserError: there is no such checkpoint, or it does not fit `config`.
+    """
+    config = configuration.load(workdir) if config is None else config
+    path = workdir / TOKENIZER
+    if not path.exists():
+        raise UserError(f"{workdir} has no {TOKENIZER}: nothing was trained there yet")
+    tokenizer = Tokenizer.load(path)
+    # The devices here need not be those of the training.
+    mesh = meshes.make()
+    task = caption.make(config, tokenizer.vocab_size)
+    init = functools.partial(
+        task.init, image_size=config.data.image_size, length=config.text.length
+    )
+    variables = dict(jax.eval_shape(init, jax.random.key(0)))
+    placements = sharding.place(variables["params"], mesh, ((r".*", "replicate"),))
+    params = variables.pop("params")
+    wanted = {"params" if config.optimizer.ema_decay is None else "ema": params}
+    wanted["collections"] = variables
+    places = sharding.shardings(wanted, placements, mesh)
+    wanted = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        wanted,
+        places,
+    )
+    keep = config.checkpoint
+    with Checkpoints(
+        workdir / "checkpoints",
+        keep_last=keep.keep_last,
+        keep_best=keep.keep_best,
+        best_metric=keep.best_metric,
+    ) as checkpoints:
+        restored = checkpoints.restore(wanted, _number(step, checkpoints), partial=True)
+    params = restored.state.get("ema", restored.state.get("params"))
+    variables = {"params": params, **restored.state["collections"]}
+    return Trained(config, task, mesh, tokenizer, variables, restored.step)
+
+
+def _number(step: str, checkpoints: Checkpoints) -> int | None:
+    if step == "newest":
+        return None
+    if step == "best":
+        best = checkpoints.best_step()
+        if best is None:
+            raise UserError(
+                f"{checkpoints.directory} has no checkpoint that was evaluated: --step=newest"
+            )
+        return best
+    if not step.isdecimal():
+        raise UsageError(f"--step={step}: must be newest, best or a number")
+    return int(step)
