@@ -115,9 +115,17 @@ class Store:
         return found
 
     def size(self, name: str) -> int:
-        """Bytes of a file as its folder or archive states them (an archive may lie)."""
+        """Bytes of a file as its folder or archive states them (an archive may lie).
+
+        0 where the file cannot be looked at; `read` will say why.
+        """
         archive, entry = self._entries[name]
-        return (self.path / name).stat().st_size if archive is None else archive.size(entry)
+        if archive is not None:
+            return archive.size(entry)
+        try:
+            return (self.path / name).stat().st_size
+        except OSError:
+            return 0
 
     def read(self, name: str, limit: int = MAX_PICTURE_BYTES) -> bytes:
         """The whole of one file.
@@ -295,4 +303,5 @@ def _unpacked(path: Path, packed):
     except BaseException:
         target.close()
         raise
+    target.seek(0)
     return target

@@ -6,7 +6,6 @@ run left is removed by the next one.
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -183,9 +182,7 @@ def _readable_errors(folder: Path) -> Iterator[None]:
 
 
 def _disk_reason(error: BaseException) -> str:
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-    codes += (errno.ENOTDIR, errno.EEXIST, errno.EIO)
-    if isinstance(error, OSError) and error.errno in codes:
+    if isinstance(error, OSError) and error.strerror:
         return error.strerror
     # ArrayRecord's writer is C++: its errors carry the system's text only.
     known = ("No space left on device", "File too large", "Disk quota exceeded")
