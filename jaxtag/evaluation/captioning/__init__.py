@@ -9,7 +9,7 @@ Values equal those of `pycocoevalcap` (which cuts words by Java's PTB tokenizer)
 | ROUGE-L | mean over pictures, 0 to 1, beta 1.2 |
 | CIDEr | what coco-caption calls CIDEr, which is CIDEr-D: 0 to 10, papers print it times 100 |
 | CIDEr-D | the same number under its right name |
-| CIDEr-original | without clipping and length penalty, as in the paper's equations; seldom reported |
+| CIDEr-original | the paper's equations, without clipping and length penalty; seldom reported |
 
 CIDEr weighs words by the references of the set being scored: one picture alone always scores 0,
 and figures of different sets do not compare.

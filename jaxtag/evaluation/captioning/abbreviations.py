@@ -1,7 +1,7 @@
 """Words after which the Penn Treebank tokenizer keeps the full stop: "Mr.", "Inc.", "e.g."
 
-As found in what coco-caption runs (Stanford CoreNLP 3.4.1). Case does not matter, except that the
-words under `CAPITALISED` must start with a capital, being everyday words otherwise ("miss", "wash").
+As found in what coco-caption runs (Stanford CoreNLP 3.4.1). Case does not matter, except that
+the words under `CAPITALISED` must start with a capital, being everyday words otherwise ("miss").
 Each name is an alternation to stand inside a regular expression.
 """
 
@@ -12,7 +12,7 @@ def _alternatives(words: str) -> str:
 
 CAPITALISED = "|".join(
     rf"{word[0]}(?i:{word[1:]})"
-    for word in "Az Ark Del Ill La Mass Miss Ore Pa Tex Wash".split()
+    for word in ["Az", "Ark", "Del", "Ill", "La", "Mass", "Miss", "Ore", "Pa", "Tex", "Wash"]
 )
 
 # Months, days, states, companies and ends of names. A title ("Mr.") is a list of its own because
@@ -21,7 +21,8 @@ COMMON = (
     _alternatives(
         """Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec Mon Tue Tues Wed Thu Thurs Fri
         Ala Ariz Calif Colo Conn Ct Dak Fla Ga Ind Kans? Ky Md Mich Minn Mo Mont Neb Nev Okla Penn
-        Tenn Va Vt Wisc? Wyo Inc Cos? Corp Ltd Plc Rt Bancorp Bhd Assn Univ Intl Sys tel est ext sq Jr Sr Bros Ed\\.D Ph\\.D Blvd Rd Esq etc al seq Bldg"""
+        Tenn Va Vt Wisc? Wyo Inc Cos? Corp Ltd Plc Rt Bancorp Bhd Assn Univ Intl
+        Sys tel est ext sq Jr Sr Bros Ed\\.D Ph\\.D Blvd Rd Esq etc al seq Bldg"""
     )
     + rf"|{CAPITALISED}|(?i:Pp?t)[ye](?i:s?)"
 )

@@ -28,10 +28,7 @@ from typing import NamedTuple
 from jaxtag.evaluation.captioning import abbreviations as abbr
 from jaxtag.evaluation.captioning.characters import DIGITS, LETTERS, MARKS, SYMBOLS
 
-PUNCTUATION = frozenset(
-    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-"]
-    + [".", "?", "!", ",", ":", "-", "--", "...", ";"]
-)
+PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split(" "))
 
 
 def tokenize(captions: Iterable[str]) -> list[str]:
@@ -64,8 +61,9 @@ def _keep(text: str) -> str:
     return text
 
 
-def _drop(text: str) -> str:
-    return ""
+def _stop(text: str) -> str:
+    """Punctuation that is removed at the end, however it was written."""
+    return "."
 
 
 def _plain(text: str) -> str:
@@ -135,10 +133,10 @@ _UNIONS = r"(?:(?i:Canada|Sino|Korean|EU|Japan|non)-(?i:U\.S)|(?i:U\.S\.-(?:U\.S
 _ELIDED = f"(?:[dDoOlL]{_TICK}{_LD})?"  # d', o', l' before a word
 _HYPHEN = "[-_\u058a\u2010\u2011]"
 _THING = f"{_ELIDED}{_LD}+(?:{_HYPHEN}{_ELIDED}{_LD}+)*"
-_CAPITALS = f"[A-Z]+(?:(?:&(?i:amp);|[+&])[A-Z]+)+"
+_CAPITALS = "[A-Z]+(?:(?:&(?i:amp);|[+&])[A-Z]+)+"
 _HYPHENED = (
     r"[A-Za-z0-9][A-Za-z0-9.,\xad]*"
-    r"(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9\xad]+))+"
+    rf"(?:-(?:(?:{_UNIONS}|[A-Za-z](?:\.[A-Za-z])+)\.|[A-Za-z0-9\xad]+))+"
 )
 _NOT_URL = r' \t\n\f\r"<>|(){}'
 _PATH = r'(?:/[^ \t\n\f\r"<>|()]+[^ \t\n\f\r"<>|.!?(){},-])?'
@@ -181,7 +179,7 @@ _RULES = _rules(
     ("L", "((?i:got))(?i:ta)"),
     ("L", "((?i:lem|gim))(?i:me)"),
     ("S", _TAG, _unspaced),
-    ("S", "(?i:&(?:MD|mdash|ndash);)|[\x96\x97\u2013-\u2015]", _drop),
+    ("S", "(?i:&(?:MD|mdash|ndash);)|[\x96\x97\u2013-\u2015]", _stop),
     ("S", "(?i:&amp;)", _ampersand),
     ("S", "&(?i:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);"),
     ("LS", f"({_WORD}){_CLITIC}", _plain),
@@ -200,9 +198,12 @@ _RULES = _rules(
     ("L", rf"(?i:https?)://[^{_NOT_URL}]+[^{_NOT_URL}.!?,\-]"),
     ("L", rf"(?i:www)\.(?:[^{_NOT_URL}.!?,]+\.)+[a-zA-Z]{{2,4}}{_PATH}"),
     ("LDS", rf"(?:[^{_NOT_URL}.!?`'$,-_]+\.)+(?i:com|net|org|edu){_PATH}"),
-    ("LDS", rf"(?:(?i:&lt;)|<)?[a-zA-Z0-9][^{_NOT_URL}\xa0]*@(?:[^{_NOT_URL}.\xa0]+\.)*"
-            rf"[^{_NOT_URL}.\xa0]+>?"),
-    ("S", f"@[a-zA-Z_][a-zA-Z_0-9]*"),
+    (
+        "LDS",
+        rf"(?:(?i:&lt;)|<)?[a-zA-Z0-9][^{_NOT_URL}\xa0]*@(?:[^{_NOT_URL}.\xa0]+\.)*"
+        rf"[^{_NOT_URL}.\xa0]+>?",
+    ),
+    ("S", "@[a-zA-Z_][a-zA-Z_0-9]*"),
     ("S", f"#{_WL}+"),
     ("S", f"({_CLITIC})[^A-Za-z]", _quotes),
     ("L", f"({_NOT})[^A-Za-z]", _quotes),
@@ -220,8 +221,11 @@ _RULES = _rules(
     ("S", "[\xa2-\xa5\x80\u20a0\u20a4\u20ac\u060b\u0e3f\uffe0\uffe1\uffe5\uffe6]", _money),
     # Abbreviations.
     ("L", rf"([A-Za-z])\.{_SPACE_OR_BREAK}+(?:{_SENTENCE_START}|{_TAG}){_SPACE_OR_BREAK}"),
-    ("L", rf"((?:[A-Za-z](?:\.[A-Za-z])+|{_UNIONS})\.){_SPACE_OR_BREAK}+"
-          rf"(?:{_SENTENCE_START}|{_TAG}){_SPACE_OR_BREAK}"),
+    (
+        "L",
+        rf"((?:[A-Za-z](?:\.[A-Za-z])+|{_UNIONS})\.){_SPACE_OR_BREAK}+"
+        rf"(?:{_SENTENCE_START}|{_TAG}){_SPACE_OR_BREAK}",
+    ),
     ("L", rf"({abbr.BEFORE_NUMBER}\.){_SPACE_OR_BREAK}?{_D}"),
     ("L", rf"((?i:pt)[eyEY]\.){_SPACE}(?i:ltd|lim)"),
     ("L", rf"((?:{abbr.COMMON})\.).."),
@@ -231,8 +235,12 @@ _RULES = _rules(
     ("LDS", rf"({_WLD}++(?:\.{_WLD}++)*\.{abbr.FILE_ENDINGS})(?:{_SPACE_OR_BREAK}|[.?!,])"),
     ("LS", rf"({_WORD}\.){_INNER_STOP}", _plain),
     # Telephone numbers.
-    ("DS", r"(?:\([0-9]{2,3}\)[ \xa0]?|(?:\+\+?)?(?:[0-9]{2,4}[\- \xa0])?[0-9]{2,4}[\- \xa0])"
-           r"[0-9]{3,4}[\- \xa0]?[0-9]{3,5}", _telephone),
+    (
+        "DS",
+        r"(?:\([0-9]{2,3}\)[ \xa0]?|(?:\+\+?)?(?:[0-9]{2,4}[\- \xa0])?[0-9]{2,4}[\- \xa0])"
+        r"[0-9]{3,4}[\- \xa0]?[0-9]{3,5}",
+        _telephone,
+    ),
     ("DS", r"(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}"),
     # Punctuation.
     ("S", '"|(?i:&quot;)', _quotes),
@@ -242,9 +250,9 @@ _RULES = _rules(
     ("LS", r"[\^x=~<>]\.\[\^(?i:x)=[^<]*<>\]|[\-\^x=~<>']_[\-\^x=~<>']", _brackets),
     ("S", r"\([\-\^x=~<>'][_.]?[\-\^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\)", _brackets),
     ("S", r"[{}\[\]()]", lambda text: _BRACKETS[text]),
-    ("S", "-{1,4}", _drop),
+    ("S", "-{1,4}", _stop),
     ("S", "-{5,}"),
-    ("S", "\\.{3,5}|(?:\\.[ \xa0]){2,4}\\.|[\x85\u2026]", _drop),
+    ("S", "\\.{3,5}|(?:\\.[ \xa0]){2,4}\\.|[\x85\u2026]", _stop),
     ("S", r"@+|#+|_+|\*+|(?:\\\*){1,3}"),
     ("S", f"{_INNER_STOP}"),
     ("S", "[?!]+"),
@@ -257,14 +265,14 @@ _RULES = _rules(
     ("L", rf"({_CAPITALS}\.){_INNER_STOP}", _ampersand),
     ("L", _CAPITALS, _ampersand),
     # Quotes and signs that stand alone.
-    ("S", "(')[A-Za-z][^ \t\n\r\xa0]", _drop),
+    ("S", "(')[A-Za-z][^ \t\n\r\xa0]", _stop),
     ("S", _CLITIC, _quotes),
     ("L", _NOT, _quotes),
     ("S", "[`\u2018-\u201f\x91-\x94\u2039\u203a\xab\xbb]{1,2}|''", _quotes),
     ("S", _APOS, _quotes),
     ("S", "<<|>>"),
     ("S", f"[{SYMBOLS}]"),
-    ("S", f"{_SPACE}+|(?i:&nbsp;)", _drop),
+    ("S", f"{_SPACE}+|(?i:&nbsp;)", lambda text: ""),
 )
 _BRACKETS = {"{": "-LCB-", "}": "-RCB-", "[": "-LSB-", "]": "-RSB-", "(": "-LRB-", ")": "-RRB-"}
 
