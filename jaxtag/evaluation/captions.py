@@ -104,6 +104,12 @@ class CaptionEvaluator:
         )
 
 
+def part(evaluation: Evaluation, source: Source) -> dict[str, float]:
+    """Scores on the pictures of `source`, the first ones of the split that was evaluated."""
+    kept = {i: text for i, text in evaluation.captions.items() if i < len(source)}
+    return score(kept, evaluation.references, source)
+
+
 def score(
     captions: dict[int, str], references: dict[int, Sequence[str]], source: Source
 ) -> dict[str, float]:

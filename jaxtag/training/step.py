@@ -42,7 +42,7 @@ def make(
         key = jax.random.fold_in(state.key, state.step)
         grads, weight, metrics, collections = _gradient(task, state, batch, key, accumulate)
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         fine = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -1,0 +1,52 @@
+"""A captioner on Flickr8k (Hodosh et al. 2013), from scratch, sized for an hour on 2 CPU cores.
+
+    python -m jaxtag.prepare --dataset=flickr8k_captions --source=FLICKR8K
+    python -m jaxtag.train --config=flickr8k_caption --workdir=runs/flickr8k
+
+Smoke run: --config.total_steps=20. Hardware: 2 CPU cores, one hour; a GPU takes minutes.
+Expected: see benchmarks/README.md.
+"""
+
+from jaxtag.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TextConfig,
+)
+
+
+def get_config(image_size: int = 112) -> Config:
+    return Config(
+        batch_size=64,
+        total_epochs=18.0,
+        evaluate_every=400,
+        checkpoint_every=400,
+        label_smoothing=0.1,
+        data=DataConfig(
+            dataset="flickr8k_captions",
+            image_size=image_size,
+            crop_area=(0.4, 1.0),
+            flip=True,
+        ),
+        text=TextConfig(vocab_size=4096, length=24, captions_per_image=2),
+        model=ModelConfig(
+            encoder="vit_small_patch16",
+            encoder_depth=6,
+            encoder_width=256,
+            encoder_heads=4,
+            drop_path=0.1,
+            decoder_width=256,
+            decoder_depth=3,
+            decoder_heads=4,
+            dropout=0.2,
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3,
+            warmup_epochs=1.0,
+            weight_decay=0.1,
+            ema_decay=0.999,
+        ),
+        evaluation=EvaluationConfig(batch_size=50, max_examples=200),
+    )

@@ -1,0 +1,50 @@
+"""Any configuration made small enough for one step in a second."""
+
+import dataclasses
+
+import numpy as np
+
+from jaxtag.config import Config
+
+VOCABULARY = 300
+
+
+def shrink(config: Config) -> Config:
+    """The same run in miniature: every setting that costs time is small, the rest is kept."""
+    replace = dataclasses.replace
+    return replace(
+        config,
+        batch_size=8 * config.optimizer.accumulate,
+        total_steps=4,
+        data=replace(config.data, image_size=32),
+        text=replace(config.text, length=8, vocab_size=VOCABULARY),
+        model=replace(
+            config.model,
+            encoder_depth=2,
+            encoder_width=32,
+            encoder_heads=2,
+            decoder_width=32,
+            decoder_depth=2,
+            decoder_heads=2,
+        ),
+        optimizer=replace(config.optimizer, warmup_steps=1, warmup_epochs=0.0),
+    )
+
+
+def batch(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
+    """A made-up batch in the form that the pipeline gives."""
+    rng = np.random.default_rng(seed)
+    size, side = config.batch_size, config.data.image_size
+    shape = (size, config.text.captions_per_image, config.text.length)
+    tokens = rng.integers(4, VOCABULARY, shape).astype(np.int32)
+    tokens[..., 0] = 1
+    for row in tokens.reshape(-1, shape[-1]):
+        end = rng.integers(3, shape[-1])
+        row[end] = 2
+        row[end + 1 :] = 0
+    return {
+        "image": rng.integers(0, 256, (size, side, side, 3), dtype=np.uint8),
+        "tokens": tokens,
+        "mask": np.ones(size, np.float32),
+        "broken": np.zeros(size, bool),
+    }

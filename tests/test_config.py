@@ -1,0 +1,103 @@
+"""Configurations: by name, typed, with errors that name the field."""
+
+import dataclasses
+
+import jax
+import pytest
+from shrinking import VOCABULARY, batch, shrink
+
+from jaxtag import config as configuration
+from jaxtag import config_flag
+from jaxtag.config import Config, DataConfig
+from jaxtag.errors import UsageError, UserError
+from jaxtag.parallel import mesh as meshes
+from jaxtag.training import experiment
+
+
+@pytest.mark.parametrize("name", config_flag.names())
+def test_every_configuration_resolves_and_takes_a_step(name):
+    config = configuration.check(config_flag.load(name))
+    assert configuration.from_json(configuration.to_json(config)) == config
+    small = configuration.check(shrink(config))
+    mesh = meshes.make(devices=jax.devices()[:1])
+    plan = experiment.build(small, VOCABULARY, examples=64, mesh=mesh)
+    state, metrics = plan.step(plan.initialize(), meshes.to_devices(batch(small), mesh))
+    assert int(state.step) == 1 and int(state.skipped) == 0
+    total, count = metrics["cross_entropy"]
+    assert 4.0 < float(total / count) < 8.0  # near log(300) at the start
+
+
+@pytest.mark.parametrize("name", config_flag.names())
+def test_the_docstring_says_how_to_run_it(name):
+    text = (config_flag._folder() / f"{name}.py").read_text()
+    assert f"--config={name} " in text and "Smoke run" in text and "Expected" in text
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--config=shapes_captoin"], ["shapes_captoin", "did you mean shapes_caption"]),
+        (["--config=shapes_caption", "--config.optimizer.learnig_rate=1"], ["learning_rate"]),
+        (["--config=shapes_caption", "--config.learning_rate=1"], ["optimizer.learning_rate"]),
+        (["--config=shapes_caption:size=3"], ["size", "image_size"]),
+        (["--config=shapes_caption:image_size=big"], ["image_size", "int"]),
+        (["--config.seed=3"], ["--config=NAME"]),
+    ],
+)
+def test_a_wrong_name_is_named_with_the_nearest(arguments, words):
+    with pytest.raises(UsageError) as error:
+        config_flag.prepare_arguments(["train", *arguments])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_arguments_of_a_configuration():
+    assert config_flag.load("shapes_caption:image_size=32").data.image_size == 32
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from jaxtag.config import Config\n"
+        "def get_config(steps: int = 5, flag: bool = False):\n"
+        "    return Config(total_steps=steps, batch_size=2 if flag else 4)\n"
+    )
+    assert config_flag.load(f"{path}:steps=7,flag").total_steps == 7
+    assert config_flag.load(f"{path}:flag=true").batch_size == 2
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"batch_size": 0}, "config.batch_size"),
+        ({"batch_size": "8"}, "config.batch_size = '8': must be int"),
+        ({"total_steps": None}, "total_steps"),
+        ({"data": DataConfig(mean=0.5)}, "config.data.mean"),
+        ({"task": "captions"}, "did you mean caption"),
+    ],
+)
+def test_wrong_values_are_refused(changes, words):
+    config = dataclasses.replace(Config(total_steps=1), **changes)
+    with pytest.raises(UsageError, match=words):
+        configuration.check(config)
+
+
+def test_differences_are_those_that_change_what_is_trained():
+    old, new = Config(total_steps=1), Config(total_steps=1, seed=1, log_every=7)
+    new.optimizer.learning_rate = 0.5
+    new.data.workers = 3
+    assert configuration.differences(old, new) == {
+        "seed": (0, 1),
+        "optimizer.learning_rate": (1e-3, 0.5),
+    }
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"seeds": 1}')
+    with pytest.raises(UserError, match=r"config.json: unknown field seeds \(did you mean seed"):
+        configuration.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(UserError, match="damaged"):
+        configuration.load(tmp_path)
+    with pytest.raises(UserError, match="no work directory"):
+        configuration.load(tmp_path / "other")

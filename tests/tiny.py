@@ -1,0 +1,51 @@
+"""A whole configuration that trains on the data set `tiny` in seconds, all features on."""
+
+from pathlib import Path
+
+from jaxtag.config import (
+    Config,
+    DataConfig,
+    DecodingConfig,
+    EvaluationConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TextConfig,
+)
+
+
+def tiny_config(data_dir: Path, **fields) -> Config:
+    settings = {
+        "seed": 3,
+        "batch_size": 8,
+        "total_steps": 6,
+        "log_every": 2,
+        "evaluate_every": 3,
+        "checkpoint_every": 2,
+        "label_smoothing": 0.1,
+        "data": DataConfig(
+            dataset="tiny",
+            data_dir=str(data_dir),
+            image_size=32,
+            flip=True,
+            threads=1,
+        ),
+        "text": TextConfig(vocab_size=320, length=10, captions_per_image=2),
+        "model": ModelConfig(
+            encoder="vit_tiny_patch16",
+            encoder_depth=2,
+            encoder_width=32,
+            encoder_heads=2,
+            decoder_width=32,
+            decoder_depth=1,
+            decoder_heads=2,
+            dropout=0.1,
+            drop_path=0.1,
+            scan=False,
+        ),
+        "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=1, ema_decay=0.9),
+        "mesh": MeshConfig(),
+        "decoding": DecodingConfig(method="greedy"),
+        "evaluation": EvaluationConfig(batch_size=8, pictures=4),
+    }
+    return Config(**{**settings, **fields})

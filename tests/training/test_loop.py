@@ -1,0 +1,178 @@
+"""The loop on real files: what it writes, exact resume, and what it does when things go wrong."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from jaxtag.config import DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TextConfig
+from jaxtag.data import builders
+from jaxtag.errors import UserError
+from jaxtag.training import loop, preemption, trained, vocabulary
+
+
+def _run(config, workdir, **flags):
+    config = loop.start_of(config, workdir, **flags)
+    return loop.train(config, workdir, vocabulary.ensure_tokenizer(config, workdir))
+
+
+def _leaves(state):
+    keys_as_data = state.replace(key=jax.random.key_data(state.key))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(keys_as_data)]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken")
+    return workdir, _run(tiny_config(tiny_data), workdir)
+
+
+def _lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_what_a_run_writes(unbroken):
+    workdir, outcome = unbroken
+    lines = _lines(workdir)
+    train = [line for line in lines if line["split"] == "train"]
+    assert [line["step"] for line in train] == [2, 4, 6]
+    assert train[-1]["loss"] < train[0]["loss"]
+    assert {"images_per_second", "data_wait", "gradient_norm", "learning_rate"} <= set(train[0])
+    evaluations = [line for line in lines if line["split"] == "evaluation"]
+    assert [line["step"] for line in evaluations] == [3, 6]
+    assert evaluations[-1]["examples"] == 8
+    assert outcome.evaluation.metrics["CIDEr"] == evaluations[-1]["CIDEr"]
+    assert {"config.json", "tokenizer.json", "checkpoints", "board"} <= {
+        path.name for path in workdir.iterdir()
+    }
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(unbroken, tiny_data, tmp_path, monkeypatch):
+    config = tiny_config(tiny_data)
+    monkeypatch.setattr(preemption.Preemption, "requested", lambda self, step: step == 3)
+    first = _run(config, tmp_path)
+    assert first.preempted and first.evaluation is None and int(first.state.step) == 3
+    monkeypatch.setattr(preemption.Preemption, "requested", lambda self, step: False)
+    second = _run(config, tmp_path)
+    for ours, theirs in zip(_leaves(second.state), _leaves(unbroken[1].state), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert second.evaluation.captions == unbroken[1].evaluation.captions
+    steps = [line["step"] for line in _lines(tmp_path) if line["split"] == "train"]
+    assert steps == [2, 4, 6]  # the window that was cut at 3 ends where it would have ended
+
+
+def test_a_finished_run_only_evaluates_again(unbroken, tiny_data):
+    workdir, outcome = unbroken
+    again = _run(tiny_config(tiny_data), workdir)
+    assert again.evaluation.metrics == pytest.approx(outcome.evaluation.metrics)
+
+
+def test_another_configuration_is_refused_unless_allowed(unbroken, tiny_data):
+    workdir, _ = unbroken
+    changed = tiny_config(tiny_data, label_smoothing=0.2, log_every=1)
+    with pytest.raises(UserError, match="config.label_smoothing: trained with 0.1, now 0.2"):
+        loop.start_of(changed, workdir)
+    assert json.loads((workdir / "config.json").read_text())["label_smoothing"] == 0.1
+
+
+def test_a_lost_tokenizer_is_no_reason_to_train_another(unbroken, tiny_data):
+    workdir, _ = unbroken
+    path = workdir / "tokenizer.json"
+    text = path.read_text()
+    path.unlink()
+    with pytest.raises(UserError, match="tokenizer.json is missing"):
+        vocabulary.ensure_tokenizer(tiny_config(tiny_data), workdir)
+    path.write_text(text)
+
+
+def test_the_average_is_what_is_used(unbroken):
+    workdir, outcome = unbroken
+    model = trained.load(workdir)
+    for ours, theirs in zip(
+        jax.tree.leaves(model.variables["params"]), jax.tree.leaves(outcome.state.ema), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_gradients_that_are_not_finite_stop_the_run(tiny_data, tmp_path):
+    config = tiny_config(tiny_data, max_bad_steps=2, log_every=3)
+    config.data = dataclasses.replace(config.data, std=(0.0, 0.0, 0.0))
+    with pytest.raises(UserError, match="2 steps in a row, 0 to 1"):
+        _run(config, tmp_path)
+
+
+def test_too_many_broken_pictures_stop_the_run(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_ENOUGH_PICTURES", 8)
+    # A limit that every picture breaks stands for pictures damaged after they were prepared.
+    monkeypatch.setattr("jaxtag.data.decode.MAX_PIXELS", 10)
+    config = tiny_config(tiny_data, log_every=1)
+    monkeypatch.setattr(
+        "jaxtag.tasks.caption.example", _with_max_pixels(loop.caption.example, max_pixels=10)
+    )
+    with pytest.raises(UserError, match="could not be decoded, more than"):
+        _run(config, tmp_path)
+
+
+def _with_max_pixels(example, max_pixels):
+    return lambda *args, **kwargs: dataclasses.replace(
+        example(*args, **kwargs), max_pixels=max_pixels
+    )
+
+
+def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
+    """Eight pictures of noise, one caption each: learnt by heart, word for word."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    source = tmp_path / "source"
+    source.mkdir()
+    words = "amber bird climbs down every fallen green hill inside july".split()
+    lines = ["file,caption,split"]
+    # The data set wants a validation part; the run is evaluated on what it has learnt.
+    Image.new("RGB", (32, 32)).save(source / "held_out.png")
+    lines.append("held_out.png,nothing,validation")
+    for number in range(8):
+        pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((32, 32)).save(source / f"{number}.png")
+        caption = " ".join(rng.permutation(words)[:6])
+        lines.append(f"{number}.png,{caption},train")
+    (source / "captions.csv").write_text("\n".join(lines))
+    builders.prepare("eight", source, tmp_path / "data")
+    config = tiny_config(
+        tmp_path / "data",
+        total_steps=120,
+        evaluate_every=1000,
+        checkpoint_every=1000,
+        log_every=60,
+        label_smoothing=0.0,
+        data=DataConfig(
+            dataset="eight",
+            data_dir=str(tmp_path / "data"),
+            evaluation_split="train",
+            image_size=32,
+            crop_area=(1.0, 1.0),
+        ),
+        text=TextConfig(vocab_size=400, length=16),
+        model=ModelConfig(
+            encoder="vit_tiny_patch16",
+            encoder_depth=1,
+            encoder_width=64,
+            encoder_heads=2,
+            decoder_width=64,
+            decoder_depth=1,
+            decoder_heads=2,
+            dropout=0.0,
+        ),
+        optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=10),
+        evaluation=EvaluationConfig(batch_size=8),
+    )
+    outcome = _run(config, tmp_path / "run")
+    for index, caption in outcome.evaluation.captions.items():
+        assert [caption] == outcome.evaluation.references[index]
+    assert outcome.evaluation.metrics["BLEU-4"] == pytest.approx(1.0)
+    assert outcome.evaluation.metrics["CIDEr"] == pytest.approx(10.0)
+
+
