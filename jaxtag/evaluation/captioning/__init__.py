@@ -52,6 +52,7 @@ def score(
     count = len(keys)
     scores = {f"BLEU-{n}": value for n, value in enumerate(bleu(guesses, groups), 1)}
     scores["ROUGE-L"] = sum(rouge_l(guesses, groups)) / count
-    scores["CIDEr"] = scores["CIDEr-D"] = sum(cider(guesses, groups)) / count
-    scores["CIDEr-original"] = sum(cider(guesses, groups, "original")) / count
+    ciders = cider(guesses, groups)
+    scores["CIDEr"] = scores["CIDEr-D"] = sum(ciders["d"]) / count
+    scores["CIDEr-original"] = sum(ciders["original"]) / count
     return scores

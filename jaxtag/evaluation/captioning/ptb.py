@@ -28,7 +28,8 @@ from typing import NamedTuple
 from jaxtag.evaluation.captioning import abbreviations as abbr
 from jaxtag.evaluation.captioning.characters import DIGITS, LETTERS, MARKS, SYMBOLS
 
-PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split(" "))
+_QUOTES_AND_BRACKETS = ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-"]
+PUNCTUATION = frozenset([*_QUOTES_AND_BRACKETS, *".?!,:-;", "--", "..."])
 
 
 def tokenize(captions: Iterable[str]) -> list[str]:
@@ -229,7 +230,7 @@ _RULES = _rules(
     ("L", rf"({abbr.BEFORE_NUMBER}\.){_SPACE_OR_BREAK}?{_D}"),
     ("L", rf"((?i:pt)[eyEY]\.){_SPACE}(?i:ltd|lim)"),
     ("L", rf"((?:{abbr.COMMON})\.).."),
-    ("L", rf"(?:{abbr.COMMON}|{abbr.TITLES}|{_INITIALS}|{_UNIONS})\."),
+    ("L", rf"(?:{abbr.COMMON}|{abbr.TITLES}|{_UNIONS}|{_INITIALS})\."),
     ("L", rf"({_UNIONS}){_SPACE_OR_BREAK}"),
     ("S", f"({_APOS}[0-9][0-9]){_SPACE_OR_BREAK}"),
     ("LDS", rf"({_WLD}++(?:\.{_WLD}++)*\.{abbr.FILE_ENDINGS})(?:{_SPACE_OR_BREAK}|[.?!,])"),
