@@ -29,8 +29,8 @@ y'all ma'am '90s 'em c'mon dogs' men's I'm we'll they've I'd ain't n't non-U.S. 
 &lt; &quot; AT&T R&B http://a.org/b www.foo.com foo.com me@x.org x.jpg - -- --- ---- ----- – — … ...
 .. . ; , : ! ? ?! !! ( ) [ ] { } < > << " ' `` '' ` “ ” ‘ ’ « » ‹ › „ / \\ * ** _ = + ~ ^ | % ° é
 café naïve 日本 한국 ñ é e\u0301 ½ ¼ x² m³ 😀 👨‍👩‍👧 🇺🇸 ☺ ♥ ™ © ® co\u00adop \ufeff \u200b :) :-(
-;D ^_^ <b> </b> well-known t-shirt black-and-white and/or w/o no. No. 5 fig. vs. etc. Miss. Ltd. pty.
-x_x D.C. J. T. B. X-ray C++ F# 7-Eleven twenty-one S&P-500 s'mores li'l 'til 'cause cap'n İ ſ \u212a
+;D <b> </b> well-known t-shirt black-and-white and/or w/o no. No. 5 fig. vs. etc. Miss. Ltd. pty.
+^_^ x_x D.C. J. T. B. X-ray C++ F# 7-Eleven twenty-one S&P-500 s'mores li'l 'til 'cause cap'n İ ſ \u212a
 \u0092 \u0093"""
 GAPS = [" "] * 12 + ["", "  ", "\xa0", "\t", "\n", "\u3000", "\x85"]
 
