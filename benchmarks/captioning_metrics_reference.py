@@ -30,8 +30,8 @@ y'all ma'am '90s 'em c'mon dogs' men's I'm we'll they've I'd ain't n't non-U.S. 
 .. . ; , : ! ? ?! !! ( ) [ ] { } < > << " ' `` '' ` “ ” ‘ ’ « » ‹ › „ / \\ * ** _ = + ~ ^ | % ° é
 café naïve 日本 한국 ñ é e\u0301 ½ ¼ x² m³ 😀 👨‍👩‍👧 🇺🇸 ☺ ♥ ™ © ® co\u00adop \ufeff \u200b :) :-(
 ;D <b> </b> well-known t-shirt black-and-white and/or w/o no. No. 5 fig. vs. etc. Miss. Ltd. pty.
-^_^ x_x D.C. J. T. B. X-ray C++ F# 7-Eleven twenty-one S&P-500 s'mores li'l 'til 'cause cap'n İ ſ \u212a
-\u0092 \u0093"""
+^_^ x_x D.C. J. T. B. X-ray C++ F# 7-Eleven twenty-one S&P-500 s'mores li'l 'til 'cause cap'n İ ſ
+\u212a \u0092 \u0093"""
 GAPS = [" "] * 12 + ["", "  ", "\xa0", "\t", "\n", "\u3000", "\x85"]
 
 

@@ -16,8 +16,9 @@ Peculiarities that are kept, because the published figures have them:
 - what a caption ends in may be read in the light of the next one: "plan B." before a line that
   starts with "The" gives "b", else "b.". So the order of captions matters, a little.
 
-One thing differs on purpose: a carriage return, form feed or line separator inside a caption is a
-space here. There it would shift all captions that follow it to the wrong pictures.
+Two things differ: a carriage return, form feed or line separator inside a caption is a space here
+(there it would shift all captions that follow to the wrong pictures), and capitals that Unicode
+got lately (Ɤ, U+A7CB) become small as Python's release knows them, not as Java's does.
 """
 
 import re
