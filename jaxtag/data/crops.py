@@ -102,11 +102,10 @@ def write_crop(picture: Picture, box: tuple[int, int, int, int], out: np.ndarray
     """
     top, left, height, width = box
     scale = min(1.0, max(out.shape[0] / height, out.shape[1] / width))
-    pixels = picture.pixels(scale)
-    down, right = pixels.shape[0] / picture.height, pixels.shape[1] / picture.width
-    y, x = round(top * down), round(left * right)
-    y, x = min(y, pixels.shape[0] - 1), min(x, pixels.shape[1] - 1)
-    crop = pixels[y : y + max(1, round(height * down)), x : x + max(1, round(width * right))]
+    pixels, factor = picture.pixels(scale, bottom=top + height), picture.factor(scale)
+    y = min(round(top * factor), pixels.shape[0] - 1)
+    x = min(round(left * factor), pixels.shape[1] - 1)
+    crop = pixels[y : y + max(1, round(height * factor)), x : x + max(1, round(width * factor))]
     # Linear interpolation reads 2 x 2 pixels and so is right down to half the size, as far as
     # reduced decoding leaves to go; averaging all pixels costs several times as much.
     shrinks = max(crop.shape[0] / out.shape[0], crop.shape[1] / out.shape[1])

@@ -1,6 +1,7 @@
 """Encoded pictures to uint8 RGB: JPEG by libjpeg-turbo, everything else by Pillow."""
 
 import io
+import math
 import re
 
 import numpy as np
@@ -26,9 +27,15 @@ class Picture:
     height: int
     width: int
 
-    def pixels(self, scale: float = 1.0) -> np.ndarray:
-        """uint8 [H, W, 3], upright RGB, scaled by at least `scale` (at most 1) where that is
-        cheaper than the whole picture; H and W tell by how much.
+    def factor(self, scale: float) -> float:
+        """By how much `pixels(scale)` scales: at least `scale`, at most 1, whatever is cheapest."""
+        del scale
+        return 1.0
+
+    def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
+        """uint8 [H, W, 3], upright RGB, scaled by `factor(scale)`, sizes rounded up.
+
+        Rows of the picture from `bottom` on may be missing.
 
         Raises:
             DecodeError: the data are damaged or cut short.
@@ -79,6 +86,10 @@ _FAST_EIGHTHS = (1, 2, 3, 4, 8)
 _EXTRANEOUS_AT_END = re.compile(r"^Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9$")
 
 
+_END = b"\xff\xd9"
+_MARGIN = 16  # rows that smooth chroma upsampling and reduced decoding may look ahead
+
+
 class _Jpeg(Picture):
     """A JPEG that libjpeg-turbo decodes, at a reduced DCT scale where that is enough."""
 
@@ -93,25 +104,55 @@ class _Jpeg(Picture):
         turned = self._orientation >= 5
         self.height, self.width = self._stored[::-1] if turned else self._stored
 
-    def pixels(self, scale: float = 1.0) -> np.ndarray:
-        eighths = next(k for k in _FAST_EIGHTHS if k >= 8 * min(scale, 1.0))
-        height, width = (-(-side * eighths // 8) for side in self._stored)
-        if self._colour in ("CMYK", "YCCK"):
-            image = _cmyk_to_rgb(self._decode("CMYK", height, width))
-        else:
-            image = self._decode("RGB", height, width)
-        return _upright(image, self._orientation)
+    def factor(self, scale: float) -> float:
+        return next(k for k in _FAST_EIGHTHS if k >= 8 * min(scale, 1.0)) / 8
 
-    def _decode(self, colour: str, min_height: int, min_width: int) -> np.ndarray:
-        size = {"min_height": min_height, "min_width": min_width}
+    def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
+        factor = self.factor(scale)
+        data, (height, width) = self._data, self._stored
+        if bottom is not None and bottom + _MARGIN < height and self._orientation == 1:
+            shorter = _cut_below(data, bottom + _MARGIN)
+            data, height = (data, height) if shorter is None else (shorter, bottom + _MARGIN)
+        inks = self._colour in ("CMYK", "YCCK")
+        size = {"min_height": math.ceil(height * factor), "min_width": math.ceil(width * factor)}
+        image = self._decode(data, "CMYK" if inks else "RGB", size)
+        return _upright(_cmyk_to_rgb(image) if inks else image, self._orientation)
+
+    @staticmethod
+    def _decode(data: bytes | bytearray, colour: str, size: dict[str, int]) -> np.ndarray:
         # fastdct and fastupsample saved nothing (at most 2%) and cost up to 3 grey levels.
         try:
-            return simplejpeg.decode_jpeg(self._data, colour, **size)
+            return simplejpeg.decode_jpeg(data, colour, **size)
         except ValueError as error:
             # A few bytes of padding before the end marker are common and harmless.
             if not _EXTRANEOUS_AT_END.match(str(error)):
                 raise DecodeError(f"damaged JPEG: {error}") from error
-        return simplejpeg.decode_jpeg(self._data, colour, strict=False, **size)
+        return simplejpeg.decode_jpeg(data, colour, strict=False, **size)
+
+
+def _cut_below(data: bytes, rows: int) -> bytearray | None:
+    """A JPEG that ends after `rows` rows: the same data under a header that claims fewer.
+
+    The entropy-coded data are read from the top and take most of the time, so what lies below a
+    crop need not cost any. None where rows are not stored in that way (progressive, or a scan
+    for each colour), or where the end of the data is missing, which the whole must then show.
+    """
+    if data.rfind(_END, len(data) - 64) < 0:
+        return None
+    place = 2
+    frame = components = None
+    while place + 10 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
+        if marker in (0xC0, 0xC1):  # baseline and extended sequential, Huffman-coded
+            frame, components = place, data[place + 9]
+        elif marker == 0xDA:  # the first scan: all colours in one, or not
+            if frame is None or data[place + 4] != components:
+                return None
+            shorter = bytearray(data)
+            shorter[frame + 5 : frame + 7] = rows.to_bytes(2)
+            return shorter
+        place += 2 + length
+    return None
 
 
 def _cmyk_to_rgb(image: np.ndarray) -> np.ndarray:
@@ -140,8 +181,8 @@ class _General(Picture):
         turned = self._orientation in (5, 6, 7, 8)
         self.width, self.height = self._image.size[::-1] if turned else self._image.size
 
-    def pixels(self, scale: float = 1.0) -> np.ndarray:
-        del scale  # these formats have no cheaper smaller picture
+    def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
+        del scale, bottom  # these formats have no cheaper part
         return _upright(self._call(_to_rgb), self._orientation)
 
     def _call(self, function):

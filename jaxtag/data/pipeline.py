@@ -20,6 +20,7 @@ from jaxtag.errors import UserError
 Batch = dict[str, Any]
 _PADDING = -1  # the index of a row that no record fills
 _IMAGE_STREAM = 0
+_SHARED_FROM_BYTES = 1 << 16
 
 
 class Records(Protocol):
@@ -247,7 +248,9 @@ class BatchIterator(grain.DatasetIterator):
             options = grain.MultiprocessingOptions(
                 num_workers=self._workers, per_worker_buffer_size=self._buffer
             )
-            ahead = ahead.mp_prefetch(options)
+            # Only pictures are worth shared memory: it costs a file for each array.
+            small = grain.experimental.DatasetOptions(min_shm_size=_SHARED_FROM_BYTES)
+            ahead = grain.experimental.WithOptionsIterDataset(ahead, small).mp_prefetch(options)
         return iter(ahead)
 
     def get_state(self) -> dict[str, int]:

@@ -234,6 +234,25 @@ def test_reduced_decoding_covers_the_target_and_shows_the_same():
         assert_close(got, expected, mean=3)
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.25])
+def test_rows_above_a_cut_are_those_of_the_whole(scale, subsampling, progressive):
+    options = {"quality": 90, "subsampling": subsampling, "progressive": progressive}
+    picture = open_picture(save(noisy(640, 480), "JPEG", **options))
+    whole, bottom = picture.pixels(scale), 300
+    part = picture.pixels(scale, bottom=bottom)
+    rows = int(bottom * scale)
+    assert (part.shape[0] < whole.shape[0]) is not progressive
+    np.testing.assert_array_equal(part[:rows], whole[:rows])
+
+
+def test_a_cut_does_not_hide_that_the_end_is_missing():
+    data = save(noisy(640, 480), "JPEG")
+    with pytest.raises(DecodeError, match="damaged JPEG"):
+        open_picture(data[: len(data) * 3 // 4]).pixels(bottom=100)
+
+
 def jpeg():
     return save(noisy(), "JPEG", quality=90)
 

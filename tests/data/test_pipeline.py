@@ -265,11 +265,11 @@ def apply(transform, picture, seed=0):
     return out.astype(int)
 
 
-@pytest.mark.parametrize("shape", [(300, 300), (240, 600), (40, 30)])
+@pytest.mark.parametrize("shape", [(300, 300), (240, 600), (40, 30), (3000, 10), (9, 2000)])
 def test_squash_keeps_the_corners(shape):
     out = apply(Squash(64), gradient(*shape))
-    assert np.abs(out[[0, -1], 0, 1] - [0, 255]).max() < 8
-    assert np.abs(out[0, [0, -1], 0] - [0, 255]).max() < 8
+    assert np.abs(out[[0, -1], 0, 1] - [0, 255]).max() < 20
+    assert np.abs(out[0, [0, -1], 0] - [0, 255]).max() < 20
 
 
 def test_centre_crop_takes_the_middle():
