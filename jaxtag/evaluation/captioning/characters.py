@@ -1,9 +1,9 @@
 """Which characters the Penn Treebank tokenizer takes for letters, marks, digits and symbols.
 
-The tables are those of the tokenizer that coco-caption runs (Stanford CoreNLP 3.4.1), found by
-asking it for each of the 65,536 characters of the basic plane. They are written out because they
-stand still at the Unicode of 2014: Python's own tables grow with every release, and a score must
-not change with the interpreter. Anything above the basic plane (emoji) belongs to no table.
+The tables say how the tokenizer that coco-caption runs (Stanford CoreNLP 3.4.1) classes each of
+the 65,536 characters of the basic plane, as its character map tells. They are written out because
+they stand still at the Unicode of 2014: Python's own tables grow with every release, and a score
+must not change with the interpreter. Anything above the basic plane (emoji) belongs to no table.
 
 Each table is a list of hexadecimal ranges; each public name is the inside of a regular
 expression's character class.
