@@ -52,22 +52,14 @@ class DecoderBlock(nn.Module):
         weights_dropped = partial(self.weights_dropout, train=train)
 
         qkv = self.qkv(self.norm1(x)).reshape(batch * captions, length, 3, width)
-        qkv = layers.split_heads(qkv, self.heads)
         causal = jnp.tril(jnp.ones((length, length), bool))
-        attended = layers.attention(
-            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], causal, weights_dropped
-        )
+        attended = layers.attention(*layers.split_parts(qkv, self.heads), causal, weights_dropped)
         x = x + dropped(self.out(layers.merge_heads(attended).reshape(x.shape)))
 
         query = self.cross_query(self.norm_cross(x)).reshape(batch, captions * length, width)
-        keys_values = layers.split_heads(self.cross_key_value(memory), self.heads)
-        attended = layers.attention(
-            layers.split_heads(query, self.heads),
-            keys_values[:, :, 0],
-            keys_values[:, :, 1],
-            None,
-            weights_dropped,
-        )
+        query = layers.split_heads(query, self.heads)
+        keys, values = layers.split_parts(self.cross_key_value(memory), self.heads)
+        attended = layers.attention(query, keys, values, None, weights_dropped)
         x = x + dropped(self.cross_out(layers.merge_heads(attended).reshape(x.shape)))
         return x + dropped(self.mlp(self.norm2(x))), None
 

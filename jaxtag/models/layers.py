@@ -165,6 +165,14 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
+def split_parts(x: jax.Array, heads: int) -> list[jax.Array]:
+    """`[..., parts, D] -> parts x [..., heads, D / heads]`
+
+    One split: its gradient is one concatenation, where slices would each be padded and added.
+    """
+    return [split_heads(p.squeeze(-2), heads) for p in jnp.split(x, x.shape[-2], axis=-2)]
+
+
 def merge_heads(x: jax.Array) -> jax.Array:
     """`[..., heads, d] -> [..., heads * d]`"""
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])

@@ -37,8 +37,7 @@ class ViTBlock(nn.Module):
         norm = partial(layers.LayerNorm, self.norm_eps, self.dtype)
         width = x.shape[-1]
         qkv = layers.Linear((3, width), dtype=self.dtype, name="qkv")(norm(name="norm1")(x))
-        qkv = layers.split_heads(qkv, self.heads)
-        attended = layers.attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        attended = layers.attention(*layers.split_parts(qkv, self.heads))
         out = layers.Linear((width,), dtype=self.dtype, name="out")
         x = x + self._regularise(out(layers.merge_heads(attended)), rate, train)
         gelu = partial(jax.nn.gelu, approximate=False)

@@ -1,0 +1,150 @@
+"""What the captioner benchmarks share: one model on both sides, and taking turns.
+
+The peer (PyTorch and transformers) runs in a process of its own, started with `--peer_python`, and
+waits while the other side works. Both sides are pinned to the same cores.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+VOCABULARY, WIDTH, DEPTH, HEADS = 8192, 384, 6, 6
+ENCODERS = {"tiny": (192, 3), "small": (384, 6)}
+BOS, EOS, PAD = 1, 2, 0
+
+
+def arguments(description: str, *, batch: int, length: int) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--peer_python", help="a Python with torch and transformers")
+    parser.add_argument("--encoder", choices=ENCODERS, default="tiny", help="ViT size, patch 16")
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--length", type=int, default=length, help="tokens of a caption")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
+    parser.add_argument("--threads", type=int, default=2, help="cores that both sides may use")
+    parser.add_argument("--serve", metavar="FOLDER", help=argparse.SUPPRESS)
+    return parser
+
+
+def pin(threads: int) -> None:
+    """Keeps this process, and what it starts, on `threads` cores; before jax or torch starts."""
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    os.sched_setaffinity(0, cores)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+
+def peer_model(args: argparse.Namespace, dropout: float = 0.0) -> Any:
+    """The `VisionEncoderDecoderModel`, with weights from a fixed seed."""
+    import torch
+    from transformers import (
+        GPT2Config,
+        VisionEncoderDecoderConfig,
+        VisionEncoderDecoderModel,
+        ViTConfig,
+    )
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    width, heads = ENCODERS[args.encoder]
+    vit = ViTConfig(
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        image_size=args.image_size,
+        layer_norm_eps=1e-6,
+    )
+    gpt2 = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=args.length,
+        n_embd=WIDTH,
+        n_layer=DEPTH,
+        n_head=HEADS,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        add_cross_attention=True,
+        is_decoder=True,
+    )
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(vit, gpt2)
+    config.decoder_start_token_id, config.pad_token_id = BOS, PAD
+    return VisionEncoderDecoderModel(config)
+
+
+def our_model(args: argparse.Namespace, folder: Path, dropout: float = 0.0) -> tuple[Any, Any]:
+    """The same captioner here, and its parameters from the peer's file."""
+    from safetensors.numpy import load_file
+
+    from jaxtag import models
+    from jaxtag.models.transformers_names import captioner_params
+
+    model = models.Captioner(
+        models.create(f"vit_{args.encoder}_patch16", image_size=args.image_size),
+        models.Decoder(
+            VOCABULARY,
+            args.length,
+            WIDTH,
+            depth=DEPTH,
+            heads=HEADS,
+            mlp_dim=4 * WIDTH,
+            dropout=dropout,
+            attention_dropout=dropout,
+        ),
+    )
+    return model, captioner_params(load_file(folder / "model.safetensors"), model)
+
+
+@contextmanager
+def peer(args: argparse.Namespace, folder: Path) -> Iterator[Callable[[str], Any]]:
+    """The calling script's other side: a function that sends a word and gives its answer."""
+    command = [args.peer_python, *sys.argv, "--serve", str(folder)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+
+    def ask(word: str) -> Any:
+        process.stdin.write(word + "\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            if line.startswith("answer "):
+                return json.loads(line.removeprefix("answer "))
+        raise RuntimeError("the peer has ended; its message is above")
+
+    try:
+        yield ask
+    finally:
+        process.stdin.close()
+        process.wait(timeout=60)
+
+
+def serve(answer: Callable[[str], Any]) -> None:
+    """The peer's side of `peer`: answers until its input ends."""
+    for line in sys.stdin:
+        print("answer " + json.dumps(answer(line.strip())), flush=True)
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def report(name: str, ours: list[float], theirs: list[float]) -> None:
+    """Medians over the turns, and the ratio of each pair of turns."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    print(
+        f"{name}: jaxtag {statistics.median(ours):.3f} s, transformers "
+        f"{statistics.median(theirs):.3f} s, ratio {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}, n={len(ours)})"
+    )

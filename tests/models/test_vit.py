@@ -1,0 +1,98 @@
+"""ViT: sizes, outputs, position interpolation, and the registry."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtag import models
+from jaxtag.models import ViT
+from jaxtag.models.vit import interpolate_positions
+
+TINY = {"patch_size": 8, "width": 16, "depth": 2, "heads": 2, "mlp_dim": 24, "image_size": 16}
+
+
+def count(model, **fields) -> int:
+    images = jnp.zeros((1, 224, 224, 3))
+    shapes = jax.eval_shape(models.create(model, **fields).init, jax.random.key(0), images)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("vit_tiny_patch16", 5.717),
+        ("vit_small_patch16", 22.051),
+        ("vit_base_patch16", 86.568),
+        ("vit_base_patch32", 88.224),
+        ("vit_large_patch16", 304.327),
+    ],
+)
+def test_parameter_counts_are_the_papers(name: str, millions: float) -> None:
+    assert count(name, num_classes=1000) / 1e6 == pytest.approx(millions, abs=1e-3)
+    assert count(name, num_classes=1000, scan=True) == count(name, num_classes=1000)
+
+
+def test_backbone_alone() -> None:
+    assert count("vit_base_patch16") == 85_798_656
+
+
+def test_every_name_gives_the_named_outputs() -> None:
+    assert len(models.names()) == 16
+    for name in models.names():
+        model = models.create(name)
+        images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+        outputs = jax.eval_shape(model.apply, variables, images)
+        side = 224 // model.patch_size
+        assert outputs["pooled"].shape == (2, model.width), name
+        assert outputs["features"].shape == (2, 1 + side * side, model.width), name
+        assert outputs["grid"].shape == (2, side, side, model.width), name
+
+
+def test_pooling() -> None:
+    images = jax.random.normal(jax.random.key(1), (2, 19, 30, 3))
+    model = ViT(**TINY, pool="gap", class_token=False, num_classes=5)
+    outputs, _ = jax.jit(model.init_with_output)(jax.random.key(0), images)
+    assert outputs["features"].shape == (2, 6, 16)
+    np.testing.assert_allclose(outputs["pooled"], outputs["grid"].mean((1, 2)), atol=1e-6)
+    assert outputs["logits"].shape == (2, 5)
+    outputs, _ = jax.jit(ViT(**TINY).init_with_output)(jax.random.key(0), images)
+    np.testing.assert_array_equal(outputs["pooled"], outputs["features"][:, 0])
+    assert "logits" not in outputs
+
+
+def test_interpolation_keeps_constants_and_its_own_size() -> None:
+    grid = jax.random.normal(jax.random.key(0), (5, 4, 3))
+    np.testing.assert_array_equal(interpolate_positions(grid, (5, 4)), grid)
+    flat = interpolate_positions(jnp.ones((5, 4, 3)), (7, 11))
+    np.testing.assert_allclose(flat, np.ones((7, 11, 3)), atol=1e-6)
+
+
+def test_non_square_image_size() -> None:
+    model = ViT(**{**TINY, "image_size": (16, 32)})
+    images = jnp.zeros((1, 16, 32, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert variables["params"]["pos_embed"].shape == (1 + 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "complaint"),
+    [
+        ({}, (1, 7, 16, 3), "at least 8 pixels"),
+        ({}, (16, 16, 3), r"must be \[B, H, W, C\]"),
+        ({"heads": 3}, (1, 16, 16, 3), "multiple of heads"),
+        ({"class_token": False}, (1, 16, 16, 3), "pool must be"),
+        ({"remat": "some"}, (1, 16, 16, 3), "remat must be one of none, full"),
+    ],
+)
+def test_wrong_use(fields: dict, shape: tuple, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        ViT(**{**TINY, **fields}).init(jax.random.key(0), jnp.zeros(shape))
+
+
+def test_registry_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="the nearest is 'vit_tiny_patch16'"):
+        models.create("vit_tiny_patch17")
+    with pytest.raises(TypeError, match="no field 'drop_paht'; the nearest is 'drop_path'"):
+        models.create("vit_tiny_patch16", drop_paht=0.1)
