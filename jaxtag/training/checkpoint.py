@@ -160,7 +160,10 @@ class Checkpoints:
             raise _failed_save(self._saving[0], failure) from failure
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more; raises as `check` does."""
+        """Returns when nothing is being written any more; raises as `check` does.
+
+        Old steps are removed by process 0: the others may still see them.
+        """
         if self._background is not None:
             self._background.join()
             self._background = None

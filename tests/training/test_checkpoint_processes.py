@@ -20,6 +20,7 @@ PROGRAM = """
     flags.FLAGS(["program"])
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[1]), initialization_timeout=60)
+    from jax.experimental import multihost_utils
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
     from jaxtag.errors import UserError
     from jaxtag.training.checkpoint import Checkpoints
@@ -36,6 +37,8 @@ PROGRAM = """
             x = step(x)
             checkpoints.save(number, {"x": x}, iterator, {"n": number})
         checkpoints.wait()
+        # Process 0 alone removes old steps, in its own time.
+        multihost_utils.sync_global_devices("written")
         assert checkpoints.steps() == [3, 4], checkpoints.steps()
         again = iter(data)
         wanted = {"x": jax.ShapeDtypeStruct((8, 2), jnp.float32, sharding=split)}
@@ -73,9 +76,13 @@ def test_two_processes(tmp_path):
         )
         for index in range(2)
     ]
-    for process in processes:
-        output, errors = process.communicate(timeout=90)
-        assert process.returncode == 0 and output.endswith("done\n"), errors
+    try:
+        for process in processes:
+            output, errors = process.communicate(timeout=90)
+            assert process.returncode == 0 and output.endswith("done\n"), errors
+    finally:
+        for process in processes:
+            process.kill()
     integrity.verify(tmp_path / "checkpoints" / "4")
     wanted = {"x": jax.ShapeDtypeStruct((8, 2), jnp.float32)}
     state = Checkpoints(tmp_path / "checkpoints", keep_last=2).restore(wanted).state

@@ -1,0 +1,66 @@
+"""Two captioners that learn nothing, on Flickr8k's dev part: what a model must beat.
+
+    python benchmarks/flickr8k_baselines.py [--data_dir=DIR] [--workdir=RUN …]
+
+`constant` repeats one training caption (the best of 300 by CIDEr on 200 dev pictures); `nearest`
+takes the first caption of the training picture that is nearest by its 16x16 pixels. With work
+directories of runs, their evaluation.json (from jaxtag.evaluate) goes into the same table.
+"""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from jaxtag.data import crops, pipeline, sources
+from jaxtag.evaluation import captions
+
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "tfds's root folder.")
+_WORKDIRS = flags.DEFINE_multi_string("workdir", [], "Runs of flickr8k_caption, evaluated.")
+
+
+def thumbnails(source: sources.Source) -> np.ndarray:
+    """float32 [N, 768]: the pictures squashed to 16x16."""
+    example = pipeline.Example(crops.Squash(16))
+    rows = [
+        batch["image"][batch["mask"] > 0]
+        for batch in pipeline.eval_batches(source, example=example, batch_size=100)
+    ]
+    return np.concatenate(rows).reshape(len(source), -1).astype(np.float32)
+
+
+def main(_: list[str]) -> None:
+    training = sources.open_split("flickr8k_captions", "train", _DATA_DIR.value)
+    held_out = sources.open_split("flickr8k_captions", "validation", _DATA_DIR.value)
+    references = dict(enumerate(sources.captions_of(held_out)))
+    texts = list(sources.captions_of(training))
+
+    some = {index: references[index] for index in range(200)}
+    candidates = random.Random(0).sample([text for group in texts for text in group], 300)
+    scores = [
+        captions.score(dict.fromkeys(some, text), some, held_out)["CIDEr"] for text in candidates
+    ]
+    best = candidates[int(np.argmax(scores))]
+
+    known, asked = thumbnails(training), thumbnails(held_out)
+    distances = (known**2).sum(1) - 2 * asked @ known.T  # but for a constant of each row
+    nearest = {index: texts[place][0] for index, place in enumerate(distances.argmin(1))}
+
+    rows = {
+        f"constant: {best!r}": captions.score(
+            dict.fromkeys(references, best), references, held_out
+        ),
+        "nearest by 16x16 pixels": captions.score(nearest, references, held_out),
+    }
+    for workdir in map(Path, _WORKDIRS.value):
+        found = json.loads((workdir / "evaluation.json").read_text(encoding="utf-8"))
+        rows[workdir.name] = {
+            name: value for name, value in found.items() if name in rows[next(iter(rows))]
+        }
+    print(captions.table(rows))
+
+
+if __name__ == "__main__":
+    app.run(main)
