@@ -34,18 +34,23 @@ def generate(
 
     Raises ValueError for settings that make no sense or do not fit the model.
     """
-    chosen = Settings(**settings)
-    if chosen.max_length > model.decoder.max_length:
-        raise ValueError(
-            f"max_length ({chosen.max_length}) is more than the decoder's positions "
-            f"({model.decoder.max_length})"
-        )
+    chosen = checked(model, Settings(**settings))
     if chosen.method == "sample" and rng is None:
         raise ValueError('method="sample" needs rng, a jax.random.key')
-    if chosen.method == "beam" and 2 * chosen.beam_size > model.decoder.vocab_size:
-        raise ValueError(f"beam_size ({chosen.beam_size}) is more than half of the vocabulary")
     rng = jax.random.key(0) if rng is None else rng
     return _generate(model, chosen, variables, images, rng)
+
+
+def checked(model: Captioner, settings: Settings) -> Settings:
+    """Returns `settings`; raises ValueError where they do not fit the model."""
+    if settings.max_length > model.decoder.max_length:
+        raise ValueError(
+            f"max_length ({settings.max_length}) is more than the decoder's positions "
+            f"({model.decoder.max_length})"
+        )
+    if settings.method == "beam" and 2 * settings.beam_size > model.decoder.vocab_size:
+        raise ValueError(f"beam_size ({settings.beam_size}) is more than half of the vocabulary")
+    return settings
 
 
 @partial(jax.jit, static_argnums=(0, 1))

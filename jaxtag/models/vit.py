@@ -40,8 +40,7 @@ class ViTBlock(nn.Module):
         attended = layers.attention(*layers.split_parts(qkv, self.heads))
         out = layers.Linear((width,), dtype=self.dtype, name="out")
         x = x + self._regularise(out(layers.merge_heads(attended)), rate, train)
-        gelu = partial(jax.nn.gelu, approximate=False)
-        mlp = layers.MLP(self.mlp_dim, gelu, dtype=self.dtype, name="mlp")
+        mlp = layers.MLP(self.mlp_dim, layers.exact_gelu, dtype=self.dtype, name="mlp")
         return x + self._regularise(mlp(norm(name="norm2")(x)), rate, train), None
 
     def _regularise(self, branch: jax.Array, rate: jax.Array, train: bool) -> jax.Array:
