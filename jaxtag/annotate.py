@@ -8,9 +8,12 @@ caption's log-probability, with beam search divided by its length penalty. The o
 when all is done; until then lines are in OUTPUT.partial.
 """
 
+import contextlib
+import errno
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,27 +42,29 @@ def main(paths: list[str]) -> None:
         raise UsageError("usage: jaxtag.annotate --workdir=DIR --output=FILE.jsonl PATH…")
     workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
     config = configuration.check(_CONFIG.value or configuration.load(workdir))
-    names = files.list_files(paths)
-    partial = output.with_name(output.name + ".partial")
-    try:
-        file = partial.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error.strerror}") from error
+    # What an earlier run wrote may lie among the pictures.
+    own = {os.path.realpath(path) for path in (output, _partial(output))}
+    names = [name for name in files.list_files(paths) if os.path.realpath(name) not in own]
     if config.compilation_cache:
         runtime.use_compilation_cache()
     model = trained.load(workdir, config, _STEP.value)
-    bad = 0
-    with file, tqdm(total=len(names), unit="picture", disable=not sys.stderr.isatty()) as bar:
-        for line in annotate(model, names):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    found = annotate(model, names)
+    bad, lines = 0, _Lines(output)
+    with tqdm(total=len(names), unit="picture", disable=not sys.stderr.isatty()) as bar:
+        for line in found:
+            lines.add(line)
             bad += "error" in line
             bar.update()
-    partial.replace(output)
+    lines.finish()
     print(f"{len(names) - bad} pictures annotated, {bad} could not be read: {output}")
 
 
 def annotate(model: trained.Trained, names: list[str]) -> Iterator[dict[str, Any]]:
-    """A line for each file, in order; memory does not grow with their number."""
+    """A line for each file, in order; memory does not grow with their number.
+
+    Raises:
+      UsageError: at once, where the settings of decoding do not fit the model.
+    """
     config = model.config
     generate = captions.caption_generator(model.task, config)
     shards = model.mesh.shape["data"]
@@ -72,7 +77,13 @@ def annotate(model: trained.Trained, names: list[str]) -> Iterator[dict[str, Any
         workers=config.data.workers,
         threads=config.data.threads,
     )
-    key = jax.random.key(config.seed)
+    return _captioned(model, generate, batches)
+
+
+def _captioned(
+    model: trained.Trained, generate: Callable[..., dict], batches: pipeline.BatchIterator
+) -> Iterator[dict[str, Any]]:
+    key = jax.random.key(model.config.seed)
     for number, batch in enumerate(batches):
         where, errors = batch.pop("file"), batch.pop("error")
         arrays = meshes.to_devices(batch, model.mesh)
@@ -85,6 +96,43 @@ def annotate(model: trained.Trained, names: list[str]) -> Iterator[dict[str, Any
                 score = round(float(found["scores"][row]), 4)
                 yield {"file": where[row], "caption": texts[row], "score": score}
     batches.close()
+
+
+class _Lines:
+    """JSON lines in OUTPUT.partial, which takes the name OUTPUT when all are written."""
+
+    def __init__(self, output: Path):
+        self._output = output
+        with self._told():
+            if output.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            # Python holds a byte of a file's name that is not UTF-8 as half of a surrogate pair.
+            # backslashreplace spells that as \udcXX, which in JSON means the very same.
+            self._file = _partial(output).open(
+                "w", buffering=1, encoding="utf-8", errors="backslashreplace"
+            )
+
+    def add(self, line: dict[str, Any]) -> None:
+        with self._told():
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def finish(self) -> None:
+        with self._told():
+            self._file.close()
+            _partial(self._output).replace(self._output)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """A full disk, say, is something that the user can put right."""
+        try:
+            yield
+        except OSError as error:
+            message = f"--output={self._output} cannot be written: {error.strerror}"
+            raise UserError(message) from error
+
+
+def _partial(output: Path) -> Path:
+    return Path(f"{output}.partial")
 
 
 if __name__ == "__main__":

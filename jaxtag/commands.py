@@ -4,6 +4,7 @@ Exit status: 0 success, 1 failure, 2 wrong use (see also `jaxtag.training.preemp
 status of a run that saved its state and wants to be started again).
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,8 +24,13 @@ def run(main: Callable[[Sequence[str]], int | None], positional: bool = False) -
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's and grain's start-up chatter
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text of any encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def parse(argv: Sequence[str]) -> list[str]:
+        # What comes after `--` is no flag, whatever it looks like.
+        end = argv.index("--") if "--" in argv else len(argv)
+        argv, literal = argv[:end], argv[end:]
         # Imported here, so that commands without a configuration start quickly.
         if "config" in flags.FLAGS:
             from jaxtag.config_flag import prepare_arguments
@@ -34,7 +40,7 @@ def run(main: Callable[[Sequence[str]], int | None], positional: bool = False) -
             print(_help())
             sys.exit(0)
         try:
-            return flags.FLAGS(argv, known_only=False)
+            return flags.FLAGS([*argv, *literal], known_only=False)
         except flags.Error as error:
             raise UsageError(f"{error} (see --help)") from error
         except (TypeError, ValueError, KeyError, AttributeError) as error:

@@ -22,6 +22,7 @@ from ml_collections import config_flags
 from jaxtag import config as configuration
 from jaxtag.errors import UsageError
 
+flags.disclaim_key_flags()  # --config belongs to the command that calls `define`, and to its --help
 _SAVED = "workdir="  # marks a reference to the configuration of a work directory
 
 
@@ -82,7 +83,9 @@ def prepare_arguments(argv: Sequence[str]) -> list[str]:
     elif workdirs and "config" in flags.FLAGS and (Path(workdirs[-1]) / "config.json").is_file():
         reference = _SAVED + workdirs[-1]
     elif overrides:
-        raise UsageError(f"{overrides[0]}: give --config=NAME too{configuration.nearest('', names())}")
+        raise UsageError(
+            f"{overrides[0]}: give --config=NAME too{configuration.nearest('', names())}"
+        )
     else:
         return rest
     made = get_config(reference)

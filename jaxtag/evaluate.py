@@ -16,7 +16,7 @@ from absl import flags
 
 from jaxtag import commands, config_flag
 from jaxtag import config as configuration
-from jaxtag.errors import UsageError
+from jaxtag.errors import UsageError, UserError
 
 _CONFIG = config_flag.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
@@ -32,8 +32,14 @@ def main(_: list[str]) -> None:
     files = (_RESULTS.value, _REFERENCES.value)
     if any(files) == bool(_WORKDIR.value) or (any(files) and not all(files)):
         raise UsageError("give either --workdir, or both --results and --references")
-    metrics = _score_files(*files) if all(files) else _evaluate(Path(_WORKDIR.value))
-    print(json.dumps(metrics))
+    if all(files):
+        print(json.dumps(_score_files(*files)))
+        return
+    workdir = Path(_WORKDIR.value)
+    metrics = _evaluate(workdir)
+    print(json.dumps(metrics))  # first: should it not be possible to keep them, they are not lost
+    if jax.process_index() == 0:
+        _keep(metrics, workdir / "evaluation.json")
 
 
 def _score_files(results: str, references: str) -> dict[str, float]:
@@ -59,10 +65,15 @@ def _evaluate(workdir: Path) -> dict[str, float]:
     evaluation = evaluator(model.variables, source)
     metrics = {"split": split, "step": model.step, **evaluation.metrics}
     if jax.process_index() == 0:
-        text = json.dumps(metrics, indent=2) + "\n"
-        (workdir / "evaluation.json").write_text(text, encoding="utf-8")
         print(captions.table({"model": evaluation.metrics}), file=sys.stderr)
     return metrics
+
+
+def _keep(metrics: dict[str, float], path: Path) -> None:
+    try:
+        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-import pytest  # noqa: E402
-from absl import flags  # noqa: E402
+import pytest
+from absl import flags
 
 if not flags.FLAGS.is_parsed():  # grain's worker processes read absl flags
     flags.FLAGS(["pytest"])
@@ -31,7 +31,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """A data directory with the data set `tiny`: 24 coloured pictures with two captions each."""
+    """A data directory with the data set `tiny`: 28 coloured pictures with two captions each."""
     import json
 
     from PIL import Image
@@ -41,16 +41,40 @@ def tiny_data(tmp_path_factory) -> Path:
     source = tmp_path_factory.mktemp("tiny_source")
     colours = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
     lines = []
-    for number in range(24):
+    for number in range(28):
         name, colour = list(colours.items())[number % 3]
         size = 40 + number
         picture = Image.new("RGB", (size, 48), colour)
         picture.paste((250, 250, 250), (0, 0, 10 + number // 3, 20))
         picture.save(source / f"{number:02}.jpg", quality=90)
         for caption in (f"a {name} field", f"picture {number // 3} is {name}"):
-            split = "validation" if number >= 16 else "train"
+            split = "train" if number < 16 else "validation" if number < 24 else "test"
             lines.append({"file": f"{number:02}.jpg", "caption": caption, "split": split})
     (source / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     folder = tmp_path_factory.mktemp("tiny_data")
     builders.prepare("tiny", source, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def own_config(tiny_data, tmp_path_factory) -> str:
+    """What to give as --config for a small run on `tiny`, as a user's own file."""
+    path = tmp_path_factory.mktemp("configs") / "own.py"
+    path.write_text(
+        "from tiny import tiny_config\n"
+        f"def get_config(data_dir: str = {str(tiny_data)!r}):\n"
+        "    rhythm = {'log_every': 20, 'evaluate_every': 60, 'checkpoint_every': 60}\n"
+        "    return tiny_config(data_dir, total_steps=60, **rhythm)\n"
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(own_config, tmp_path_factory) -> Path:
+    """The work directory of a finished `jaxtag.train`, for reading only; its captions vary."""
+    from calling import call
+
+    workdir = tmp_path_factory.mktemp("tiny_run")
+    done = call("train", f"--config={own_config}", f"--workdir={workdir}")
+    assert done.status == 0, done.err
+    return workdir

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import warnings
 
 import numpy as np
 import simplejpeg
@@ -10,6 +11,8 @@ from PIL import Image
 
 # What a picture may hold at most, read from its header before anything is decoded.
 MAX_PIXELS = 80_000_000
+# Pillow warns of large pictures too, on stderr; here they are refused with a reason, or allowed.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # Plugins that run other programs (EPS starts Ghostscript) stay out. JPEG includes MPO.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")

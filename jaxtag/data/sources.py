@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def open_split(dataset: str, split: str, data_dir: str | os.PathLike | None = No
         UserError: it is not there (with the commands that bring it), incomplete, or stored in
             another format.
     """
-    folder = _version_folder(dataset, globals()["data_dir"](data_dir))
+    folder = _version_folder(dataset, data_dir)
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:  # damaged descriptions raise many kinds
@@ -121,8 +122,9 @@ def captions_of(source: Source) -> Iterator[list[str]]:
             yield [_text(value) for value in fields["captions"].bytes_list.value]
 
 
-def _version_folder(dataset: str, root: Path) -> Path:
+def _version_folder(dataset: str, flag: str | os.PathLike | None) -> Path:
     name, _, version = dataset.partition(":")
+    root = data_dir(flag)
     parent = root / name
     found = []
     if parent.is_dir():
@@ -135,9 +137,8 @@ def _version_folder(dataset: str, root: Path) -> Path:
         from jaxtag.data import builders  # here: it is large, and only this message needs it
 
         held = f" (it holds {', '.join(sorted(found))})" if found else ""
-        raise UserError(
-            f"the data set {dataset} is not prepared in {root}{held}.\n{builders.how_to_get(name)}"
-        )
+        commands = builders.how_to_get(name, flag and shlex.quote(os.fspath(flag)))
+        raise UserError(f"the data set {dataset} is not prepared in {root}{held}.\n{commands}")
     return parent / (version or max(found, key=lambda v: tuple(map(int, v.split(".")))))
 
 

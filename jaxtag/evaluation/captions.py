@@ -16,7 +16,9 @@ from jaxtag.data import pipeline, sources
 from jaxtag.data.builders import shapes_scenes
 from jaxtag.data.sources import Source
 from jaxtag.data.text import BOS, EOS, PAD, Tokenizer
+from jaxtag.errors import UsageError
 from jaxtag.evaluation import captioning
+from jaxtag.models import generation
 from jaxtag.parallel import mesh as meshes
 from jaxtag.tasks import caption
 
@@ -149,27 +151,26 @@ def baselines(
 
 
 def caption_generator(task: caption.CaptionTask, config: Config) -> Callable[..., dict]:
-    """A compiled function (variables, batch, key) → {"tokens" int32 [B, length], "scores" [B]}."""
-    decoding = config.decoding
+    """A compiled function (variables, batch, key) → {"tokens" int32 [B, length], "scores" [B]}.
+
+    Raises:
+      UsageError: config.decoding makes no sense or does not fit the model.
+    """
+    settings = {
+        **dataclasses.asdict(config.decoding),
+        "max_length": config.text.length,
+        "bos_id": BOS,
+        "eos_id": EOS,
+        "pad_id": PAD,
+    }
+    try:
+        generation.checked(task.model, generation.Settings(**settings))
+    except ValueError as error:
+        raise UsageError(f"config.decoding: {error}") from error
 
     @jax.jit
     def generate(variables: Any, batch: dict[str, jax.Array], key: jax.Array) -> dict:
-        return models.generate(
-            task.model,
-            variables,
-            task.images(batch),
-            method=decoding.method,
-            max_length=config.text.length,
-            beam_size=decoding.beam_size,
-            length_penalty=decoding.length_penalty,
-            temperature=decoding.temperature,
-            top_k=decoding.top_k,
-            top_p=decoding.top_p,
-            rng=key,
-            bos_id=BOS,
-            eos_id=EOS,
-            pad_id=PAD,
-        )
+        return models.generate(task.model, variables, task.images(batch), rng=key, **settings)
 
     return generate
 

@@ -19,6 +19,7 @@ from jaxtag.parallel import mesh as meshes
 from jaxtag.parallel import sharding
 from jaxtag.tasks import caption
 from jaxtag.training import experiment as experiments
+from jaxtag.training import vocabulary
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.clock import StepClock
 from jaxtag.training.journal import Journal
@@ -95,9 +96,7 @@ def train(config: Config, workdir: Path, tokenizer: Tokenizer) -> Outcome:
             stop = preemption.requested(step)
             evaluated = {}
             if finished or (step > start and step % config.evaluate_every == 0 and not stop):
-                evaluation = evaluator(
-                    state.evaluation_variables, held_out if finished else some
-                )
+                evaluation = evaluator(state.evaluation_variables, held_out if finished else some)
                 # What is best is found on the same pictures each time.
                 evaluated = captions.part(evaluation, some)
                 _tell(journal, step, evaluation)
@@ -218,7 +217,8 @@ def start_of(config: Config, workdir: Path, allow_changes: bool = False) -> Conf
     What the first run decided by itself (None in the configuration) stays as it was decided.
 
     Raises:
-      UserError: `workdir` holds a run that trained something else, unless `allow_changes`.
+      UserError: `workdir` holds a run that trained something else, unless `allow_changes`; or
+        it cannot be written.
     """
     path = workdir / "config.json"
     decided = dataclasses.replace(
@@ -230,13 +230,18 @@ def start_of(config: Config, workdir: Path, allow_changes: bool = False) -> Conf
         if config.model.scan is None:
             decided.model.scan = old.model.scan
         changed = configuration.differences(old, decided)
-        if changed and not allow_changes:
+        # Before the first checkpoint there is nothing that a change could spoil: a run that ended
+        # over a wrong setting or absent data starts again with the right one.
+        if changed and not allow_changes and vocabulary.has_checkpoints(workdir):
             raise UserError(_refusal(workdir, changed))
-    workdir.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        partial = path.with_suffix(".partial")
-        partial.write_text(configuration.to_json(decided), encoding="utf-8")
-        partial.replace(path)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            partial = path.with_suffix(".partial")
+            partial.write_text(configuration.to_json(decided), encoding="utf-8")
+            partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be written: {error.strerror}") from error
     return decided
 
 

@@ -36,16 +36,25 @@ def ensure_data(config: Config) -> None:
     builders.prepare(data.dataset, data.source_dir, folder, wait_seconds=_WAIT_SECONDS)
 
 
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether anything was saved there that depends on its configuration and tokenizer."""
+    return (workdir / "checkpoints").exists()
+
+
 def ensure_tokenizer(config: Config, workdir: Path) -> Tokenizer:
-    """The tokenizer of `workdir`, trained on the training captions if there is none yet."""
+    """The tokenizer of the checkpoints in `workdir`; before there are any, a new one.
+
+    It is trained on the training captions. What a run without checkpoints left may have been made
+    from other captions, and is not used.
+    """
     path = workdir / TOKENIZER
-    if path.exists():
+    if has_checkpoints(workdir):
+        if not path.exists():
+            raise UserError(
+                f"{path} is missing, though there are checkpoints that were trained with it: "
+                "restore it, or take another --workdir"
+            )
         return Tokenizer.load(path)
-    if (workdir / "checkpoints").exists():
-        raise UserError(
-            f"{path} is missing, though there are checkpoints that were trained with it: restore "
-            "it, or take another --workdir"
-        )
     data = config.data
     source = sources.open_split(data.dataset, data.train_split, data.data_dir)
     captions = list(itertools.chain.from_iterable(sources.captions_of(source)))

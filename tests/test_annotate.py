@@ -1,0 +1,308 @@
+"""The command: a line for each picture, whatever it is and is called, and clear refusals."""
+
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from calling import call, start
+from PIL import Image
+
+RED, GREEN, BLUE = (220, 30, 30), (30, 200, 40), (40, 60, 220)
+# Names that somebody's pictures have; the last is Latin-1 and no UTF-8.
+ODD_NAMES = [
+    "two  spaces.png",
+    "déjà vu 写真.png",
+    "🐶🎈.png",
+    'it\'s "quoted".png',
+    "new\nline.png",
+    "-leading.png",
+    "--config=shapes_caption",
+    "--help",
+    "[1].png",
+    "*.png",
+    "back\\slash.png",
+    "half a \u2028 line.png",
+    os.fsdecode(b"caf\xe9.png"),
+]
+
+
+def header_of_png(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to nothing."""
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    for name, payload in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(999))), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(name + payload))
+        content += struct.pack(">I", len(payload)) + name + payload + check
+    return content
+
+
+def scene(colour: tuple[int, int, int]) -> Image.Image:
+    """A picture like those that the model was trained on."""
+    picture = Image.new("RGB", (50, 48), colour)
+    picture.paste((250, 250, 250), (0, 0, 12, 20))
+    return picture
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory) -> Path:
+    """Sound pictures with odd names."""
+    folder = tmp_path_factory.mktemp("odd")
+    for number, name in enumerate(ODD_NAMES):
+        scene((RED, GREEN, BLUE)[number % 3]).save(folder / name, "PNG")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory) -> Path:
+    """Sound pictures of every kind."""
+    folder = tmp_path_factory.mktemp("kinds")
+    blue, grey = scene(BLUE), scene(GREEN).convert("L")
+    blue.save(folder / "blue.png")
+    blue.save(folder / "jpeg.jpg", quality=95)
+    blue.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
+    blue.convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown a quarter turn clockwise
+    blue.transpose(Image.Transpose.ROTATE_90).save(folder / "rotated.png", exif=exif)
+    grey.save(folder / "grey.png")
+    grey.convert("RGB").save(folder / "grey_as_rgb.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(folder / "grey_16_bits.png")
+    Image.new("RGB", (1, 1), RED).save(folder / "one_pixel.png")
+    Image.new("L", (6000, 6000), 90).save(folder / "huge.png", compress_level=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory) -> dict[Path, str]:
+    """Files that are no sound picture, and what should be said of each."""
+    folder = tmp_path_factory.mktemp("broken")
+    whole = folder / "whole.jpg"
+    Image.effect_noise((200, 200), 50).save(whole)
+    content = {
+        "cut.jpg": (whole.read_bytes()[:5000], "damaged JPEG"),
+        "empty.jpg": (b"", "the file is empty"),
+        "text.jpg": (b"not a picture at all\n", "no picture format is known"),
+        "bomb.png": (header_of_png(50_000, 50_000), "pixels"),
+        "large.png": (header_of_png(10_000, 10_000), "10000x10000 is more than"),
+        "short.png": (header_of_png(100, 100), "damaged picture"),
+    }
+    for name, (data, _) in content.items():
+        (folder / name).write_bytes(data)
+    (folder / "dangling.png").symlink_to(folder / "nowhere.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    os.mkfifo(folder / "pipe.jpg")
+    reasons = {folder / name: reason for name, (_, reason) in content.items()}
+    reasons[folder / "dangling.png"] = reasons[folder / "missing.jpg"] = "No such file"
+    reasons[folder / "loop.png"] = "Too many levels of symbolic links"
+    reasons[folder / "pipe.jpg"] = "not a regular file"
+    whole.unlink()
+    return reasons
+
+
+@pytest.fixture
+def annotate(tiny_run, tmp_path):
+    """Calls the command; gives its lines."""
+
+    def run(*arguments: object) -> list[dict]:
+        output = tmp_path / "out.jsonl"
+        done = call("annotate", f"--workdir={tiny_run}", f"--output={output}", *arguments)
+        assert done.status == 0, done.err
+        lines = read(output)
+        bad = sum("error" in line for line in lines)
+        told = f"{len(lines) - bad} pictures annotated, {bad} could not be read: {output}\n"
+        assert done.out == told
+        return lines
+
+    return run
+
+
+def read(output: Path) -> list[dict]:
+    """The lines of a finished output, each checked for its form."""
+    assert [path.name for path in output.parent.glob("*.partial")] == []
+    *texts, end = output.read_text("utf-8").split("\n")
+    assert end == ""
+    lines = [json.loads(text) for text in texts]
+    for line in lines:
+        assert list(line) in (["file", "caption", "score"], ["file", "error"])
+        if "error" in line:
+            assert line["error"] and "\n" not in line["error"]
+        else:
+            assert line["caption"] and line["score"] < 0
+    return lines
+
+
+def by_name(lines: list[dict]) -> dict[str, tuple[str, float]]:
+    """Caption and score of the pictures that have one."""
+    return {Path(x["file"]).name: (x["caption"], x["score"]) for x in lines if "error" not in x}
+
+
+def test_every_kind_of_picture_gets_a_caption(annotate, kinds):
+    lines = annotate(kinds)
+    assert [line["file"] for line in lines] == sorted(map(str, kinds.iterdir()))
+    found = by_name(lines)
+    # What holds the same pixels has the same caption.
+    for name in ("palette.png", "rotated.png"):
+        assert found[name] == found["blue.png"]
+    for name in ("grey.png", "grey_16_bits.png"):
+        assert found[name] == found["grey_as_rgb.png"]
+    for name in ("jpeg.jpg", "cmyk.jpg"):
+        assert found[name][0] == found["blue.png"][0]
+        assert found[name][1] == pytest.approx(found["blue.png"][1], abs=0.05)
+
+
+def test_what_the_model_sees_is_what_it_says(annotate, tmp_path):
+    for name, colour in {"red": RED, "blue": BLUE}.items():
+        scene(colour).save(tmp_path / f"{name}.png")
+        (line,) = annotate(tmp_path / f"{name}.png")
+        assert name in line["caption"]
+
+
+def test_broken_pictures_are_told_and_the_run_goes_on(annotate, broken, kinds):
+    good = [kinds / "blue.png", kinds / "jpeg.jpg"]
+    lines = annotate(good[0], *broken, good[1])
+    assert [line["file"] for line in lines] == list(map(str, [good[0], *broken, good[1]]))
+    assert [("error" in line) for line in lines] == [False, *([True] * len(broken)), False]
+    for line, reason in zip(lines[1:-1], broken.values(), strict=True):
+        assert reason in line["error"], line
+
+
+def test_nothing_but_broken_pictures(annotate, broken):
+    assert all("error" in line for line in annotate(*broken))
+
+
+def test_odd_names_come_back_as_they_are(annotate, odd):
+    lines = annotate(odd)
+    assert [line["file"] for line in lines] == [str(odd / name) for name in sorted(ODD_NAMES)]
+    assert all(os.path.exists(line["file"]) and "caption" in line for line in lines)
+    assert [line["file"] for line in annotate(*(odd / name for name in ODD_NAMES))] == [
+        str(odd / name) for name in ODD_NAMES
+    ]
+
+
+def test_lines_come_in_the_order_of_the_paths(annotate, tmp_path):
+    for name in ("b.png", "a.png", "deep/er/d.png", "deep/c.png", "[1].png", "1.png", ".hid.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        scene(GREEN).save(tmp_path / name)
+    album = tmp_path
+
+    def names(*paths: str) -> list[str]:
+        lines = annotate(*(album / path for path in paths))
+        return [str(Path(line["file"]).relative_to(album)) for line in lines]
+
+    assert names("b.png", "a.png", "b.png") == ["b.png", "a.png"]
+    assert names("deep", "[1].png", "?.png", ".hid.png") == [
+        *("deep/c.png", "deep/er/d.png"),
+        "[1].png",
+        *("1.png", "a.png", "b.png"),
+        ".hid.png",
+    ]
+    everything = ["1.png", "[1].png", "a.png", "b.png", "deep/c.png", "deep/er/d.png"]
+    assert names("[2ab].png", "none.png") == ["a.png", "b.png", "none.png"]
+    assert names("**/*.png") == everything
+    assert (tmp_path / "out.jsonl").exists()  # of the calls before, and no picture
+    assert names(".") == everything
+
+
+def test_a_caption_depends_on_its_picture_alone(annotate, kinds, odd, broken):
+    """Neither on the size of the batches nor on what else is in them."""
+    together = by_name(annotate(kinds, *broken, odd, "--config.evaluation.batch_size=64"))
+    assert len({caption for caption, _ in together.values()}) > 2
+    others = [annotate(odd, kinds, "--config.evaluation.batch_size=8")]
+    others += [annotate(kinds / name) for name in ("blue.png", "one_pixel.png", "grey.png")]
+    for lines in others:
+        for name, (caption, score) in by_name(lines).items():
+            assert caption == together[name][0]
+            assert score == pytest.approx(together[name][1], abs=2e-4)
+
+
+def test_decoding_can_be_changed(annotate, kinds):
+    greedy, beam = (
+        annotate(kinds / "blue.png", f"--config.decoding.method={method}")[0]
+        for method in ("greedy", "beam")
+    )
+    assert greedy["score"] != beam["score"]
+
+
+def test_as_a_process_in_the_folder_of_the_pictures(tiny_run, odd, broken, tmp_path):
+    output = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    bomb = next(path for path in broken if path.name == "large.png")
+    flags = [f"--workdir={tiny_run}", f"--output={output}"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONIOENCODING": "utf-8:strict",  # as in most languages' UTF-8 locales, but not in C's
+    }
+    done = start("annotate", *flags, "--", *ODD_NAMES, bomb, "absent.png", cwd=odd, env=environment)
+    assert done.status == 0, done.err
+    assert done.err == ""
+    told = f"{len(ODD_NAMES)} pictures annotated, 2 could not be read: {tmp_path}/caf\\udce9.jsonl"
+    assert done.out == f"{told}\n"
+    lines = read(output)
+    assert [line["file"] for line in lines] == [*ODD_NAMES, str(bomb), "absent.png"]
+    assert lines[-1]["error"] == "No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("absent/out.jsonl", "No such file or directory"),
+        ("folder", "Is a directory"),
+        (".", "Is a directory"),
+        ("file/out.jsonl", "Not a directory"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_first(
+    tiny_run, kinds, tmp_path, monkeypatch, output, reason
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    done = call("annotate", f"--workdir={tiny_run}", f"--output={output}", kinds / "blue.png")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == f"error: --output={output} cannot be written: {reason}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")
+def test_a_full_disk_is_told_and_leaves_the_old_output(tiny_run, kinds, tmp_path):
+    output = tmp_path / "out.jsonl"
+    output.write_text("old\n")
+    (tmp_path / "out.jsonl.partial").symlink_to("/dev/full")
+    done = call("annotate", f"--workdir={tiny_run}", f"--output={output}", kinds / "blue.png")
+    assert done.status == 1
+    assert done.err == f"error: --output={output} cannot be written: No space left on device\n"
+    assert output.read_text() == "old\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--output={tmp}/o", "{tmp}"], 2, "usage: jaxtag.annotate --workdir=DIR"),
+        (["--workdir={run}", "{tmp}"], 2, "usage: jaxtag.annotate"),
+        (["--workdir={run}", "--output={tmp}/o"], 2, "usage: jaxtag.annotate"),
+        (["--workdir={run}", "--output={tmp}/o", "{tmp}"], 1, "no files in {tmp}"),
+        (["--workdir={run}", "--output={tmp}/o", "{tmp}/*.png"], 1, "no files in {tmp}/*.png"),
+        (["--workdir={tmp}/no", "--output={tmp}/o", "a.png"], 1, "{tmp}/no is no work directory"),
+        (["--workdir={run}", "--output={tmp}/o", "--ouput=x", "a"], 2, "Did you mean: output"),
+        (["--workdir={run}", "--output={tmp}/o", "--step=7", "a.png"], 1, "has no step 7"),
+        (["--workdir={run}", "--output={tmp}/o", "--step=last", "a.png"], 2, "--step=last"),
+        (
+            ["--workdir={run}", "--output={tmp}/o", "--config.decoding.top_p=2", "a.png"],
+            2,
+            "config.decoding: top_p must lie in (0, 1]",
+        ),
+        (["--workdir={run}", "--output={tmp}/o", "-x.png"], 2, "Unknown command line flag 'x.png'"),
+    ],
+)
+def test_wrong_use_is_one_line(tiny_run, tmp_path, arguments, status, message):
+    fill = {"run": tiny_run, "tmp": tmp_path}
+    done = call("annotate", *(argument.format(**fill) for argument in arguments))
+    assert (done.status, done.out) == (status, "")
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert message.format(**fill) in done.err
+    assert list(tmp_path.iterdir()) == []
