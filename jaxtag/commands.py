@@ -4,6 +4,7 @@ Exit status: 0 success, 1 failure, 2 wrong use (see also `jaxtag.training.preemp
 status of a run that saved its state and wants to be started again).
 """
 
+import gc
 import io
 import os
 import sys
@@ -26,6 +27,7 @@ def run(main: Callable[[Sequence[str]], int | None], positional: bool = False) -
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text of any encoding
         sys.stdout.reconfigure(errors="backslashreplace")
+    gc.freeze()  # collections need not look through all that was imported, again and again
 
     def parse(argv: Sequence[str]) -> list[str]:
         # What comes after `--` is no flag, whatever it looks like.

@@ -15,12 +15,13 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from jaxtag import commands, config_flag
+from jaxtag import STARTED, commands, config_flag
 from jaxtag import config as configuration
 from jaxtag.errors import UsageError
 from jaxtag.evaluation import captions, report
 from jaxtag.parallel import runtime
 from jaxtag.training import loop, vocabulary
+from jaxtag.training.clock import Startup
 from jaxtag.training.preemption import RESTART_STATUS
 
 _CONFIG = config_flag.define()
@@ -31,6 +32,8 @@ _ALLOW_CHANGES = flags.DEFINE_bool(
 
 
 def main(_: list[str]) -> int:
+    startup = Startup(STARTED)
+    startup.done("imports")
     if _CONFIG.value is None:
         raise UsageError(f"--config is missing (there are: {', '.join(config_flag.names())})")
     if _WORKDIR.value is None:
@@ -41,7 +44,8 @@ def main(_: list[str]) -> int:
     config = loop.start_of(config, workdir, _ALLOW_CHANGES.value)
     vocabulary.ensure_data(config)
     tokenizer = vocabulary.ensure_tokenizer(config, workdir)
-    outcome = loop.train(config, workdir, tokenizer)
+    startup.done("data")
+    outcome = loop.train(config, workdir, tokenizer, startup)
     if outcome.preempted:
         return RESTART_STATUS
     if jax.process_index() == 0:

@@ -1,11 +1,36 @@
-"""Where the time of a run goes: how long the device waited for data."""
+"""Where the time of a run goes: until its first step, and how long the device waited for data."""
 
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
+
+
+class Startup:
+    """What the time until the end of the first step is made of.
+
+    Args:
+      since: when it began (time.perf_counter()); None: now.
+    """
+
+    def __init__(self, since: float | None = None):
+        self._last = time.perf_counter() if since is None else since
+        self._parts: dict[str, float] = {}
+
+    def done(self, part: str) -> bool:
+        """`part` ends here; False, and nothing changes, if it had ended before."""
+        if part in self._parts:
+            return False
+        now = time.perf_counter()
+        self._parts[part], self._last = now - self._last, now
+        return True
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in self._parts.items())
+        return f"first step after {sum(self._parts.values()):.2f} s: {parts}"
 
 
 class StepClock:
@@ -15,9 +40,15 @@ class StepClock:
     computing. A thread notes when each step really ended; a device waits from then until the
     next batch is drawn. At most `ahead` steps are under way at once, which bounds the batches
     that wait in memory.
+
+    Args:
+      startup: what came before; it gets the parts of the first step.
+      tell: is given `startup` as text when the first step has ended.
+      ahead: steps under way at once.
     """
 
-    def __init__(self, ahead: int = 2):
+    def __init__(self, startup: Startup, tell: Callable[[str], None], ahead: int = 2):
+        self._startup, self._tell = startup, tell
         self._ended = time.perf_counter()
         self._steps: queue.Queue[Any] = queue.Queue()
         self._places = threading.Semaphore(ahead)
@@ -35,9 +66,11 @@ class StepClock:
         """A batch is there whose drawing began at `began` (time.perf_counter())."""
         if self._steps.unfinished_tasks == 0:
             self._waited += time.perf_counter() - max(began, self._ended)
+        self._startup.done("first batch")
 
     def dispatched(self, output: jax.Array) -> None:
         """A step was dispatched; `output` is ready when it ended. Waits for a free place."""
+        self._startup.done("compilation")
         self._places.acquire()
         self._steps.put(output)
         if self._error is not None:
@@ -57,6 +90,8 @@ class StepClock:
         while (output := self._steps.get()) is not None:
             try:
                 jax.block_until_ready(output)
+                if self._startup.done("step"):
+                    self._tell(str(self._startup))
             except Exception as error:  # raised again at the next dispatch
                 self._error = error
             self._ended = time.perf_counter()

@@ -1,4 +1,4 @@
-"""From a configuration to everything that is compiled: shapes first, shardings second, arrays third.
+"""From a configuration to all that is compiled: shapes first, shardings second, arrays third.
 
 Training, evaluation, annotation and ahead-of-time compilation all start here, so that they speak
 of the same program.
@@ -19,7 +19,7 @@ from jaxtag.parallel import sharding
 from jaxtag.tasks import caption
 from jaxtag.training import optimizer as optimizers
 from jaxtag.training import step as steps
-from jaxtag.training.state import State, initializer
+from jaxtag.training.state import State, begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +85,19 @@ def build(config: Config, vocab_size: int, examples: int, mesh: Mesh | None = No
     init = functools.partial(
         task.init, image_size=config.data.image_size, length=config.text.length
     )
-    params = jax.eval_shape(init, jax.random.key(0))["params"]
+    variables = jax.eval_shape(init, jax.random.key(0))
+    params = variables["params"]
     optimizer = optimizers.make(config.optimizer, rate, params)
-    initialize = initializer(init, optimizer, config.optimizer.ema_decay is not None)
-    shapes = jax.eval_shape(initialize, jax.random.key(0))
+    start = functools.partial(
+        begin, optimizer=optimizer, ema=config.optimizer.ema_decay is not None
+    )
+
+    def initialize(key: jax.Array) -> State:
+        init_key, run_key = jax.random.split(key)
+        return start(init(init_key), run_key)
+
+    # Of `start`, not of `initialize`: tracing the model once is enough.
+    shapes = jax.eval_shape(start, variables, jax.random.key(0))
     placements = sharding.place(params, mesh, (*config.mesh.rules, *sharding.TRANSFORMER))
     places = sharding.shardings(shapes, placements, mesh)
     shapes = jax.tree.map(
@@ -96,9 +105,7 @@ def build(config: Config, vocab_size: int, examples: int, mesh: Mesh | None = No
         shapes,
         places,
     )
-    return Experiment(
-        config, mesh, task, total, rate, optimizer, placements, shapes, initialize
-    )
+    return Experiment(config, mesh, task, total, rate, optimizer, placements, shapes, initialize)
 
 
 _BATCH_FIELD = "config.batch_size / config.optimizer.accumulate"

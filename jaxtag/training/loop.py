@@ -21,7 +21,7 @@ from jaxtag.tasks import caption
 from jaxtag.training import experiment as experiments
 from jaxtag.training import vocabulary
 from jaxtag.training.checkpoint import Checkpoints
-from jaxtag.training.clock import StepClock
+from jaxtag.training.clock import Startup, StepClock
 from jaxtag.training.journal import Journal
 from jaxtag.training.preemption import Preemption
 from jaxtag.training.state import State
@@ -44,17 +44,21 @@ class Outcome:
     preempted: bool = False
 
 
-def train(config: Config, workdir: Path, tokenizer: Tokenizer) -> Outcome:
+def train(
+    config: Config, workdir: Path, tokenizer: Tokenizer, startup: Startup | None = None
+) -> Outcome:
     """Trains as `config` says, or goes on where `workdir` stopped.
 
     Args:
       config: resolved and checked.
       workdir: for checkpoints and metrics.
       tokenizer: of the captions.
+      startup: where the time since the start of the process went; by default it counts from here.
 
     Raises:
       UserError: the data, a checkpoint or a gradient is not as it must be.
     """
+    startup = startup or Startup()
     data = config.data
     source = sources.open_split(data.dataset, data.train_split, data.data_dir)
     held_out = sources.open_split(data.dataset, data.evaluation_split, data.data_dir)
@@ -79,17 +83,19 @@ def train(config: Config, workdir: Path, tokenizer: Tokenizer) -> Outcome:
         best_metric=keep.best_metric,
     )
     saved_config = dataclasses.asdict(config)
+    startup.done("model")
     with checkpoints, Preemption() as preemption:
         if checkpoints.steps():
             restored = checkpoints.restore(experiment.shapes, iterator=iterator)
             state, start = restored.state, restored.step
         else:
             state, start = experiment.initialize(), 0
+        startup.done("state")
         iterator.start_prefetch()
         total = experiment.total_steps
         journal = Journal(workdir, start, total, write=jax.process_index() == 0)
         journal.say(_opening(experiment, len(source), start))
-        window, clock = _Window(config), StepClock()
+        window, clock = _Window(config), StepClock(startup, journal.say)
         evaluation, step = None, start
         while True:
             finished = step >= total

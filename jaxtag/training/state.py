@@ -1,6 +1,6 @@
 """All that a run needs to go on as if it had never stopped, but for its place in the data."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -32,27 +32,26 @@ class State(flax.struct.PyTreeNode):
         return {"params": self.params if self.ema is None else self.ema, **self.collections}
 
 
-def initializer(
-    init: Callable[[jax.Array], Any],
-    optimizer: optax.GradientTransformation,
-    ema: bool,
-) -> Callable[[jax.Array], State]:
-    """A pure function key → State, to be shaped with eval_shape and then compiled sharded."""
+def begin(
+    variables: Mapping[str, Any], key: jax.Array, optimizer: optax.GradientTransformation, ema: bool
+) -> State:
+    """The state before the first step.
 
-    def initialize(key: jax.Array) -> State:
-        init_key, run_key = jax.random.split(key)
-        variables = dict(init(init_key))
-        params = variables.pop("params")
-        zero = jnp.zeros((), jnp.int32)
-        return State(
-            step=zero,
-            params=params,
-            collections=variables,
-            optimizer=optimizer.init(params),
-            ema=jax.tree.map(jnp.copy, params) if ema else None,
-            key=run_key,
-            skipped=zero,
-            skipped_in_row=zero,
-        )
-
-    return initialize
+    Args:
+      variables: of the model, freshly initialised.
+      key: the random key of the run.
+      optimizer: of the parameters.
+      ema: whether there is a moving average of them.
+    """
+    params = variables["params"]
+    zero = jnp.zeros((), jnp.int32)
+    return State(
+        step=zero,
+        params=params,
+        collections={name: value for name, value in variables.items() if name != "params"},
+        optimizer=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        key=key,
+        skipped=zero,
+        skipped_in_row=zero,
+    )

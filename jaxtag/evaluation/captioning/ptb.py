@@ -167,11 +167,7 @@ class _Rule(NamedTuple):
     become: Callable[[str], str] = _keep
 
 
-def _rules(*rows: tuple) -> list[_Rule]:
-    return [_Rule(row[0], re.compile(row[1], re.DOTALL), *row[2:]) for row in rows]
-
-
-_RULES = _rules(
+_RULES = (
     # Words, and what English glues to them.
     ("L", r"(?i:c)\+\+"),
     ("L", r"(?i:c|f)#"),
@@ -279,6 +275,12 @@ _RULES = _rules(
 _BRACKETS = {"{": "-LCB-", "}": "-RCB-", "[": "-LSB-", "]": "-RSB-", "(": "-LRB-", ")": "-RRB-"}
 
 
+@lru_cache(maxsize=1)
+def _rules() -> list[_Rule]:
+    """Compiled when the first caption is scored: it takes a tenth of a second."""
+    return [_Rule(row[0], re.compile(row[1], re.DOTALL), *row[2:]) for row in _RULES]
+
+
 @lru_cache(maxsize=4096)
 def _candidates(character: str) -> list[_Rule]:
     """The rules that may match where this character stands."""
@@ -287,7 +289,7 @@ def _candidates(character: str) -> list[_Rule]:
         kind = "L"
     elif re.match(_D, character):
         kind = "D"
-    return [rule for rule in _RULES if kind in rule.starts]
+    return [rule for rule in _rules() if kind in rule.starts]
 
 
 # Most of a caption needs no table: a word of plain letters before a space (or comma and space)
