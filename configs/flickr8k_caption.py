@@ -20,9 +20,9 @@ from jaxtag.config import (
 def get_config(image_size: int = 112) -> Config:
     return Config(
         batch_size=64,
-        total_epochs=18.0,
-        evaluate_every=400,
-        checkpoint_every=400,
+        total_epochs=20.0,
+        evaluate_every=625,
+        checkpoint_every=625,
         label_smoothing=0.1,
         data=DataConfig(
             dataset="flickr8k_captions",
@@ -33,7 +33,8 @@ def get_config(image_size: int = 112) -> Config:
         text=TextConfig(vocab_size=4096, length=24, captions_per_image=2),
         model=ModelConfig(
             encoder="vit_small_patch16",
-            encoder_depth=6,
+            encoder_stem="conv",
+            encoder_depth=4,
             encoder_width=256,
             encoder_heads=4,
             drop_path=0.1,
@@ -43,7 +44,8 @@ def get_config(image_size: int = 112) -> Config:
             dropout=0.2,
         ),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3,
+            name="muon",
+            learning_rate=2e-3,
             warmup_epochs=1.0,
             weight_decay=0.1,
             ema_decay=0.999,

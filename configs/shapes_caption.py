@@ -18,10 +18,10 @@ from jaxtag.config import (
 
 def get_config(image_size: int = 64) -> Config:
     return Config(
-        batch_size=64,
-        total_steps=1500,
-        evaluate_every=500,
-        checkpoint_every=500,
+        batch_size=32,
+        total_steps=900,
+        evaluate_every=450,
+        checkpoint_every=450,
         data=DataConfig(
             dataset="shapes_captions",
             image_size=image_size,
@@ -30,7 +30,8 @@ def get_config(image_size: int = 64) -> Config:
         text=TextConfig(vocab_size=512, length=32, captions_per_image=2),
         model=ModelConfig(
             encoder="vit_tiny_patch8",
-            encoder_depth=4,
+            encoder_stem="conv",
+            encoder_depth=2,
             encoder_width=128,
             encoder_heads=4,
             decoder_width=128,
@@ -38,6 +39,8 @@ def get_config(image_size: int = 64) -> Config:
             decoder_heads=4,
             dropout=0.0,
         ),
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, weight_decay=0.02),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=4e-3, warmup_steps=50, weight_decay=0.02
+        ),
         evaluation=EvaluationConfig(batch_size=64, max_examples=250),
     )

@@ -55,6 +55,7 @@ class ModelConfig:
     """A vision encoder and a transformer decoder with cross-attention."""
 
     encoder: str = "vit_small_patch16"  # a name of jaxtag.models.names()
+    encoder_stem: str = "patch"  # patch, conv: how a ViT's patches are made
     encoder_depth: int | None = None  # None: as the name says
     encoder_width: int | None = None
     encoder_heads: int | None = None
@@ -213,6 +214,7 @@ def check(config: Config) -> Config:
         "optimizer.schedule": ("cosine", "linear", "constant"),
         "decoding.method": ("greedy", "beam", "sample"),
         "model.dtype": ("auto", "float32", "bfloat16"),
+        "model.encoder_stem": ("patch", "conv"),
         "model.remat": ("none", "dots", "full"),
         "task": ("caption",),
     }

@@ -167,7 +167,7 @@ def head_major_attention(
 
 
 def exact_gelu(x: jax.Array) -> jax.Array:
-    """x * Phi(x) by erf, as PyTorch has it: `jax.nn.gelu` takes erfc, which costs three times that."""
+    """x * Phi(x) by erf, as PyTorch has it; `jax.nn.gelu` takes erfc, three times as costly."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * jnp.asarray(0.5**0.5, x.dtype)))
 
 

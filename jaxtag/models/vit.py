@@ -69,6 +69,59 @@ class PatchEmbed(nn.Module):
         return x @ kernel.reshape(-1, self.width).astype(self.dtype) + bias.astype(self.dtype)
 
 
+class ConvStem(nn.Module):
+    """Images `[B, H, W, C]` to patches `[B, H // p * W // p, width]`, by small steps.
+
+    Convolutions of 3x3 with stride 2, each doubling the channels, and a projection (Xiao et al.
+    2021, arXiv:2106.14881, section 4), with a layer norm over the channels in place of their batch
+    norm. It learns from few pictures what a projection of whole patches needs many for.
+    """
+
+    patch_size: int
+    width: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        stages = self.patch_size.bit_length() - 1
+        if self.patch_size != 2**stages:
+            raise ValueError(f"a conv stem needs a patch size of 2^n, got {self.patch_size}")
+        p = self.patch_size
+        h, w = images.shape[1] // p, images.shape[2] // p
+        x = images[:, : h * p, : w * p].astype(self.dtype)
+        for stage in range(stages):
+            channels = max(self.width >> (stages - 1 - stage), 8)
+            x = _halving_conv(self, f"conv_{stage}", x, channels)
+            x = layers.LayerNorm(1e-6, self.dtype, name=f"norm_{stage}")(x)
+            x = jax.nn.relu(x)
+        x = x.reshape(x.shape[0], h * w, -1)
+        return layers.Linear((self.width,), dtype=self.dtype, name="project")(x)
+
+
+def _halving_conv(module: nn.Module, name: str, x: jax.Array, channels: int) -> jax.Array:
+    """A 3x3 convolution with stride 2 and padding 1: `[B, H, W, C] -> [B, H / 2, W / 2, channels]`.
+
+    On CPU a matrix product over gathered neighbourhoods: XLA's own has a slow backward pass there.
+    """
+    shape = (3, 3, x.shape[-1], channels)
+    kernel = module.param(f"{name}_kernel", nn.initializers.he_normal(), shape).astype(x.dtype)
+
+    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def gathered(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
+        _, height, width, _ = x.shape
+        taps = [
+            padded[:, i : i + height : 2, j : j + width : 2] for i in (0, 1, 2) for j in (0, 1, 2)
+        ]
+        return jnp.concatenate(taps, -1) @ kernel.reshape(-1, channels)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=gathered, default=native)
+
+
 class ViT(nn.Module):
     """Images `[B, H, W, C]`, normalised, to named outputs.
 
@@ -76,6 +129,7 @@ class ViT(nn.Module):
       image_size: the size (or height and width) that the position embeddings are made for; any
         other size at call interpolates them bicubically. Pixels beyond a whole number of patches
         are left out.
+      stem: "patch" (one projection of each patch) or "conv" (`ConvStem`).
       class_token: a learned first token; `pool="cls"` needs it.
       pool: "cls" (the class token) or "gap" (the mean over the patches).
       num_classes: 0 for a backbone alone; else there is a linear head over `pooled`.
@@ -94,6 +148,7 @@ class ViT(nn.Module):
     heads: int
     mlp_dim: int
     image_size: int | tuple[int, int] = 224
+    stem: str = "patch"
     class_token: bool = True
     pool: str = "cls"
     num_classes: int = 0
@@ -128,6 +183,8 @@ class ViT(nn.Module):
             )
         if self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        if self.stem not in STEMS:
+            raise ValueError(f"stem must be one of {', '.join(STEMS)}; got {self.stem!r}")
         if self.pool not in ("cls", "gap") or (self.pool == "cls" and not self.class_token):
             raise ValueError(
                 f'pool must be "cls" (with class_token=True) or "gap"; got pool={self.pool!r}, '
@@ -138,15 +195,11 @@ class ViT(nn.Module):
         """Patches as a matrix product, class token, positions: `[B, N, D]`, and the grid."""
         batch, p = images.shape[0], self.patch_size
         h, w = images.shape[1] // p, images.shape[2] // p
-        x = PatchEmbed(p, self.width, self.dtype, name="patch_embed")(images)
+        x = STEMS[self.stem](p, self.width, self.dtype, name="patch_embed")(images)
         size = self.image_size
         rows, columns = (s // p for s in ((size, size) if isinstance(size, int) else size))
         extra = int(self.class_token)
-        positions = self.param(
-            "pos_embed",
-            nn.initializers.normal(self.width**-0.5),
-            (extra + rows * columns, self.width),
-        )
+        positions = self.param("pos_embed", _init_positions, (rows, columns), extra, self.width)
         grid = interpolate_positions(positions[extra:].reshape(rows, columns, -1), (h, w))
         grid = grid.reshape(h * w, -1)
         x = x + grid.astype(self.dtype)
@@ -176,9 +229,26 @@ class ViT(nn.Module):
         return x
 
 
+STEMS = {"patch": PatchEmbed, "conv": ConvStem}
+
+
 def _patch_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The projection of a flattened patch, as `layers.xavier` starts it."""
     return layers.xavier(key, (int(np.prod(shape[:-1])), shape[-1])).reshape(shape)
+
+
+def _init_positions(_: jax.Array, grid: tuple[int, int], extra: int, width: int) -> jax.Array:
+    """`[extra + h * w, width]`: sines and cosines of row and column (Beyer et al. 2022,
+    arXiv:2205.01580, section 2), as large as the patches they are added to; `extra` rows of zeros
+    for the tokens before. They are where learning starts: a small random start leaves attention
+    without places for most of a short run.
+    """
+    frequencies = 10000.0 ** -np.linspace(0, 1, max(width // 4, 1))
+    rows, columns = np.meshgrid(*map(np.arange, grid), indexing="ij")
+    angles = [place.reshape(-1, 1) * frequencies for place in (rows, columns)]
+    table = np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
+    padding = ((extra, 0), (0, width - table.shape[1]))
+    return jnp.asarray(np.pad(table, padding), jnp.float32)
 
 
 def interpolate_positions(grid: jax.Array, size: tuple[int, int]) -> jax.Array:

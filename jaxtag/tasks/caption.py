@@ -39,7 +39,7 @@ class CaptionTask:
         return self.model.init(key, images, tokens)
 
     def images(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """Pictures as the model takes them, [B, S, S, 3] float32; augmented where there is a key."""
+        """Pictures as the model takes them, [B, S, S, 3] float32; augmented if there is a key."""
         images = batch["image"]
         if key is not None:
             images = augment.augment(images, key, flip=self.flip)
@@ -102,6 +102,7 @@ def make(config: Config, vocab_size: int) -> CaptionTask:
     encoder = models.create(
         model.encoder,
         image_size=config.data.image_size,
+        stem=model.encoder_stem,
         drop_path=model.drop_path,
         dtype=dtype,
         scan=scan,

@@ -81,6 +81,10 @@ def _named(
                 f"config.optimizer.arguments: optax.{config.name} has no argument {name!r}"
                 + nearest(name, known)
             )
+    if config.name == "muon":
+        arguments.setdefault("consistent_rms", 0.2)  # learning rates and decay as of adamw
+        arguments["muon_weight_dimension_numbers"] = _matrices
+        arguments["adam_weight_decay"] = decay
     steps = []
     if "weight_decay" in known:
         arguments["weight_decay"] = decay
@@ -88,6 +92,26 @@ def _named(
         steps.append(optax.add_decayed_weights(decay))
     steps.append(factory(learning_rate=rate, **arguments))
     return optax.chain(*steps, optax.scale(factor)) if factor != 1 else optax.chain(*steps)
+
+
+def _matrices(params: Any) -> Any:
+    """What Muon orthogonalises: kernels, as matrices from all inputs to all outputs of a layer.
+
+    A projection into several parts is one matrix a part, a scanned stack one a layer. All else
+    (embeddings, biases, norms) is for Adam.
+    """
+
+    def axes(path: str, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        if not re.search(r"kernel$", path):
+            return None
+        first = 1 if re.search(r"(^|/)blocks/", path) else 0  # the layers of a scanned stack
+        last = leaf.ndim - 1
+        if last - first == 3:  # a convolution: height, width, channels in, channels out
+            return optax.contrib.MuonDimensionNumbers((first, first + 1, first + 2), last)
+        return optax.contrib.MuonDimensionNumbers(first, last)
+
+    structure = jax.tree.structure(params)
+    return jax.tree.unflatten(structure, [axes(*item) for item in sharding.paths(params)])
 
 
 def _factory(name: str) -> Callable[..., optax.GradientTransformation]:

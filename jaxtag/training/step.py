@@ -133,5 +133,3 @@ def _gradient(
 def _split(x: jax.Array, parts: int) -> jax.Array:
     """[B, …] → [parts, B / parts, …], taking every parts-th: each device keeps its own examples."""
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
-
-

@@ -7,7 +7,7 @@ import pytest
 
 from jaxtag import models
 from jaxtag.models import ViT
-from jaxtag.models.vit import interpolate_positions
+from jaxtag.models.vit import ConvStem, interpolate_positions
 
 TINY = {"patch_size": 8, "width": 16, "depth": 2, "heads": 2, "mlp_dim": 24, "image_size": 16}
 
@@ -96,3 +96,56 @@ def test_registry_names_the_nearest() -> None:
         models.create("vit_tiny_patch17")
     with pytest.raises(TypeError, match="no field 'drop_paht'; the nearest is 'drop_path'"):
         models.create("vit_tiny_patch16", drop_paht=0.1)
+
+
+def test_conv_stem_is_the_convolution_it_names() -> None:
+    """On CPU it gathers neighbourhoods: the same numbers as XLA's convolution, gradients too."""
+    images = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
+    stem = ConvStem(patch_size=8, width=32, dtype=jnp.float32)
+    params = jax.jit(stem.init)(jax.random.key(1), images)
+
+    def reference(params: dict, images: jax.Array) -> jax.Array:
+        p, x = params["params"], images
+        for stage in range(3):
+            x = jax.lax.conv_general_dilated(
+                x,
+                p[f"conv_{stage}_kernel"],
+                window_strides=(2, 2),
+                padding=((1, 1), (1, 1)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            norm = p[f"norm_{stage}"]
+            x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+            x = jax.nn.relu(x * norm["scale"] + norm["bias"])
+        x = x.reshape(2, 6, 32)
+        return x @ p["project"]["kernel"] + p["project"]["bias"]
+
+    np.testing.assert_allclose(stem.apply(params, images), reference(params, images), atol=1e-5)
+    gradients = [
+        jax.grad(lambda p, i, f=f: jnp.sin(f(p, i)).sum(), argnums=(0, 1))(params, images)
+        for f in (stem.apply, reference)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-4), *gradients)
+
+
+def test_conv_stem_wants_a_power_of_two() -> None:
+    with pytest.raises(ValueError, match="14"):
+        models.create("vit_tiny_patch14", stem="conv").init(
+            jax.random.key(0), jnp.zeros((1, 28, 28, 3))
+        )
+    with pytest.raises(ValueError, match="stem must be one of"):
+        ViT(**TINY, stem="none").init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
+
+def test_positions_start_as_distinct_sines() -> None:
+    images = jnp.zeros((1, 16, 24, 3))
+    model = ViT(**{**TINY, "image_size": (16, 24)})
+    table = model.init(jax.random.key(0), images)["params"]["pos_embed"]
+    assert table.shape == (1 + 6, 16)
+    np.testing.assert_array_equal(table[0], 0)
+    # Row 1, column 2 of the grid: sin and cos of the row, then of the column.
+    frequencies = 10000.0 ** -(np.arange(4) / 3)
+    expected = [f(place * frequencies) for place in (1, 2) for f in (np.sin, np.cos)]
+    np.testing.assert_allclose(table[1 + 5], np.concatenate(expected), atol=1e-6)
+    distances = np.linalg.norm(table[1:, None] - table[None, 1:], axis=-1)
+    assert distances[~np.eye(6, dtype=bool)].min() > 0.5

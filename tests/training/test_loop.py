@@ -73,7 +73,7 @@ def test_a_finished_run_only_evaluates_again(unbroken, tiny_data):
 def test_another_configuration_is_refused_unless_allowed(unbroken, tiny_data):
     workdir, _ = unbroken
     changed = tiny_config(tiny_data, label_smoothing=0.2, log_every=1)
-    with pytest.raises(UserError, match="config.label_smoothing: trained with 0.1, now 0.2"):
+    with pytest.raises(UserError, match=r"config\.label_smoothing: trained with 0.1, now 0.2"):
         loop.start_of(changed, workdir)
     assert json.loads((workdir / "config.json").read_text())["label_smoothing"] == 0.1
 
@@ -83,7 +83,7 @@ def test_a_lost_tokenizer_is_no_reason_to_train_another(unbroken, tiny_data):
     path = workdir / "tokenizer.json"
     text = path.read_text()
     path.unlink()
-    with pytest.raises(UserError, match="tokenizer.json is missing"):
+    with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
         vocabulary.ensure_tokenizer(tiny_config(tiny_data), workdir)
     path.write_text(text)
 
@@ -129,7 +129,18 @@ def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
     rng = np.random.default_rng(0)
     source = tmp_path / "source"
     source.mkdir()
-    words = "amber bird climbs down every fallen green hill inside july".split()
+    words = [
+        "amber",
+        "bird",
+        "climbs",
+        "down",
+        "every",
+        "fallen",
+        "green",
+        "hill",
+        "inside",
+        "july",
+    ]
     lines = ["file,caption,split"]
     # The data set wants a validation part; the run is evaluated on what it has learnt.
     Image.new("RGB", (32, 32)).save(source / "held_out.png")
@@ -174,5 +185,3 @@ def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
         assert [caption] == outcome.evaluation.references[index]
     assert outcome.evaluation.metrics["BLEU-4"] == pytest.approx(1.0)
     assert outcome.evaluation.metrics["CIDEr"] == pytest.approx(10.0)
-
-

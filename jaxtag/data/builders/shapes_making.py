@@ -25,8 +25,8 @@ HELD_OUT = (("red", "triangle"), ("blue", "cross"), ("yellow", "circle"), ("gree
 
 _PAIRS = tuple((c, s) for c in COLOURS for s in SHAPES if (c, s) not in HELD_OUT)
 _COUNT_WEIGHTS = {1: 30, 2: 40, 3: 20, 4: 10}
-_RADIUS = {"small": 0.075, "large": 0.14}  # of the side; a large one just fits into its cell
-_JITTER = {"small": 0.06, "large": 0.02}
+_RADIUS = {"small": 0.095, "large": 0.15}  # of the side; a large one just fits into its cell
+_JITTER = {"small": 0.05, "large": 0.008}
 _TWINS = 0.15  # scenes of which two objects share colour and shape
 _FINE = 4  # painted this many times larger, then averaged: smooth edges
 _RGB = {
