@@ -16,6 +16,8 @@ pyproject.toml or constraints.txt changed. Relative paths are those of the folde
   --restarts=N   start the command again, at most N times, when it saved and stopped early
                  (status 75) or was killed (128 and above); not after a failure (1, 2), nor
                  when this script itself was told to stop
+  LD_PRELOAD     is set to tcmalloc where it is installed (on Debian and Ubuntu: apt install
+                 libtcmalloc-minimal4), unless you set it: faster steps on CPU
   PYTHON=PATH    the Python to make .venv with; otherwise the first of python3.11, python3.12,
                  python3.13, python3 that is 3.11 or newer
 
@@ -65,6 +67,19 @@ install() {
   (cd "$root" && "$python" -m pip install --quiet --disable-pip-version-check \
     --editable ".[$extras]" --constraint constraints.txt) >&2 || fail 1 "installing failed (above)"
   echo "$wanted" >"$stamp"
+}
+
+# A training step takes and gives back hundreds of megabytes: glibc returns them to the kernel, which
+# clears them anew each time; tcmalloc keeps them (a quarter of a step's time on two cores).
+use_tcmalloc() {
+  local library
+  [[ -z "${LD_PRELOAD:-}" ]] || return 0
+  for library in /usr/lib/*/libtcmalloc{_minimal,}.so.4 /usr/lib64/libtcmalloc{_minimal,}.so.4; do
+    if [[ -e "$library" ]]; then
+      export LD_PRELOAD="$library"
+      return
+    fi
+  done
 }
 
 # Runs "$@" in the background so that signals reach it while this script waits; its own process
@@ -123,6 +138,8 @@ fi
 install
 if [[ "$name" == test ]]; then
   cd "$root"
+else
+  use_tcmalloc
 fi
 if ((restarts == 0)); then
   exec "${command[@]}"

@@ -16,16 +16,20 @@ def list_files(paths: Iterable[str | os.PathLike]) -> list[str]:
     """The files that `paths` name, each once, in order.
 
     A folder stands for all files below it, sorted, hidden ones (`.name`) left out; a pattern
-    (`*`, `?`, `[…]`, `**`) that is no file itself for what matches. A path that does not exist is
-    kept, so that it is reported where its result is expected.
+    (`*`, `?`, `[…]`, `**`) that is no file itself for what matches. A path that does not exist, a
+    folder that cannot be listed and, beside other files, a pattern that matches nothing are kept,
+    so that they are reported where their result is expected.
 
     Raises:
         UserError: nothing is left.
     """
     paths = [os.fspath(path) for path in paths]
-    found = dict.fromkeys(file for path in paths for file in _expand(path))
-    if not found:
+    expanded = [(path, list(_expand(path))) for path in paths]
+    if not any(files for _, files in expanded):
         raise UserError(f"no files in {', '.join(paths) or 'an empty list of paths'}")
+    found: dict[str, None] = {}
+    for path, files in expanded:
+        found |= dict.fromkeys(files or ([] if os.path.isdir(path) else [path]))
     return list(found)
 
 
@@ -39,9 +43,11 @@ def _expand(path: str) -> Iterable[str]:
 
 
 def _below(folder: str) -> Iterable[str]:
-    for parent, folders, files in os.walk(folder):
+    closed: list[str] = []
+    for parent, folders, files in os.walk(folder, onerror=lambda e: closed.append(e.filename)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (os.path.join(parent, f) for f in sorted(files) if not f.startswith("."))
+    yield from closed
 
 
 class FileRecords:
@@ -60,6 +66,8 @@ class FileRecords:
 def _record(file: str) -> dict[str, Any]:
     try:
         status = os.stat(file)
+        if stat.S_ISDIR(status.st_mode):  # one in which nothing could be found
+            return {"image": b"", "file": file, "error": "a folder that cannot be listed"}
         if not stat.S_ISREG(status.st_mode):  # reading a pipe could wait for ever
             return {"image": b"", "file": file, "error": "not a regular file"}
         if status.st_size > MAX_BYTES:

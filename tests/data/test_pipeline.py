@@ -14,6 +14,7 @@ from PIL import Image
 
 from jaxtag.data.crops import CenterCrop, RandomCrop, Squash
 from jaxtag.data.decode import open_picture
+from jaxtag.data.files import FileRecords, list_files
 from jaxtag.data.pipeline import (
     CaptionTokens,
     Example,
@@ -387,3 +388,25 @@ def test_files_through_workers(tmp_path):
 def test_no_files_is_the_users_mistake(tmp_path):
     with pytest.raises(UserError, match="no files in"):
         file_batches([tmp_path, tmp_path / "*.jpg"], image=Squash(SIZE), batch_size=2)
+
+
+def test_nothing_that_was_named_is_left_out_in_silence(tmp_path, monkeypatch):
+    """A pattern without a match, a missing path, a closed folder: each leaves a record."""
+    picture, closed = tmp_path / "a.png", tmp_path / "closed"
+    picture.write_bytes(b"x")
+    closed.mkdir()
+    listed = os.scandir
+
+    def scandir(folder):
+        if os.fspath(folder) == os.fspath(closed):
+            raise PermissionError(13, "Permission denied", os.fspath(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    pattern, missing = tmp_path / "*.jpg", tmp_path / "missing.png"
+    names = list_files([pattern, tmp_path, missing])
+    assert names == [os.fspath(path) for path in (pattern, picture, closed, missing)]
+    errors = [record["error"] for record in FileRecords(names).__getitems__(range(4))]
+    assert errors[1] is None
+    assert "No such file" in errors[0] and "No such file" in errors[3]
+    assert errors[2] == "a folder that cannot be listed"

@@ -1,0 +1,100 @@
+"""README.md and BUILD.md tell the truth: their commands, names, files and fields exist."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxtag import config as configuration
+from jaxtag import config_flag
+from jaxtag.data import builders
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BUILD = (ROOT / "BUILD.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line
+    for language, block in BLOCKS
+    if not language
+    for line in block.splitlines()
+    if line.startswith("launch/local.sh ")
+]
+
+
+def test_the_two_commands_come_first():
+    assert [line.split()[1] for line in COMMANDS[:2]] == ["train", "test"]
+    assert COMMANDS[1] in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_name_what_exists(command):
+    _, name, *arguments = shlex.split(command)
+    if name == "test":
+        return
+    source = (ROOT / "jaxtag" / f"{name}.py").read_text()
+    for argument in arguments:
+        flag, _, value = argument.partition("=")
+        if flag == "--config":
+            config = configuration.check(config_flag.load(value))
+            assert config.data.dataset in builders.NAMES
+        elif flag.startswith("--config."):
+            assert flag.removeprefix("--config.") in configuration.field_names(config)
+        elif flag.startswith("--"):
+            assert f'"{flag[2:]}"' in source, f"{name} has no flag {flag}"
+        if flag == "--dataset" and value not in builders.NAMES:
+            assert value == "my_pictures"
+
+
+def test_fields_that_the_text_sets_exist():
+    known = configuration.field_names(configuration.Config())
+    fields = re.findall(r"--config\.([\w.]+)=", README + BUILD)
+    assert len(fields) > 5
+    assert set(fields) <= set(known)
+
+
+@pytest.mark.parametrize("page", ["README.md", "BUILD.md", "benchmarks/README.md"])
+def test_links_lead_to_files(page):
+    path = ROOT / page
+    links = re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8"))
+    for link in links:
+        assert "://" in link or (path.parent / link).exists(), f"{page}: {link}"
+
+
+def test_layout_in_build_names_real_files():
+    block = BUILD.split("## Layout")[1].split("```")[1]
+    for name in re.findall(r"\b(\w+\.(?:py|sh))\b", block):
+        assert list(ROOT.rglob(name)), f"BUILD.md names {name}, which is not there"
+
+
+@pytest.mark.slow
+def test_first_command_on_a_fresh_machine(tmp_path):
+    """Installs in a new environment, trains as printed, and it plainly works."""
+    clone, home = tmp_path / "clone", tmp_path / "home"
+    ignored = shutil.ignore_patterns(".venv", ".git", "runs", "*cache*")
+    shutil.copytree(ROOT, clone, ignore=ignored)
+    home.mkdir()
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("TFDS_DATA_DIR", "XLA_FLAGS", "PYTHONPATH", "JAX_COMPILATION_CACHE_DIR")
+    }
+    done = subprocess.run(
+        shlex.split(COMMANDS[0]),
+        cwd=clone,
+        env={**environment, "HOME": str(home), "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((clone / "runs" / "shapes" / "results.json").read_text())
+    assert rows["model"]["exact"] > 0.8
+    assert rows["shuffled"]["exact"] < 0.1 and rows["constant"]["exact"] < 0.1
+    assert (clone / "runs" / "shapes" / "captions.png").stat().st_size > 10_000
