@@ -240,8 +240,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise DecodeError(f"the picture is empty ({width}x{height})")
     if width * height > max_pixels:
         raise DecodeError(
-            f"{width}x{height} is more than the {max_pixels:,} pixels allowed: scale it down, "
-            "or raise the limit if you trust it"
+            f"{width}x{height} is more than the {max_pixels:,} pixels allowed: scale it down"
         )
 
 
