@@ -12,7 +12,7 @@ import random
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from jaxtag.data import crops, pipeline, sources
 from jaxtag.evaluation import captions
@@ -32,6 +32,7 @@ def thumbnails(source: sources.Source) -> np.ndarray:
 
 
 def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # tfds tells of each look at a data set
     training = sources.open_split("flickr8k_captions", "train", _DATA_DIR.value)
     held_out = sources.open_split("flickr8k_captions", "validation", _DATA_DIR.value)
     references = dict(enumerate(sources.captions_of(held_out)))

@@ -4,7 +4,8 @@
     python -m jaxtag.train --config=flickr8k_caption --workdir=runs/flickr8k
 
 Smoke run: --config.total_steps=20. Hardware: 2 CPU cores, one hour; a GPU takes minutes.
-Expected: see benchmarks/README.md.
+Expected: CIDEr 0.28 and BLEU-4 0.13 on the dev part after 12.6 epochs (benchmarks/README.md); all
+20 not yet measured.
 """
 
 from jaxtag.config import (

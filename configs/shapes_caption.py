@@ -3,7 +3,7 @@
     python -m jaxtag.train --config=shapes_caption --workdir=runs/shapes
 
 Smoke run: --config.total_steps=20. Hardware: 2 CPU cores, a few minutes; needs no download.
-Expected: see README.md, "Results measured".
+Expected: 0.96 of the captions of held-out scenes exact, CIDEr 3.9 (benchmarks/README.md).
 """
 
 from jaxtag.config import (

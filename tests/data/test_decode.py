@@ -247,6 +247,23 @@ def test_rows_above_a_cut_are_those_of_the_whole(scale, subsampling, progressive
     np.testing.assert_array_equal(part[:rows], whole[:rows])
 
 
+@pytest.mark.parametrize("kind", ["cut", "padded"])
+def test_bytes_that_are_not_wanted_cost_no_second_decoding(monkeypatch, kind):
+    data = save(noisy(480, 640), "JPEG", quality=90)
+    calls, decode_jpeg = [], simplejpeg.decode_jpeg
+
+    def counting(*arguments, **options):
+        calls.append(options)
+        return decode_jpeg(*arguments, **options)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", counting)
+    if kind == "cut":
+        open_picture(data).pixels(bottom=200)
+    else:
+        open_picture(data[:-2] + bytes(6) + data[-2:]).pixels()
+    assert len(calls) == 1
+
+
 def test_a_cut_does_not_hide_that_the_end_is_missing():
     data = save(noisy(640, 480), "JPEG")
     with pytest.raises(DecodeError, match="damaged JPEG"):
