@@ -64,16 +64,7 @@ def train(
     held_out = sources.open_split(data.dataset, data.evaluation_split, data.data_dir)
     some = held_out if (n := config.evaluation.max_examples) is None else held_out.first(n)
     experiment = experiments.build(config, tokenizer.vocab_size, len(source))
-    iterator = pipeline.train_batches(
-        source,
-        example=caption.example(config, tokenizer, train=True),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=data.workers,
-        threads=data.threads,
-    )
+    iterator = _batches(config, source, tokenizer)
     evaluator = captions.CaptionEvaluator(experiment.task, experiment.mesh, config, tokenizer)
     keep = config.checkpoint
     checkpoints = Checkpoints(
@@ -130,6 +121,22 @@ def train(
         journal.close()
         iterator.close()
     return Outcome(state, evaluation if finished else None, preempted=not finished)
+
+
+def _batches(
+    config: Config, source: sources.Source, tokenizer: Tokenizer
+) -> pipeline.BatchIterator:
+    """This process's share of the training batches."""
+    return pipeline.train_batches(
+        source,
+        example=caption.example(config, tokenizer, train=True),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.data.workers,
+        threads=config.data.threads,
+    )
 
 
 class _Window:
