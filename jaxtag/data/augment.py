@@ -9,9 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 def augment(
     images: jax.Array, key: jax.Array, *, flip: bool = True, max_shift: int = 0
@@ -39,8 +36,8 @@ def augment(
 
 def normalize(
     images: jax.Array,
-    mean: ArrayLike = IMAGENET_MEAN,
-    std: ArrayLike = IMAGENET_STD,
+    mean: ArrayLike,
+    std: ArrayLike,
     dtype: jnp.dtype = jnp.float32,
 ) -> jax.Array:
     """(images / 255 - mean) / std; uint8 [B, H, W, C] to `dtype`, computed in float32.

@@ -229,3 +229,21 @@ def stack(block: type[nn.Module], *, scan: bool, remat: str, depth: int, in_axes
         in_axes=(*in_axes, nn.broadcast),
         length=depth,
     )
+
+
+def rematerialised(block: type[nn.Module], remat: str) -> type[nn.Module]:
+    """The class of a convolutional block `block(x, train)` under a remat policy."""
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"remat must be one of {', '.join(REMAT_POLICIES)}; got {remat!r}")
+    if remat == "none":
+        return block
+    return nn.remat(block, policy=REMAT_POLICIES[remat], static_argnums=(2,))
+
+
+def classified(features: jax.Array, pooled: jax.Array, num_classes: int) -> dict[str, jax.Array]:
+    """A backbone's outputs; with classes also `logits`, of a linear layer `head` (float32)."""
+    outputs = {"features": features, "pooled": pooled}
+    if num_classes:
+        head = Linear((num_classes,), nn.initializers.zeros, name="head")
+        outputs["logits"] = head(pooled.astype(jnp.float32))
+    return outputs

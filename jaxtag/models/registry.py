@@ -1,27 +1,24 @@
-"""Backbones by name."""
+"""Backbones by name, each with how it wants its pictures."""
 
 import dataclasses
 import difflib
+from typing import Any
 
 import flax.linen as nn
 
-from jaxtag.models import vit
+from jaxtag.models import resnet, vit
+from jaxtag.models.preprocessing import Preprocessing
 
-
-def _backbones() -> dict[str, tuple[type[nn.Module], dict[str, int]]]:
-    return {
-        f"vit_{size}_patch{patch}": (vit.ViT, {"patch_size": patch, **fields})
-        for size, fields in vit.SIZES.items()
-        for patch in vit.PATCHES
-    }
-
-
-_BACKBONES = _backbones()
+# Each family's table: name -> (module, its fields, preprocessing).
+_FAMILIES = (resnet, vit)
+_MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], Preprocessing]] = {
+    name: entry for family in _FAMILIES for name, entry in family.MODELS.items()
+}
 
 
 def names() -> list[str]:
     """The names that `create` knows, sorted."""
-    return sorted(_BACKBONES)
+    return sorted(_MODELS)
 
 
 def create(name: str, **fields: object) -> nn.Module:
@@ -30,14 +27,29 @@ def create(name: str, **fields: object) -> nn.Module:
     Raises ValueError for an unknown name and TypeError for an unknown field; both name the
     nearest one that exists.
     """
-    if name not in _BACKBONES:
-        raise ValueError(f"no model is called {name!r}{_nearest(name, names())}")
-    module, defaults = _BACKBONES[name]
-    known = [f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
+    module, defaults, _ = _entry(name)
+    known = field_names(name)
     for field in fields:
         if field not in known:
             raise TypeError(f"{name} has no field {field!r}{_nearest(field, known)}")
     return module(**{**defaults, **fields})
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """How the backbone `name` wants its pictures. Raises ValueError for an unknown name."""
+    return _entry(name)[2]
+
+
+def field_names(name: str) -> list[str]:
+    """The fields that `create(name, …)` takes."""
+    module = _entry(name)[0]
+    return [f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
+
+
+def _entry(name: str) -> tuple[type[nn.Module], dict[str, Any], Preprocessing]:
+    if name not in _MODELS:
+        raise ValueError(f"no model is called {name!r}{_nearest(name, names())}")
+    return _MODELS[name]
 
 
 def _nearest(wrong: str, known: list[str]) -> str:

@@ -12,6 +12,8 @@ import numpy as np
 from flax.typing import Dtype
 
 from jaxtag.models import layers
+from jaxtag.models.conv import Conv
+from jaxtag.models.preprocessing import Preprocessing
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"width": 192, "depth": 12, "heads": 3, "mlp_dim": 768},
@@ -91,35 +93,11 @@ class ConvStem(nn.Module):
         x = images[:, : h * p, : w * p].astype(self.dtype)
         for stage in range(stages):
             channels = max(self.width >> (stages - 1 - stage), 8)
-            x = _halving_conv(self, f"conv_{stage}", x, channels)
+            x = Conv(channels, 3, 2, dtype=self.dtype, name=f"conv_{stage}")(x)
             x = layers.LayerNorm(1e-6, self.dtype, name=f"norm_{stage}")(x)
             x = jax.nn.relu(x)
         x = x.reshape(x.shape[0], h * w, -1)
         return layers.Linear((self.width,), dtype=self.dtype, name="project")(x)
-
-
-def _halving_conv(module: nn.Module, name: str, x: jax.Array, channels: int) -> jax.Array:
-    """A 3x3 convolution with stride 2 and padding 1: `[B, H, W, C] -> [B, H / 2, W / 2, channels]`.
-
-    On CPU a matrix product over gathered neighbourhoods: XLA's own has a slow backward pass there.
-    """
-    shape = (3, 3, x.shape[-1], channels)
-    kernel = module.param(f"{name}_kernel", nn.initializers.he_normal(), shape).astype(x.dtype)
-
-    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(
-            x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    def gathered(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        padded = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
-        _, height, width, _ = x.shape
-        taps = [
-            padded[:, i : i + height : 2, j : j + width : 2] for i in (0, 1, 2) for j in (0, 1, 2)
-        ]
-        return jnp.concatenate(taps, -1) @ kernel.reshape(-1, channels)
-
-    return jax.lax.platform_dependent(x, kernel, cpu=gathered, default=native)
 
 
 class ViT(nn.Module):
@@ -169,11 +147,7 @@ class ViT(nn.Module):
         patches = x[:, 1:] if self.class_token else x
         pooled = x[:, 0] if self.pool == "cls" else patches.mean(1)
         grid = patches.reshape(x.shape[0], h, w, self.width)
-        outputs = {"pooled": pooled, "features": x, "grid": grid}
-        if self.num_classes:
-            head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
-            outputs["logits"] = head(pooled.astype(jnp.float32))
-        return outputs
+        return layers.classified(x, pooled, self.num_classes) | {"grid": grid}
 
     def _check(self, images: jax.Array) -> None:
         if images.ndim != 4 or min(images.shape[1:3]) < self.patch_size:
@@ -277,3 +251,15 @@ def _bicubic(old: int, new: int) -> np.ndarray:
         weight = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
         np.add.at(matrix, (np.arange(new), np.clip(first + offset, 0, old - 1)), weight)
     return matrix.astype(np.float32)
+
+
+_HALF = (0.5, 0.5, 0.5)
+MODELS = {
+    f"vit_{size}_patch{patch}": (
+        ViT,
+        {"patch_size": patch, **fields},
+        Preprocessing(mean=_HALF, std=_HALF, interpolation="bicubic", crop=0.9),
+    )
+    for size, fields in SIZES.items()
+    for patch in PATCHES
+}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxtag.data.augment import IMAGENET_MEAN, IMAGENET_STD, augment, normalize
+from jaxtag.data.augment import augment, normalize
+from jaxtag.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_shifts_stay_within_their_limit_and_repeat_the_edge(images):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_normalisation(images, dtype):
-    out = normalize(images, dtype=dtype)
+    out = normalize(images, IMAGENET_MEAN, IMAGENET_STD, dtype)
     assert out.dtype == dtype
     expected = (images / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
     tolerance = 1e-5 if dtype == jnp.float32 else 0.02

@@ -1,0 +1,288 @@
+"""Convolutions, and the only place that chooses how they are computed.
+
+Accelerators get XLA's own convolution. On CPU its gradients are slow, so that there each kind has
+forms of its own (measured in benchmarks/README.md):
+
+- 1x1: a matrix product;
+- depthwise: a sum over the taps of the kernel, which XLA fuses into one pass over the picture;
+- dense: XLA's own for the output and (stride 1, as a convolution with the turned kernel) for the
+  gradient of the input; matrix products over gathered rows for the gradient of the kernel.
+
+A first convolution (few channels, stride 2) sees 2x2 squares of pixels laid out as channels, on CPU
+and TPU: the same function of the same kernel, which fills their matrix units better.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.typing import Dtype, Initializer
+from jax import lax
+
+Padding = tuple[tuple[int, int], tuple[int, int]]  # pixels (above, below), (left, right)
+
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv(nn.Module):
+    """Images `[B, H, W, C]` to `[B, H', W', features]`, kernel `[k, k, C / groups, features]`.
+
+    Fields:
+      kernel_size: k, or (height, width).
+      padding: pixels on each side; "same" (TensorFlow's: an output of ceil(size / stride), what
+        does not go evenly at the end); or explicit pairs. None: (k - 1) // 2 on each side.
+      groups: parts of the channels that do not see each other; C for a depthwise convolution.
+    """
+
+    features: int
+    kernel_size: int | tuple[int, int] = 3
+    stride: int = 1
+    padding: int | str | Padding | None = None
+    groups: int = 1
+    use_bias: bool = False
+    kernel_init: Initializer = he_fan_out
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = _pair(self.kernel_size)
+        channels = x.shape[-1]
+        if channels % self.groups or self.features % self.groups:
+            raise ValueError(
+                f"groups ({self.groups}) must divide the channels coming in ({channels}) and "
+                f"going out ({self.features})"
+            )
+        shape = (*size, channels // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        padding = resolve_padding(self.padding, size, self.stride, x.shape[1:3])
+        y = convolve(x.astype(self.dtype), kernel, self.stride, padding, self.groups)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+def resolve_padding(
+    padding: int | str | Padding | None,
+    kernel_size: tuple[int, int],
+    stride: int,
+    image_size: tuple[int, int],
+) -> Padding:
+    """Explicit pairs for a padding as `Conv` takes it."""
+    if padding is None:
+        top, left = ((k - 1) // 2 for k in kernel_size)
+        return ((top, top), (left, left))
+    if isinstance(padding, int):
+        return ((padding, padding), (padding, padding))
+    if padding == "same":
+        pairs = []
+        for k, size in zip(kernel_size, image_size, strict=True):
+            total = max((-(-size // stride) - 1) * stride + k - size, 0)
+            pairs.append((total // 2, total - total // 2))
+        return tuple(pairs)
+    if isinstance(padding, str):
+        raise ValueError(f'padding must be a number, pairs or "same", got {padding!r}')
+    return padding
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolve(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int = 1
+) -> jax.Array:
+    """x `[B, H, W, C]`, kernel `[kh, kw, C / groups, O]` -> `[B, H', W', O]`, in x's dtype."""
+    native = partial(_native, stride=stride, padding=padding, groups=groups)
+    if _is_stem(x, kernel, stride, groups):
+        squares = partial(_in_squares, padding=padding)
+        return lax.platform_dependent(x, kernel, cpu=squares, tpu=squares, default=native)
+    if _is_pointwise(kernel, padding, groups):
+        cpu = partial(_pointwise, stride=stride)
+    elif _is_depthwise(x, kernel, groups):
+        cpu = partial(_depthwise, stride=stride, padding=padding)
+    else:
+        cpu = native
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+
+
+def _convolve_forward(x, kernel, stride, padding, groups):
+    return convolve(x, kernel, stride, padding, groups), (x, kernel)
+
+
+def _convolve_backward(stride, padding, groups, saved, gradient):
+    x, kernel = saved
+
+    def of(form):
+        return lambda x, kernel, gradient: jax.vjp(form, x, kernel)[1](gradient)
+
+    native = of(partial(_native, stride=stride, padding=padding, groups=groups))
+    if _is_stem(x, kernel, stride, groups):
+        squares = of(partial(_in_squares, padding=padding))
+        return lax.platform_dependent(*saved, gradient, cpu=squares, tpu=squares, default=native)
+    if _is_pointwise(kernel, padding, groups):
+        cpu = of(partial(_pointwise, stride=stride))
+    elif _is_depthwise(x, kernel, groups):
+        cpu = partial(_depthwise_gradients, stride=stride, padding=padding)
+    else:
+        cpu = partial(_dense_gradients, stride=stride, padding=padding, groups=groups)
+    return lax.platform_dependent(*saved, gradient, cpu=cpu, default=native)
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _is_pointwise(kernel: jax.Array, padding: Padding, groups: int) -> bool:
+    return kernel.shape[:2] == (1, 1) and groups == 1 and not np.any(padding)
+
+
+def _is_depthwise(x: jax.Array, kernel: jax.Array, groups: int) -> bool:
+    return groups > 1 and groups == x.shape[-1] and kernel.shape[-1] == groups
+
+
+def _is_stem(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> bool:
+    return groups == 1 and stride == 2 and x.shape[-1] <= 4 and kernel.shape[0] > 1
+
+
+def _native(
+    x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding, groups: int
+) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _in_squares(x: jax.Array, kernel: jax.Array, *, padding: Padding) -> jax.Array:
+    """A convolution with stride 2 as one with stride 1 over squares of 2x2 pixels."""
+    batch, channels, features = x.shape[0], kernel.shape[2], kernel.shape[3]
+    half = [(k + 1) // 2 for k in kernel.shape[:2]]
+    sizes, pads = [], []
+    for axis, (before, after) in enumerate(padding, start=1):
+        length, k = x.shape[axis], kernel.shape[axis - 1]
+        outputs = (length + before + after - k) // 2 + 1
+        sizes.append(outputs + half[axis - 1] - 1)
+        pads.append((before, 2 * sizes[-1] - length - before, 0))
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, ((0, 0, 0), *pads, (0, 0, 0)))
+    x = x.reshape(batch, sizes[0], 2, sizes[1], 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(batch, *sizes, 4 * channels)
+    even = [(0, 2 * n - k) for n, k in zip(half, kernel.shape, strict=False)]
+    kernel = jnp.pad(kernel, (*even, (0, 0), (0, 0)))
+    kernel = kernel.reshape(half[0], 2, half[1], 2, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    return convolve(x, kernel.reshape(*half, 4 * channels, features), 1, ((0, 0), (0, 0)))
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
+    return x[:, ::stride, ::stride] @ kernel[0, 0]
+
+
+def _depthwise(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+    seen = taps(x, kernel.shape[:2], stride, padding)
+    return sum(tap * kernel[i, j, 0] for (i, j), tap in seen.items())
+
+
+def _depthwise_gradients(
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, *, stride: int, padding: Padding
+) -> tuple[jax.Array, jax.Array]:
+    seen = taps(x, kernel.shape[:2], stride, padding)
+    sums = [
+        jnp.einsum("bhwc,bhwc->c", tap, gradient, preferred_element_type=jnp.float32)
+        for tap in seen.values()
+    ]
+    to_kernel = jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+    if stride == 1:
+        turned = kernel[::-1, ::-1]
+        back = _turned_padding(x, kernel, gradient, padding)
+        return _depthwise(gradient, turned, stride=1, padding=back), to_kernel
+    form = partial(_depthwise, kernel=kernel, stride=stride, padding=padding)
+    return jax.vjp(form, x)[1](gradient)[0], to_kernel
+
+
+def _dense_gradients(
+    x: jax.Array,
+    kernel: jax.Array,
+    gradient: jax.Array,
+    *,
+    stride: int,
+    padding: Padding,
+    groups: int = 1,
+) -> tuple[jax.Array, jax.Array]:
+    if groups > 1:
+        parts = zip(
+            jnp.split(x, groups, axis=-1),
+            jnp.split(kernel, groups, axis=-1),
+            jnp.split(gradient, groups, axis=-1),
+            strict=True,
+        )
+        found = [_dense_gradients(*part, stride=stride, padding=padding) for part in parts]
+        to_x, to_kernel = zip(*found, strict=True)
+        return jnp.concatenate(to_x, axis=-1), jnp.concatenate(to_kernel, axis=-1)
+    to_kernel = _kernel_gradient(x, kernel, gradient, stride, padding)
+    if stride == 1:
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)
+        back = _turned_padding(x, kernel, gradient, padding)
+        return _native(gradient, turned, stride=1, padding=back, groups=1), to_kernel
+    # With a stride: one product gives what each output owes to each tap, and the gradient of the
+    # gathering puts it in place.
+    owed = jnp.einsum("bhwo,ijco->bhwijc", gradient, kernel)
+    size = kernel.shape[:2]
+
+    def gather(x: jax.Array) -> jax.Array:
+        seen = taps(x, size, stride, padding)
+        return jnp.stack(list(seen.values()), axis=3).reshape(owed.shape)
+
+    return jax.vjp(gather, x)[1](owed)[0], to_kernel
+
+
+def _kernel_gradient(
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int, padding: Padding
+) -> jax.Array:
+    """Matrix products over the taps of each row of the kernel, gathered side by side."""
+    rows, columns, channels, features = kernel.shape
+    seen = taps(x, (rows, columns), stride, padding)
+    flat = gradient.reshape(-1, features)
+    sums = []
+    for i in range(rows):
+        gathered = jnp.concatenate([seen[i, j] for j in range(columns)], axis=-1)
+        gathered = gathered.reshape(-1, columns * channels)
+        sums.append(jnp.einsum("nk,no->ko", gathered, flat, preferred_element_type=jnp.float32))
+    return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def taps(
+    x: jax.Array, size: tuple[int, int], stride: int, padding: Padding
+) -> dict[tuple[int, int], jax.Array]:
+    """What each tap (i, j) of a kernel sees: `{(i, j): [B, H', W', C]}`."""
+    pads = [(first, last, 0) for first, last in padding]
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+    high, wide = (
+        (x.shape[axis] - k) // stride * stride + 1 for axis, k in zip((1, 2), size, strict=True)
+    )
+    return {
+        (i, j): x[:, i : i + high : stride, j : j + wide : stride]
+        for i in range(size[0])
+        for j in range(size[1])
+    }
+
+
+def _turned_padding(
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, padding: Padding
+) -> Padding:
+    """With it the turned kernel brings a gradient (stride 1) back to the size of `x`.
+
+    Negative where more was padded than the kernel reaches: those pixels belong to the padding.
+    """
+    before = (k - 1 - first for k, (first, _) in zip(kernel.shape, padding, strict=False))
+    pairs = []
+    for axis, first in enumerate(before, start=1):
+        k = kernel.shape[axis - 1]
+        pairs.append((first, x.shape[axis] - (gradient.shape[axis] + first - k + 1)))
+    return tuple(pairs)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size

@@ -1,0 +1,103 @@
+"""Pooling over windows of pixels."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxtag.models.conv import Padding, taps
+
+
+def max_pool(
+    x: jax.Array, window: int, stride: int, padding: int = 0, ceil: bool = False
+) -> jax.Array:
+    """Largest value of each window and channel: `[B, H, W, C] -> [B, H', W', C]`.
+
+    The gradient goes to the first of equal values, row by row, as in torch.
+
+    Args:
+      padding: pixels on each side that never win.
+      ceil: windows may reach over the lower and right border, as torch's `ceil_mode`.
+    """
+    return _max_pool(x, window, stride, _pads(x.shape[1:3], window, stride, padding, ceil))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: jax.Array, window: int, stride: int, pads: Padding) -> jax.Array:
+    return _native(x, window, stride, pads)
+
+
+def _forward(x, window, stride, pads):
+    y = _native(x, window, stride, pads)
+    return y, (x, y)
+
+
+def _backward(window, stride, pads, saved, gradient):
+    """XLA's own gradient (select and scatter) is a scalar loop on CPU."""
+
+    def native(x, _, gradient):
+        form = partial(_native, window=window, stride=stride, pads=pads)
+        return jax.vjp(form, x)[1](gradient)[0]
+
+    def cpu(x, y, gradient):
+        def windows(x):
+            edges = [(first, last, 0) for first, last in pads]
+            least = jnp.asarray(-jnp.inf, x.dtype)
+            padded = lax.pad(x, least, ((0, 0, 0), *edges, (0, 0, 0)))
+            return tuple(taps(padded, (window, window), stride, ((0, 0), (0, 0))).values())
+
+        seen, back = jax.vjp(windows, x)
+        taken, owed = jnp.zeros(y.shape, bool), []
+        for tap in seen:
+            hit = (tap == y) & ~taken
+            taken |= hit
+            owed.append(jnp.where(hit, gradient, 0))
+        return back(tuple(owed))[0]
+
+    return (lax.platform_dependent(*saved, gradient, cpu=cpu, default=native),)
+
+
+_max_pool.defvjp(_forward, _backward)
+
+
+def _native(x: jax.Array, window: int, stride: int, pads: Padding) -> jax.Array:
+    return lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        (1, window, window, 1),
+        (1, stride, stride, 1),
+        ((0, 0), *pads, (0, 0)),
+    )
+
+
+def _pads(size: tuple[int, int], window: int, stride: int, padding: int, ceil: bool) -> Padding:
+    pairs = []
+    for length in size:
+        last = padding
+        if ceil:
+            steps = -(-(length + 2 * padding - window) // stride)
+            if steps * stride >= length + padding:  # the window would start beyond the border
+                steps -= 1
+            last = max(steps * stride + window - length - padding, padding)
+        pairs.append((padding, last))
+    return tuple(pairs)
+
+
+def adaptive_mean_pool(x: jax.Array, size: int) -> jax.Array:
+    """Means over `size` x `size` nearly equal, where need be overlapping parts of the picture.
+
+    `[B, H, W, C] -> [B, size, size, C]`, as `torch.nn.AdaptiveAvgPool2d`.
+    """
+    for axis in (1, 2):
+        x = jnp.moveaxis(_adaptive(jnp.moveaxis(x, axis, -1), size), -1, axis)
+    return x
+
+
+def _adaptive(x: jax.Array, size: int) -> jax.Array:
+    length = x.shape[-1]
+    if length == size:
+        return x
+    parts = [(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
+    return jnp.stack([x[..., first:last].mean(-1) for first, last in parts], axis=-1)

@@ -1,0 +1,25 @@
+"""How a model wants its pictures: kept with the model by name, and with what is trained from it."""
+
+import dataclasses
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """From a picture to the model's input.
+
+    Attributes:
+      image_size: pixels, both sides.
+      mean, std: of normalisation, for each channel on a scale of 0 to 1.
+      interpolation: "bilinear" or "bicubic", of the resize.
+      crop: in evaluation the shorter side is resized to `image_size / crop`, then the middle is
+        taken.
+    """
+
+    image_size: int = 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    crop: float = 0.875

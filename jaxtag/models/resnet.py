@@ -1,0 +1,100 @@
+"""ResNet (He et al. 2016, arXiv:1512.03385), v1.5: the 3x3 convolution of a bottleneck strides.
+
+With the same weights it computes what torchvision, timm and `transformers.ResNetModel` compute.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from jaxtag.models import layers
+from jaxtag.models.conv import Conv
+from jaxtag.models.norms import BatchNorm
+from jaxtag.models.pooling import max_pool
+from jaxtag.models.preprocessing import Preprocessing
+
+WIDTHS = (64, 128, 256, 512)
+
+
+class Block(nn.Module):
+    """`[B, H, W, C]` to `[B, H / stride, W / stride, width * expansion]`.
+
+    bottleneck: 1x1, 3x3, 1x1 with four times the channels at the end; else two of 3x3. The scale
+    of the last norm starts at 0, so that each block starts as the identity (Goyal et al. 2017,
+    arXiv:1706.02677, section 5.1).
+    """
+
+    width: int
+    stride: int
+    bottleneck: bool
+    norm: dict[str, Any]
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        conv = partial(Conv, dtype=self.dtype)
+        norm = partial(BatchNorm, **self.norm, dtype=self.dtype)
+        last = partial(norm, scale_init=nn.initializers.zeros)
+        out = self.width * (4 if self.bottleneck else 1)
+        shortcut = x
+        if self.stride > 1 or x.shape[-1] != out:
+            shortcut = conv(out, 1, self.stride, name="shortcut")(x)
+            shortcut = norm(name="shortcut_norm")(shortcut, train)
+        if self.bottleneck:
+            y = nn.relu(norm(name="norm1")(conv(self.width, 1, name="conv1")(x), train))
+            y = conv(self.width, 3, self.stride, name="conv2")(y)
+            y = nn.relu(norm(name="norm2")(y, train))
+            y = last(name="norm3")(conv(out, 1, name="conv3")(y), train)
+        else:
+            y = conv(self.width, 3, self.stride, name="conv1")(x)
+            y = nn.relu(norm(name="norm1")(y, train))
+            y = last(name="norm2")(conv(out, 3, name="conv2")(y), train)
+        return nn.relu(y + shortcut)
+
+
+class ResNet(nn.Module):
+    """Images `[B, H, W, C]`, normalised, to named outputs: `features` `[B, H / 32, W / 32, D]`,
+    `pooled` `[B, D]` (their mean) and, with classes, `logits` float32 `[B, num_classes]`.
+
+    Fields:
+      depths: blocks in each of the four stages.
+      num_classes: 0 for a backbone alone.
+      norm_momentum, norm_groups: of `BatchNorm`.
+      remat: "none", or "full": a block's intermediates are computed again in the backward pass.
+    """
+
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    bottleneck: bool = True
+    num_classes: int = 0
+    norm_momentum: float = 0.9
+    norm_groups: int = 1
+    remat: str = "none"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        norm = {"momentum": self.norm_momentum, "groups": self.norm_groups}
+        x = Conv(64, 7, 2, dtype=self.dtype, name="stem")(images)
+        x = nn.relu(BatchNorm(**norm, dtype=self.dtype, name="stem_norm")(x, train))
+        x = max_pool(x, 3, 2, padding=1)
+        block = layers.rematerialised(Block, self.remat)
+        for stage, (width, depth) in enumerate(zip(WIDTHS, self.depths, strict=True)):
+            for index in range(depth):
+                stride = 2 if stage and not index else 1
+                fields = (width, stride, self.bottleneck, norm, self.dtype)
+                x = block(*fields, name=f"stage{stage + 1}_{index}")(x, train)
+        return layers.classified(x, x.mean((1, 2)), self.num_classes)
+
+
+_BASIC = {"bottleneck": False}
+MODELS = {
+    "resnet18": (ResNet, {**_BASIC, "depths": (2, 2, 2, 2)}, Preprocessing()),
+    "resnet34": (ResNet, {**_BASIC, "depths": (3, 4, 6, 3)}, Preprocessing()),
+    "resnet50": (ResNet, {"depths": (3, 4, 6, 3)}, Preprocessing()),
+    "resnet101": (ResNet, {"depths": (3, 4, 23, 3)}, Preprocessing()),
+    "resnet152": (ResNet, {"depths": (3, 8, 36, 3)}, Preprocessing()),
+}
