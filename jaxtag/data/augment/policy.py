@@ -1,0 +1,141 @@
+"""What happens to a batch in a training step, in which order."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxtag.data.augment import colour, erasing, geometry, mixing, randaugment
+from jaxtag.data.augment.draws import Part, draw
+from jaxtag.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The augmentation of training, with everything off by default.
+
+    `images` comes before normalisation: crop, flip, colour jitter, RandAugment, in this order.
+    `mix` comes after it: random erasing, then mixup or CutMix. Raises UsageError where a field is
+    out of range.
+
+    Fields:
+        flip: mirror with probability 1/2.
+        crop_padding: pixels around the picture, out of which a crop of its size is drawn.
+        crop_border: what is in them: "constant" (black), "reflect" or "edge".
+        randaugment: (operations, magnitude up to 30).
+        colour_jitter: strengths of brightness, contrast, saturation and hue, which change in
+            this order; factors are uniform in [1 - s, 1 + s], the hue's turn in [-s, s].
+        erasing: probability.
+        mixup, cutmix: alpha of their Beta distribution, 0 for none; with both, each example gets
+            one of them, CutMix with the probability `cutmix_share`.
+    """
+
+    flip: bool = False
+    crop_padding: int = 0
+    crop_border: str = "constant"
+    randaugment: tuple[int, int] | None = None
+    colour_jitter: tuple[float, float, float, float] | None = None
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    cutmix_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        operations, magnitude = self.randaugment or (0, 0)
+        strengths = self.colour_jitter or (0, 0, 0, 0)
+        borders = ("constant", "reflect", "edge")
+        for field, fits, wanted in (
+            ("crop_padding", self.crop_padding >= 0, "at least 0"),
+            ("crop_border", self.crop_border in borders, f"one of {', '.join(borders)}"),
+            (
+                "randaugment",
+                operations >= 0 and 0 <= magnitude <= randaugment.MAXIMUM,
+                f"(operations, magnitude from 0 to {randaugment.MAXIMUM})",
+            ),
+            (
+                "colour_jitter",
+                min(strengths) >= 0 and strengths[3] <= 0.5,
+                "at least 0 each, hue at most 0.5",
+            ),
+            ("erasing", 0 <= self.erasing <= 1, "from 0 to 1"),
+            ("mixup", self.mixup >= 0, "at least 0"),
+            ("cutmix", self.cutmix >= 0, "at least 0"),
+            ("cutmix_share", 0 <= self.cutmix_share <= 1, "from 0 to 1"),
+        ):
+            if not fits:
+                value = getattr(self, field)
+                raise UsageError(f"config.augmentation.{field} = {value!r}: must be {wanted}")
+
+    def images(self, images: jax.Array, key: jax.Array) -> jax.Array:
+        """Pictures before normalisation, uint8 [B, H, W, C], the global batch; C is 1 or 3."""
+        if self.crop_padding:
+            images = geometry.random_crop(images, key, self.crop_padding, self.crop_border)
+        if self.flip:
+            images = geometry.random_flip(images, key)
+        if self.colour_jitter:
+            levels = draw(
+                key,
+                images.shape[0],
+                Part.COLOUR,
+                lambda k: colour.draw_jitter(k, self.colour_jitter),
+            )
+            images = jax.vmap(colour.jitter)(images, levels)
+        if self.randaugment:
+            images = randaugment.random_augment(images, key, *self.randaugment)
+        return images
+
+    def mix(
+        self, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Normalised pictures, float [B, H, W, C], and their labels, float32 [B, K].
+
+        Returns both in the same shapes; labels are soft where pictures were mixed.
+        """
+        if self.erasing:
+            images = erasing.random_erasing(images, key, self.erasing)
+        if self.mixup or self.cutmix:
+            images, labels = mixing.random_mix(
+                images,
+                labels,
+                key,
+                mixup=self.mixup,
+                cutmix=self.cutmix,
+                cutmix_share=self.cutmix_share,
+            )
+        return images, labels
+
+
+def augment(
+    images: jax.Array, key: jax.Array, *, flip: bool = True, max_shift: int = 0
+) -> jax.Array:
+    """Mirrors half of the examples left to right and moves each by a few pixels.
+
+    Args:
+        images: [B, H, W, C] of any dtype, the global batch.
+        key: of this step.
+        flip: mirror each example with probability 1/2.
+        max_shift: largest displacement in each direction in pixels, uniform; the edge pixels are
+            repeated into the gap. 0: none.
+
+    Returns:
+        Same shape and dtype.
+    """
+    policy = Augmentation(flip=flip, crop_padding=max_shift, crop_border="edge")
+    return policy.images(images, key)
+
+
+def normalize(
+    images: jax.Array,
+    mean: ArrayLike,
+    std: ArrayLike,
+    dtype: jnp.dtype = jnp.float32,
+) -> jax.Array:
+    """(images / 255 - mean) / std; uint8 [B, H, W, C] to `dtype`, computed in float32.
+
+    `mean` and `std` are a channel's, [C] or one number, on the scale from 0 to 1.
+    """
+    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    # One multiplication and one addition a value.
+    factor = 1 / (255 * std)
+    return (images.astype(jnp.float32) * factor - mean / std).astype(dtype)
