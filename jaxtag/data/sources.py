@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxtag.errors import UserError
 
 _VERSION = re.compile(r"^\d+\.\d+\.\d+$")
+_LABEL = tfds.features.ClassLabel
 _CHUNK = 256  # records read at once where all are read
 
 
@@ -25,9 +27,9 @@ def data_dir(flag: str | os.PathLike | None = None) -> Path:
 class Source:
     """One split of a prepared data set; records are dicts in the terms of its features.
 
-    Encoded pictures stay bytes, texts are `str`, sequences of texts lists of `str`; whatever
-    else a data set has comes as tfds gives it. Pickles as its address, so that each worker
-    process opens the files for itself.
+    Encoded pictures stay bytes, texts are `str`, sequences of texts lists of `str`, class labels
+    and other int64 numbers `int`; whatever else a data set has comes as tfds gives it. Pickles as
+    its address, so that each worker process opens the files for itself.
     """
 
     def __init__(self, folder: Path, split: str, limit: int | None = None):
@@ -62,6 +64,21 @@ class Source:
     def features(self) -> tfds.features.FeaturesDict:
         """What a record holds, as tfds describes it."""
         return tfds.builder_from_directory(self.folder).info.features
+
+    def class_names(self, feature: str = "label") -> list[str]:
+        """The names of a feature's classes, by their numbers.
+
+        Raises:
+            UserError: the data set has no such feature, or it is no class label.
+        """
+        features = dict(self.features)
+        if not isinstance(features.get(feature), _LABEL):
+            labels = [name for name in features if isinstance(features[name], _LABEL)]
+            raise UserError(
+                f"{self.folder} has no class labels {feature!r} "
+                f"(class labels: {', '.join(labels) or 'none'})"
+            )
+        return list(features[feature].names)
 
     def _open(self) -> tuple[Any, Callable[[bytes], dict[str, Any]]]:
         if self._opened is None:
@@ -147,7 +164,7 @@ def _text(value: bytes) -> str:
 
 
 def _parser(features: tfds.features.FeaturesDict) -> Callable[[bytes], dict[str, Any]]:
-    """How to read a record: directly where all features are pictures and texts, else by tfds.
+    """How to read a record: directly where `_reader` knows all features, else by tfds.
 
     tfds's own reader takes several times as long for these, as long as decoding a small JPEG.
     """
@@ -156,7 +173,7 @@ def _parser(features: tfds.features.FeaturesDict) -> Callable[[bytes], dict[str,
 
         def parse(record: bytes) -> dict[str, Any]:
             fields = tf_example_pb2.Example.FromString(record).features.feature
-            return {name: read(fields[name].bytes_list.value) for name, read in readers.items()}
+            return {name: read(fields[name]) for name, read in readers.items()}
 
         return parse
     images = {n: f for n, f in features.items() if isinstance(f, tfds.features.Image)}
@@ -169,13 +186,17 @@ def _parser(features: tfds.features.FeaturesDict) -> Callable[[bytes], dict[str,
     return parse_any
 
 
-def _reader(feature: Any) -> Callable[[Sequence[bytes]], Any] | None:
-    if type(feature) is tfds.features.Image:
-        return lambda values: values[0]
-    if type(feature) is tfds.features.Text:
-        return lambda values: _text(values[0])
-    if type(feature) is tfds.features.Sequence and type(feature.feature) is tfds.features.Text:
-        return lambda values: [_text(value) for value in values]
+def _reader(feature: Any) -> Callable[[Any], Any] | None:
+    """From a field of a `tf.train.Example` to its value; None for what only tfds can read."""
+    kind = type(feature)
+    if kind is tfds.features.Image:
+        return lambda field: field.bytes_list.value[0]
+    if kind is tfds.features.Text:
+        return lambda field: _text(field.bytes_list.value[0])
+    if kind is tfds.features.Sequence and type(feature.feature) is tfds.features.Text:
+        return lambda field: [_text(value) for value in field.bytes_list.value]
+    if kind is _LABEL or (kind is tfds.features.Scalar and feature.np_dtype == np.int64):
+        return lambda field: field.int64_list.value[0]
     return None
 
 

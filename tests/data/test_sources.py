@@ -40,25 +40,34 @@ class SourceProbe(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, count=9):
         for i in range(count):
             record = {"image": jpeg(i), "file": f"{i}.jpg", "captions": CAPTIONS[i]}
-            yield i, record | ({"label": i} if self.EXTRA else {})
+            yield i, record | {name: i for name, _ in self.EXTRA}
 
 
 class SourceProbeLabelled(SourceProbe):
+    """The same with classes."""
+
+    EXTRA = (
+        ("label", tfds.features.ClassLabel(names=[f"class {i}" for i in range(9)])),
+        ("number", tfds.features.Scalar(np.int64)),
+    )
+
+
+class SourceProbeMixed(SourceProbeLabelled):
     """The same with a feature that only tfds knows how to read."""
 
-    EXTRA = (("label", tfds.features.ClassLabel(num_classes=9)),)
+    EXTRA = (*SourceProbeLabelled.EXTRA, ("weight", tfds.features.Scalar(np.float32)))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
     tfds.disable_progress_bar()
-    for builder in (SourceProbe, SourceProbeLabelled):
+    for builder in (SourceProbe, SourceProbeLabelled, SourceProbeMixed):
         builder(data_dir=folder, file_format="array_record").download_and_prepare()
     return folder
 
 
-@pytest.mark.parametrize("dataset", ["source_probe", "source_probe_labelled"])
+@pytest.mark.parametrize("dataset", ["source_probe", "source_probe_labelled", "source_probe_mixed"])
 def test_records_are_read_by_index(folder, dataset):
     source = sources.open_split(dataset, "train", folder)
     assert len(source) == 9
@@ -69,8 +78,21 @@ def test_records_are_read_by_index(folder, dataset):
         assert record["image"] == jpeg(number)
         assert record["captions"] == CAPTIONS[number]
         assert isinstance(record["captions"], list)
-        if dataset.endswith("labelled"):
-            assert record["label"] == number
+        if dataset != "source_probe":
+            assert record["label"] == record["number"] == number
+        if dataset == "source_probe_labelled":  # read directly, as plain numbers
+            assert type(record["label"]) is type(record["number"]) is int
+        if dataset == "source_probe_mixed":
+            assert record["weight"] == number
+
+
+def test_names_of_classes(folder):
+    source = sources.open_split("source_probe_labelled", "train", folder)
+    assert source.class_names() == [f"class {i}" for i in range(9)]
+    with pytest.raises(UserError, match=r"no class labels 'number' \(class labels: label"):
+        source.class_names("number")
+    with pytest.raises(UserError, match=r"no class labels 'label' \(class labels: none"):
+        sources.open_split("source_probe", "train", folder).class_names()
 
 
 def test_it_pickles_as_an_address_also_when_open(folder):

@@ -1,10 +1,11 @@
-"""Data sets of pictures and captions: official files or a user's own, written as ArrayRecord."""
+"""Data sets of pictures with captions or labels, official or a user's own, as ArrayRecord."""
 
 import os
 import re
 from pathlib import Path
 
-from jaxtag.data.builders.base import CaptionBuilder
+from jaxtag.data.builders.base import PictureBuilder
+from jaxtag.data.builders.cifar import Cifar10
 from jaxtag.data.builders.coco import (
     CocoCaptions,
     CocoCaptions2014,
@@ -13,7 +14,8 @@ from jaxtag.data.builders.coco import (
 )
 from jaxtag.data.builders.flickr8k import Flickr8kCaptions
 from jaxtag.data.builders.instructions import how_to_get
-from jaxtag.data.builders.own import own_captions
+from jaxtag.data.builders.mnist import Mnist
+from jaxtag.data.builders.own import own_pictures
 from jaxtag.data.builders.preparing import write
 from jaxtag.data.builders.shapes import ShapesCaptions
 from jaxtag.data.builders.summary import Summary
@@ -21,7 +23,7 @@ from jaxtag.errors import UsageError, UserError
 
 __all__ = ["NAMES", "Summary", "builder_class", "how_to_get", "prepare"]
 
-_BUILDERS: dict[str, type[CaptionBuilder]] = {
+_BUILDERS: dict[str, type[PictureBuilder]] = {
     builder.name: builder
     for builder in (
         ShapesCaptions,
@@ -30,13 +32,15 @@ _BUILDERS: dict[str, type[CaptionBuilder]] = {
         CocoCaptions2017,
         CocoCaptionsKarpathy,
         Flickr8kCaptions,
+        Mnist,
+        Cifar10,
     )
 }
 # The data sets that are built in; any other name is a user's own.
 NAMES = tuple(_BUILDERS)
 
 
-def builder_class(dataset: str) -> type[CaptionBuilder]:
+def builder_class(dataset: str) -> type[PictureBuilder]:
     """The builder of a data set; of any name that is not built in, the one for own data.
 
     Raises:
@@ -47,7 +51,7 @@ def builder_class(dataset: str) -> type[CaptionBuilder]:
             f"--dataset={dataset}: a name has small letters, digits and underscores only, and "
             "starts with a letter"
         )
-    return _BUILDERS.get(dataset) or own_captions(dataset)
+    return _BUILDERS.get(dataset) or own_pictures(dataset)
 
 
 def prepare(

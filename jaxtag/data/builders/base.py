@@ -1,4 +1,4 @@
-"""What every builder of picture-and-caption data shares: records, listings, the tfds class."""
+"""What every builder of pictures shares: records, listings, the tfds class."""
 
 import abc
 import functools
@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -19,21 +20,19 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture with its captions, not read yet.
+    """One picture with what is known about it, not read yet.
 
     Attributes:
       file: the name under which its owner knows it, relative, POSIX.
-      image_id: its identifier in the data set.
-      captions: cleaned, possibly none.
       load: reads the encoded bytes; raises `archives.ReadError`.
-      extra: further text fields of the record, those of `CaptionBuilder.EXTRA`.
+      fields: the rest of its record, as the features of its listing say.
+      made: encoded by us from pixels, so that it needs no examination.
     """
 
     file: str
-    image_id: str
-    captions: tuple[str, ...]
     load: Callable[[], bytes]
-    extra: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    made: bool = False
 
 
 @dataclass
@@ -41,48 +40,44 @@ class Listing:
     """What is to be written, before any picture is opened.
 
     Attributes:
+      features: what a record holds besides `image` and `file`, in tfds's terms.
+      variant: which form of the data set was found, in words.
       splits: split name -> its pictures, their `file` unique in the split.
       problems: (file or line, reason) of what is left out already.
-      variant: which form of the data set was found, in words.
       size: bytes of all pictures as far as known, to see whether the disk can hold them.
     """
 
-    splits: dict[str, list[Picture]]
+    features: dict[str, tfds.features.FeatureConnector]
+    variant: str
+    splits: dict[str, list[Picture]] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
-    variant: str = ""
     size: int = 0
     _files: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     _missing: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(
-        self,
-        store: Store,
-        split: str,
-        path: str | None,
-        file: str,
-        image_id: str,
-        captions: Iterable[str],
-        captioned: bool = True,
-    ) -> None:
-        """Adds the picture at `path` of the store; one that cannot serve becomes a problem.
+    def add(self, split: str, picture: Picture, size: int) -> None:
+        """Adds a picture of `size` bytes; one that was there already becomes a problem."""
+        if self._is_new(split, picture.file):
+            self.splits.setdefault(split, []).append(picture)
+            self.size += size
 
-        Args:
-          path: None where the picture is missing.
-          captioned: whether a picture without captions is a problem.
-        """
-        cleaned = clean_captions(captions)
-        if file in self._files[split]:
-            self.problems.append((file, f"it occurs twice in {split}"))
-            return
-        self._files[split].add(file)
-        if captioned and not cleaned:
-            self.problems.append((file, "it has no caption"))
-        elif path is None:
-            self._missing[split].append(file)
-        else:
+    def add_stored(
+        self, store: Store, split: str, path: str | None, file: str, fields: Mapping[str, Any]
+    ) -> None:
+        """Adds the picture at `path` of the store; None where it is missing."""
+        if path is not None:
             load = functools.partial(store.read, path)
-            self.splits.setdefault(split, []).append(Picture(file, image_id, cleaned, load))
-            self.size += store.size(path)
+            self.add(split, Picture(file, load, fields), store.size(path))
+        elif self._is_new(split, file):
+            self._missing[split].append(file)
+
+    def _is_new(self, split: str, file: str) -> bool:
+        new = file not in self._files[split]
+        if new:
+            self._files[split].add(file)
+        else:
+            self.problems.append((file, f"it occurs twice in {split}"))
+        return new
 
     def finished(self) -> "Listing":
         """Reports missing pictures: each one, or in one line a split that is missing wholly."""
@@ -99,11 +94,11 @@ class Listing:
 Check = Callable[[str, list[Picture]], Iterator[tuple[Picture, bytes]]]
 
 
-class CaptionBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
-    """A tfds builder of captioned pictures that needs no TensorFlow.
+class PictureBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
+    """A tfds builder of pictures that needs no TensorFlow.
 
-    Records: `image` (encoded bytes as they came), `file`, `image_id` (text), `captions` (texts,
-    possibly none), and the text fields of `EXTRA`. A subclass says how to list the pictures.
+    Records: `image` (encoded bytes), `file` (text) and the features of the listing. A subclass
+    says how to list the pictures.
 
     Args:
       listing: what `opened` gave.
@@ -112,10 +107,11 @@ class CaptionBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    EXTRA: tuple[str, ...] = ()
     NEEDS_SOURCE = True
     HOMEPAGE: str | None = None
     CITATION: str | None = None
+    # Split -> pictures as published; other numbers are worth a warning.
+    COUNTS: Mapping[str, int] = {}
 
     def __init__(self, *, listing: Listing, check: Check, data_dir: str):
         self._listing = listing
@@ -150,9 +146,7 @@ class CaptionBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration
         features = {
             "image": tfds.features.Image(),
             "file": tfds.features.Text(),
-            "image_id": tfds.features.Text(),
-            "captions": tfds.features.Sequence(tfds.features.Text()),
-            **{name: tfds.features.Text() for name in self.EXTRA},
+            **self._listing.features,
         }
         return tfds.core.DatasetInfo(
             builder=self,
@@ -174,28 +168,13 @@ class CaptionBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration
 
     def _generate_examples(self, split: str, pictures: list[Picture]) -> Iterator[tuple[str, dict]]:
         for picture, data in self._check(split, pictures):
-            yield (
-                picture.file,
-                {
-                    "image": data,
-                    "file": picture.file,
-                    "image_id": picture.image_id,
-                    "captions": list(picture.captions),
-                    **picture.extra,
-                },
-            )
+            yield picture.file, {"image": data, "file": picture.file, **picture.fields}
 
     def _log_download_bytes(self) -> None:
         """Silent: tfds would announce a download that does not take place."""
 
     def _log_download_done(self) -> None:
         """Silent, for the same reason."""
-
-
-def clean_captions(captions: Iterable[str]) -> tuple[str, ...]:
-    """Captions on one line each, without the blank ones."""
-    cleaned = (" ".join(caption.split()) for caption in captions)
-    return tuple(caption for caption in cleaned if caption)
 
 
 def hold_out(pictures: list[Picture], share: float = HELD_OUT) -> dict[str, list[Picture]]:

@@ -23,21 +23,29 @@ class Account:
     Attributes:
       ledger: one {"split", "file", "reason"} for everything left out ("split" empty if unknown).
       damaged: pictures that could not be read or decoded.
-      captions: split -> the number of captions of each picture kept.
+      pictures, captions: split -> how many were kept.
+      classes: split -> the labels that occur in it.
       lengths: words of a caption -> how many captions have so many.
     """
 
     ledger: list[dict[str, str]] = field(default_factory=list)
     damaged: int = 0
-    captions: dict[str, list[int]] = field(default_factory=dict)
+    pictures: collections.Counter = field(default_factory=collections.Counter)
+    captions: collections.Counter = field(default_factory=collections.Counter)
+    classes: dict[str, set[int]] = field(default_factory=lambda: collections.defaultdict(set))
     lengths: collections.Counter = field(default_factory=collections.Counter)
 
     def leave_out(self, split: str, file: str, reason: str) -> None:
         self.ledger.append({"split": split, "file": file, "reason": reason})
 
     def keep(self, split: str, picture: Picture) -> None:
-        self.captions.setdefault(split, []).append(len(picture.captions))
-        self.lengths.update(len(caption.split()) for caption in picture.captions)
+        self.pictures[split] += 1
+        if "captions" in picture.fields:
+            captions = picture.fields["captions"]
+            self.captions[split] += len(captions)
+            self.lengths.update(len(caption.split()) for caption in captions)
+        if "label" in picture.fields:
+            self.classes[split].add(picture.fields["label"])
 
 
 class Checker:
@@ -79,6 +87,8 @@ class Checker:
         unstripped = ""
         try:
             data = picture.load()
+            if picture.made:
+                return data, ""
             if not self._keep_exif:
                 try:
                     data = strip_jpeg(data)

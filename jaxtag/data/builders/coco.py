@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable
 
 from jaxtag.data.archives import Store
-from jaxtag.data.builders.base import CaptionBuilder, Listing
+from jaxtag.data.builders.base import PictureBuilder
+from jaxtag.data.builders.captioned import CaptionListing
 from jaxtag.data.builders.coco_json import read_coco_json, read_json
 from jaxtag.data.builders.instructions import how_to_get
 from jaxtag.data.builders.karpathy import read_karpathy
@@ -20,7 +21,7 @@ _ARCHIVES = re.compile(
 )
 
 
-class CocoCaptions(CaptionBuilder):
+class CocoCaptions(PictureBuilder):
     """COCO captions: photographs of everyday scenes, five captions each.
 
     Of the forms in the source the split of Karpathy (dataset_coco.json) is taken first, then 2017,
@@ -39,7 +40,7 @@ class CocoCaptions(CaptionBuilder):
         return bool(_ARCHIVES.match(archive))
 
     @classmethod
-    def list_pictures(cls, store: Store) -> Listing:
+    def list_pictures(cls, store: Store) -> CaptionListing:
         for form in cls.FORMS:
             listing = _karpathy(store) if form == "karpathy" else _official(store, form)
             if listing is not None:
@@ -75,11 +76,11 @@ def _looked_for(form: str) -> str:
     return "dataset_coco.json" if form == "karpathy" else f"captions_{{train,val}}{form}.json"
 
 
-def _karpathy(store: Store) -> Listing | None:
+def _karpathy(store: Store) -> CaptionListing | None:
     found = store.find("dataset_coco.json")
     if not found:
         return None
-    listing = Listing({}, variant="COCO 2014 in Karpathy's split")
+    listing = CaptionListing("COCO 2014 in Karpathy's split")
     folders = {name: store.folder(name) for name in _folders("2014") + _folders("2017")}
     for entry in read_karpathy(store, found[0]):
         # The pictures of 2017 are those of 2014 under other names.
@@ -89,12 +90,12 @@ def _karpathy(store: Store) -> Listing | None:
         path = path or _first(folders[name].get(of_2017) for name in _folders("2017"))
         image_id = entry.file if entry.coco_id is None else str(entry.coco_id)
         file = f"{entry.folder}/{entry.file}" if entry.folder else entry.file
-        listing.add(store, entry.split, path, file, image_id, entry.captions)
+        listing.add_captioned(store, entry.split, path, file, image_id, entry.captions)
     return listing.finished()
 
 
-def _official(store: Store, year: str) -> Listing | None:
-    listing = Listing({}, variant=f"COCO {year}")
+def _official(store: Store, year: str) -> CaptionListing | None:
+    listing = CaptionListing(f"COCO {year}")
     read_any = False
     for split, part in (("train", "train"), ("validation", "val")):
         found = store.find(f"captions_{part}{year}.json")
@@ -105,14 +106,14 @@ def _official(store: Store, year: str) -> Listing | None:
         for image in read_coco_json(store, found[0], listing.problems):
             file = f"{part}{year}/{image.file}"
             path = pictures.get(image.file.rpartition("/")[2])
-            listing.add(store, split, path, file, image.id, image.captions)
+            listing.add_captioned(store, split, path, file, image.id, image.captions)
     if not read_any:
         return None
     _add_test(listing, store, year)
     return listing.finished()
 
 
-def _add_test(listing: Listing, store: Store, year: str) -> None:
+def _add_test(listing: CaptionListing, store: Store, year: str) -> None:
     """The pictures of the test part, without captions; ids from image_info where it is there."""
     part = f"test{year}"
     found = store.find(f"image_info_{part}.json")
@@ -128,7 +129,7 @@ def _add_test(listing: Listing, store: Store, year: str) -> None:
             digits = re.findall(r"\d+", file.rpartition(".")[0])
             image_id = ids.get(file) or (str(int(digits[-1])) if digits else file)
             name = f"{part}/{file}"
-            listing.add(store, "test", path, name, image_id, (), captioned=False)
+            listing.add_captioned(store, "test", path, name, image_id, (), captioned=False)
 
 
 def _folders(year: str) -> tuple[str, str]:

@@ -7,7 +7,8 @@ import re
 from collections import defaultdict
 
 from jaxtag.data.archives import Store
-from jaxtag.data.builders.base import CaptionBuilder, Listing
+from jaxtag.data.builders.base import PictureBuilder
+from jaxtag.data.builders.captioned import CaptionListing
 from jaxtag.data.builders.coco_json import read_coco_json, read_text
 from jaxtag.data.builders.instructions import how_to_get
 from jaxtag.data.builders.karpathy import read_karpathy
@@ -23,7 +24,7 @@ _COCO_FORM = re.compile(r"(^|/)captions_flickr8k_(train|val|test)\.json$")
 _LINE = re.compile(r"^(?P<file>[^\t]+\.jpe?g)#\d+\t(?P<caption>.*)$", re.IGNORECASE)
 
 
-class Flickr8kCaptions(CaptionBuilder):
+class Flickr8kCaptions(PictureBuilder):
     """Flickr8k: 8,000 photographs of people and dogs in action, five captions each.
 
     The official lists make the splits; the dev part is `validation`. Lines of the caption file
@@ -39,14 +40,14 @@ class Flickr8kCaptions(CaptionBuilder):
         return bool(re.match(r"(?i)^(fli[ck]{1,3}e?r_?8k|caption_datasets)", archive))
 
     @classmethod
-    def list_pictures(cls, store: Store) -> Listing:
+    def list_pictures(cls, store: Store) -> CaptionListing:
         tokens = store.find(_TOKENS)
         karpathy = store.find("dataset_flickr8k.json")
         in_coco_form = [name for name in store.names() if _COCO_FORM.search(name)]
         if tokens:
             return _official(store, tokens[0])
         if karpathy:
-            listing = Listing({}, variant="Karpathy's split file")
+            listing = CaptionListing("Karpathy's split file")
             for entry in read_karpathy(store, karpathy[0]):
                 _add(listing, store, entry.split, entry.file, entry.captions)
             return listing.finished()
@@ -58,8 +59,8 @@ class Flickr8kCaptions(CaptionBuilder):
         )
 
 
-def _official(store: Store, tokens: str) -> Listing:
-    listing = Listing({}, variant="official files")
+def _official(store: Store, tokens: str) -> CaptionListing:
+    listing = CaptionListing("official files")
     lists = {split: found[0] for split, name in _LISTS.items() if (found := store.find(name))}
     if not lists:
         raise UserError(
@@ -79,7 +80,7 @@ def _official(store: Store, tokens: str) -> Listing:
     return listing.finished()
 
 
-def _captions(store: Store, tokens: str, listing: Listing) -> dict[str, list[str]]:
+def _captions(store: Store, tokens: str, listing: CaptionListing) -> dict[str, list[str]]:
     """File name -> captions; lines of another form become problems."""
     captions = defaultdict(list)
     for number, line in enumerate(read_text(store, tokens).splitlines(), start=1):
@@ -93,8 +94,8 @@ def _captions(store: Store, tokens: str, listing: Listing) -> dict[str, list[str
     return captions
 
 
-def _coco_form(store: Store, names: list[str]) -> Listing:
-    listing = Listing({}, variant="COCO's JSON form")
+def _coco_form(store: Store, names: list[str]) -> CaptionListing:
+    listing = CaptionListing("COCO's JSON form")
     for name in names:
         part = _COCO_FORM.search(name)[2]
         split = "validation" if part == "val" else part
@@ -103,7 +104,7 @@ def _coco_form(store: Store, names: list[str]) -> Listing:
     return listing.finished()
 
 
-def _add(listing: Listing, store: Store, split: str, file: str, captions) -> None:
+def _add(listing: CaptionListing, store: Store, split: str, file: str, captions) -> None:
     found = store.find(file)
     image_id = file.rpartition("/")[2].rpartition(".")[0]
-    listing.add(store, split, found[0] if found else None, file, image_id, captions)
+    listing.add_captioned(store, split, found[0] if found else None, file, image_id, captions)

@@ -31,13 +31,30 @@ To get Flickr8k (about 1 GB) and prepare it; the zips stay packed:
   cd ..
   python -m jaxtag.prepare --dataset={dataset} --source=flickr8k{data_dir}"""
 
+_MNIST = """\
+To get MNIST (11 MB) and prepare it; the files stay packed:
+  mkdir -p mnist && cd mnist
+  for part in train-images-idx3 train-labels-idx1 t10k-images-idx3 t10k-labels-idx1; do
+    wget -c https://ossci-datasets.s3.amazonaws.com/mnist/$part-ubyte.gz
+  done
+  cd ..
+  python -m jaxtag.prepare --dataset={dataset} --source=mnist{data_dir}"""
+
+_CIFAR10 = """\
+To get CIFAR-10 (170 MB) and prepare it; the archive stays packed:
+  mkdir -p cifar10 && cd cifar10
+  wget -c https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz
+  cd ..
+  python -m jaxtag.prepare --dataset={dataset} --source=cifar10{data_dir}"""
+
 _SHAPES = """\
 It is made from a seed, without any files:
   python -m jaxtag.prepare --dataset={dataset}{data_dir}"""
 
 _OWN = """\
 If it is your own: put the pictures into a folder with a file of captions beside them (captions.csv
-with the columns file and caption, captions.jsonl, or a COCO-style captions.json), then
+with the columns file and caption, captions.jsonl, or a COCO-style captions.json), or, to classify,
+the pictures of each class into a folder of its name, then
   python -m jaxtag.prepare --dataset={dataset} --source=FOLDER{data_dir}"""
 
 
@@ -55,6 +72,8 @@ def how_to_get(dataset: str, data_dir: str | None = None) -> str:
         "coco_captions_2014": _COCO_2014.replace("{karpathy}", ""),
         "coco_captions_karpathy": _COCO_2014.replace("{karpathy}", _KARPATHY),
         "flickr8k_captions": _FLICKR8K,
+        "mnist": _MNIST,
+        "cifar10": _CIFAR10,
     }.get(dataset, _OWN)
     flag = f" --data_dir={data_dir}" if data_dir else ""
     text = text.format(dataset=dataset, data_dir=flag)

@@ -1,30 +1,28 @@
-"""A user's own pictures and captions: a folder with a COCO-style JSON, JSON-lines or CSV file."""
+"""A user's own pictures, with a file of captions beside them or in a folder for each class."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from jaxtag.data.archives import Store, is_archive
-from jaxtag.data.builders.base import CaptionBuilder, Listing, hold_out
+from jaxtag.data.builders.base import Listing, PictureBuilder, hold_out
+from jaxtag.data.builders.captioned import CaptionListing
+from jaxtag.data.builders.class_folders import PICTURES, SPLITS, list_class_folders
 from jaxtag.data.builders.own_tables import Row, is_table, read_table
 from jaxtag.errors import UserError
 
-_SPLITS = {
-    **dict.fromkeys(("train", "training", "restval"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 # Other annotations that come beside captions in COCO's folders.
 _NO_CAPTIONS = ("instances_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
 
 
-class OwnCaptions(CaptionBuilder):
-    """A user's own pictures with captions.
+class OwnPictures(PictureBuilder):
+    """A user's own pictures with captions or class labels.
 
-    The file of captions lies at the top of the source, or is the source itself; pictures may lie
-    anywhere below. Splits come from a column `split`, from the names of several files (train.csv,
-    val.csv), or are made: a tenth of the pictures, by a hash of their names, is `validation`.
+    A file of captions (COCO-style JSON, JSON-lines or CSV) lies at the top of the source, or is
+    the source itself; pictures may lie anywhere below. Splits come from a column `split`, from
+    the names of several files (train.csv, val.csv), or are made: a tenth of the pictures, by a
+    hash of their names, is `validation`. Without such a file pictures lie in a folder for each
+    class, these in a folder for each split or not.
     """
 
     @classmethod
@@ -35,26 +33,36 @@ class OwnCaptions(CaptionBuilder):
         if path.is_file() and not is_archive(path.name):
             path, only = path.parent, path.name
         with Store(path, cls.wanted) as store:
-            listing = _list(store, [only] if only else _tables(store))
+            listing = _captioned(store, [only]) if only else cls.list_pictures(store)
             listing.problems += store.refused
             yield listing
 
     @classmethod
     def list_pictures(cls, store: Store) -> Listing:
-        return _list(store, _tables(store))
+        tables = _tables(store)
+        listing = _captioned(store, tables) if tables else list_class_folders(store)
+        if listing is None:
+            pictures = sum(name.lower().endswith(PICTURES) for name in store.names())
+            raise UserError(
+                f"{store.path} has no file of captions at its top, nor pictures in a folder for "
+                f"each class ({pictures:,} pictures are there): put captions.csv (columns file and "
+                "caption), captions.jsonl or a COCO-style captions.json beside them, or each into "
+                "the folder of its class"
+            )
+        return listing
 
 
-def own_captions(name: str) -> type[OwnCaptions]:
+def own_pictures(name: str) -> type[OwnPictures]:
     """The builder of own data under a name."""
-    body = {"name": name, "__doc__": OwnCaptions.__doc__, "__module__": __name__}
-    return type("OwnCaptions", (OwnCaptions,), body, skip_registration=True)
+    body = {"name": name, "__doc__": OwnPictures.__doc__, "__module__": __name__}
+    return type("OwnPictures", (OwnPictures,), body, skip_registration=True)
 
 
 def _tables(store: Store) -> list[str]:
     """The caption files at the top of the source (or of its single folder) or in annotations/.
 
     Raises:
-        UserError: there is none, or there are several that are no splits.
+        UserError: there are several that are no splits.
     """
     names = [name for name in store.names() if is_table(name)]
     tops = {name.split("/")[0] for name in store.names()}
@@ -65,13 +73,6 @@ def _tables(store: Store) -> list[str]:
         if name.removeprefix(base).removeprefix("annotations/").count("/") == 0
         and not name.rpartition("/")[2].startswith(_NO_CAPTIONS)
     ]
-    if not found:
-        pictures = sum(name.lower().endswith(_PICTURES) for name in store.names())
-        raise UserError(
-            f"{store.path} has no file of captions at its top ({pictures:,} pictures are there): "
-            "put captions.csv (columns file and caption), captions.jsonl or a COCO-style "
-            "captions.json beside them"
-        )
     if len(found) > 1:
         splits = [_split_of_name(name) for name in found]
         if None in splits or len(set(splits)) < len(splits):
@@ -82,8 +83,8 @@ def _tables(store: Store) -> list[str]:
     return found
 
 
-def _list(store: Store, tables: list[str]) -> Listing:
-    listing = Listing({}, variant=f"own data, {', '.join(tables)}")
+def _captioned(store: Store, tables: list[str]) -> CaptionListing:
+    listing = CaptionListing(f"own data, {', '.join(tables)}")
     rows = []
     for table in tables:
         split = _split_of_name(table) if len(tables) > 1 else None
@@ -94,7 +95,8 @@ def _list(store: Store, tables: list[str]) -> Listing:
     for row in pictures:
         split = _split(row) or "train"
         path = _find(store, row)
-        listing.add(store, split, path, row.file, row.image_id or row.file, row.captions)
+        image_id = row.image_id or row.file
+        listing.add_captioned(store, split, path, row.file, image_id, row.captions)
     listing.finished()
     if not any(row.split for row in pictures):
         listing.splits = hold_out(listing.splits.get("train", []))
@@ -121,7 +123,7 @@ def _by_picture(rows: list[Row]) -> list[Row]:
 def _split(row: Row) -> str | None:
     if not row.split:
         return None
-    split = _SPLITS.get(row.split.strip().lower())
+    split = SPLITS.get(row.split.strip().lower())
     if split is None:
         raise UserError(f"{row.place}: split {row.split!r} is none of train, validation, test")
     return split
@@ -131,7 +133,7 @@ def _split_of_name(table: str) -> str | None:
     """The split that a file name speaks of: captions_train2017.json, val.csv."""
     stem = table.rpartition("/")[2].partition(".")[0].lower()
     words = "".join(c if c.isalpha() else " " for c in stem).split()
-    found = {_SPLITS[word] for word in words if word in _SPLITS}
+    found = {SPLITS[word] for word in words if word in SPLITS}
     return found.pop() if len(found) == 1 else None
 
 

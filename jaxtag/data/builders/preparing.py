@@ -18,7 +18,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from jaxtag.data.builders.base import CaptionBuilder, Listing
+from jaxtag.data.builders.base import Listing, PictureBuilder
 from jaxtag.data.builders.checking import Account, Checker
 from jaxtag.data.builders.summary import SUMMARY, Summary
 from jaxtag.errors import UserError
@@ -30,7 +30,7 @@ _SHUFFLED_IN_MEMORY = 1000 << 20
 
 
 def write(
-    builder_class: type[CaptionBuilder],
+    builder_class: type[PictureBuilder],
     source: str | os.PathLike | None,
     data_dir: Path,
     *,
@@ -64,7 +64,7 @@ def write(
 
 
 def _build(
-    builder_class: type[CaptionBuilder],
+    builder_class: type[PictureBuilder],
     listing: Listing,
     staging: Path,
     keep_exif: bool,
@@ -82,10 +82,13 @@ def _build(
         check = Checker(account, keep_exif=keep_exif, workers=workers, tick=bar.update)
         builder = builder_class(listing=listing, check=check, data_dir=str(staging))
         builder.download_and_prepare(download_dir=str(staging / "downloads"))
-    if not account.captions:
+    if not account.pictures:
         raise UserError(_nothing(builder_class.name, account))
-    built = staging / builder_class.name / str(builder_class.VERSION)
-    summary = Summary.of(builder_class.name, str(builder_class.VERSION), listing.variant, account)
+    version = str(builder_class.VERSION)
+    built = staging / builder_class.name / version
+    summary = Summary.of(
+        builder_class.name, version, listing.variant, account, builder_class.COUNTS
+    )
     with open(built / LEDGER, "w", encoding="utf-8") as file:
         for entry in account.ledger:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
@@ -94,7 +97,7 @@ def _build(
 
 
 def _nothing(dataset: str, account: Account) -> str:
-    lines = [f"{dataset}: not one picture with captions can be used"]
+    lines = [f"{dataset}: not one picture can be used"]
     lines += [f"  {entry['file']}: {entry['reason']}" for entry in account.ledger[:5]]
     if len(account.ledger) > 5:
         lines.append(f"  and {len(account.ledger) - 5:,} more")

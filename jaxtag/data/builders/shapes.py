@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jaxtag.data.archives import Store
-from jaxtag.data.builders.base import CaptionBuilder, Listing, Picture
+from jaxtag.data.builders.base import Listing, Picture, PictureBuilder
+from jaxtag.data.builders.captioned import CaptionListing
 from jaxtag.data.builders.shapes_making import describe, paint, sample
 
 SEED = 0
 SCENES = {"train": 6000, "validation": 500, "test": 500}
 
 
-class ShapesCaptions(CaptionBuilder):
+class ShapesCaptions(PictureBuilder):
     """Scenes of one to four coloured shapes, each with five captions and its facts as JSON.
 
     `validation` has new scenes of the kind seen in `train`; each scene of `test` holds a pair of
@@ -22,20 +23,18 @@ class ShapesCaptions(CaptionBuilder):
     """
 
     name = "shapes_captions"
-    EXTRA = ("scene",)
     NEEDS_SOURCE = False
 
     @classmethod
     @contextmanager
     def opened(cls, source: None) -> Iterator[Listing]:
         del source  # there is none
-        yield Listing(
-            splits={
-                split: [_picture(split, number) for number in range(count)]
-                for split, count in SCENES.items()
-            },
-            variant=f"made from seed {SEED}",
-        )
+        listing = CaptionListing(f"made from seed {SEED}", extra=["scene"])
+        listing.splits = {
+            split: [_picture(split, number) for number in range(count)]
+            for split, count in SCENES.items()
+        }
+        yield listing
 
     @classmethod
     def list_pictures(cls, store: Store) -> Listing:
@@ -48,8 +47,10 @@ def _picture(split: str, number: int) -> Picture:
     scene = sample(lots, unseen=split == "test")
     return Picture(
         file=f"{split}/{number:05d}.png",
-        image_id=f"{split}-{number}",
-        captions=tuple(describe(scene, lots)),
         load=functools.partial(paint, scene),
-        extra={"scene": json.dumps(scene)},
+        fields={
+            "image_id": f"{split}-{number}",
+            "captions": describe(scene, lots),
+            "scene": json.dumps(scene),
+        },
     )

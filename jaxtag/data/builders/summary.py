@@ -1,7 +1,8 @@
 """The counts of a prepared data set: printed, and kept beside it as summary.json."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from jaxtag.data.builders.checking import Account
@@ -16,10 +17,11 @@ class Summary:
     Attributes:
       dataset, version: its name and version.
       variant: which form of the data set it was made of, in words.
-      splits: split -> {"pictures", "captions"}.
+      splits: split -> {"pictures"}, with captions {"captions"}, with labels {"classes"} too.
       damaged: pictures that could not be read or decoded.
       left_out: entries of ledger.jsonl (damaged pictures, and missing or malformed things).
       caption_words: {"mean", "median", "p99", "max"} words of a caption; empty without captions.
+      warnings: what differs from the data set as it was published.
       folder: where it lies; not stored, so that it can be moved.
       already: whether it was there before the call.
     """
@@ -31,22 +33,33 @@ class Summary:
     damaged: int
     left_out: int
     caption_words: dict[str, float]
+    warnings: list[str] = field(default_factory=list)
     folder: Path | None = None
     already: bool = False
 
     @classmethod
-    def of(cls, dataset: str, version: str, variant: str, account: Account) -> "Summary":
+    def of(
+        cls,
+        dataset: str,
+        version: str,
+        variant: str,
+        account: Account,
+        published: Mapping[str, int],
+    ) -> "Summary":
+        """Of what was just written; `published` has the pictures that a split should have."""
         return cls(
             dataset=dataset,
             version=version,
             variant=variant,
-            splits={
-                split: {"pictures": len(counts), "captions": sum(counts)}
-                for split, counts in account.captions.items()
-            },
+            splits={split: _counts(split, account) for split in account.pictures},
             damaged=account.damaged,
             left_out=len(account.ledger),
             caption_words=_words(account.lengths),
+            warnings=[
+                f"{split} has {account.pictures[split]:,} pictures; {count:,} were published"
+                for split, count in published.items()
+                if account.pictures[split] != count
+            ],
         )
 
     @classmethod
@@ -63,7 +76,7 @@ class Summary:
     def __str__(self) -> str:
         lines = [f"{self.dataset} {self.version} ({self.variant})"]
         lines += [
-            f"  {split:<11} {counts['pictures']:>9,} pictures {counts['captions']:>9,} captions"
+            f"  {split:<11} " + " ".join(f"{count:>9,} {what}" for what, count in counts.items())
             for split, counts in self.splits.items()
         ]
         if self.caption_words:
@@ -79,7 +92,17 @@ class Summary:
             )
         else:
             lines.append("  left out: nothing")
+        lines += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+
+def _counts(split: str, account: Account) -> dict[str, int]:
+    counts = {"pictures": account.pictures[split]}
+    if split in account.captions:
+        counts["captions"] = account.captions[split]
+    if split in account.classes:
+        counts["classes"] = len(account.classes[split])
+    return counts
 
 
 def _words(lengths: dict[int, int]) -> dict[str, float]:
