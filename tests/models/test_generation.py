@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from safetensors import safe_open
 
 from jaxtag.models import Captioner, Decoder, ViT, generate, generation
+from jaxtag.models.naming import captioner, table
 from jaxtag.models.stepping import Settings
-from jaxtag.models.transformers_names import captioner_params
 
 FILE = Path(__file__).parent / "references" / "generation.safetensors"
 LENGTH, EOS, PAD = 14, 2, 0
@@ -53,7 +53,7 @@ def drawn_params(seed: int, scan: bool = False):
     positions += np.outer(pace * (np.arange(len(positions)) - 4), rise)
     tokens[EOS] += 2.2 * rise
     weights = {name: w.astype(np.float32) for name, w in weights.items()}
-    return captioner_params(weights, model(scan=scan))
+    return table.read(weights, captioner.transformers(model(scan=scan)))["params"]
 
 
 def ours(settings: dict) -> dict:

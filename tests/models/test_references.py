@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxtag.models import Captioner, Decoder, ViT
-from jaxtag.models.transformers_names import captioner_params, vit_params
+from jaxtag.models.naming import captioner, table, vit
 
 REFERENCES = Path(__file__).parent / "references"
 VIT = {"patch_size": 8, "width": 24, "depth": 2, "heads": 2, "mlp_dim": 40, "image_size": 32}
@@ -18,6 +18,14 @@ VIT = {"patch_size": 8, "width": 24, "depth": 2, "heads": 2, "mlp_dim": 40, "ima
 
 def under(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {k.removeprefix(prefix + "/"): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def vit_params(tensors: dict[str, np.ndarray], model: ViT):
+    return table.read(tensors, vit.encoder(model, "", ""))["params"]
+
+
+def captioner_params(tensors: dict[str, np.ndarray], model: Captioner):
+    return table.read(tensors, captioner.transformers(model))["params"]
 
 
 def assert_trees_close(got, expected, tolerance: float) -> None:

@@ -1,1 +1,30 @@
 """Our parameters under the names that other libraries' files use: one declarative table each."""
+
+import importlib
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from jaxtag.models.naming.table import Table
+
+# A model's class -> the module here that has its tables.
+_MODULES = {
+    "AlexNet": "alexnet",
+    "Captioner": "captioner",
+    "EfficientNet": "efficientnet",
+    "MobileNetV1": "mobilenet",
+    "MobileNetV2": "mobilenet",
+    "MobileNetV3": "mobilenet_v3",
+    "ResNet": "resnet",
+    "SqueezeNet": "squeezenet",
+    "ViT": "vit",
+}
+
+
+def tables(model: nn.Module) -> dict[str, Callable[[nn.Module], Table]]:
+    """Library -> its table for `model`; empty where no other library has such a model.
+
+    A table raises ValueError where its library cannot hold what the fields of `model` make of it.
+    """
+    name = _MODULES.get(type(model).__name__)
+    return importlib.import_module(f"{__name__}.{name}").TABLES if name else {}
