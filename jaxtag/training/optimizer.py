@@ -13,11 +13,28 @@ from jaxtag.errors import UsageError
 from jaxtag.parallel import sharding
 
 FROZEN = "frozen"
+# Schedules that rise before they fall: the learning rate's first factor, and the share of the run
+# in which it rises where no warm-up is given. optax's one-cycle (Smith and Topin 2017,
+# arXiv:1708.07120), and the triangle of airbench (Jordan 2024, arXiv:2404.00498).
+_CYCLES = {"one_cycle": ("cosine", 1 / 25, 0.3), "triangular": ("linear", 0.2, 0.23)}
 
 
 def schedule(config: OptimizerConfig, total_steps: int, epoch_steps: float) -> optax.Schedule:
-    """Learning rate over steps: linear warm-up from 0, then the named decay to `final_factor`."""
+    """Learning rate over steps: warm-up, then the named decay to `final_factor`.
+
+    The warm-up is linear from 0; that of "one_cycle" is half a cosine from 1/25 of the rate, and
+    that of "triangular" linear from 1/5. These two warm up even where the configuration names no
+    steps or epochs for it: for 30 % and 23 % of the run.
+    """
     warmup = config.warmup_steps or round(config.warmup_epochs * epoch_steps)
+    if config.schedule in _CYCLES:
+        shape, start, share = _CYCLES[config.schedule]
+        peak = warmup if 0 < warmup < total_steps else max(1, round(share * total_steps))
+        return optax.schedules.piecewise_interpolate_schedule(
+            shape,
+            config.learning_rate * start,
+            {peak: 1 / start, max(total_steps, peak + 1): config.final_factor},
+        )
     if warmup >= total_steps:
         # A run that was shrunk from the command line still warms up and decays.
         warmup = total_steps // 10
@@ -37,8 +54,8 @@ def make(
     """The transformation: clip, then the named optimiser with its rules.
 
     Weight decay is the optimiser's own where it takes one (adamw, lion, lamb …), else it is added
-    to the gradient (sgd), as in torch. A parameter with the learning-rate factor 0 is frozen: it
-    gets no update and no moments.
+    to the gradient before momentum (sgd), as in torch. A parameter with the learning-rate factor 0
+    is frozen: it gets no update and no moments.
 
     Args:
       params: parameters or their ShapeDtypeStructs; rules look at their paths.
@@ -97,16 +114,21 @@ def _named(
 def _matrices(params: Any) -> Any:
     """What Muon orthogonalises: kernels, as matrices from all inputs to all outputs of a layer.
 
-    A projection into several parts is one matrix a part, a scanned stack one a layer. All else
-    (embeddings, biases, norms) is for Adam.
+    A convolution [kh, kw, C, O] is a matrix from its kh * kw * C inputs; a projection into several
+    parts is one matrix a part, a scanned stack one a layer. All else is for Adam: embeddings,
+    biases, norms, the classifier `head` (as Jordan advises for output layers), and convolutions
+    with one channel in, which are no matrices between channels (depthwise ones, and the first of
+    grey pictures).
     """
 
     def axes(path: str, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
-        if not re.search(r"kernel$", path):
+        if not re.search(r"kernel$", path) or re.search(r"(^|/)head/kernel$", path):
             return None
         first = 1 if re.search(r"(^|/)blocks/", path) else 0  # the layers of a scanned stack
         last = leaf.ndim - 1
         if last - first == 3:  # a convolution: height, width, channels in, channels out
+            if leaf.shape[-2] == 1:
+                return None
             return optax.contrib.MuonDimensionNumbers((first, first + 1, first + 2), last)
         return optax.contrib.MuonDimensionNumbers(first, last)
 
