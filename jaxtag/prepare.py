@@ -2,12 +2,16 @@
 
   python -m jaxtag.prepare --dataset=coco_captions --source=DIR      COCO, zips or unpacked
   python -m jaxtag.prepare --dataset=flickr8k_captions --source=DIR  Flickr8k, zips or unpacked
+  python -m jaxtag.prepare --dataset=mnist --source=DIR              MNIST, the four IDX files
+  python -m jaxtag.prepare --dataset=cifar10 --source=DIR            and cifar100: any official form
+  python -m jaxtag.prepare --dataset=imagenet2012 --source=DIR       ImageNet-1k, tars or unpacked
   python -m jaxtag.prepare --dataset=shapes_captions                 embedded, needs no files
   python -m jaxtag.prepare --dataset=my_pictures --source=DIR        any other name: your own
 
 Your own data are a folder of pictures with captions.csv (columns file, caption and, if you like,
 split; one row a caption), captions.jsonl ({"file": ..., "captions": [...]} a line) or a COCO-style
-captions.json. Without splits a tenth of the pictures is held out for validation.
+captions.json; or, to classify, a folder for each class, with folders train, val and test above
+them if you like. Without splits a tenth of the pictures is held out for validation.
 
 Damaged pictures are left out and named in ledger.jsonl beside the records.
 """

@@ -5,7 +5,9 @@ can name a place outside its archive, and no member grows beyond a set size when
 """
 
 import bz2
+import functools
 import gzip
+import io
 import lzma
 import os
 import re
@@ -15,7 +17,7 @@ import threading
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from jaxtag.errors import UserError
@@ -133,23 +135,65 @@ class Store:
         Raises:
             ReadError: it is missing, damaged, encrypted, unreadable or larger than `limit` bytes.
         """
+        data = self._read(name, 0, limit + 1)
+        if len(data) > limit:
+            raise ReadError(f"larger than the {limit / _MIB:,.0f} MiB that one file may have")
+        return data
+
+    def read_part(self, name: str, offset: int, size: int) -> bytes:
+        """`size` bytes of one file from `offset` on.
+
+        Raises:
+            ReadError: as `read`, or the file ends before.
+        """
+        if size > MAX_PICTURE_BYTES:
+            raise ReadError(f"larger than the {MAX_PICTURE_BYTES / _MIB:,.0f} MiB allowed")
+        data = self._read(name, offset, size)
+        if len(data) < size:
+            raise ReadError(f"{self.where(name)} ends in the middle of it")
+        return data
+
+    def tar_members(self, name: str) -> Iterator[tuple[str, int, int]]:
+        """(path, offset, size), for `read_part`, of each regular file of a tar in the store.
+
+        Members that point outside of it go to `refused`.
+
+        Raises:
+            UserError: it is damaged or compressed.
+        """
+        try:
+            window = io.BufferedReader(_Window(functools.partial(self._read, name)))
+            with tarfile.open(fileobj=window, mode="r:") as tar:
+                for member in tar:
+                    parts = _clean(member.name)
+                    if parts is None:
+                        self._refuse(self.where(name), member.name)
+                    elif member.isreg() and not member.issparse():
+                        yield "/".join(parts), member.offset_data, member.size
+        except (tarfile.TarError, ReadError) as error:
+            raise UserError(
+                f"{self.where(name)} is damaged or only partly downloaded ({error}): get it again"
+            ) from error
+
+    def _read(self, name: str, offset: int, limit: int) -> bytes:
+        """At most `limit` bytes of a file from `offset` on; what goes wrong as ReadError."""
         try:
             archive, entry = self._entries[name]
         except KeyError:
             raise ReadError("the file is missing") from None
         try:
-            if archive is None:
-                with open(self.path / name, "rb") as file:
-                    data = file.read(limit + 1)
-            else:
-                data = archive.read(entry, limit + 1)
+            if archive is not None:
+                return archive.read(entry, offset, limit)
+            with open(self.path / name, "rb") as file:
+                file.seek(offset)
+                return file.read(limit)
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             # RuntimeError and its NotImplementedError: encryption, odd compression (zipfile).
             reason = error.strerror if isinstance(error, OSError) else None
             raise ReadError(f"cannot be read: {reason or error or type(error).__name__}") from error
-        if len(data) > limit:
-            raise ReadError(f"larger than the {limit / _MIB:,.0f} MiB that one file may have")
-        return data
+
+    def _refuse(self, archive: str, member: str) -> None:
+        self.refused.append((f"{archive}:{member}", "its name points outside of the archive"))
 
     def where(self, name: str) -> str:
         """How to name a file to the user: its path, and the archive that holds it."""
@@ -192,9 +236,7 @@ class Store:
         for name, entry in archive.members:
             parts = _clean(name)
             if parts is None:
-                self.refused.append(
-                    (f"{path.name}:{name}", "its name points outside of the archive")
-                )
+                self._refuse(path.name, name)
                 continue
             clean = "/".join(parts)
             if not _CLUTTER.search(clean):
@@ -235,8 +277,9 @@ class _Zip(_Archive):
     def size(self, entry: zipfile.ZipInfo) -> int:
         return entry.file_size
 
-    def read(self, entry: zipfile.ZipInfo, limit: int) -> bytes:
+    def read(self, entry: zipfile.ZipInfo, offset: int, limit: int) -> bytes:
         with self._file.open(entry) as member:
+            member.seek(offset)
             return member.read(limit)
 
     def close(self) -> None:
@@ -266,17 +309,43 @@ class _Tar(_Archive):
     def size(self, entry: tuple[int, int]) -> int:
         return entry[1]
 
-    def read(self, entry: tuple[int, int], limit: int) -> bytes:
-        offset, size = entry
+    def read(self, entry: tuple[int, int], offset: int, limit: int) -> bytes:
+        start, size = entry
+        wanted = max(0, min(size - offset, limit))
         with self._lock:
-            self._file.seek(offset)
-            data = self._file.read(min(size, limit))
-        if len(data) < min(size, limit):
+            self._file.seek(start + offset)
+            data = self._file.read(wanted)
+        if len(data) < wanted:
             raise EOFError(f"{self.path.name} ends in the middle of this file")
         return data
 
     def close(self) -> None:
         self._file.close()
+
+
+class _Window(io.RawIOBase):
+    """A file object over a function that reads `limit` bytes from `offset` on."""
+
+    def __init__(self, read: Callable[[int, int], bytes]):
+        self._source, self._place = read, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_END:
+            raise io.UnsupportedOperation("the end is not known")
+        self._place = offset + (self._place if whence == os.SEEK_CUR else 0)
+        return self._place
+
+    def readinto(self, buffer) -> int:
+        data = self._source(self._place, len(buffer))
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
 
 
 def _unpacked(path: Path, packed):

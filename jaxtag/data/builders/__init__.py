@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from jaxtag.data.builders.base import PictureBuilder
-from jaxtag.data.builders.cifar import Cifar10
+from jaxtag.data.builders.cifar import Cifar10, Cifar100
 from jaxtag.data.builders.coco import (
     CocoCaptions,
     CocoCaptions2014,
@@ -13,6 +13,7 @@ from jaxtag.data.builders.coco import (
     CocoCaptionsKarpathy,
 )
 from jaxtag.data.builders.flickr8k import Flickr8kCaptions
+from jaxtag.data.builders.imagenet import Imagenet2012
 from jaxtag.data.builders.instructions import how_to_get
 from jaxtag.data.builders.mnist import Mnist
 from jaxtag.data.builders.own import own_pictures
@@ -34,6 +35,8 @@ _BUILDERS: dict[str, type[PictureBuilder]] = {
         Flickr8kCaptions,
         Mnist,
         Cifar10,
+        Cifar100,
+        Imagenet2012,
     )
 }
 # The data sets that are built in; any other name is a user's own.

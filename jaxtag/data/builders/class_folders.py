@@ -44,6 +44,11 @@ def list_class_folders(store: Store) -> LabelListing | None:
         for split, file in placed[name]:
             listing.add_stored(store, split, base + file, file, fields)
     listing.problems += [(file, "it lies in no folder of a class") for file in outside]
+    listing.splits = {
+        split: listing.splits[split]
+        for split in ("train", "validation", "test")
+        if split in listing.splits
+    }
     if not splits:
         listing.splits = hold_out(listing.splits["train"])
         listing.variant += ", validation held out by file name"
@@ -57,8 +62,9 @@ def _files(store: Store) -> tuple[str, list[str]]:
     while True:
         tops = Counter(file.split("/")[0] for file in files)
         (top,) = tops if len(tops) == 1 else (None,)
-        inside = [] if top is None else [file.removeprefix(f"{top}/") for file in files]
-        # Further down only through folders that can be neither a split nor a class.
-        if not inside or top.lower() in SPLITS or any("/" not in file for file in inside):
+        if top is None or top.lower() in SPLITS:
+            return base, files
+        inside = [file.removeprefix(f"{top}/") for file in files]
+        if not any("/" in file for file in inside):
             return base, files
         base, files = f"{base}{top}/", inside

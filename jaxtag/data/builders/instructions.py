@@ -47,6 +47,19 @@ To get CIFAR-10 (170 MB) and prepare it; the archive stays packed:
   cd ..
   python -m jaxtag.prepare --dataset={dataset} --source=cifar10{data_dir}"""
 
+_CIFAR100 = """\
+To get CIFAR-100 (170 MB) and prepare it; the archive stays packed:
+  mkdir -p cifar100 && cd cifar100
+  wget -c https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz
+  cd ..
+  python -m jaxtag.prepare --dataset={dataset} --source=cifar100{data_dir}"""
+
+_IMAGENET = """\
+To get ImageNet-1k (145 GB), register at https://image-net.org/download-images, put these files
+into one folder, packed as they are, and prepare them:
+  ILSVRC2012_img_train.tar  ILSVRC2012_img_val.tar  ILSVRC2012_devkit_t12.tar.gz
+  python -m jaxtag.prepare --dataset={dataset} --source=FOLDER{data_dir}"""
+
 _SHAPES = """\
 It is made from a seed, without any files:
   python -m jaxtag.prepare --dataset={dataset}{data_dir}"""
@@ -74,6 +87,8 @@ def how_to_get(dataset: str, data_dir: str | None = None) -> str:
         "flickr8k_captions": _FLICKR8K,
         "mnist": _MNIST,
         "cifar10": _CIFAR10,
+        "cifar100": _CIFAR100,
+        "imagenet2012": _IMAGENET,
     }.get(dataset, _OWN)
     flag = f" --data_dir={data_dir}" if data_dir else ""
     text = text.format(dataset=dataset, data_dir=flag)

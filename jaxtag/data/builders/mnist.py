@@ -21,7 +21,7 @@ _PARTS = {"train": "train", "test": "t10k"}
 _MAX_BYTES = 1 << 30
 
 
-class Mnist(PictureBuilder):
+class Mnist(PictureBuilder, skip_registration=True):  # tfds has its own
     """MNIST: handwritten digits, 28x28 pixels in grey, by their number from 0 to 9."""
 
     name = "mnist"
