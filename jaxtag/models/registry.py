@@ -6,11 +6,11 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxtag.models import resnet, vit
+from jaxtag.models import alexnet, resnet, squeezenet, vit
 from jaxtag.models.preprocessing import Preprocessing
 
 # Each family's table: name -> (module, its fields, preprocessing).
-_FAMILIES = (resnet, vit)
+_FAMILIES = (alexnet, resnet, squeezenet, vit)
 _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], Preprocessing]] = {
     name: entry for family in _FAMILIES for name, entry in family.MODELS.items()
 }
