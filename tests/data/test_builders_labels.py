@@ -261,8 +261,18 @@ class Call:
         return self.call
 
 
+# Lists of lists: 2**60 numbers in 60 of them, if they were written out.
+SHARED = [0, 0]
+for _ in range(60):
+    SHARED = [SHARED, SHARED]
+
+
 def batch(**changes):
     return python2({"labels": [1, 2], "data": ROWS[:2], **changes})
+
+
+# Sets an attribute of what stands for a function: {"x": encode with the attribute y = 1}.
+CHANGED_NAME = b"\x80\x02}U\x01xc_codecs\nencode\n}U\x01yK\x01sbs."
 
 
 @pytest.mark.parametrize(
@@ -277,9 +287,12 @@ def batch(**changes):
         ("data_batch_2", batch(labels=[1, "2"]), "no list 'labels' with a number a picture"),
         ("data_batch_2", batch(labels=[1, 10]), "label 10 of picture 1 is none of the 10"),
         ("data_batch_2", batch(labels=[-1, 1]), "label -1 of picture 0 is none of the 10"),
+        ("data_batch_2", CHANGED_NAME, "damaged pickle"),
+        ("data_batch_2", batch(labels=SHARED), "no list 'labels' with a number a picture"),
         ("data_batch_2", batch()[:500], "damaged pickle"),
         ("data_batch_2", python2([1]), "no pickled dictionary"),
         ("data_batch_2", None, "has no data_batch_2"),
+        ("batches.meta", python2({"label_names": [*TEN[:9], "bird"]}), "'bird' occurs twice"),
         ("batches.meta", python2({"names": TEN}), "no list of names 'label_names'"),
     ],
 )

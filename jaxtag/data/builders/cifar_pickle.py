@@ -23,20 +23,27 @@ def read_pickle(store: Store, name: str) -> dict[str, Any]:
     where = store.where(name)
     try:
         content = _Reader(io.BytesIO(store.read(name, MAX_PICTURE_BYTES)), encoding="bytes").load()
+        if not isinstance(content, dict):
+            raise _RefusedError("no pickled dictionary")
+        return {_text(key): _plain(value) for key, value in content.items()}
     except (ReadError, _RefusedError) as error:
         raise UserError(f"{where}: {error}") from error
     except Exception as error:  # damaged data raise many kinds from the pickle machine
         raise UserError(f"{where} is a damaged pickle ({error}): get it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{where} is no pickled dictionary")
-    return {_plain(key): _plain(value) for key, value in content.items()}
 
 
 class _RefusedError(Exception):
     """The pickle names something that CIFAR's files do not hold."""
 
 
-class _Array:
+class _StandIn:
+    """A class, not a function: a pickle can set attributes of whatever has no `__setstate__`."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise _RefusedError("a state where these files have none: refused")
+
+
+class _Array(_StandIn):
     """Stands for `numpy.ndarray`; the array is `values` when its state was set."""
 
     values: np.ndarray | None = None
@@ -48,36 +55,41 @@ class _Array:
         self.values = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
-class _Kind:
+class _Kind(_StandIn):
     """Stands for `numpy.dtype`, of uint8 alone."""
 
     def __init__(self, code: str | bytes, *_: Any):
         if code not in ("u1", b"u1"):
-            raise _RefusedError(f"an array of {_plain(code)!r} instead of bytes ('u1'): refused")
+            raise _RefusedError(f"an array of {_text(code)!r} instead of bytes ('u1'): refused")
 
     def __setstate__(self, state: tuple) -> None:
         """Byte order and alignment mean nothing for single bytes."""
 
 
-def _reconstruct(kind: type, *_: Any) -> _Array:
-    if kind is not _Array:
-        raise _RefusedError("an array of an unknown class: refused")
-    return _Array()
+class _Reconstruct(_StandIn):
+    """Stands for numpy's `_reconstruct`, which makes an array whose state comes later."""
+
+    def __new__(cls, kind: type, *_: Any) -> _Array:
+        if kind is not _Array:
+            raise _RefusedError("an array of an unknown class: refused")
+        return _Array()
 
 
-def _encode(text: str, encoding: str) -> bytes:
+class _Encode(_StandIn):
     """Stands for `_codecs.encode`, as which Python 3 writes bytes in protocol 2."""
-    if encoding != "latin1":
-        raise _RefusedError(f"text in {encoding!r}: refused")
-    return text.encode("latin1")
+
+    def __new__(cls, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise _RefusedError(f"text in {encoding!r}: refused")
+        return text.encode("latin1")
 
 
 _NAMES = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "_reconstruct"): _Reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _Reconstruct,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Kind,
-    ("_codecs", "encode"): _encode,
+    ("_codecs", "encode"): _Encode,
 }
 
 
@@ -93,9 +105,12 @@ class _Reader(pickle.Unpickler):
 
 
 def _plain(value: Any) -> Any:
-    """Text as `str` (Python 2 wrote bytes), arrays as arrays."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+    """A value of the dictionary: arrays as arrays; a list is as deep as it gets."""
     if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value.values if isinstance(value, _Array) else value
+        return [_text(item) for item in value]
+    return value.values if isinstance(value, _Array) else _text(value)
+
+
+def _text(value: Any) -> Any:
+    """Text as `str`, for which Python 2 wrote bytes; anything else as it is."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -1,6 +1,7 @@
 """Pictures with class labels: what their records hold, and how they are listed."""
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxtag.data.builders.base import Listing, Picture
+from jaxtag.errors import UserError
 
 
 class LabelListing(Listing):
@@ -15,9 +17,16 @@ class LabelListing(Listing):
 
     Args:
       classes: feature, such as `label`, -> names of its classes in the order of their numbers.
+
+    Raises:
+      UserError: two classes have the same name.
     """
 
     def __init__(self, variant: str, classes: Mapping[str, Sequence[str]]):
+        for feature, names in classes.items():
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise UserError(f"the class {twice[0]!r} occurs twice in the names of {feature}")
         features = {
             feature: tfds.features.ClassLabel(names=list(names))
             for feature, names in classes.items()
