@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+import tokenizers
 
 from jaxtag.data.text import BOS, EOS, PAD, UNK, Tokenizer
 from jaxtag.errors import UserError
@@ -24,7 +25,8 @@ def tokenizer():
 
 
 def test_special_ids(tokenizer):
-    assert (PAD, BOS, EOS, UNK) == (0, 1, 2, 3)
+    assert (PAD, BOS, EOS, UNK) == (-1, 1, 2, 3)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (BOS, EOS)
     ids = tokenizer.encode(["the dog"], 8)
     assert ids.dtype == np.int32
     assert ids.shape == (1, 8)
@@ -130,6 +132,30 @@ def test_damaged_files_are_named(tokenizer, tmp_path):
     path.write_text(json.dumps(other), encoding="utf-8")
     with pytest.raises(UserError, match="not written by jaxtag"):
         Tokenizer.load(path)
+
+
+def test_anothers_vocabulary_with_one_token_for_start_and_end(tmp_path):
+    """As GPT-2's: no token is kept for padding, and id 0 is a letter."""
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    backend.train_from_iterator(
+        CAPTIONS, tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet)
+    )
+    backend.add_special_tokens(["<|endoftext|>"])
+    mark = backend.token_to_id("<|endoftext|>")
+    with pytest.raises(UserError, match="cannot start with 9999"):
+        Tokenizer.adopt(backend, 9999, mark)
+    Tokenizer.adopt(backend, mark, mark).save(tmp_path / "t.json")
+    adopted = Tokenizer.load(tmp_path / "t.json")
+    text = "! the dog <|endoftext|> runs!"
+    row = adopted.encode([text], 32)[0].tolist()
+    end = row.index(mark, 1)
+    assert (row[0], row[1], row.count(mark)) == (mark, 0, 2)
+    assert set(row[end + 1 :]) == {PAD}
+    assert adopted.decode(row) == "! the dog runs!"
+    assert adopted.decode([mark, mark, *row[1:]]) == ""
 
 
 def test_wrong_use():
