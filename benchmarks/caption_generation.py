@@ -10,6 +10,7 @@ from pathlib import Path
 
 import captioner_peer as common
 import numpy as np
+import turns
 
 BEAMS = {"greedy": 1, "beam": 4}
 
@@ -46,15 +47,15 @@ def theirs(args) -> None:
 
     def answer(word: str):
         if word in BEAMS:
-            return common.seconds(lambda: caption(word))
+            return turns.seconds(lambda: caption(word))
         return tokens[word.removeprefix("tokens ")]
 
-    common.serve(answer)
+    turns.serve(answer)
 
 
 def main() -> None:
     args = common.arguments(__doc__.splitlines()[0], batch=16, length=24).parse_args()
-    common.pin(args.threads)
+    turns.pin(args.threads)
     if args.serve:
         theirs(args)
         return
@@ -62,7 +63,7 @@ def main() -> None:
 
     from jaxtag.models import generate
 
-    with tempfile.TemporaryDirectory() as folder, common.peer(args, Path(folder)) as ask:
+    with tempfile.TemporaryDirectory() as folder, turns.peer(args, Path(folder)) as ask:
         for method in BEAMS:
             ask(method)
         model, params = common.our_model(args, Path(folder))
@@ -75,11 +76,11 @@ def main() -> None:
                 )
                 return np.asarray(output["tokens"])
 
-            print(f"{method}, compile and first batch: {common.seconds(caption):.1f} s")
+            print(f"{method}, compile and first batch: {turns.seconds(caption):.1f} s")
             expected = np.array(ask(f"tokens {method}"))
             np.testing.assert_array_equal(caption()[:, : expected.shape[1]], expected)
-            times = [(common.seconds(caption), ask(method)) for _ in range(args.rounds)]
-            common.report(method, *map(list, zip(*times, strict=True)))
+            times = [(turns.seconds(caption), ask(method)) for _ in range(args.rounds)]
+            turns.report(method, *map(list, zip(*times, strict=True)))
 
 
 if __name__ == "__main__":

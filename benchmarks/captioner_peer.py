@@ -1,18 +1,6 @@
-"""What the captioner benchmarks share: one model on both sides, and taking turns.
-
-The peer (PyTorch and transformers) runs in a process of its own, started with `--peer_python`, and
-waits while the other side works. Both sides are pinned to the same cores.
-"""
+"""What the captioner benchmarks share: one model on both sides."""
 
 import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +20,6 @@ def arguments(description: str, *, batch: int, length: int) -> argparse.Argument
     parser.add_argument("--threads", type=int, default=2, help="cores that both sides may use")
     parser.add_argument("--serve", metavar="FOLDER", help=argparse.SUPPRESS)
     return parser
-
-
-def pin(threads: int) -> None:
-    """Keeps this process, and what it starts, on `threads` cores; before jax or torch starts."""
-    cores = sorted(os.sched_getaffinity(0))[:threads]
-    os.sched_setaffinity(0, cores)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 
 def peer_model(args: argparse.Namespace, dropout: float = 0.0) -> Any:
@@ -104,48 +84,3 @@ def our_model(args: argparse.Namespace, folder: Path, dropout: float = 0.0) -> t
     )
     tensors = load_file(folder / "model.safetensors")
     return model, table.read(tensors, captioner.transformers(model))["params"]
-
-
-@contextmanager
-def peer(args: argparse.Namespace, folder: Path) -> Iterator[Callable[[str], Any]]:
-    """The calling script's other side: a function that sends a word and gives its answer."""
-    command = [args.peer_python, *sys.argv, "--serve", str(folder)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
-    )
-
-    def ask(word: str) -> Any:
-        process.stdin.write(word + "\n")
-        process.stdin.flush()
-        for line in process.stdout:
-            if line.startswith("answer "):
-                return json.loads(line.removeprefix("answer "))
-        raise RuntimeError("the peer has ended; its message is above")
-
-    try:
-        yield ask
-    finally:
-        process.stdin.close()
-        process.wait(timeout=60)
-
-
-def serve(answer: Callable[[str], Any]) -> None:
-    """The peer's side of `peer`: answers until its input ends."""
-    for line in sys.stdin:
-        print("answer " + json.dumps(answer(line.strip())), flush=True)
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def report(name: str, ours: list[float], theirs: list[float]) -> None:
-    """Medians over the turns, and the ratio of each pair of turns."""
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    print(
-        f"{name}: jaxtag {statistics.median(ours):.3f} s, transformers "
-        f"{statistics.median(theirs):.3f} s, ratio {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}, n={len(ours)})"
-    )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import captioner_peer as common
 import numpy as np
+import turns
 
 
 def batch_of(args) -> tuple[np.ndarray, np.ndarray]:
@@ -40,21 +41,21 @@ def theirs(args) -> None:
         optimizer.step()
         losses.append(output.loss.item())
 
-    common.serve(lambda word: losses if word == "losses" else common.seconds(step))
+    turns.serve(lambda word: losses if word == "losses" else turns.seconds(step))
 
 
 def main() -> None:
     parser = common.arguments(__doc__.splitlines()[0], batch=8, length=24)
     parser.add_argument("--dropout", type=float, default=0.0, help="of the decoder, both sides")
     args = parser.parse_args()
-    common.pin(args.threads)
+    turns.pin(args.threads)
     if args.serve:
         theirs(args)
         return
     import jax
     import optax
 
-    with tempfile.TemporaryDirectory() as folder, common.peer(args, Path(folder)) as ask:
+    with tempfile.TemporaryDirectory() as folder, turns.peer(args, Path(folder)) as ask:
         ask("step")
         model, params = common.our_model(args, Path(folder), args.dropout)
         images, tokens = (jax.device_put(a) for a in batch_of(args))
@@ -82,11 +83,11 @@ def main() -> None:
             state, loss = update(state, jax.random.key(len(losses)))
             losses.append(float(loss))
 
-        print(f"compile and first step: {common.seconds(step):.1f} s")
-        times = [(common.seconds(step), ask("step")) for _ in range(args.rounds)]
+        print(f"compile and first step: {turns.seconds(step):.1f} s")
+        times = [(turns.seconds(step), ask("step")) for _ in range(args.rounds)]
         if args.dropout == 0:
             np.testing.assert_allclose(losses[0], ask("losses")[0], rtol=1e-5)
-        common.report("training step", *map(list, zip(*times, strict=True)))
+        turns.report("training step", *map(list, zip(*times, strict=True)))
 
 
 if __name__ == "__main__":

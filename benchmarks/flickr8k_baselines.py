@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from jaxtag.data import crops, pipeline, sources
-from jaxtag.evaluation import captions
+from jaxtag.evaluation import captions, evaluators
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "tfds's root folder.")
 _WORKDIRS = flags.DEFINE_multi_string("workdir", [], "Runs of flickr8k_caption, evaluated.")
@@ -60,7 +60,7 @@ def main(_: list[str]) -> None:
         rows[workdir.name] = {
             name: value for name, value in found.items() if name in rows[next(iter(rows))]
         }
-    print(captions.table(rows))
+    print(evaluators.table(rows))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def get_config(variant: str = "S/16", image_size: int = 224) -> Config:
         text=TextConfig(vocab_size=8192, length=32, captions_per_image=2),
         model=ModelConfig(
             encoder=f"vit_{encoder}_patch{patch}",
-            drop_path=0.1,
+            arguments=(("drop_path", 0.1),),
             decoder_width=width,
             decoder_depth=depth,
             decoder_heads=heads,

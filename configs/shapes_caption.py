@@ -30,10 +30,13 @@ def get_config(image_size: int = 64) -> Config:
         text=TextConfig(vocab_size=512, length=32, captions_per_image=2),
         model=ModelConfig(
             encoder="vit_tiny_patch8",
-            encoder_stem="conv",
-            encoder_depth=2,
-            encoder_width=128,
-            encoder_heads=4,
+            arguments=(
+                ("stem", "conv"),
+                ("depth", 2),
+                ("width", 128),
+                ("heads", 4),
+                ("mlp_dim", 512),
+            ),
             decoder_width=128,
             decoder_depth=2,
             decoder_heads=4,

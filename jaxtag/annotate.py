@@ -1,11 +1,12 @@
-"""Captions pictures: files, folders, patterns.
+"""Captions or tags pictures: files, folders, patterns.
 
     python -m jaxtag.annotate --workdir=runs/coco --output=captions.jsonl photos/ 'more/*.png'
 
-Writes a line for each picture, {"file": …, "caption": …, "score": …}, in the order given; a
-picture that cannot be read gets {"file": …, "error": …}, and the run goes on. The score is the
-caption's log-probability, with beam search divided by its length penalty. The output appears
-when all is done; until then lines are in OUTPUT.partial.
+Writes a line for each picture, in the order given. A captioner says {"file": …, "caption": …,
+"score": …}; the score is the caption's log-probability, with beam search divided by its length
+penalty. A classifier says {"file": …, "tags": [{"tag": …, "score": …}, …]}: the likeliest classes and
+their probabilities. A picture that cannot be read gets {"file": …, "error": …}, and the run goes
+on. The output appears when all is done; until then lines are in OUTPUT.partial.
 """
 
 import contextlib
@@ -24,12 +25,15 @@ from tqdm import tqdm
 
 from jaxtag import commands, config_flag
 from jaxtag import config as configuration
-from jaxtag.data import crops, files, pipeline
+from jaxtag.data import files, pipeline
 from jaxtag.errors import UsageError, UserError
 from jaxtag.evaluation import captions
 from jaxtag.parallel import mesh as meshes
 from jaxtag.parallel import runtime
+from jaxtag.tasks import TASKS
 from jaxtag.training import trained
+
+_TAGS = 5  # likeliest classes that are told
 
 _CONFIG = config_flag.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
@@ -66,36 +70,68 @@ def annotate(model: trained.Trained, names: list[str]) -> Iterator[dict[str, Any
       UsageError: at once, where the settings of decoding do not fit the model.
     """
     config = model.config
-    generate = captions.caption_generator(model.task, config)
+    describe = _DESCRIBERS[config.task](model)
     shards = model.mesh.shape["data"]
     size = min(config.evaluation.batch_size, len(names))
     size = -(-size // shards) * shards  # a whole number of rows for each device
     batches = pipeline.file_batches(
         names,
-        image=crops.Squash(config.data.image_size),
+        image=TASKS[config.task].example(config, model.vocabulary, train=False).image,
         batch_size=size,
         workers=config.data.workers,
         threads=config.data.threads,
     )
-    return _captioned(model, generate, batches)
+    return _described(model, describe, batches)
 
 
-def _captioned(
-    model: trained.Trained, generate: Callable[..., dict], batches: pipeline.BatchIterator
+# (batch on the devices, random key) → what is said of each row
+Describer = Callable[[dict[str, jax.Array], jax.Array], list[dict[str, Any]]]
+
+
+def _described(
+    model: trained.Trained, describe: Describer, batches: pipeline.BatchIterator
 ) -> Iterator[dict[str, Any]]:
     key = jax.random.key(model.config.seed)
     for number, batch in enumerate(batches):
         where, errors = batch.pop("file"), batch.pop("error")
         arrays = meshes.to_devices(batch, model.mesh)
-        found = jax.device_get(generate(model.variables, arrays, jax.random.fold_in(key, number)))
-        texts = model.tokenizer.decode_batch(found["tokens"])
+        found = describe(arrays, jax.random.fold_in(key, number))
         for row in np.flatnonzero(batch["index"] >= 0):
             if errors[row]:
                 yield {"file": where[row], "error": errors[row]}
             else:
-                score = round(float(found["scores"][row]), 4)
-                yield {"file": where[row], "caption": texts[row], "score": score}
+                yield {"file": where[row], **found[row]}
     batches.close()
+
+
+def _captions(model: trained.Trained) -> Describer:
+    generate = captions.caption_generator(model.task, model.config, model.vocabulary)
+
+    def describe(batch: dict[str, jax.Array], key: jax.Array) -> list[dict[str, Any]]:
+        found = jax.device_get(generate(model.variables, batch, key))
+        texts = model.vocabulary.decode_batch(found["tokens"])
+        scores = [round(float(score), 4) for score in found["scores"]]
+        return [{"caption": t, "score": s} for t, s in zip(texts, scores, strict=True)]
+
+    return describe
+
+
+def _classes(model: trained.Trained) -> Describer:
+    names = model.vocabulary.names
+    predict = jax.jit(model.task.predict)
+
+    def describe(batch: dict[str, jax.Array], _: jax.Array) -> list[dict[str, Any]]:
+        rows = []
+        for chances in jax.device_get(predict(model.variables, batch)):
+            order = np.argsort(-chances, kind="stable")[:_TAGS]
+            tags = [{"tag": names[i], "score": round(float(chances[i]), 4)} for i in order]
+            rows.append({"tags": tags})
+        return rows
+
+    return describe
+
+
+_DESCRIBERS = {"caption": _captions, "classify": _classes}
 
 
 class _Lines:

@@ -15,6 +15,8 @@ from typing import Any
 
 from jaxtag.errors import UsageError, UserError
 
+Argument = bool | int | float | str | tuple  # of a function or a module, by name
+
 
 def _free(default: Any) -> Any:
     return field(default=default, metadata={"free": True})
@@ -32,7 +34,9 @@ class DataConfig:
     image_size: int = 224  # pixels, both sides
     crop_area: tuple[float, float] = (0.5, 1.0)  # share of the picture; (1, 1) squashes it whole
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)  # width : height of the crop
+    center_crop: float | None = None  # share of the shorter side in evaluation; None: squashed
     flip: bool = False  # horizontal, at random; captions may say left and right
+    grey: bool = False  # one channel for the model, the mean of the three
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of normalisation, on a scale of 0 to 1
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     workers: int = _free(0)  # processes that decode; 0: threads of this process
@@ -52,21 +56,32 @@ class TextConfig:
 
 @dataclass
 class ModelConfig:
-    """A vision encoder and a transformer decoder with cross-attention."""
+    """A backbone, and for captions a transformer decoder with cross-attention to it."""
 
     encoder: str = "vit_small_patch16"  # a name of jaxtag.models.names()
-    encoder_stem: str = "patch"  # patch, conv: how a ViT's patches are made
-    encoder_depth: int | None = None  # None: as the name says
-    encoder_width: int | None = None
-    encoder_heads: int | None = None
-    drop_path: float = 0.0
+    arguments: tuple[tuple[str, Argument], ...] = ()  # fields of its module, as (("depth", 4),)
     decoder_width: int = 384
     decoder_depth: int = 6
     decoder_heads: int = 6
+    decoder_vocab_size: int | None = None  # None: the tokenizer's, rounded up to fill tiles
     dropout: float = 0.1  # of the decoder
     dtype: str = "auto"  # of the arithmetic; auto: bfloat16 on TPU and GPU, float32 on CPU
     remat: str = _free("none")  # what the backward pass computes again: none, dots, full
     scan: bool | None = None  # one compiled block for all layers; None: on TPU and GPU
+
+
+@dataclass
+class AugmentationConfig:
+    """What training does to pictures on the device, beside data.flip (see data.augment)."""
+
+    crop_padding: int = 0  # pixels around the picture, out of which a crop of its size is drawn
+    crop_border: str = "constant"  # what is in them: constant (black), reflect, edge
+    randaugment: tuple[int, int] | None = None  # (operations, magnitude of 30)
+    colour_jitter: tuple[float, float, float, float] | None = None  # strength of brightness, …
+    erasing: float = 0.0  # probability
+    mixup: float = 0.0  # alpha
+    cutmix: float = 0.0  # alpha
+    cutmix_share: float = 0.5  # of examples that get CutMix, where there is mixup too
 
 
 @dataclass
@@ -78,7 +93,7 @@ class OptimizerConfig:
     """
 
     name: str = "adamw"  # a function of optax that makes an optimiser
-    arguments: tuple[tuple[str, float], ...] = ()  # further arguments, as (("b2", 0.98),)
+    arguments: tuple[tuple[str, Argument], ...] = ()  # further arguments, as (("b2", 0.98),)
     learning_rate: float = 1e-3
     schedule: str = "cosine"  # cosine, linear, constant
     warmup_steps: int = 0
@@ -111,7 +126,7 @@ class CheckpointConfig:
 
     keep_last: int = _free(2)
     keep_best: int = _free(1)
-    best_metric: str = _free("CIDEr")  # of the evaluation, higher is better
+    best_metric: str | None = _free(None)  # higher is better; None: CIDEr, or top1 of classes
 
 
 @dataclass
@@ -121,6 +136,7 @@ class DecodingConfig:
     method: str = _free("beam")  # greedy, beam, sample
     beam_size: int = _free(4)
     length_penalty: float = _free(1.0)
+    early_stopping: bool | str = _free(False)  # True, False, never: as transformers has it
     temperature: float = _free(1.0)
     top_k: int = _free(0)  # 0: all
     top_p: float = _free(1.0)
@@ -132,14 +148,15 @@ class EvaluationConfig:
 
     batch_size: int = _free(64)
     max_examples: int | None = _free(None)  # during training; None: the whole split
-    pictures: int = _free(16)  # with captions, for TensorBoard and the contact sheet
+    pictures: int = _free(16)  # with what is said of them, for TensorBoard and a contact sheet
+    mirror: bool = _free(False)  # classes: the mean over a picture and its mirror image
 
 
 @dataclass
 class Config:
     """A whole run."""
 
-    task: str = "caption"
+    task: str = "caption"  # caption, classify
     seed: int = 0
     batch_size: int = 256  # global
     total_steps: int | None = None
@@ -147,12 +164,14 @@ class Config:
     log_every: int = _free(50)  # steps, as the next two
     evaluate_every: int = _free(1000)
     checkpoint_every: int = _free(1000)
+    criterion: str = "softmax"  # of classes: softmax, margin (capsules)
     label_smoothing: float = 0.0
     max_bad_steps: int = _free(20)  # in a row with a gradient that is not finite; more is an error
     compilation_cache: bool = _free(True)  # keep compiled programs for the next start
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -214,9 +233,9 @@ def check(config: Config) -> Config:
         "optimizer.schedule": ("cosine", "linear", "constant"),
         "decoding.method": ("greedy", "beam", "sample"),
         "model.dtype": ("auto", "float32", "bfloat16"),
-        "model.encoder_stem": ("patch", "conv"),
         "model.remat": ("none", "dots", "full"),
-        "task": ("caption",),
+        "criterion": ("softmax", "margin"),
+        "task": ("caption", "classify"),
     }
     for name, allowed in choices.items():
         if (value := get(config, name)) not in allowed:

@@ -51,7 +51,7 @@ def _score_files(results: str, references: str) -> dict[str, float]:
 def _evaluate(workdir: Path) -> dict[str, float]:
     # Imported here: scoring files takes neither data sets nor a compiler.
     from jaxtag.data import sources
-    from jaxtag.evaluation import captions
+    from jaxtag.evaluation import evaluators
     from jaxtag.parallel import runtime
     from jaxtag.training import trained
 
@@ -61,11 +61,11 @@ def _evaluate(workdir: Path) -> dict[str, float]:
     model = trained.load(workdir, config, _STEP.value)
     split = _SPLIT.value or config.data.evaluation_split
     source = sources.open_split(config.data.dataset, split, config.data.data_dir)
-    evaluator = captions.CaptionEvaluator(model.task, model.mesh, config, model.tokenizer)
+    evaluator = evaluators.make(model.task, model.mesh, config, model.vocabulary)
     evaluation = evaluator(model.variables, source)
     metrics = {"split": split, "step": model.step, **evaluation.metrics}
     if jax.process_index() == 0:
-        print(captions.table({"model": evaluation.metrics}), file=sys.stderr)
+        print(evaluators.table({"model": evaluation.metrics}), file=sys.stderr)
     return metrics
 
 

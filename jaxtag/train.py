@@ -4,8 +4,10 @@
     python -m jaxtag.train --config=coco_caption:variant=B/16,image_size=384 --workdir=runs/coco \\
         --config.optimizer.learning_rate=3e-4
 
-Writes into the work directory: config.json, tokenizer.json, metrics.jsonl, board/ (TensorBoard),
-checkpoints/, and at the end captions.png and results.json. Run the same command again to go on.
+Writes into the work directory: config.json, tokenizer.json (or classes.json), metrics.jsonl, board/
+(TensorBoard), checkpoints/, and at the end captions.png (or classes.png) and results.json. Run the
+same command again to go on.
+
 Exit status: 0 done, 1 failure, 2 wrong use, 75 told to stop (SIGTERM, Ctrl-C): all is saved, start
 it again.
 """
@@ -18,7 +20,7 @@ from absl import flags
 from jaxtag import STARTED, commands, config_flag
 from jaxtag import config as configuration
 from jaxtag.errors import UsageError
-from jaxtag.evaluation import captions, report
+from jaxtag.evaluation import evaluators, report
 from jaxtag.parallel import runtime
 from jaxtag.training import loop, vocabulary
 from jaxtag.training.clock import Startup
@@ -43,15 +45,15 @@ def main(_: list[str]) -> int:
         runtime.use_compilation_cache()
     config = loop.start_of(config, workdir, _ALLOW_CHANGES.value)
     vocabulary.ensure_data(config)
-    tokenizer = vocabulary.ensure_tokenizer(config, workdir)
+    words = vocabulary.ensure(config, workdir)
     startup.done("data")
-    outcome = loop.train(config, workdir, tokenizer, startup)
+    outcome = loop.train(config, workdir, words, startup)
     if outcome.preempted:
         return RESTART_STATUS
     if jax.process_index() == 0:
         rows = report.write(workdir, config, outcome.evaluation)
-        print(captions.table(rows))
-        print(f"pictures with their captions: {workdir / report.SHEET}")
+        print(evaluators.table(rows))
+        print(f"pictures, and what the model says of them: {report.sheet_path(workdir, config)}")
     return 0
 
 

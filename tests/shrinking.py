@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from jaxtag.config import Config
+from jaxtag import models
+from jaxtag.config import Config, ModelConfig
 
 VOCABULARY = 300
 
@@ -20,15 +21,22 @@ def shrink(config: Config) -> Config:
         text=replace(config.text, length=8, vocab_size=VOCABULARY),
         model=replace(
             config.model,
-            encoder_depth=2,
-            encoder_width=32,
-            encoder_heads=2,
+            arguments=_smaller(config.model),
             decoder_width=32,
             decoder_depth=2,
             decoder_heads=2,
         ),
         optimizer=replace(config.optimizer, warmup_steps=1, warmup_epochs=0.0),
     )
+
+
+def _smaller(model: ModelConfig) -> tuple:
+    """The backbone with few layers, as far as its module has a field for that."""
+    small = {"width": 32, "heads": 2, "mlp_dim": 64, "depth": 2, "depths": (1, 1, 1, 1)}
+    known = models.field_names(model.encoder)
+    if "heads" not in known:
+        small = {"depths": small["depths"]}
+    return tuple((dict(model.arguments) | {k: v for k, v in small.items() if k in known}).items())
 
 
 def batch(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
@@ -45,6 +53,7 @@ def batch(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
     return {
         "image": rng.integers(0, 256, (size, side, side, 3), dtype=np.uint8),
         "tokens": tokens,
+        "label": rng.integers(0, VOCABULARY, size).astype(np.int32),
         "mask": np.ones(size, np.float32),
         "broken": np.zeros(size, bool),
     }

@@ -47,7 +47,7 @@ def test_a_run_is_scored_as_the_library_scores_it(workdir, tiny_data):
     assert "CIDEr" in done.err.splitlines()[0]
     model = trained.load(workdir)
     source = sources.open_split("tiny", "validation", tiny_data)
-    evaluator = captions.CaptionEvaluator(model.task, model.mesh, model.config, model.tokenizer)
+    evaluator = captions.CaptionEvaluator(model.task, model.mesh, model.config, model.vocabulary)
     evaluation = evaluator(model.variables, source)
     split_and_step = {"split": "validation", "step": 60}
     assert done.last == pytest.approx({**split_and_step, **evaluation.metrics})
@@ -86,7 +86,7 @@ def test_decoding_can_be_changed(workdir, tiny_data):
     assert found["greedy"]["perplexity"] == found["beam"]["perplexity"]
     model = trained.load(workdir)
     model.config.decoding.method = "beam"
-    evaluator = captions.CaptionEvaluator(model.task, model.mesh, model.config, model.tokenizer)
+    evaluator = captions.CaptionEvaluator(model.task, model.mesh, model.config, model.vocabulary)
     source = sources.open_split("tiny", "validation", tiny_data)
     evaluation = evaluator(model.variables, source)
     assert evaluation.metrics.items() <= found["beam"].items()

@@ -79,6 +79,19 @@ class CaptionTokens:
 
 
 @dataclasses.dataclass(frozen=True)
+class Label:
+    """int32 []: the class of the record."""
+
+    @property
+    def empty(self) -> np.ndarray:
+        return np.zeros((), np.int32)
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+        del rng
+        return np.int32(record["label"])
+
+
+@dataclasses.dataclass(frozen=True)
 class Example:
     """How a record becomes a row of the batch: its picture and any further arrays by name."""
 

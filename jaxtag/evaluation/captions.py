@@ -1,8 +1,10 @@
 """Evaluation of a captioner: likelihood of the references, and scores of its own captions."""
 
 import dataclasses
+import itertools
 import json
 import math
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,14 +17,15 @@ from jaxtag.config import Config
 from jaxtag.data import pipeline, sources
 from jaxtag.data.builders import shapes_scenes
 from jaxtag.data.sources import Source
-from jaxtag.data.text import BOS, EOS, PAD, Tokenizer
+from jaxtag.data.text import PAD, Tokenizer
 from jaxtag.errors import UsageError
 from jaxtag.evaluation import captioning
 from jaxtag.models import generation
 from jaxtag.parallel import mesh as meshes
 from jaxtag.tasks import caption
 
-_CHOOSING = 100  # pictures on which a constant caption is chosen
+_CANDIDATES = 20  # constant captions that are tried
+_CHOOSING = 100  # pictures on which one of them is chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,27 @@ class Evaluation:
     references: dict[int, list[str]]
     pictures: dict[int, np.ndarray]
 
+    def part(self, source: Source) -> dict[str, float]:
+        """Scores on the pictures of `source`, the first ones of the split."""
+        kept = {i: text for i, text in self.captions.items() if i < len(source)}
+        return score(kept, self.references, source)
+
+    def shown(self) -> list[tuple[int, np.ndarray, str, list[str]]]:
+        """(position, picture, caption, references) of a few."""
+        return [
+            (index, picture, self.captions[index], self.references[index])
+            for index, picture in sorted(self.pictures.items())
+        ]
+
+    def compared(self, config: Config) -> dict[str, dict[str, float]]:
+        """The model beside captioners that do not look at the picture (see `baselines`)."""
+        data = config.data
+        held_out = sources.open_split(data.dataset, data.evaluation_split, data.data_dir)
+        training = sources.open_split(data.dataset, data.train_split, data.data_dir)
+        hidden = ("examples", "cross_entropy")
+        model = {name: value for name, value in self.metrics.items() if name not in hidden}
+        return {"model": model, **baselines(self, _candidates(training, config.seed), held_out)}
+
 
 class CaptionEvaluator:
     """Evaluates variables on splits of one data set; compiles once."""
@@ -58,7 +82,7 @@ class CaptionEvaluator:
             lambda variables, batch: task.loss(variables, batch, None)[2],
             out_shardings=meshes.replicated(mesh),
         )
-        self._generate = caption_generator(task, config)
+        self._generate = caption_generator(task, config, tokenizer)
 
     def __call__(self, variables: Any, source: Source) -> Evaluation:
         """Evaluates every example of `source` once, on any number of processes."""
@@ -106,12 +130,6 @@ class CaptionEvaluator:
         )
 
 
-def part(evaluation: Evaluation, source: Source) -> dict[str, float]:
-    """Scores on the pictures of `source`, the first ones of the split that was evaluated."""
-    kept = {i: text for i, text in evaluation.captions.items() if i < len(source)}
-    return score(kept, evaluation.references, source)
-
-
 def score(
     captions: dict[int, str], references: dict[int, Sequence[str]], source: Source
 ) -> dict[str, float]:
@@ -150,7 +168,15 @@ def baselines(
     return found
 
 
-def caption_generator(task: caption.CaptionTask, config: Config) -> Callable[..., dict]:
+def _candidates(training: Source, seed: int) -> list[str]:
+    """Training captions, the same for the same seed."""
+    texts = list(itertools.chain.from_iterable(sources.captions_of(training.first(2000))))
+    return random.Random(seed).sample(texts, min(_CANDIDATES, len(texts)))
+
+
+def caption_generator(
+    task: caption.CaptionTask, config: Config, tokenizer: Tokenizer
+) -> Callable[..., dict]:
     """A compiled function (variables, batch, key) → {"tokens" int32 [B, length], "scores" [B]}.
 
     Raises:
@@ -159,8 +185,8 @@ def caption_generator(task: caption.CaptionTask, config: Config) -> Callable[...
     settings = {
         **dataclasses.asdict(config.decoding),
         "max_length": config.text.length,
-        "bos_id": BOS,
-        "eos_id": EOS,
+        "bos_id": tokenizer.bos_id,
+        "eos_id": tokenizer.eos_id,
         "pad_id": PAD,
     }
     try:
@@ -173,19 +199,3 @@ def caption_generator(task: caption.CaptionTask, config: Config) -> Callable[...
         return models.generate(task.model, variables, task.images(batch), rng=key, **settings)
 
     return generate
-
-
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """A readable table: one row for each captioner, one column for each score."""
-    names = list(dict.fromkeys(name for values in rows.values() for name in values))
-    lines = [["", *names]]
-    for row, values in rows.items():
-        lines.append([row, *(f"{values[n]:.3f}" if n in values else "" for n in names)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )

@@ -3,7 +3,16 @@
 from jaxtag.models.captioner import Captioner
 from jaxtag.models.decoder import Decoder
 from jaxtag.models.generation import generate
-from jaxtag.models.registry import create, names
+from jaxtag.models.registry import create, field_names, names, preprocessing_of
 from jaxtag.models.vit import ViT
 
-__all__ = ["Captioner", "Decoder", "ViT", "create", "generate", "names"]
+__all__ = [
+    "Captioner",
+    "Decoder",
+    "ViT",
+    "create",
+    "field_names",
+    "generate",
+    "names",
+    "preprocessing_of",
+]

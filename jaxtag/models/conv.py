@@ -21,6 +21,8 @@ import numpy as np
 from flax.typing import Dtype, Initializer
 from jax import lax
 
+from jaxtag.models.layers import settle
+
 Padding = tuple[tuple[int, int], tuple[int, int]]  # pixels (above, below), (left, right)
 
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -111,6 +113,7 @@ def _convolve_forward(x, kernel, stride, padding, groups):
 
 def _convolve_backward(stride, padding, groups, saved, gradient):
     x, kernel = saved
+    gradient = settle(gradient)
 
     def of(form):
         return lambda x, kernel, gradient: jax.vjp(form, x, kernel)[1](gradient)

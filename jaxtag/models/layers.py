@@ -82,8 +82,12 @@ def settled(x: jax.Array) -> jax.Array:
 
 
 def _settled_gradient(_: None, gradient: jax.Array) -> tuple[jax.Array]:
-    barrier = jax.lax.optimization_barrier
-    return (jax.lax.platform_dependent(gradient, cpu=barrier, default=lambda g: g),)
+    return (settle(gradient),)
+
+
+def settle(x: jax.Array) -> jax.Array:
+    """`x`, which on CPU is computed once and kept, not again in each product that reads it."""
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
 settled.defvjp(lambda x: (x, None), _settled_gradient)

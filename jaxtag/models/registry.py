@@ -6,11 +6,11 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxtag.models import alexnet, resnet, squeezenet, vit
+from jaxtag.models import alexnet, capsnet, resnet, speednet, squeezenet, vit
 from jaxtag.models.preprocessing import Preprocessing
 
 # Each family's table: name -> (module, its fields, preprocessing).
-_FAMILIES = (alexnet, resnet, squeezenet, vit)
+_FAMILIES = (alexnet, capsnet, resnet, speednet, squeezenet, vit)
 _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], Preprocessing]] = {
     name: entry for family in _FAMILIES for name, entry in family.MODELS.items()
 }
@@ -35,7 +35,7 @@ def create(name: str, **fields: object) -> nn.Module:
     return module(**{**defaults, **fields})
 
 
-def preprocessing(name: str) -> Preprocessing:
+def preprocessing_of(name: str) -> Preprocessing:
     """How the backbone `name` wants its pictures. Raises ValueError for an unknown name."""
     return _entry(name)[2]
 

@@ -63,6 +63,8 @@ class ResNet(nn.Module):
     Fields:
       depths: blocks in each of the four stages.
       num_classes: 0 for a backbone alone.
+      small_images: a stem for pictures of some 32 pixels: 3x3 without a stride, and no pooling
+        (He et al. 2016, section 4.2).
       norm_momentum, norm_groups: of `BatchNorm`.
       remat: "none", or "full": a block's intermediates are computed again in the backward pass.
     """
@@ -70,6 +72,7 @@ class ResNet(nn.Module):
     depths: tuple[int, ...] = (3, 4, 6, 3)
     bottleneck: bool = True
     num_classes: int = 0
+    small_images: bool = False
     norm_momentum: float = 0.9
     norm_groups: int = 1
     remat: str = "none"
@@ -78,9 +81,11 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         norm = {"momentum": self.norm_momentum, "groups": self.norm_groups}
-        x = Conv(64, 7, 2, dtype=self.dtype, name="stem")(images)
+        kernel_size, stride = (3, 1) if self.small_images else (7, 2)
+        x = Conv(64, kernel_size, stride, dtype=self.dtype, name="stem")(images)
         x = nn.relu(BatchNorm(**norm, dtype=self.dtype, name="stem_norm")(x, train))
-        x = max_pool(x, 3, 2, padding=1)
+        if not self.small_images:
+            x = max_pool(x, 3, 2, padding=1)
         block = layers.rematerialised(Block, self.remat)
         for stage, (width, depth) in enumerate(zip(WIDTHS, self.depths, strict=True)):
             for index in range(depth):

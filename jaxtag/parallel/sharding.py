@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxtag.errors import UsageError
+from jaxtag.parallel import mesh as meshes
 
 Rule = tuple[str, str]
 
@@ -66,7 +67,8 @@ def shardings(state: Any, placements: list[Placement], mesh: Mesh) -> Any:
     """A sharding for each leaf of `state`.
 
     What mirrors a parameter (its path ends with the parameter's and its shape is the same: the
-    parameter itself, its moments, its average) lies as the parameter does; the rest is replicated.
+    parameter itself, its moments, its average) lies as the parameter does. Batch statistics with a
+    row for each group of the batch lie where the group does. The rest is replicated.
     """
     known = {(item.path, item.shape): item.spec for item in placements}
 
@@ -76,6 +78,9 @@ def shardings(state: Any, placements: list[Placement], mesh: Mesh) -> Any:
             spec = known.get(("/".join(parts[start:]), tuple(leaf.shape)))
             if spec is not None:
                 return NamedSharding(mesh, spec)
+        if "batch_stats" in parts and len(leaf.shape) == 2:
+            if leaf.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0:
+                return meshes.batch_sharding(mesh)
         return NamedSharding(mesh, PartitionSpec())
 
     structure = jax.tree.structure(state)

@@ -1,0 +1,27 @@
+"""What a loss, a prediction and a metric mean, for each kind of task."""
+
+from types import ModuleType
+from typing import Any, Protocol
+
+import jax
+
+from jaxtag.tasks import caption, classify
+
+
+class Task(Protocol):
+    """Pure functions of (variables, batch, key); each task adds what its evaluation needs."""
+
+    def init(self, key: jax.Array) -> Any:
+        """Variables of the model."""
+
+    def loss(
+        self, variables: Any, batch: dict[str, jax.Array], key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]], Any]:
+        """(loss sums [B], weights [B], metrics as (sum, count), the model's changed collections).
+
+        With key None there is no augmentation, no dropout, and the collections stay.
+        """
+
+
+# Each module has `make(config, words) -> Task` and `example(config, vocabulary, train)`.
+TASKS: dict[str, ModuleType] = {"caption": caption, "classify": classify}

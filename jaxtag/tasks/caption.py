@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxtag import models
-from jaxtag.config import Config, nearest
+from jaxtag.config import Config
 from jaxtag.data import augment, crops, pipeline
 from jaxtag.data.text import PAD, Tokenizer
-from jaxtag.errors import UsageError
+from jaxtag.tasks import backbones
 
 Batch = dict[str, jax.Array]
 _VOCABULARY_MULTIPLE = 64  # the embedding is padded, so that it splits over devices and fills tiles
@@ -27,22 +27,23 @@ class CaptionTask:
     """
 
     model: nn.Module
+    image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    flip: bool = False
+    augmentation: augment.Augmentation
     label_smoothing: float = 0.0
 
-    def init(self, key: jax.Array, image_size: int, length: int) -> Any:
+    def init(self, key: jax.Array) -> Any:
         """Variables of the model."""
-        images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-        tokens = jnp.zeros((1, 1, length - 1), jnp.int32)
+        images = jnp.zeros((1, self.image_size, self.image_size, 3), jnp.float32)
+        tokens = jnp.zeros((1, 1, self.model.decoder.max_length - 1), jnp.int32)
         return self.model.init(key, images, tokens)
 
     def images(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """Pictures as the model takes them, [B, S, S, 3] float32; augmented if there is a key."""
         images = batch["image"]
         if key is not None:
-            images = augment.augment(images, key, flip=self.flip)
+            images = self.augmentation.images(images, key)
         return augment.normalize(images, self.mean, self.std, jnp.float32)
 
     def loss(
@@ -59,13 +60,8 @@ class CaptionTask:
         """
         augment_key, dropout_key = (None, None) if key is None else jax.random.split(key)
         inputs, targets = batch["tokens"][:, :, :-1], batch["tokens"][:, :, 1:]
-        outputs = self.model.apply(
-            variables,
-            self.images(batch, augment_key),
-            inputs,
-            train=key is not None,
-            rngs=None if key is None else {"dropout": dropout_key},
-        )
+        images = self.images(batch, augment_key)
+        outputs, changed = backbones.apply(self.model, variables, images, inputs, key=dropout_key)
         logits = outputs["logits"].astype(jnp.float32)
         weights = (targets != PAD) * batch["mask"][:, None, None]
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
@@ -81,36 +77,16 @@ class CaptionTask:
             "cross_entropy": ((entropy * weights).sum(), count),
             "token_accuracy": (right.sum(), count),
         }
-        changed = {name: value for name, value in variables.items() if name != "params"}
         return (losses * weights).sum((1, 2)), weights.sum((1, 2)), metrics, changed
 
 
 def make(config: Config, vocab_size: int) -> CaptionTask:
     """The task with its model, as the configuration says."""
     model = config.model
-    dtype = compute_dtype(model.dtype)
-    scan = resolve_scan(model.scan)
-    changes = {
-        "depth": model.encoder_depth,
-        "width": model.encoder_width,
-        "heads": model.encoder_heads,
-        "mlp_dim": model.encoder_width and 4 * model.encoder_width,
-    }
-    if model.encoder not in models.names():
-        hint = nearest(model.encoder, models.names())
-        raise UsageError(f"config.model.encoder = {model.encoder!r}: unknown{hint}")
-    encoder = models.create(
-        model.encoder,
-        image_size=config.data.image_size,
-        stem=model.encoder_stem,
-        drop_path=model.drop_path,
-        dtype=dtype,
-        scan=scan,
-        remat=model.remat,
-        **{name: value for name, value in changes.items() if value is not None},
-    )
+    encoder = backbones.make(config)
     decoder = models.Decoder(
-        vocab_size=-(-vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE,
+        vocab_size=model.decoder_vocab_size
+        or -(-vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE,
         max_length=config.text.length,
         width=model.decoder_width,
         depth=model.decoder_depth,
@@ -118,15 +94,16 @@ def make(config: Config, vocab_size: int) -> CaptionTask:
         mlp_dim=4 * model.decoder_width,
         dropout=model.dropout,
         attention_dropout=model.dropout,
-        dtype=dtype,
-        scan=scan,
+        dtype=backbones.compute_dtype(model.dtype),
+        scan=backbones.resolve_scan(model.scan),
         remat=model.remat,
     )
     return CaptionTask(
         models.Captioner(encoder, decoder),
+        image_size=config.data.image_size,
         mean=config.data.mean,
         std=config.data.std,
-        flip=config.data.flip,
+        augmentation=backbones.augmentation(config),
         label_smoothing=config.label_smoothing,
     )
 
@@ -144,15 +121,3 @@ def example(config: Config, tokenizer: Tokenizer, train: bool) -> pipeline.Examp
         tokenizer, text.length, per_picture=text.captions_per_image, random=train
     )
     return pipeline.Example(image, {"tokens": tokens})
-
-
-def compute_dtype(name: str) -> jnp.dtype:
-    """`auto` is bfloat16 where it has its own arithmetic units, else float32."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
-
-
-def resolve_scan(scan: bool | None) -> bool:
-    """None: one compiled block for all layers, but on CPU, where unrolled layers run faster."""
-    return jax.default_backend() != "cpu" if scan is None else scan

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtag.config import Config
 from jaxtag.parallel import mesh as meshes
 from jaxtag.parallel import sharding
-from jaxtag.tasks import caption
+from jaxtag.tasks import TASKS, Task
 from jaxtag.training import optimizer as optimizers
 from jaxtag.training import step as steps
 from jaxtag.training.state import State, begin
@@ -34,7 +34,7 @@ class Experiment:
 
     config: Config
     mesh: Mesh
-    task: caption.CaptionTask
+    task: Task
     total_steps: int
     rate: optax.Schedule
     optimizer: optax.GradientTransformation
@@ -66,11 +66,11 @@ class Experiment:
         return steps.compile_step(step, self.shardings, self.mesh)
 
 
-def build(config: Config, vocab_size: int, examples: int, mesh: Mesh | None = None) -> Experiment:
+def build(config: Config, words: int, examples: int, mesh: Mesh | None = None) -> Experiment:
     """Plans a run; computes and allocates nothing.
 
     Args:
-      vocab_size: of the tokenizer.
+      words: how many tokens, or classes, there are.
       examples: of the training split; says how long an epoch is.
       mesh: by default made of all devices as `config.mesh` says.
     """
@@ -78,14 +78,11 @@ def build(config: Config, vocab_size: int, examples: int, mesh: Mesh | None = No
         sizes = config.mesh
         mesh = meshes.make(sizes.data, sizes.fsdp, sizes.tensor)
     meshes.check_batch(mesh, config.batch_size // config.optimizer.accumulate, _BATCH_FIELD)
-    task = caption.make(config, vocab_size)
+    task = TASKS[config.task].make(config, words)
     epoch = examples / config.batch_size
     total = total_steps(config, examples)
     rate = optimizers.schedule(config.optimizer, total, epoch)
-    init = functools.partial(
-        task.init, image_size=config.data.image_size, length=config.text.length
-    )
-    variables = jax.eval_shape(init, jax.random.key(0))
+    variables = jax.eval_shape(task.init, jax.random.key(0))
     params = variables["params"]
     optimizer = optimizers.make(config.optimizer, rate, params)
     start = functools.partial(
@@ -94,7 +91,7 @@ def build(config: Config, vocab_size: int, examples: int, mesh: Mesh | None = No
 
     def initialize(key: jax.Array) -> State:
         init_key, run_key = jax.random.split(key)
-        return start(init(init_key), run_key)
+        return start(task.init(init_key), run_key)
 
     # Of `start`, not of `initialize`: tracing the model once is enough.
     shapes = jax.eval_shape(start, variables, jax.random.key(0))

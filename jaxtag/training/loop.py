@@ -12,12 +12,11 @@ import numpy as np
 from jaxtag import config as configuration
 from jaxtag.config import Config
 from jaxtag.data import pipeline, sources
-from jaxtag.data.text import Tokenizer
 from jaxtag.errors import UserError
-from jaxtag.evaluation import captions
+from jaxtag.evaluation import evaluators
 from jaxtag.parallel import mesh as meshes
 from jaxtag.parallel import sharding
-from jaxtag.tasks import caption
+from jaxtag.tasks import TASKS, backbones
 from jaxtag.training import experiment as experiments
 from jaxtag.training import vocabulary
 from jaxtag.training.checkpoint import Checkpoints
@@ -25,6 +24,7 @@ from jaxtag.training.clock import Startup, StepClock
 from jaxtag.training.journal import Journal
 from jaxtag.training.preemption import Preemption
 from jaxtag.training.state import State
+from jaxtag.training.vocabulary import Vocabulary
 
 _ENOUGH_PICTURES = 200  # before the share of broken ones says anything
 
@@ -40,19 +40,19 @@ class Outcome:
     """
 
     state: State
-    evaluation: captions.Evaluation | None
+    evaluation: evaluators.Evaluation | None
     preempted: bool = False
 
 
 def train(
-    config: Config, workdir: Path, tokenizer: Tokenizer, startup: Startup | None = None
+    config: Config, workdir: Path, words: Vocabulary, startup: Startup | None = None
 ) -> Outcome:
     """Trains as `config` says, or goes on where `workdir` stopped.
 
     Args:
       config: resolved and checked.
       workdir: for checkpoints and metrics.
-      tokenizer: of the captions.
+      words: the tokenizer of the captions, or the classes.
       startup: where the time since the start of the process went; by default it counts from here.
 
     Raises:
@@ -63,15 +63,15 @@ def train(
     source = sources.open_split(data.dataset, data.train_split, data.data_dir)
     held_out = sources.open_split(data.dataset, data.evaluation_split, data.data_dir)
     some = held_out if (n := config.evaluation.max_examples) is None else held_out.first(n)
-    experiment = experiments.build(config, tokenizer.vocab_size, len(source))
-    iterator = _batches(config, source, tokenizer)
-    evaluator = captions.CaptionEvaluator(experiment.task, experiment.mesh, config, tokenizer)
+    experiment = experiments.build(config, len(words), len(source))
+    iterator = _batches(config, source, words)
+    evaluator = evaluators.make(experiment.task, experiment.mesh, config, words)
     keep = config.checkpoint
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         keep_last=keep.keep_last,
         keep_best=keep.keep_best,
-        best_metric=keep.best_metric,
+        best_metric=evaluators.best_metric(config),
     )
     saved_config = dataclasses.asdict(config)
     startup.done("model")
@@ -95,8 +95,8 @@ def train(
             if finished or (step > start and step % config.evaluate_every == 0 and not stop):
                 evaluation = evaluator(state.evaluation_variables, held_out if finished else some)
                 # What is best is found on the same pictures each time.
-                evaluated = captions.part(evaluation, some)
-                _tell(journal, step, evaluation)
+                evaluated = evaluation.part(some)
+                _tell(journal, config, step, evaluation)
                 clock.reset()
             # Save, then draw, then step: a checkpoint holds the state and the place in the data
             # of one moment.
@@ -123,13 +123,11 @@ def train(
     return Outcome(state, evaluation if finished else None, preempted=not finished)
 
 
-def _batches(
-    config: Config, source: sources.Source, tokenizer: Tokenizer
-) -> pipeline.BatchIterator:
+def _batches(config: Config, source: sources.Source, words: Vocabulary) -> pipeline.BatchIterator:
     """This process's share of the training batches."""
     return pipeline.train_batches(
         source,
-        example=caption.example(config, tokenizer, train=True),
+        example=TASKS[config.task].example(config, words, train=True),
         batch_size=config.batch_size,
         seed=config.seed,
         process_index=jax.process_index(),
@@ -215,13 +213,11 @@ def _opening(experiment: experiments.Experiment, examples: int, start: int) -> s
     return "\n".join(lines)
 
 
-def _tell(journal: Journal, step: int, evaluation: captions.Evaluation) -> None:
+def _tell(journal: Journal, config: Config, step: int, evaluation: evaluators.Evaluation) -> None:
     journal.write(step, "evaluation", evaluation.metrics)
-    names = ("perplexity", "token_accuracy", "BLEU-4", "CIDEr")
-    shown = ", ".join(f"{name} {evaluation.metrics[name]:.3f}" for name in names)
-    journal.say(f"evaluation at step {step}: {shown}")
-    for index, picture in evaluation.pictures.items():
-        journal.picture(step, f"captions/{index}", picture, evaluation.captions[index])
+    journal.say(f"evaluation at step {step}: {evaluators.headline(config, evaluation.metrics)}")
+    for index, picture, said, _ in evaluation.shown():
+        journal.picture(step, f"pictures/{index}", picture, said)
 
 
 def start_of(config: Config, workdir: Path, allow_changes: bool = False) -> Config:
@@ -236,7 +232,7 @@ def start_of(config: Config, workdir: Path, allow_changes: bool = False) -> Conf
     path = workdir / "config.json"
     decided = dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, scan=caption.resolve_scan(config.model.scan)),
+        model=dataclasses.replace(config.model, scan=backbones.resolve_scan(config.model.scan)),
     )
     if path.exists():
         old = configuration.load(workdir)

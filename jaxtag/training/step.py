@@ -1,7 +1,7 @@
 """The training step: one pure function (state, batch) → (state, metrics), compiled once."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,11 @@ import optax
 from jax.sharding import Mesh
 
 from jaxtag.parallel import mesh as meshes
+from jaxtag.tasks import Task
 from jaxtag.training.state import State
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name → (sum, count), to be added up
-
-
-class Task(Protocol):
-    """What a loss means; see jaxtag.tasks."""
-
-    def loss(
-        self, variables: Any, batch: Batch, key: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, Metrics, Any]:
-        """(loss sums [B], weights [B], metrics, changed collections); key None: no training."""
 
 
 def make(

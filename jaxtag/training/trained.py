@@ -1,7 +1,6 @@
 """A trained model out of a work directory, ready to use on whatever devices are here."""
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,14 @@ from jax.sharding import Mesh
 
 from jaxtag import config as configuration
 from jaxtag.config import Config
-from jaxtag.data.text import Tokenizer
 from jaxtag.errors import UsageError, UserError
+from jaxtag.evaluation import evaluators
 from jaxtag.parallel import mesh as meshes
 from jaxtag.parallel import sharding
-from jaxtag.tasks import caption
+from jaxtag.tasks import TASKS, Task
+from jaxtag.training import vocabulary as vocabularies
 from jaxtag.training.checkpoint import Checkpoints
-from jaxtag.training.vocabulary import TOKENIZER
+from jaxtag.training.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Trained:
     """A model and all that its use takes. `variables` are the averaged ones where there are any."""
 
     config: Config
-    task: caption.CaptionTask
+    task: Task
     mesh: Mesh
-    tokenizer: Tokenizer
+    vocabulary: Vocabulary
     variables: Any
     step: int
 
@@ -43,17 +43,11 @@ def load(workdir: Path, config: Config | None = None, step: str = "newest") -> T
       UserError: there is no such checkpoint, or it does not fit `config`.
     """
     config = configuration.load(workdir) if config is None else config
-    path = workdir / TOKENIZER
-    if not path.exists():
-        raise UserError(f"{workdir} has no {TOKENIZER}: nothing was trained there yet")
-    tokenizer = Tokenizer.load(path)
+    vocabulary = vocabularies.load(config, workdir)
     # The devices here need not be those of the training.
     mesh = meshes.make()
-    task = caption.make(config, tokenizer.vocab_size)
-    init = functools.partial(
-        task.init, image_size=config.data.image_size, length=config.text.length
-    )
-    variables = dict(jax.eval_shape(init, jax.random.key(0)))
+    task = TASKS[config.task].make(config, len(vocabulary))
+    variables = dict(jax.eval_shape(task.init, jax.random.key(0)))
     placements = sharding.place(variables["params"], mesh, ((r".*", "replicate"),))
     params = variables.pop("params")
     wanted = {"params" if config.optimizer.ema_decay is None else "ema": params}
@@ -69,12 +63,12 @@ def load(workdir: Path, config: Config | None = None, step: str = "newest") -> T
         workdir / "checkpoints",
         keep_last=keep.keep_last,
         keep_best=keep.keep_best,
-        best_metric=keep.best_metric,
+        best_metric=evaluators.best_metric(config),
     ) as checkpoints:
         restored = checkpoints.restore(wanted, _number(step, checkpoints), partial=True)
     params = restored.state.get("ema", restored.state.get("params"))
     variables = {"params": params, **restored.state["collections"]}
-    return Trained(config, task, mesh, tokenizer, variables, restored.step)
+    return Trained(config, task, mesh, vocabulary, variables, restored.step)
 
 
 def _number(step: str, checkpoints: Checkpoints) -> int | None:

@@ -1,4 +1,4 @@
-"""What must be there before training: the prepared data set, and a tokenizer of its captions."""
+"""What must be there before training: the prepared data set, and what its texts or labels mean."""
 
 import itertools
 import sys
@@ -9,10 +9,16 @@ from absl import logging
 
 from jaxtag.config import Config
 from jaxtag.data import builders, sources
+from jaxtag.data.classes import Classes
 from jaxtag.data.text import Tokenizer
 from jaxtag.errors import UserError
 
-TOKENIZER = "tokenizer.json"
+# A task's vocabulary, and the file of a work directory that holds it.
+Vocabulary = Tokenizer | Classes
+_FILES: dict[str, tuple[str, type[Vocabulary]]] = {
+    "caption": ("tokenizer.json", Tokenizer),
+    "classify": ("classes.json", Classes),
+}
 _WAIT_SECONDS = 3600.0  # for another process that prepares the same data set
 
 
@@ -41,22 +47,42 @@ def has_checkpoints(workdir: Path) -> bool:
     return (workdir / "checkpoints").exists()
 
 
-def ensure_tokenizer(config: Config, workdir: Path) -> Tokenizer:
-    """The tokenizer of the checkpoints in `workdir`; before there are any, a new one.
+def path_of(config: Config, workdir: Path) -> Path:
+    """The file of a work directory that holds its vocabulary."""
+    return workdir / _FILES[config.task][0]
 
-    It is trained on the training captions. What a run without checkpoints left may have been made
-    from other captions, and is not used.
+
+def load(config: Config, workdir: Path) -> Vocabulary:
+    """The vocabulary that a run was trained with. Raises UserError where there is none."""
+    path = path_of(config, workdir)
+    if not path.exists():
+        raise UserError(f"{workdir} has no {path.name}: nothing was trained there yet")
+    return _FILES[config.task][1].load(path)
+
+
+def ensure(config: Config, workdir: Path) -> Vocabulary:
+    """The vocabulary of the checkpoints in `workdir`; before there are any, a new one.
+
+    A tokenizer is trained on the training captions. What a run without checkpoints left may have
+    been made from other data, and is not used.
     """
-    path = workdir / TOKENIZER
+    path = path_of(config, workdir)
     if has_checkpoints(workdir):
         if not path.exists():
             raise UserError(
                 f"{path} is missing, though there are checkpoints that were trained with it: "
                 "restore it, or take another --workdir"
             )
-        return Tokenizer.load(path)
+        return load(config, workdir)
     data = config.data
     source = sources.open_split(data.dataset, data.train_split, data.data_dir)
+    made = _tokenizer(config, source) if config.task == "caption" else Classes.of(source)
+    if jax.process_index() == 0:
+        made.save(path)
+    return made
+
+
+def _tokenizer(config: Config, source: sources.Source) -> Tokenizer:
     captions = list(itertools.chain.from_iterable(sources.captions_of(source)))
     tokenizer = Tokenizer.train(captions, config.text.vocab_size, config.text.lowercase)
     tokenizer.encode(captions, config.text.length)
@@ -67,6 +93,4 @@ def ensure_tokenizer(config: Config, workdir: Path) -> Tokenizer:
             len(captions),
             config.text.length,
         )
-    if jax.process_index() == 0:
-        tokenizer.save(path)
     return tokenizer

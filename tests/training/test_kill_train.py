@@ -20,7 +20,6 @@ from jaxtag.data import sources
 from jaxtag.data.text import Tokenizer
 from jaxtag.training import experiment as experiments
 from jaxtag.training.checkpoint import Checkpoints
-from jaxtag.training.vocabulary import TOKENIZER
 
 STEPS = 40
 OVERRIDES = [
@@ -51,7 +50,7 @@ def finish(config: str, workdir: Path, workers: int = 0) -> list[np.ndarray]:
     assert process.returncode == 0, errors
     used = configuration.load(workdir)
     source = sources.open_split(used.data.dataset, used.data.train_split, used.data.data_dir)
-    vocabulary = Tokenizer.load(workdir / TOKENIZER).vocab_size
+    vocabulary = Tokenizer.load(workdir / "tokenizer.json").vocab_size
     shapes = experiments.build(used, vocabulary, len(source)).shapes
     restored = Checkpoints(workdir / "checkpoints", keep_last=2).restore(shapes)
     assert restored.step == STEPS

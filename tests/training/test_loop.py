@@ -16,7 +16,7 @@ from jaxtag.training import loop, preemption, trained, vocabulary
 
 def _run(config, workdir, **flags):
     config = loop.start_of(config, workdir, **flags)
-    return loop.train(config, workdir, vocabulary.ensure_tokenizer(config, workdir))
+    return loop.train(config, workdir, vocabulary.ensure(config, workdir))
 
 
 def _leaves(state):
@@ -84,7 +84,7 @@ def test_a_lost_tokenizer_is_no_reason_to_train_another(unbroken, tiny_data):
     text = path.read_text()
     path.unlink()
     with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
-        vocabulary.ensure_tokenizer(tiny_config(tiny_data), workdir)
+        vocabulary.ensure(tiny_config(tiny_data), workdir)
     path.write_text(text)
 
 
@@ -169,9 +169,7 @@ def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
         text=TextConfig(vocab_size=400, length=16),
         model=ModelConfig(
             encoder="vit_tiny_patch16",
-            encoder_depth=1,
-            encoder_width=64,
-            encoder_heads=2,
+            arguments=(("depth", 1), ("width", 64), ("heads", 2), ("mlp_dim", 256)),
             decoder_width=64,
             decoder_depth=1,
             decoder_heads=2,

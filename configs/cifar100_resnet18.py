@@ -1,0 +1,51 @@
+"""Any backbone on CIFAR-100 (Krizhevsky 2009).
+
+    python -m jaxtag.prepare --dataset=cifar100 --source=CIFAR100
+    python -m jaxtag.train --config=cifar100_resnet18 --workdir=runs/cifar100_resnet18
+    python -m jaxtag.train --config=cifar100_resnet18:model=mobilenet_v2 --workdir=runs/mobilenet
+
+Smoke run: --config.total_steps=5. Hardware: 2 CPU cores take long, an accelerator minutes.
+Expected: not yet measured.
+"""
+
+from jaxtag import models
+from jaxtag.config import (
+    AugmentationConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+)
+
+
+def get_config(model: str = "resnet18", image_size: int = 32) -> Config:
+    wanted = models.preprocessing_of(model)
+    small = (("small_images", True),) if model.startswith("resnet") else ()
+    return Config(
+        task="classify",
+        batch_size=128,
+        total_epochs=100.0,
+        evaluate_every=1000,
+        checkpoint_every=1000,
+        label_smoothing=0.1,
+        data=DataConfig(
+            dataset="cifar100",
+            evaluation_split="test",
+            image_size=image_size,
+            crop_area=(1.0, 1.0),
+            flip=True,
+            mean=wanted.mean,
+            std=wanted.std,
+        ),
+        model=ModelConfig(encoder=model, arguments=small),
+        augmentation=AugmentationConfig(crop_padding=image_size // 8, crop_border="reflect"),
+        optimizer=OptimizerConfig(
+            name="sgd",
+            arguments=(("momentum", 0.9), ("nesterov", True)),
+            learning_rate=0.05,
+            warmup_epochs=1.0,
+            weight_decay=5e-4,
+        ),
+        evaluation=EvaluationConfig(batch_size=200),
+    )

@@ -1,0 +1,19 @@
+"""The captioner of `coco_caption` with an EfficientNet as its encoder.
+
+    python -m jaxtag.prepare --dataset=coco_captions --source=COCO
+    python -m jaxtag.train --config=coco_caption_efficientnet --workdir=runs/coco_efficientnet
+
+Smoke run: --config.total_steps=20 --config.batch_size=8. Hardware: one accelerator of 16 GB.
+Expected: not yet measured (full COCO).
+"""
+
+from jaxtag import config_flag, models
+from jaxtag.config import Config, ModelConfig
+
+
+def get_config(image_size: int = 224) -> Config:
+    config = config_flag.load(f"coco_caption:image_size={image_size}")
+    wanted = models.preprocessing_of("efficientnet_b0")
+    config.data.mean, config.data.std = wanted.mean, wanted.std
+    config.model = ModelConfig(encoder="efficientnet_b0", decoder_width=384, dropout=0.1)
+    return config

@@ -1,0 +1,43 @@
+"""CapsNet with dynamic routing on MNIST (Sabour, Frosst and Hinton 2017, arXiv:1710.09829).
+
+    python -m jaxtag.prepare --dataset=mnist --source=MNIST
+    python -m jaxtag.train --config=mnist_capsnet --workdir=runs/capsnet
+
+Smoke run: --config.total_steps=5. Hardware: 2 CPU cores, an hour. Expected: not yet measured; the
+paper has 0.9975.
+"""
+
+from jaxtag.config import (
+    AugmentationConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+)
+
+
+def get_config(total_epochs: float = 8.0) -> Config:
+    return Config(
+        task="classify",
+        criterion="margin",
+        batch_size=64,
+        total_epochs=total_epochs,
+        evaluate_every=938,
+        checkpoint_every=938,
+        data=DataConfig(
+            dataset="mnist",
+            evaluation_split="test",
+            image_size=28,
+            crop_area=(1.0, 1.0),
+            grey=True,
+            mean=(0.0,),
+            std=(1.0,),
+        ),
+        model=ModelConfig(encoder="capsnet", arguments=(("reconstruct", True),)),
+        augmentation=AugmentationConfig(crop_padding=2),
+        optimizer=OptimizerConfig(
+            name="adam", learning_rate=1e-3, warmup_steps=100, clip_norm=None, ema_decay=0.999
+        ),
+        evaluation=EvaluationConfig(batch_size=100),
+    )
