@@ -123,7 +123,7 @@ def _convolve_backward(stride, padding, groups, saved, gradient):
         squares = of(partial(_in_squares, padding=padding))
         return lax.platform_dependent(*saved, gradient, cpu=squares, tpu=squares, default=native)
     if _is_pointwise(kernel, padding, groups):
-        cpu = of(partial(_pointwise, stride=stride))
+        cpu = partial(_pointwise_gradients, stride=stride)
     elif _is_depthwise(x, kernel, groups):
         cpu = partial(_depthwise_gradients, stride=stride, padding=padding)
     else:
@@ -181,6 +181,22 @@ def _in_squares(x: jax.Array, kernel: jax.Array, *, padding: Padding) -> jax.Arr
 
 def _pointwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
     return x[:, ::stride, ::stride] @ kernel[0, 0]
+
+
+def _pointwise_gradients(
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, *, stride: int
+) -> tuple[jax.Array, jax.Array]:
+    # The gradient that JAX makes of `_pointwise` contracts three dimensions; XLA transposes the
+    # pictures for that.
+    seen, back = jax.vjp(lambda x: x[:, ::stride, ::stride], x)
+    to_kernel = _product_over_pixels(seen, gradient).reshape(kernel.shape)
+    return back(gradient @ kernel[0, 0].T)[0], to_kernel.astype(kernel.dtype)
+
+
+def _product_over_pixels(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """`[B, H, W, C]` and `[B, H, W, O]` to `[C, O]` float32."""
+    flat = (a.reshape(-1, a.shape[-1]) for a in (x, gradient))
+    return jnp.einsum("nc,no->co", *flat, preferred_element_type=jnp.float32)
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
@@ -245,14 +261,12 @@ def _kernel_gradient(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int, padding: Padding
 ) -> jax.Array:
     """Matrix products over the taps of each row of the kernel, gathered side by side."""
-    rows, columns, channels, features = kernel.shape
+    rows, columns = kernel.shape[:2]
     seen = taps(x, (rows, columns), stride, padding)
-    flat = gradient.reshape(-1, features)
     sums = []
     for i in range(rows):
         gathered = jnp.concatenate([seen[i, j] for j in range(columns)], axis=-1)
-        gathered = gathered.reshape(-1, columns * channels)
-        sums.append(jnp.einsum("nk,no->ko", gathered, flat, preferred_element_type=jnp.float32))
+        sums.append(_product_over_pixels(gathered, gradient))
     return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
 
 
