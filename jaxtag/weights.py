@@ -2,11 +2,14 @@
 
   python -m jaxtag.weights import --source=FILE_OR_FOLDER --model=resnet50 \\
       --output=FILE.safetensors [--num_classes=N] [--adapt=head,image_size,channels]
+  python -m jaxtag.weights import --source=FOLDER --workdir=DIR [--length=N]
   python -m jaxtag.weights export --source=FILE.safetensors --library=timm --output=FILE_OR_FOLDER
   python -m jaxtag.weights export --workdir=RUN [--step=best] --library=transformers --output=DIR
 
 `import` writes a file of jaxtag's with our names; it also holds the model's name and how it wants
-its pictures. `export` writes such a file, or what a run of jaxtag.train has learnt, with the names
+its pictures. With --workdir it makes a work directory, for jaxtag.annotate and jaxtag.evaluate, of
+a captioner: a VisionEncoderDecoderModel of a ViT and a GPT-2, with its tokenizer and preprocessing.
+`export` writes such a file, or what a run of jaxtag.train has learnt, with the names
 of another library. Pickled files (.bin, .pt, .pth) are refused: the message says how to convert.
 
 From Python:
@@ -43,6 +46,9 @@ def main(words: list[str]) -> None:
 
 
 def _import(given: flags.FlagValues) -> None:
+    if given.workdir:
+        _import_captioner(given)
+        return
     _require(given, "source", "model", "output")
     if not given.output.endswith(".safetensors"):
         raise UsageError(f"--output={given.output}: must be a file *.safetensors")
@@ -56,7 +62,7 @@ def _import(given: flags.FlagValues) -> None:
         channels=given.channels,
         image_size=_image_size(given),
     )
-    pictures = preprocessing(given.source) or registry.preprocessing(given.model)
+    pictures = preprocessing(given.source) or registry.preprocessing_of(given.model)
     if given.image_size:
         pictures = dataclasses.replace(pictures, image_size=given.image_size)
     notes = {
@@ -67,6 +73,14 @@ def _import(given: flags.FlagValues) -> None:
     }
     save(given.output, model, variables, notes=notes)
     print(f"{given.model} with {fields.get('num_classes', 0)} classes: {given.output}")
+
+
+def _import_captioner(given: flags.FlagValues) -> None:
+    from jaxtag.training import imported  # takes the data libraries: only where it is needed
+
+    _require(given, "source")
+    config = imported.captioner(given.source, Path(given.workdir), given.length)
+    print(f"a captioner of {config.text.length} tokens at most: {given.workdir}")
 
 
 def _export(given: flags.FlagValues) -> None:
@@ -128,7 +142,7 @@ def _create(name: str, fields: dict[str, Any]) -> nn.Module:
 
 
 def _image_size(given: flags.FlagValues) -> int:
-    return given.image_size or registry.preprocessing(given.model).image_size
+    return given.image_size or registry.preprocessing_of(given.model).image_size
 
 
 def _require(given: flags.FlagValues, *names: str) -> None:
@@ -147,7 +161,8 @@ def _define_flags() -> None:
     flags.DEFINE_integer("image_size", None, "Pixels; by default those of the model's name.")
     flags.DEFINE_integer("channels", 3, "Of the pictures.")
     flags.DEFINE_list("adapt", [], "What may differ: head, image_size, channels.")
-    flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
+    flags.DEFINE_string("workdir", None, "Folder of a run: to make of a captioner, or to export.")
+    flags.DEFINE_integer("length", None, "Tokens of a caption; by default as the files say.")
     flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
 
 

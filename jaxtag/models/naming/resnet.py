@@ -32,7 +32,7 @@ def transformers(model: ResNet) -> Table:
     return join(tables + _head(model, "classifier.1"))
 
 
-TABLES = {"torchvision": torchvision, "transformers": transformers}
+TABLES = {"torchvision": torchvision, "timm": torchvision, "transformers": transformers}
 
 
 def _blocks(model: ResNet, theirs: str, first: int):
