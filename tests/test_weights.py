@@ -303,7 +303,8 @@ def test_configurations_are_those_of_transformers(name: str) -> None:
     expected = CONFIGS[name]
     fields = {
         "efficientnet_b7": {"padding": "same", "norm_eps": 1e-3, "drop_path": 0.2},
-        "mobilenet_v2": {"padding": "same", "norm_eps": 1e-3},
+        "mobilenet_v1": {"dropout": 0.999},
+        "mobilenet_v2": {"padding": "same", "norm_eps": 1e-3, "dropout": 0.8},
         "vit_base_patch16": {"norm_eps": 1e-12},
     }.get(name, {})
     got = configs.make(models.create(name, num_classes=3, **fields), channels=3)
