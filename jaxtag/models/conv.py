@@ -195,8 +195,10 @@ def _pointwise_gradients(
 
 def _product_over_pixels(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """`[B, H, W, C]` and `[B, H, W, O]` to `[C, O]` float32."""
-    flat = (a.reshape(-1, a.shape[-1]) for a in (x, gradient))
-    return jnp.einsum("nc,no->co", *flat, preferred_element_type=jnp.float32)
+    x, gradient = (a.reshape(-1, a.shape[-1]) for a in (x, gradient))
+    product = partial(jnp.einsum, "nc,no->co", preferred_element_type=jnp.float32)
+    # Twice as fast with the smaller side first.
+    return product(x, gradient) if x.shape[1] <= gradient.shape[1] else product(gradient, x).T
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:

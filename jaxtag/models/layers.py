@@ -39,8 +39,10 @@ class Linear(nn.Module):
         width = x.shape[-1]
         kernel = self.param("kernel", self._init_kernel, (width, *self.features))
         bias = self.param("bias", nn.initializers.zeros, self.features)
-        y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), 1)
-        return y + bias.astype(self.dtype)
+        # One dimension of rows: with several, XLA on CPU transposes for the kernel's gradient.
+        rows = x.astype(self.dtype).reshape(-1, width)
+        y = jnp.tensordot(rows, kernel.astype(self.dtype), 1) + bias.astype(self.dtype)
+        return y.reshape(*x.shape[:-1], *self.features)
 
     def _init_kernel(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Each part is initialised as a projection of its own."""
