@@ -1,17 +1,37 @@
-"""What is written another way for CPU stays native on accelerators: seen in the lowered program."""
+"""Which form of a computation each platform gets: seen in the lowered program."""
+
+import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxtag.models import ViT
+from jaxtag.models.conv import convolve
+
+PLATFORMS = ("cpu", "tpu", "cuda")
 
 
-@pytest.mark.parametrize(("platform", "here"), [("cpu", True), ("tpu", False), ("cuda", False)])
-def test_forms_by_platform(platform: str, here: bool) -> None:
-    model = ViT(
-        patch_size=8, width=32, depth=2, heads=2, mlp_dim=64, image_size=16, stem="conv", scan=True
-    )
+def lowered(function, platform: str, *shapes: tuple[int, ...]) -> str:
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+
+
+def convolutions(kernel: tuple[int, ...], stride: int, groups: int, platform: str) -> list[str]:
+    """The kernels' shapes of all convolutions in the gradient of one."""
+
+    def gradient(x, kernel):
+        loss = lambda *a: convolve(*a, stride, ((1, 1), (1, 1)), groups).sum()  # noqa: E731
+        return jax.grad(loss, (0, 1))(x, kernel)
+
+    channels = kernel[2] * groups
+    text = lowered(gradient, platform, (2, 16, 16, channels), kernel)
+    return re.findall(r"stablehlo\.convolution.*?, tensor<([\dx]+)xf32>\)", text)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_gradients_of_norms_are_settled_on_cpu_alone(platform: str) -> None:
+    model = ViT(patch_size=8, width=32, depth=2, heads=2, mlp_dim=64, image_size=16, scan=True)
     images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), images)
 
@@ -20,5 +40,25 @@ def test_forms_by_platform(platform: str, here: bool) -> None:
 
     traced = jax.jit(gradient).trace(params, images)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert ("optimization_barrier" in text) is here
-    assert ("stablehlo.convolution" in text) is not here
+    assert ("optimization_barrier" in text) is (platform == "cpu")
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_depthwise_convolutions_are_sums_of_taps_on_cpu_alone(platform: str) -> None:
+    found = convolutions((3, 3, 1, 6), 1, 6, platform)
+    assert bool(found) is (platform != "cpu")
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_dense_kernels_gradient_is_no_convolution_on_cpu(platform: str) -> None:
+    found = convolutions((3, 3, 8, 5), 1, 1, platform)
+    # On CPU: the gradient of the input, with the turned kernel, and nothing else.
+    assert found == ["3x3x5x8"] if platform == "cpu" else len(found) == 2
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_first_convolution_sees_squares_of_pixels_on_cpu_and_tpu(platform: str) -> None:
+    stem = lambda x, kernel: convolve(x, kernel, 2, ((3, 3), (3, 3)))  # noqa: E731
+    text = lowered(stem, platform, (2, 32, 32, 3), (7, 7, 3, 16))
+    (found,) = re.findall(r"stablehlo\.convolution.*?, tensor<([\dx]+)xf32>\)", text)
+    assert found == ("7x7x3x16" if platform == "cuda" else "4x4x12x16")
