@@ -18,6 +18,8 @@ CASES = {
     "dense much padding": ((5, 6), 5, 6, (3, 3), 1, 4, 1),
     "dense even kernel": ((9, 8), 5, 6, (4, 2), 1, ((1, 2), (0, 1)), 1),
     "dense strided": ((9, 8), 5, 6, (3, 3), 2, None, 1),
+    "dense large": ((11, 12), 16, 6, (7, 7), 1, 2, 1),
+    "dense large strided": ((14, 13), 16, 6, (9, 6), 2, 1, 1),
     "dense strided same": ((10, 9), 5, 6, (3, 3), 2, "same", 1),
     "dense stride 3": ((11, 13), 5, 6, (5, 5), 3, 1, 1),
     "stem": ((17, 16), 3, 8, (7, 7), 2, None, 1),
