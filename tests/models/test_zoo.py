@@ -1,0 +1,265 @@
+"""Every registered model: outputs, precision, gradients, cost, from its traced program alone; of
+each family a small form is run too."""
+
+from functools import cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax.traverse_util import flatten_dict
+
+from jaxtag import models
+from jaxtag.models import counting
+
+CLASSES = 5
+
+# Parameters with 1000 classes, and 1e9 multiply-adds at the model's image size: torchvision's
+# (`weights.meta`), but for MobileNet V1 (table 8 of its paper, Keras), AlexNet of two towers (Sze
+# et al. 2017, arXiv:1703.09039, table II) and the small ViTs (timm; Touvron et al. 2021,
+# arXiv:2012.12877).
+PUBLISHED = {
+    "alexnet": (61_100_840, 0.714),
+    "alexnet_two_tower": (60_965_224, 0.724),
+    "efficientnet_b0": (5_288_548, 0.386),
+    "efficientnet_b1": (7_794_184, 0.687),
+    "efficientnet_b2": (9_109_994, 1.088),
+    "efficientnet_b3": (12_233_232, 1.827),
+    "efficientnet_b4": (19_341_616, 4.394),
+    "efficientnet_b5": (30_389_784, 10.266),
+    "efficientnet_b6": (43_040_704, 19.068),
+    "efficientnet_b7": (66_347_960, 37.746),
+    "mobilenet_v1": (4_231_976, 0.569),
+    "mobilenet_v2": (3_504_872, 0.301),
+    "mobilenet_v3_large": (5_483_032, 0.217),
+    "mobilenet_v3_small": (2_542_856, 0.057),
+    "resnet18": (11_689_512, 1.814),
+    "resnet34": (21_797_672, 3.664),
+    "resnet50": (25_557_032, 4.089),
+    "resnet101": (44_549_160, 7.801),
+    "resnet152": (60_192_808, 11.514),
+    "squeezenet1_0": (1_248_424, 0.819),
+    "squeezenet1_1": (1_235_496, 0.349),
+    "vit_tiny_patch16": (5_717_416, 1.26),
+    "vit_small_patch16": (22_050_664, 4.61),
+    "vit_base_patch16": (86_567_656, 17.564),
+    "vit_base_patch32": (88_224_232, 4.409),
+    "vit_large_patch16": (304_326_632, 61.555),
+    "vit_large_patch32": (306_535_400, 15.378),
+}
+UNPUBLISHED = {"airbench", "capsnet"}  # for other pictures and classes than ImageNet's
+
+# One model of each family -> fields that make it small, image size.
+SMALL = {
+    "airbench": ({"widths": (8, 12, 12)}, 16),
+    "alexnet": ({"channels": (8, 12, 12, 8, 8), "hidden": 16}, 67),
+    "capsnet": ({"channels": 8, "types": 2}, 20),
+    "efficientnet_b0": ({"stages": ((1, 3, 1, 16, 1), (6, 5, 2, 24, 2))}, 32),
+    "mobilenet_v1": ({"stages": ((16, 1, 1), (24, 2, 2))}, 32),
+    "mobilenet_v2": ({"stages": ((1, 16, 1, 1), (6, 24, 2, 2))}, 32),
+    "mobilenet_v3_small": (
+        {
+            "blocks": ((3, 16, 16, True, "relu", 2), (5, 48, 16, True, "hard_swish", 1)),
+            "hidden": 32,
+        },
+        32,
+    ),
+    "resnet18": ({"depths": (1, 1, 0, 0)}, 32),
+    "squeezenet1_1": ({"stages": (((4, 8), (4, 8)), ((8, 12),), ((8, 16),))}, 33),
+    "vit_tiny_patch16": (
+        {"width": 24, "depth": 2, "heads": 2, "mlp_dim": 40, "image_size": 32},
+        32,
+    ),
+}
+SMALL = {name: small for name, small in SMALL.items() if name in models.names()}
+
+
+def create(name: str, **fields) -> nn.Module:
+    """Large ones as one scan over layers, where they can: that is traced sooner."""
+    scan = {"scan": True} if "scan" in models.field_names(name) else {}
+    return models.create(name, **scan, **fields)
+
+
+def picture_shape(name: str) -> tuple[int, int, int]:
+    wanted = models.preprocessing_of(name)
+    return (wanted.image_size, wanted.image_size, len(wanted.mean))
+
+
+def factors(batch: int) -> np.ndarray:
+    return np.random.RandomState(0).standard_normal((batch, CLASSES)).astype(np.float32)
+
+
+def step(model: nn.Module, variables, images):
+    """(outputs, gradients, the changed variables) of a step in training."""
+    others = {name: value for name, value in variables.items() if name != "params"}
+
+    def loss(params):
+        outputs, changed = model.apply(
+            {"params": params, **others}, images, train=True,
+            rngs={"dropout": jax.random.key(1)}, mutable=list(others),
+        )  # fmt: skip
+        return (outputs["logits"] * factors(len(images))).mean(), (outputs, changed)
+
+    (_, (outputs, changed)), gradients = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+    params = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], gradients)
+    return outputs, gradients, {"params": params, **changed}
+
+
+@cache
+def small(name: str):
+    """(the model, its variables, none of the parameters as it starts, pictures)."""
+    fields, size = SMALL[name]
+    model = models.create(name, num_classes=CLASSES, **fields)
+    random = np.random.RandomState(1)
+    shape = (4, size, size, picture_shape(name)[2])
+    images = random.standard_normal(shape).astype(np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def drawn(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        noise = random.standard_normal(leaf.shape).astype(np.float32)
+        if leaf.ndim > 1:
+            return noise * np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
+        return 0.1 * noise + (path[-1].key in ("scale", "var"))
+
+    variables = jax.device_put(jax.tree_util.tree_map_with_path(drawn, shapes))
+    return model, variables, jax.device_put(images)
+
+
+@cache
+def trained(name: str):
+    """The outputs and gradients of the small form's step; it is run twice, and compiled once."""
+    model, variables, images = small(name)
+    run = jax.jit(lambda variables, images: step(model, variables, images))
+    outputs, gradients, changed = run(variables, images)
+    run(changed, images[::-1])
+    assert run._cache_size() == 1, "the second batch was compiled anew"
+    return outputs, gradients
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_outputs_by_shape(name: str) -> None:
+    """In bfloat16: parameters and logits are float32 all the same."""
+    images = jax.ShapeDtypeStruct((2, *picture_shape(name)), jnp.float32)
+    found = []
+    for classes in (0, CLASSES):
+        model = create(name, num_classes=classes, dtype=jnp.bfloat16)
+        outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+        assert outputs["pooled"].ndim == 2 and outputs["features"].ndim in (3, 4)
+        for output in (outputs["pooled"], outputs["features"]):
+            assert (output.shape[0], output.dtype) == (2, jnp.bfloat16)
+            assert 0 not in output.shape
+        found.append((outputs, flatten_dict(variables)))
+    (alone, backbone), (classified, variables) = found
+    logits = classified["logits"]
+    assert (logits.shape, logits.dtype) == ((2, CLASSES), jnp.float32)
+    assert "logits" not in alone
+    assert len({path[1] for path in variables.keys() - backbone.keys()}) == 1  # the classifier
+    assert backbone.items() <= variables.items()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.names())
+def test_gradients_by_shape(name: str) -> None:
+    """At full size, in bfloat16, everything computed again."""
+    remat = {"remat": "full"} if "remat" in models.field_names(name) else {}
+    model = create(name, num_classes=CLASSES, dtype=jnp.bfloat16, **remat)
+    images = jax.ShapeDtypeStruct((2, *picture_shape(name)), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    _, gradients, changed = jax.eval_shape(lambda v, x: step(model, v, x), variables, images)
+    assert gradients == variables["params"]
+    assert changed == variables
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name in models.names()])
+def test_cost_equals_what_is_published(name: str) -> None:
+    model = create(name, num_classes=1000)
+    size, parameters, operations = picture_shape(name)[0], *PUBLISHED[name]
+    assert counting.parameters(model, size) == parameters
+    assert counting.flops(model, size) == pytest.approx(operations * 1e9, rel=0.01)
+
+
+def test_every_cnn_has_a_published_cost() -> None:
+    """A new one belongs into PUBLISHED."""
+    networks = {name for name in models.names() if not name.startswith("vit_")}
+    assert networks - UNPUBLISHED <= PUBLISHED.keys()
+
+
+def test_every_family_has_a_small_form() -> None:
+    """A new one belongs into SMALL."""
+    families = {type(models.create(name)).__name__ for name in models.names()}
+    assert families == {type(models.create(name)).__name__ for name in SMALL}
+
+
+def test_counting_sees_into_loops_branches_and_gradients() -> None:
+    a, b = jnp.ones((3, 4)), jnp.ones((4, 4))  # a @ b: 48
+
+    def looped(a, b):
+        turn = jax.checkpoint(lambda a, _: (a @ b, None))
+        a, _ = jax.lax.scan(turn, a, None, length=5)
+        dear = lambda a: a @ b @ b  # noqa: E731
+        a = jax.lax.cond(a.sum() > 0, dear, lambda a: a @ b, a)
+        return jax.lax.platform_dependent(a, cpu=dear, default=jax.jit(lambda a: a @ b))
+
+    assert counting.multiply_adds(jax.make_jaxpr(looped)(a, b)) == 48 * (5 + 2 + 1)
+    endless = lambda a: jax.lax.while_loop(lambda a: a.sum() < 9, lambda a: a @ b, a)  # noqa: E731
+    with pytest.raises(ValueError, match="while loop"):
+        counting.multiply_adds(jax.make_jaxpr(endless)(a))
+
+
+@pytest.mark.parametrize("scan, remat", [(True, "none"), (False, "full")])
+def test_count_is_the_same_in_every_form(scan: bool, remat: str) -> None:
+    """Attention has 2 N^2 D multiply-adds beside the projections' 12 N D^2, N and D being 5 and 24
+    here."""
+    fields = {"width": 24, "depth": 3, "heads": 2, "mlp_dim": 96, "image_size": 32}
+    model = models.create("vit_tiny_patch16", **fields, scan=scan, remat=remat)
+    layer = 2 * 5**2 * 24 + 12 * 5 * 24**2
+    assert counting.flops(model, 32) == 3 * layer + 4 * 16 * 16 * 3 * 24
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_parameter_has_a_finite_gradient(name: str) -> None:
+    outputs, gradients = trained(name)
+    assert all(np.isfinite(output).all() for output in outputs.values())
+    for path, gradient in flatten_dict(gradients, sep="/").items():
+        assert np.isfinite(gradient).all() and np.any(gradient), path
+
+
+@pytest.mark.parametrize("name", [n for n in SMALL if "remat" in models.field_names(n)])
+def test_remat_computes_again_and_gives_the_same_gradients(name: str) -> None:
+    model, variables, images = small(name)
+    again = model.clone(remat="full")
+    program = jax.make_jaxpr(again.apply)(variables, images)
+    assert any("remat" in equation.primitive.name for equation in program.eqns)
+    _, found, _ = jax.jit(lambda v, x: step(again, v, x))(variables, images)
+    for path, expected in flatten_dict(trained(name)[1], sep="/").items():
+        tolerance = 1e-5 * np.abs(expected).max()
+        got = flatten_dict(found, sep="/")[path]
+        np.testing.assert_allclose(got, expected, atol=tolerance, err_msg=path)
+    with pytest.raises(ValueError, match="remat must be one of"):
+        jax.eval_shape(model.clone(remat="some").apply, variables, images)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_bfloat16_is_close_to_float32(name: str) -> None:
+    model, variables, images = small(name)
+    half = model.clone(dtype=jnp.bfloat16)
+    outputs, gradients, _ = jax.jit(lambda v, x: step(half, v, x))(variables, images)
+    assert {g.dtype for g in jax.tree.leaves(gradients)} == {jnp.dtype(jnp.float32)}
+    assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(gradients))
+    expected = trained(name)[0]["logits"]
+    difference = np.linalg.norm(outputs["logits"] - expected)
+    assert difference < 0.05 * np.linalg.norm(expected)
+
+
+def test_variables_survive_saving_and_restoring(tmp_path) -> None:
+    model, variables, images = small("resnet18")
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "variables", variables)
+    with ocp.StandardCheckpointer() as checkpointer:
+        shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+        restored = checkpointer.restore(tmp_path / "variables", shapes)
+    for saved, found in zip(*map(jax.tree.leaves, (variables, restored)), strict=True):
+        np.testing.assert_array_equal(saved, found)
