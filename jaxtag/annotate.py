@@ -4,9 +4,9 @@
 
 Writes a line for each picture, in the order given. A captioner says {"file": …, "caption": …,
 "score": …}; the score is the caption's log-probability, with beam search divided by its length
-penalty. A classifier says {"file": …, "tags": [{"tag": …, "score": …}, …]}: the likeliest classes and
-their probabilities. A picture that cannot be read gets {"file": …, "error": …}, and the run goes
-on. The output appears when all is done; until then lines are in OUTPUT.partial.
+penalty. A classifier says {"file": …, "tags": [{"tag": …, "score": …}, …]}: the likeliest classes
+and their probabilities. A picture that cannot be read gets {"file": …, "error": …}, and the run
+goes on. The output appears when all is done; until then lines are in OUTPUT.partial.
 """
 
 import contextlib

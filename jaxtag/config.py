@@ -60,6 +60,7 @@ class ModelConfig:
 
     encoder: str = "vit_small_patch16"  # a name of jaxtag.models.names()
     arguments: tuple[tuple[str, Argument], ...] = ()  # fields of its module, as (("depth", 4),)
+    weights: str | None = None  # safetensors (see jaxtag.weights) that the backbone starts from
     decoder_width: int = 384
     decoder_depth: int = 6
     decoder_heads: int = 6

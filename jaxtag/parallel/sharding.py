@@ -78,9 +78,9 @@ def shardings(state: Any, placements: list[Placement], mesh: Mesh) -> Any:
             spec = known.get(("/".join(parts[start:]), tuple(leaf.shape)))
             if spec is not None:
                 return NamedSharding(mesh, spec)
-        if "batch_stats" in parts and len(leaf.shape) == 2:
-            if leaf.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0:
-                return meshes.batch_sharding(mesh)
+        grouped = "batch_stats" in parts and len(leaf.shape) == 2
+        if grouped and leaf.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0:
+            return meshes.batch_sharding(mesh)
         return NamedSharding(mesh, PartitionSpec())
 
     structure = jax.tree.structure(state)

@@ -3,6 +3,7 @@
 from types import ModuleType
 from typing import Any, Protocol
 
+import flax.linen as nn
 import jax
 
 from jaxtag.tasks import caption, classify
@@ -13,6 +14,10 @@ class Task(Protocol):
 
     def init(self, key: jax.Array) -> Any:
         """Variables of the model."""
+
+    @property
+    def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """The backbone, and where its variables lie among those of the model."""
 
     def loss(
         self, variables: Any, batch: dict[str, jax.Array], key: jax.Array | None

@@ -39,6 +39,11 @@ class CaptionTask:
         tokens = jnp.zeros((1, 1, self.model.decoder.max_length - 1), jnp.int32)
         return self.model.init(key, images, tokens)
 
+    @property
+    def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """The encoder."""
+        return self.model.encoder, ("encoder",)
+
     def images(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """Pictures as the model takes them, [B, S, S, 3] float32; augmented if there is a key."""
         images = batch["image"]

@@ -49,6 +49,11 @@ class ClassifyTask:
         images = jnp.zeros((1, self.image_size, self.image_size, channels), jnp.float32)
         return self.model.init(key, images)
 
+    @property
+    def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """The model itself."""
+        return self.model, ()
+
     def images(self, images: jax.Array) -> jax.Array:
         """Pictures [B, S, S, 3] as the model takes them, [B, S, S, C] float32."""
         if self.grey:

@@ -1,0 +1,38 @@
+"""A run that starts from the weights of another one, or of another library."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxtag.models.naming.loading import load
+from jaxtag.tasks import Task
+from jaxtag.training.state import State
+
+_ADAPTED = ("head", "image_size", "channels")
+
+
+def from_weights(state: State, path: str, task: Task, image_size: int, channels: int) -> State:
+    """`state`, freshly initialised, with its backbone as a file has it.
+
+    A classifier of other classes stays as initialised, position embeddings are interpolated, and
+    a first kernel is made to fit grey pictures (see `naming.loading.load`). Raises UserError where
+    the file does not fit.
+    """
+    module, place = task.backbone
+    found = load(path, module, adapt=_ADAPTED, channels=channels, image_size=image_size)
+    params = _replaced(state.params, place, found.pop("params"))
+    collections = dict(state.collections)
+    for name, variables in found.items():
+        collections[name] = _replaced(collections[name], place, variables)
+    # Copies: a step gives up the memory of its state, and the average is a part of it too.
+    ema = state.ema if state.ema is None else jax.tree.map(jnp.copy, params)
+    return state.replace(params=params, collections=collections, ema=ema)
+
+
+def _replaced(tree: Any, place: tuple[str, ...], variables: Any) -> Any:
+    """`tree` with what lies at `place` replaced, each array where the old one was."""
+    if place:
+        first, *rest = place
+        return {**tree, first: _replaced(tree[first], tuple(rest), variables)}
+    return jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), tree, variables)
