@@ -21,18 +21,20 @@ class BatchNorm(nn.Module):
         as there are devices (or one for every k devices) a step needs no exchange between them
         (between groups). Running moments then are `[groups, C]`, one row a group; inference takes
         their mean, with the variance between the groups' means counted in.
+      use_scale: False: a normalised value is shifted but not scaled, there is no such parameter.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     groups: int = 1
+    use_scale: bool = True
     scale_init: Initializer = nn.initializers.ones
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         channels = x.shape[-1]
-        scale = self.param("scale", self.scale_init, (channels,))
+        scale = self.param("scale", self.scale_init, (channels,)) if self.use_scale else 1.0
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         shape = (channels,) if self.groups == 1 else (self.groups, channels)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
@@ -70,7 +72,7 @@ class BatchNorm(nn.Module):
         x: jax.Array,
         mean: jax.Array,
         variance: jax.Array,
-        scale: jax.Array,
+        scale: jax.Array | float,
         bias: jax.Array,
     ) -> jax.Array:
         """One multiplication and one addition a value."""

@@ -1,0 +1,130 @@
+"""CapsNet (Sabour, Frosst, Hinton 2017, "Dynamic Routing Between Capsules", arXiv:1710.09829).
+
+On MNIST (28x28x1, 10 classes) it has the paper's parameters: 6.8 million, and 8.2 million with the
+decoder.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from jaxtag.models.conv import Conv
+from jaxtag.models.layers import Linear
+from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.models.routing import length, route, squash
+
+_KERNEL = 9  # of both convolutions
+_SMALLEST_IMAGE = 2 * _KERNEL - 1
+_he_fan_in = nn.initializers.he_normal()
+
+
+class ClassCapsules(nn.Module):
+    """Lower capsules `[B, N, K]` to one capsule a class, float32 `[B, classes, size]`.
+
+    Each pair of a lower capsule and a class has a matrix of its own: kernel `[N, K, classes,
+    size]`, so that the parameters belong to one size of picture.
+    """
+
+    classes: int
+    size: int
+    iterations: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (*x.shape[1:], self.classes, self.size)
+        kernel = self.param("kernel", nn.initializers.truncated_normal(0.1), shape)
+        votes = jnp.einsum("bnk,nkcd->bncd", x.astype(self.dtype), kernel.astype(self.dtype))
+        return route(votes, self.iterations)
+
+
+class Decoder(nn.Module):
+    """Masked class capsules `[B, C * D]` to pictures in [0, 1], float32 `[B, *shape]`."""
+
+    shape: tuple[int, ...]
+    hidden: tuple[int, ...]
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for index, width in enumerate(self.hidden, start=1):
+            x = nn.relu(Linear((width,), _he_fan_in, self.dtype, name=f"fc{index}")(x))
+        height, width, channels = self.shape
+        x = Linear((height * width * channels,), dtype=self.dtype, name="out")(x)
+        return nn.sigmoid(x.astype(jnp.float32)).reshape(-1, *self.shape)
+
+
+class CapsNet(nn.Module):
+    """Images `[B, H, W, C]` in [0, 1], at least 17x17, of any channels, to named outputs:
+
+    - `features` `[B, h, w, types * primary_size]`: the primary capsules, and `pooled`, their mean;
+    - with classes: `capsules` float32 `[B, num_classes, class_size]`, `lengths` float32
+      `[B, num_classes]`, how present each class is, in [0, 1); also as `logits`, since the
+      prediction is the longest (they are what `tasks.margin.margin_loss` takes, no log-odds);
+    - with `reconstruct`: `reconstruction` float32 `[B, H, W, C]` in [0, 1], of the capsule of the
+      label, or of the longest where no labels are given.
+
+    Fields:
+      num_classes: 0 for the primary capsules alone.
+      reconstruct: with the decoder (section 4.1), which needs classes.
+      iterations: of routing.
+      channels: of the first convolution.
+      types, primary_size: of the primary capsules, at each place of the grid.
+      class_size: dimensions of a class capsule.
+      decoder: hidden units of the decoder's layers.
+    """
+
+    num_classes: int = 0
+    reconstruct: bool = False
+    iterations: int = 3
+    channels: int = 256
+    types: int = 32
+    primary_size: int = 8
+    class_size: int = 16
+    decoder: tuple[int, ...] = (512, 1024)
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, labels: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """Named outputs, the same in training; labels are int32 [B] or shares [B, num_classes].
+
+        Raises ValueError for too small images, and for a reconstruction without classes.
+        """
+        batch, height, width, _ = images.shape
+        if min(height, width) < _SMALLEST_IMAGE:
+            raise ValueError(
+                f"CapsNet needs images of at least {_SMALLEST_IMAGE}x{_SMALLEST_IMAGE} pixels, "
+                f"got {height}x{width}"
+            )
+        if self.reconstruct and not self.num_classes:
+            raise ValueError("CapsNet reconstructs from class capsules: set num_classes")
+        conv = {"padding": 0, "use_bias": True, "kernel_init": _he_fan_in, "dtype": self.dtype}
+        x = nn.relu(Conv(self.channels, _KERNEL, **conv, name="stem")(images))
+        x = Conv(self.types * self.primary_size, _KERNEL, 2, **conv, name="primary")(x)
+        primary = squash(x.reshape(batch, -1, self.primary_size))
+        features = primary.astype(self.dtype).reshape(x.shape)
+        outputs = {"features": features, "pooled": features.mean((1, 2))}
+        if not self.num_classes:
+            return outputs
+        fields = (self.num_classes, self.class_size, self.iterations, self.dtype)
+        capsules = ClassCapsules(*fields, name="classes")(primary)
+        lengths = length(capsules)
+        outputs |= {"capsules": capsules, "lengths": lengths, "logits": lengths}
+        if self.reconstruct:
+            kept = capsules * _mask(lengths, labels)[..., None]
+            decoder = Decoder(images.shape[1:], self.decoder, self.dtype, name="decoder")
+            outputs["reconstruction"] = decoder(kept.reshape(batch, -1))
+        return outputs
+
+
+def _mask(lengths: jax.Array, labels: jax.Array | None) -> jax.Array:
+    """1 for the capsule to reconstruct from, 0 for the others, `[B, C]`."""
+    if labels is None:
+        labels = lengths.argmax(-1)
+    return jax.nn.one_hot(labels, lengths.shape[-1]) if labels.ndim == 1 else labels
+
+
+MODELS = {"capsnet": (CapsNet, {}, Preprocessing(28, (0.0,), (1.0,), crop=1.0))}
