@@ -153,7 +153,7 @@ def test_wrong_use_is_one_line(tiny_run, tmp_path, arguments, status, message):
 def test_another_model_than_was_trained_is_told(tiny_run):
     done = call("evaluate", f"--workdir={tiny_run}", "--config.model.decoder_depth=2")
     assert done.status == 1
-    assert "does not fit the configured model:\n  ema/decoder/block_1" in done.err
+    assert "does not fit the configured model:\n  ema/params/decoder/block_1" in done.err
 
 
 def test_a_data_set_that_is_gone_is_told_with_what_brings_it_back(tiny_run, tmp_path):

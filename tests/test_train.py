@@ -65,7 +65,7 @@ def test_told_to_stop_it_says_start_me_again(own_config, tmp_path, stop_at):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--config is missing (there are: coco_caption, flickr8k_caption, shapes_caption)"),
+        ([], "--config is missing (there are: cifar100_resnet18, cifar10_"),
         (["--config=shapes_caption"], "--workdir is missing"),
         (["--config=shape_captions", "{dir}"], "did you mean shapes_caption?"),
         (["--config", "shape_captions", "{dir}"], "did you mean shapes_caption?"),

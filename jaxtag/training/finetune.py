@@ -3,11 +3,10 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxtag.models.naming.loading import load
 from jaxtag.tasks import Task
-from jaxtag.training.state import State
+from jaxtag.training.state import State, averaged
 
 _ADAPTED = ("head", "image_size", "channels")
 
@@ -25,8 +24,7 @@ def from_weights(state: State, path: str, task: Task, image_size: int, channels:
     collections = dict(state.collections)
     for name, variables in found.items():
         collections[name] = _replaced(collections[name], place, variables)
-    # Copies: a step gives up the memory of its state, and the average is a part of it too.
-    ema = state.ema if state.ema is None else jax.tree.map(jnp.copy, params)
+    ema = state.ema if state.ema is None else averaged(params, collections)
     return state.replace(params=params, collections=collections, ema=ema)
 
 

@@ -16,7 +16,7 @@ class State(flax.struct.PyTreeNode):
     params: Any
     collections: Any  # other variables of the model, such as batch statistics
     optimizer: Any
-    ema: Any  # moving average of params, or None
+    ema: Any  # moving averages {"params", "collections"}, or None
     key: jax.Array  # the random key of the run; step keys are folded from it
     skipped: jax.Array  # int32 []
     skipped_in_row: jax.Array  # int32 []
@@ -29,7 +29,9 @@ class State(flax.struct.PyTreeNode):
     @property
     def evaluation_variables(self) -> dict[str, Any]:
         """What the model is used with: the average where there is one."""
-        return {"params": self.params if self.ema is None else self.ema, **self.collections}
+        if self.ema is None:
+            return self.variables
+        return {"params": self.ema["params"], **self.ema["collections"]}
 
 
 def begin(
@@ -41,17 +43,23 @@ def begin(
       variables: of the model, freshly initialised.
       key: the random key of the run.
       optimizer: of the parameters.
-      ema: whether there is a moving average of them.
+      ema: whether there are moving averages, of them and of the collections.
     """
     params = variables["params"]
+    collections = {name: value for name, value in variables.items() if name != "params"}
     zero = jnp.zeros((), jnp.int32)
     return State(
         step=zero,
         params=params,
-        collections={name: value for name, value in variables.items() if name != "params"},
+        collections=collections,
         optimizer=optimizer.init(params),
-        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        ema=averaged(params, collections) if ema else None,
         key=key,
         skipped=zero,
         skipped_in_row=zero,
     )
+
+
+def averaged(params: Any, collections: Any) -> dict[str, Any]:
+    """What moving averages start as; copies, since a step gives up the memory of its state."""
+    return jax.tree.map(jnp.copy, {"params": params, "collections": collections})

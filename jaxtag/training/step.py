@@ -42,7 +42,8 @@ def make(
         if ema_decay is not None:
             # The average warms up, so that a short run is not held by its random start.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
+            new = {"params": params, "collections": collections}
+            ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, new)
 
         def keep(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(fine, n, o), new, old)

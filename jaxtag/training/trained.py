@@ -50,8 +50,9 @@ def load(workdir: Path, config: Config | None = None, step: str = "newest") -> T
     variables = dict(jax.eval_shape(task.init, jax.random.key(0)))
     placements = sharding.place(variables["params"], mesh, ((r".*", "replicate"),))
     params = variables.pop("params")
-    wanted = {"params" if config.optimizer.ema_decay is None else "ema": params}
-    wanted["collections"] = variables
+    wanted = {"params": params, "collections": variables}
+    if config.optimizer.ema_decay is not None:
+        wanted = {"ema": wanted}
     places = sharding.shardings(wanted, placements, mesh)
     wanted = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -66,8 +67,8 @@ def load(workdir: Path, config: Config | None = None, step: str = "newest") -> T
         best_metric=evaluators.best_metric(config),
     ) as checkpoints:
         restored = checkpoints.restore(wanted, _number(step, checkpoints), partial=True)
-    params = restored.state.get("ema", restored.state.get("params"))
-    variables = {"params": params, **restored.state["collections"]}
+    found = restored.state.get("ema", restored.state)
+    variables = {"params": found["params"], **found["collections"]}
     return Trained(config, task, mesh, vocabulary, variables, restored.step)
 
 

@@ -55,7 +55,7 @@ def test_a_classifier_starts_from_torchvisions_backbone(checkpoint: str) -> None
     jax.tree.map(
         np.testing.assert_array_equal, state.collections["batch_stats"], wanted["batch_stats"]
     )
-    jax.tree.map(np.testing.assert_array_equal, state.ema, state.params)
+    jax.tree.map(np.testing.assert_array_equal, state.ema["params"], state.params)
     assert state.params["head"]["kernel"].shape == (512, VOCABULARY)
     assert not np.any(state.params["head"]["kernel"])
     jax.tree.map(lambda a, b: a.sharding == b.sharding or pytest.fail("moved"), state, fresh)

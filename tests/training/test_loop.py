@@ -11,6 +11,7 @@ from tiny import tiny_config
 from jaxtag.config import DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TextConfig
 from jaxtag.data import builders
 from jaxtag.errors import UserError
+from jaxtag.tasks import caption
 from jaxtag.training import loop, preemption, trained, vocabulary
 
 
@@ -92,7 +93,9 @@ def test_the_average_is_what_is_used(unbroken):
     workdir, outcome = unbroken
     model = trained.load(workdir)
     for ours, theirs in zip(
-        jax.tree.leaves(model.variables["params"]), jax.tree.leaves(outcome.state.ema), strict=True
+        jax.tree.leaves(model.variables["params"]),
+        jax.tree.leaves(outcome.state.ema["params"]),
+        strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -110,7 +113,7 @@ def test_too_many_broken_pictures_stop_the_run(tiny_data, tmp_path, monkeypatch)
     monkeypatch.setattr("jaxtag.data.decode.MAX_PIXELS", 10)
     config = tiny_config(tiny_data, log_every=1)
     monkeypatch.setattr(
-        "jaxtag.tasks.caption.example", _with_max_pixels(loop.caption.example, max_pixels=10)
+        "jaxtag.tasks.caption.example", _with_max_pixels(caption.example, max_pixels=10)
     )
     with pytest.raises(UserError, match="could not be decoded, more than"):
         _run(config, tmp_path)
