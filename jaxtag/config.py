@@ -96,7 +96,7 @@ class OptimizerConfig:
     name: str = "adamw"  # a function of optax that makes an optimiser
     arguments: tuple[tuple[str, Argument], ...] = ()  # further arguments, as (("b2", 0.98),)
     learning_rate: float = 1e-3
-    schedule: str = "cosine"  # cosine, linear, constant
+    schedule: str = "cosine"  # cosine, linear, constant, one_cycle, triangular
     warmup_steps: int = 0
     warmup_epochs: float = 0.0  # instead of warmup_steps
     final_factor: float = 0.0  # of learning_rate at the end of the schedule
@@ -231,7 +231,7 @@ def check(config: Config) -> Config:
             f"config.batch_size = {config.batch_size}"
         )
     choices = {
-        "optimizer.schedule": ("cosine", "linear", "constant"),
+        "optimizer.schedule": ("cosine", "linear", "constant", "one_cycle", "triangular"),
         "decoding.method": ("greedy", "beam", "sample"),
         "model.dtype": ("auto", "float32", "bfloat16"),
         "model.remat": ("none", "dots", "full"),

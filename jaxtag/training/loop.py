@@ -17,8 +17,8 @@ from jaxtag.evaluation import evaluators
 from jaxtag.parallel import mesh as meshes
 from jaxtag.parallel import sharding
 from jaxtag.tasks import TASKS, backbones
+from jaxtag.training import beginning, vocabulary
 from jaxtag.training import experiment as experiments
-from jaxtag.training import finetune, vocabulary
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.clock import Startup, StepClock
 from jaxtag.training.journal import Journal
@@ -80,7 +80,7 @@ def train(
             restored = checkpoints.restore(experiment.shapes, iterator=iterator)
             state, start = restored.state, restored.step
         else:
-            state, start = _begin(config, experiment), 0
+            state, start = beginning.begin(config, experiment, source), 0
         startup.done("state")
         iterator.start_prefetch()
         total = experiment.total_steps
@@ -121,16 +121,6 @@ def train(
         journal.close()
         iterator.close()
     return Outcome(state, evaluation if finished else None, preempted=not finished)
-
-
-def _begin(config: Config, experiment: experiments.Experiment) -> State:
-    """The state before the first step."""
-    state = experiment.initialize()
-    if config.model.weights is None:
-        return state
-    channels = 1 if config.data.grey else 3
-    path, size = config.model.weights, config.data.image_size
-    return finetune.from_weights(state, path, experiment.task, size, channels)
 
 
 def _batches(config: Config, source: sources.Source, words: Vocabulary) -> pipeline.BatchIterator:

@@ -11,7 +11,7 @@ from jaxtag import config_flag, models, weights
 from jaxtag.config import ModelConfig
 from jaxtag.errors import UserError
 from jaxtag.parallel import mesh as meshes
-from jaxtag.training import experiment, finetune
+from jaxtag.training import beginning, experiment
 
 RESNET = {"depths": (1, 1, 1, 1), "bottleneck": False}
 
@@ -47,7 +47,7 @@ def plan(name: str, path: str | None, **optimizer) -> experiment.Experiment:
 def test_a_classifier_starts_from_torchvisions_backbone(checkpoint: str) -> None:
     run = plan("imagenet_resnet50", checkpoint, ema_decay=0.9)
     fresh = run.initialize()
-    state = finetune.from_weights(fresh, checkpoint, run.task, 32, 3)
+    state = beginning.from_weights(fresh, checkpoint, run.task, 32, 3)
     backbone = models.create("resnet18", **RESNET)
     wanted = weights.load(checkpoint, backbone, adapt=("head",))
     for part in ("stem", "stem_norm", "stage4_0"):
@@ -64,7 +64,7 @@ def test_a_classifier_starts_from_torchvisions_backbone(checkpoint: str) -> None
 def test_a_captioners_encoder_starts_from_it_and_its_decoder_afresh(checkpoint: str) -> None:
     run = plan("coco_caption", checkpoint)
     fresh = run.initialize()
-    state = finetune.from_weights(fresh, checkpoint, run.task, 32, 3)
+    state = beginning.from_weights(fresh, checkpoint, run.task, 32, 3)
     wanted = weights.load(checkpoint, models.create("resnet18", **RESNET), adapt=("head",))
     jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], wanted["params"])
     jax.tree.map(
@@ -77,7 +77,7 @@ def test_freezing_and_rates_by_layer(checkpoint: str) -> None:
 
     rules = ((r"^(stem|stage[12])", 0.0), (r"^stage", 0.1), (r".*", 1.0))
     run = plan("imagenet_resnet50", checkpoint, rate_rules=rules, warmup_steps=0)
-    state = finetune.from_weights(run.initialize(), checkpoint, run.task, 32, 3)
+    state = beginning.from_weights(run.initialize(), checkpoint, run.task, 32, 3)
     before = jax.tree.map(np.asarray, state.params)
     small = run.config
     for seed in range(2):
@@ -92,4 +92,22 @@ def test_a_file_that_does_not_fit_is_named(checkpoint: str) -> None:
     run = plan("imagenet_vit", None)
     vit = dataclasses.replace(run.task, model=models.create("vit_tiny_patch16", num_classes=3))
     with pytest.raises(UserError, match="holds no weights of ViT"):
-        finetune.from_weights(run.initialize(), checkpoint, vit, 224, 3)
+        beginning.from_weights(run.initialize(), checkpoint, vit, 224, 3)
+
+
+def test_a_whitening_comes_from_the_training_pictures(tiny_data) -> None:
+    from jaxtag.data import crops, sources
+    from jaxtag.data.decode import open_picture
+    from jaxtag.models.speednet import whitening_kernel
+
+    config = config_flag.load("cifar10_speed")
+    mesh = meshes.make(devices=jax.devices()[:1])
+    source = sources.open_split("tiny", "train", tiny_data)
+    run = experiment.build(config, 10, examples=len(source), mesh=mesh)
+    state = beginning.begin(config, run, source)
+    pictures = np.empty((len(source), 32, 32, 3), np.uint8)
+    for record, out in zip(source.__getitems__(range(len(source))), pictures, strict=True):
+        crops.Squash(32)(open_picture(record["image"]), np.random.default_rng(0), out)
+    expected = whitening_kernel(pictures, config.data.mean, config.data.std)
+    np.testing.assert_allclose(state.params["whiten"]["kernel"], expected, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, state.ema["params"], state.params)
