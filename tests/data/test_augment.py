@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxtag.data.augment import augment, normalize
+from jaxtag.data.augment import Augmentation, augment, draws, geometry, normalize, randaugment
+from jaxtag.errors import UsageError
 from jaxtag.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
+EVERYTHING = Augmentation(
+    flip=True,
+    crop_padding=2,
+    crop_border="reflect",
+    randaugment=(2, 9),
+    colour_jitter=(0.4, 0.4, 0.4, 0.1),
+    erasing=0.5,
+    mixup=0.2,
+    cutmix=1.0,
+)
 
 
 @pytest.fixture
@@ -29,22 +41,79 @@ def test_about_half_are_mirrored_and_nothing_else_changes(images):
 def test_without_any_it_is_the_identity(images):
     out = augment(images, jax.random.key(0), flip=False)
     np.testing.assert_array_equal(out, images)
+    labels = np.eye(64, dtype=np.float32)
+    mixed, soft = Augmentation().mix(images, labels, jax.random.key(0))
+    np.testing.assert_array_equal(mixed, images)
+    np.testing.assert_array_equal(soft, labels)
 
 
-def test_shifts_stay_within_their_limit_and_repeat_the_edge(images):
-    out = np.asarray(augment(images, jax.random.key(0), flip=False, max_shift=2))
-    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
-    seen = set()
-    for shifted, wide in zip(out, padded, strict=True):
-        fits = [
-            (y, x)
-            for y in range(5)
-            for x in range(5)
-            if (wide[y : y + 6, x : x + 8] == shifted).all()
-        ]
-        assert len(fits) == 1
-        seen.add(fits[0])
-    assert len(seen) > 12
+def test_alternating_flips_show_each_picture_both_ways_in_two_epochs(images):
+    key, indices = jax.random.key(4), np.random.default_rng(1).permutation(64)
+    flip = jax.jit(geometry.alternating_flip)
+    epochs = [np.asarray(flip(images, key, indices, epoch)) for epoch in range(3)]
+    mirrored = (epochs[0] == images[:, :, ::-1]).all((1, 2, 3))
+    assert 16 < mirrored.sum() < 48
+    np.testing.assert_array_equal(epochs[1], epochs[0][:, :, ::-1])
+    np.testing.assert_array_equal(epochs[2], epochs[0])
+    # What decides is the place in the data set, not in the batch.
+    turned = flip(images[::-1], key, indices[::-1], 0)
+    np.testing.assert_array_equal(turned[::-1], epochs[0])
+
+
+@pytest.mark.parametrize(("border", "shift"), [("edge", 2), ("constant", 3), ("reflect", 1)])
+def test_crops_are_uniform_over_all_offsets(border, shift):
+    images = np.random.default_rng(0).integers(1, 256, (1, 6, 8, 1), np.uint8)
+    count, sides = 2048, 2 * shift + 1
+    many = np.broadcast_to(images, (count, *images.shape[1:]))
+    policy = Augmentation(crop_padding=shift, crop_border=border)
+    out = np.asarray(jax.jit(policy.images)(many, jax.random.key(0)))
+    padded = np.pad(images[0], ((shift, shift), (shift, shift), (0, 0)), mode=border)
+    seen = np.zeros((sides, sides), int)
+    for y in range(sides):
+        for x in range(sides):
+            seen[y, x] = (out == padded[y : y + 6, x : x + 8]).all((1, 2, 3)).sum()
+    assert seen.sum() == count
+    # Chi-square with (2 shift + 1)^2 - 1 degrees of freedom, five deviations above its mean.
+    freedom = sides**2 - 1
+    expected = count / sides**2
+    assert ((seen - expected) ** 2 / expected).sum() < freedom + 5 * np.sqrt(2 * freedom)
+
+
+def test_randaugment_draws_every_operation_and_both_directions_alike():
+    """Each operation does something to this picture that no other one does."""
+    picture = np.random.default_rng(2).integers(20, 230, (1, 24, 24, 3), np.uint8)
+    count = 2800
+    many = np.broadcast_to(picture, (count, *picture.shape[1:]))
+    out = np.asarray(
+        jax.jit(lambda x, k: randaugment.random_augment(x, k, 1, 15))(many, jax.random.key(0))
+    )
+    results = []
+    for place, level in enumerate(randaugment.levels(15, 24, 24)):
+        signed = randaugment.OPERATIONS[place] in randaugment.SIGNED
+        for sign in (1, -1) if signed else (1,):
+            results.append((place, sign * level, signed))
+    places, levels = (np.array([[row[i]] for row in results]) for i in (0, 1))
+    one_each = np.asarray(
+        randaugment.apply(many[: len(results)], places, levels.astype(np.float32))
+    )
+    found = np.array([(out == one).all((1, 2, 3)).sum() for one in one_each])
+    assert found.sum() == count
+    expected = np.array([count / 14 / (2 if signed else 1) for *_, signed in results])
+    freedom = len(results) - 1
+    assert ((found - expected) ** 2 / expected).sum() < freedom + 5 * np.sqrt(2 * freedom)
+
+
+def test_colour_jitter_draws_within_its_strengths():
+    """Grey pictures keep their hue and saturation: brightness alone is what their level shows."""
+    images = np.full((512, 4, 4, 3), 100, np.uint8)
+    policy = Augmentation(colour_jitter=(0.4, 0.0, 0.4, 0.1))
+    out = np.asarray(jax.jit(policy.images)(images, jax.random.key(0)))
+    assert (out == out[:, :1, :1, :1]).all()
+    level = out[:, 0, 0, 0].astype(float)
+    assert 59 <= level.min() < 62
+    assert 136 < level.max() <= 140
+    # Uniform from 60 to 140, rounded down once or twice: mean 99 to 99.5, its deviation 1.02.
+    assert abs(level.mean() - 99.2) < 4
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -56,11 +125,66 @@ def test_normalisation(images, dtype):
     np.testing.assert_allclose(np.asarray(out, np.float32), expected, atol=tolerance)
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (4, 2), (2, 4)])
+def step(images, labels, key):
+    one, two = jax.random.split(key)
+    pictures = EVERYTHING.images(images, one)
+    return pictures, *EVERYTHING.mix(normalize(pictures, 0.5, 0.25), labels, two)
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
 def test_every_mesh_gives_what_one_device_gives(images, shape):
-    key = jax.random.key(3)
-    expected = augment(images, key, max_shift=1)
+    """Bit for bit, every part on, mixing across the devices' borders."""
+    key, labels = jax.random.key(3), np.eye(10, dtype=np.float32)[np.arange(64) % 10]
+    expected = jax.jit(step)(images, labels, key)
     mesh = Mesh(np.array(jax.devices()).reshape(shape), ("data", "tensor"))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    step = jax.jit(lambda x, k: augment(x, k, max_shift=1), out_shardings=sharding)
-    np.testing.assert_array_equal(step(jax.device_put(images, sharding), key), expected)
+    batch = jax.device_put((images, labels), sharding)
+    found = jax.jit(step, out_shardings=sharding)(*batch, key)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_on_a_mesh_the_form_for_accelerators_needs_no_other_device(images):
+    """RandAugment as on accelerators, and crops: no collectives; mixing: one picture a device."""
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    batch = jax.device_put(images, sharding)
+
+    def compiled(function):
+        return jax.jit(function, out_shardings=sharding).lower(batch).compile().as_text()
+
+    def augmented(images):
+        key = jax.random.key(0)
+        images = Augmentation(crop_padding=2, flip=True, colour_jitter=(0.4,) * 4).images(
+            images, key
+        )
+        keys = draws.example_keys(key, 64)
+        operations = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 14))(keys)
+        return randaugment.all_at_once(images, operations, jnp.ones((64, 2)))
+
+    def mixed(images):
+        return Augmentation(mixup=1.0, erasing=1.0).mix(
+            images, jnp.ones((64, 2)), jax.random.key(0)
+        )
+
+    for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert f"{name}(" not in compiled(augmented)
+    program = compiled(lambda images: mixed(images.astype(jnp.float32))[0])
+    assert "all-gather(" not in program
+    assert "f32[1,6,8,3]" in program
+    assert "collective-permute(" in program
+
+
+def test_settings_out_of_range_are_named():
+    for settings in (
+        {"crop_padding": -1},
+        {"crop_border": "mirror"},
+        {"randaugment": (2, 31)},
+        {"colour_jitter": (0.4, 0.4, 0.4, 0.6)},
+        {"erasing": 1.5},
+        {"mixup": -0.1},
+        {"cutmix": -1.0},
+        {"cutmix_share": 2.0},
+    ):
+        with pytest.raises(UsageError, match=rf"config\.augmentation\.{next(iter(settings))} ="):
+            Augmentation(**settings)

@@ -46,11 +46,14 @@ def solarize(image: jax.Array, threshold: jax.Array) -> jax.Array:
 
 
 def autocontrast(image: jax.Array, _: jax.Array) -> jax.Array:
-    """The table that stretches each channel from its darkest and brightest values to 0 and 255."""
-    darkest = image.min((0, 1)).astype(jnp.float32)
+    """The table that stretches each channel from its darkest and brightest values to 0 and 255.
+
+    In integers: torchvision's float32 takes some values, the brightest too, one level lower.
+    """
+    darkest = image.min((0, 1)).astype(jnp.int32)
     width = image.max((0, 1)) - darkest
-    values = _identity(image)
-    stretched = (values - darkest) / jnp.where(width == 0, 1, width * jnp.float32(1 / 255))
+    values = _identity(image).astype(jnp.int32)
+    stretched = (values - darkest) * 255 // jnp.maximum(width, 1)
     return _whole_levels(jnp.where(width == 0, values, stretched))
 
 

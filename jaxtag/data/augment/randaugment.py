@@ -31,7 +31,7 @@ _TABLES = {
     "Equalize": colour.equalize,
 }
 OPERATIONS = ("Identity", *_MAPS, *_TABLES, "Color", "Sharpness")
-_SIGNED = (*_MAPS, "Brightness", "Contrast", "Color", "Sharpness")
+SIGNED = (*_MAPS, "Brightness", "Contrast", "Color", "Sharpness")
 
 
 def levels(magnitude: int, height: int, width: int) -> np.ndarray:
@@ -65,7 +65,7 @@ def random_augment(images: jax.Array, key: jax.Array, operations: int, magnitude
         )
 
     chosen, signs = draw(key, count, Part.RANDAUGMENT, sample)
-    signed = np.array([name in _SIGNED for name in OPERATIONS])
+    signed = np.array([name in SIGNED for name in OPERATIONS])
     level = jnp.asarray(levels(magnitude, height, width))[chosen]
     level = jnp.where(jnp.asarray(signed)[chosen], level * signs, level)
     return apply(images, chosen, level)
@@ -73,12 +73,16 @@ def random_augment(images: jax.Array, key: jax.Array, operations: int, magnitude
 
 def apply(images: jax.Array, operations: jax.Array, levels: jax.Array) -> jax.Array:
     """The operations int32 [B, N] (places in OPERATIONS) at `levels` float32 [B, N], in turn."""
-    return lax.platform_dependent(
-        images, operations, levels, cpu=_one_by_one, default=jax.vmap(_apply)
-    )
+    return lax.platform_dependent(images, operations, levels, cpu=one_by_one, default=all_at_once)
 
 
-def _one_by_one(images: jax.Array, operations: jax.Array, levels: jax.Array) -> jax.Array:
+def all_at_once(images: jax.Array, operations: jax.Array, levels: jax.Array) -> jax.Array:
+    """`apply`, every example at the price of every kind of operation, without a loop."""
+    return jax.vmap(_apply)(images, operations, levels)
+
+
+def one_by_one(images: jax.Array, operations: jax.Array, levels: jax.Array) -> jax.Array:
+    """`apply`, each example in its turn, at the price of its own operations."""
     return lax.map(lambda example: _apply(*example), (images, operations, levels))
 
 
