@@ -99,23 +99,25 @@ def hue(image: jax.Array, turn: jax.Array) -> jax.Array:
     """Hue turned by `turn` of the circle, in [-0.5, 0.5]; uint8 [H, W, C]."""
     if image.shape[-1] == 1:
         return image
-    values = image.astype(jnp.float32) / 255
-    red, green, blue = values[..., 0], values[..., 1], values[..., 2]
-    value, smallest = values.max(-1), values.min(-1)
-    chroma = value - smallest
+    red, green, blue = (image[..., c].astype(jnp.float32) / 255 for c in range(3))
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
     divisor = jnp.where(chroma == 0, 1, chroma)
     sixth = jnp.where(
         value == red,
         (green - blue) / divisor,
         jnp.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )
-    sixth = (sixth + 6 * turn)[..., None]
-    # How far each channel is below the largest, in units of chroma: 0 for two sixths of the
-    # circle, 1 for two, between them linear.
-    place = (sixth + jnp.asarray([5.0, 3.0, 1.0])) % 6
-    short = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
-    turned = value[..., None] - short * chroma[..., None]
-    return jnp.clip(turned * 255.999, 0, 255).astype(jnp.uint8)
+
+    def channel(offset: float) -> jax.Array:
+        # How far it is below the largest, in units of chroma: 0 for two sixths of the circle,
+        # 1 for two, between them linear.
+        place = sixth + (6 * turn + offset)
+        place -= 6 * jnp.floor(place / 6)
+        short = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
+        return _whole_levels((value - short * chroma) * 255.999)
+
+    return jnp.stack([channel(5.0), channel(3.0), channel(1.0)], axis=-1)
 
 
 def jitter(image: jax.Array, levels: jax.Array) -> jax.Array:
