@@ -116,13 +116,13 @@ def _matrices(params: Any) -> Any:
 
     A convolution [kh, kw, C, O] is a matrix from its kh * kw * C inputs; a projection into several
     parts is one matrix a part, a scanned stack one a layer. All else is for Adam: embeddings,
-    biases, norms, the classifier `head` (as Jordan advises for output layers), and convolutions
-    with one channel in, which are no matrices between channels (depthwise ones, and the first of
-    grey pictures).
+    biases, norms, output layers as Jordan advises (the classifier `head`, the capsules of
+    `classes`), and convolutions with one channel in, which are no matrices between channels
+    (depthwise ones, and the first of grey pictures).
     """
 
     def axes(path: str, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
-        if not re.search(r"kernel$", path) or re.search(r"(^|/)head/kernel$", path):
+        if not re.search(r"kernel$", path) or re.search(r"(^|/)(head|classes)/kernel$", path):
             return None
         first = 1 if re.search(r"(^|/)blocks/", path) else 0  # the layers of a scanned stack
         last = leaf.ndim - 1

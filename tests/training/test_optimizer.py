@@ -47,6 +47,7 @@ def test_muon_orthogonalises_each_matrix_of_a_layer():
         "pointwise/kernel": (1, 1, 4, 8),
         "depthwise/kernel": (3, 3, 1, 8),
         "head/kernel": (8, 12),
+        "classes/kernel": (6, 4, 3, 5),
         "token_embed": (9, 8),
         "fc/bias": (12,),
     }
@@ -69,7 +70,7 @@ def test_muon_orthogonalises_each_matrix_of_a_layer():
         check(updates["blocks/fc/kernel"][layer], gradients["blocks/fc/kernel"][layer])
     for name in ("conv_0_kernel", "pointwise/kernel"):
         check(updates[name].reshape(-1, 8), gradients[name].reshape(-1, 8))
-    for name in ("token_embed", "fc/bias", "depthwise/kernel", "head/kernel"):
+    for name in ("token_embed", "fc/bias", "depthwise/kernel", "head/kernel", "classes/kernel"):
         # The first step of Adam with Nesterov's momentum (Dozat 2016): 0.1 + 0.9 * 0.1 of the
         # gradient, each with its bias corrected.
         factor = 1 + 0.9 * 0.1 / (1 - 0.9**2)
