@@ -113,7 +113,7 @@ def _folder() -> Path:
 
 
 def _arguments(get_config: Callable[..., Any], text: str, name: str) -> dict[str, Any]:
-    """`key=value,…` → arguments of get_config, typed as its defaults are."""
+    """`key=value,…` → arguments of get_config, typed as its defaults are; texts without one."""
     known = inspect.signature(get_config).parameters
     made: dict[str, Any] = {}
     for pair in filter(None, text.split(",")):
@@ -121,7 +121,8 @@ def _arguments(get_config: Callable[..., Any], text: str, name: str) -> dict[str
         if key not in known:
             hint = configuration.nearest(key, known) if known else " (it takes none)"
             raise UsageError(f"--config={name}: unknown argument {key!r}{hint}")
-        kind = type(known[key].default)
+        required = known[key].default is inspect.Parameter.empty
+        kind = str if required else type(known[key].default)
         if kind is bool:
             truth = {"": True, "true": True, "1": True, "false": False, "0": False}
             if value.lower() not in truth:
@@ -134,4 +135,7 @@ def _arguments(get_config: Callable[..., Any], text: str, name: str) -> dict[str
             raise UsageError(f"--config={name}: {key}={value!r} must be {kind.__name__}") from error
         if made[key] is None:
             raise UsageError(f"--config={name}: argument {key!r} needs a value ({key}=…)")
+    for key, parameter in known.items():
+        if key not in made and parameter.default is inspect.Parameter.empty:
+            raise UsageError(f"--config={name}: say what {key} is (--config={name}:{key}=…)")
     return made

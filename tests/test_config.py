@@ -67,6 +67,18 @@ def test_a_file_of_ones_own(tmp_path):
     assert config_flag.load(f"{path}:flag=true").batch_size == 2
 
 
+def test_an_argument_without_a_default_must_be_given(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from jaxtag.config import Config, DataConfig\n"
+        "def get_config(dataset: str):\n"
+        "    return Config(total_steps=1, data=DataConfig(dataset=dataset))\n"
+    )
+    assert config_flag.load(f"{path}:dataset=mine").data.dataset == "mine"
+    with pytest.raises(UsageError, match=r"say what dataset is .*:dataset=…"):
+        config_flag.load(str(path))
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [

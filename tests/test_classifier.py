@@ -1,0 +1,138 @@
+"""A classifier, the whole way: class folders, training, evaluation, tags for new pictures."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from calling import call
+from PIL import Image
+
+from jaxtag import config_flag
+from jaxtag.training import loop, preemption, vocabulary
+
+CLASSES = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30)}
+CONFIG = """
+from jaxtag.config import (
+    AugmentationConfig, CheckpointConfig, Config, DataConfig, EvaluationConfig, ModelConfig,
+    OptimizerConfig,
+)
+
+def get_config(data_dir: str, steps: int = 30):
+    fields = (("depths", (1, 1, 1, 1)), ("bottleneck", False), ("small_images", True))
+    return Config(
+        task="classify",
+        batch_size=8,
+        total_steps=steps,
+        log_every=10,
+        evaluate_every=15,
+        checkpoint_every=15,
+        label_smoothing=0.1,
+        data=DataConfig(dataset="colours", data_dir=data_dir, image_size=16, flip=True),
+        model=ModelConfig(encoder="resnet18", arguments=fields),
+        augmentation=AugmentationConfig(crop_padding=2, mixup=0.1, erasing=0.1),
+        optimizer=OptimizerConfig(
+            name="sgd",
+            arguments=(("momentum", 0.9), ("nesterov", True)),
+            learning_rate=0.02,
+            ema_decay=0.8,
+        ),
+        evaluation=EvaluationConfig(batch_size=8, pictures=4),
+    )
+"""
+
+
+def picture(colour: tuple[int, int, int], seed: int) -> Image.Image:
+    rng = np.random.RandomState(seed)
+    pixels = np.clip(rng.normal(colour, 25, (20 + seed % 5, 24, 3)), 0, 255)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """XLA's collectives between 8 CPU devices on few cores can stall beside convolutions."""
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: first)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[Path, str]:
+    """(the work directory of a finished run, what to give as --config)."""
+    root = tmp_path_factory.mktemp("colours")
+    for split, count in (("train", 16), ("validation", 5)):
+        for name, colour in CLASSES.items():
+            folder = root / "source" / split / name
+            folder.mkdir(parents=True)
+            for seed in range(count):
+                picture(colour, seed + 100 * (split == "train")).save(folder / f"{seed}.png")
+    data = root / "data"
+    made = call("prepare", "--dataset=colours", f"--source={root / 'source'}", f"--data_dir={data}")
+    assert made.status == 0, made.err
+    path = root / "own.py"
+    path.write_text(CONFIG)
+    config = f"{path}:data_dir={data}"
+    done = call("train", f"--config={config}", f"--workdir={root / 'run'}")
+    assert done.status == 0, done.err
+    return root / "run", config
+
+
+def test_it_learns_and_leaves_what_it_found(run) -> None:
+    workdir, _ = run
+    assert json.loads((workdir / "classes.json").read_text()) == sorted(CLASSES)
+    rows = json.loads((workdir / "results.json").read_text())
+    assert rows["model"]["top1"] > 0.9 and rows["model"]["examples"] == 15
+    assert rows["most frequent class"]["top1"] == pytest.approx(1 / 3)
+    assert Image.open(workdir / "classes.png").size[0] > 200
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert {line["split"] for line in lines} == {"train", "evaluation"}
+
+
+def test_evaluate_gives_what_training_gave(run) -> None:
+    workdir, _ = run
+    done = call("evaluate", f"--workdir={workdir}")
+    assert done.status == 0, done.err
+    rows = json.loads((workdir / "results.json").read_text())
+    for name in ("top1", "top5", "cross_entropy", "calibration_error"):
+        assert done.last[name] == pytest.approx(rows["model"][name], abs=1e-5)
+
+
+def test_annotate_tags_new_pictures(run, tmp_path) -> None:
+    workdir, _ = run
+    for name, colour in CLASSES.items():
+        picture(colour, 7).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    output = tmp_path / "tags.jsonl"
+    done = call("annotate", f"--workdir={workdir}", f"--output={output}", str(tmp_path))
+    assert done.status == 0, done.err
+    lines = {Path(line["file"]).stem: line for line in map(json.loads, output.open())}
+    assert "error" in lines.pop("broken")
+    for name, line in lines.items():
+        assert line["tags"][0]["tag"] == name
+        assert sum(tag["score"] for tag in line["tags"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_going_on_gives_the_bits_of_an_unbroken_run(run, tmp_path, monkeypatch) -> None:
+    """Batch statistics and their averages too."""
+    _, name = run
+    config = config_flag.load(f"{name},steps=6")
+    config.checkpoint_every = 2
+
+    def train(workdir: Path) -> loop.Outcome:
+        workdir.mkdir(exist_ok=True)
+        return loop.train(config, workdir, vocabulary.ensure(config, workdir))
+
+    unbroken = train(tmp_path / "unbroken").state
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption.Preemption, "requested", lambda self, step: step == 3)
+        assert train(tmp_path / "broken").preempted
+    state = train(tmp_path / "broken").state
+    assert int(state.step) == 6
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(unbroken), strict=True)
+    for got, expected in pairs:
+        if jax.dtypes.issubdtype(got.dtype, jax.dtypes.prng_key):
+            got, expected = map(jax.random.key_data, (got, expected))
+        np.testing.assert_array_equal(got, expected)
+    assert np.any(state.collections["batch_stats"]["stem_norm"]["mean"])
