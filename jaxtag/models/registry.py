@@ -6,11 +6,31 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxtag.models import alexnet, capsnet, resnet, speednet, squeezenet, vit
+from jaxtag.models import (
+    alexnet,
+    capsnet,
+    efficientnet,
+    mobilenet,
+    mobilenet_v3,
+    resnet,
+    speednet,
+    squeezenet,
+    vit,
+)
 from jaxtag.models.preprocessing import Preprocessing
 
 # Each family's table: name -> (module, its fields, preprocessing).
-_FAMILIES = (alexnet, capsnet, resnet, speednet, squeezenet, vit)
+_FAMILIES = (
+    alexnet,
+    capsnet,
+    efficientnet,
+    mobilenet,
+    mobilenet_v3,
+    resnet,
+    speednet,
+    squeezenet,
+    vit,
+)
 _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], Preprocessing]] = {
     name: entry for family in _FAMILIES for name, entry in family.MODELS.items()
 }
