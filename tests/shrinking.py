@@ -17,7 +17,7 @@ def shrink(config: Config) -> Config:
         config,
         batch_size=8 * config.optimizer.accumulate,
         total_steps=4,
-        data=replace(config.data, image_size=32),
+        data=replace(config.data, image_size=64 if "alexnet" in config.model.encoder else 32),
         text=replace(config.text, length=8, vocab_size=VOCABULARY),
         model=replace(
             config.model,
@@ -32,10 +32,14 @@ def shrink(config: Config) -> Config:
 
 def _smaller(model: ModelConfig) -> tuple:
     """The backbone with few layers, as far as its module has a field for that."""
-    small = {"width": 32, "heads": 2, "mlp_dim": 64, "depth": 2, "depths": (1, 1, 1, 1)}
+    small = {"depths": (1, 1, 1, 1)}
     known = models.field_names(model.encoder)
-    if "heads" not in known:
-        small = {"depths": small["depths"]}
+    if "heads" in known:
+        small |= {"width": 32, "heads": 2, "mlp_dim": 64, "depth": 2}
+    if "stages" in known:
+        small["stages"] = models.create(model.encoder).stages[:2]
+    if model.encoder.startswith("alexnet"):
+        small["hidden"] = 64
     return tuple((dict(model.arguments) | {k: v for k, v in small.items() if k in known}).items())
 
 
