@@ -38,8 +38,9 @@ def test_backbone_alone() -> None:
 
 
 def test_every_name_gives_the_named_outputs() -> None:
-    assert len(models.names()) == 16
-    for name in models.names():
+    names = [name for name in models.names() if name.startswith("vit_")]
+    assert len(names) == 16
+    for name in names:
         model = models.create(name)
         images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
         variables = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -109,7 +110,7 @@ def test_conv_stem_is_the_convolution_it_names() -> None:
         for stage in range(3):
             x = jax.lax.conv_general_dilated(
                 x,
-                p[f"conv_{stage}_kernel"],
+                p[f"conv_{stage}"]["kernel"],
                 window_strides=(2, 2),
                 padding=((1, 1), (1, 1)),
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),

@@ -1,6 +1,7 @@
 """Every registered model: outputs, precision, gradients, cost, from its traced program alone; of
 each family a small form is run too."""
 
+from collections.abc import Iterable
 from functools import cache
 
 import flax.linen as nn
@@ -219,7 +220,13 @@ def test_count_is_the_same_in_every_form(scan: bool, remat: str) -> None:
     assert counting.flops(model, 32) == 3 * layer + 4 * 16 * 16 * 3 * 24
 
 
-@pytest.mark.parametrize("name", SMALL)
+def compiled(names: Iterable[str]) -> list:
+    """Cases that compile a training step; of the mobile families it takes XLA long."""
+    slow = ("mobilenet", "efficientnet")
+    return [pytest.param(n, marks=pytest.mark.slow if n.startswith(slow) else ()) for n in names]
+
+
+@pytest.mark.parametrize("name", compiled(SMALL))
 def test_every_parameter_has_a_finite_gradient(name: str) -> None:
     outputs, gradients = trained(name)
     assert all(np.isfinite(output).all() for output in outputs.values())
@@ -227,7 +234,7 @@ def test_every_parameter_has_a_finite_gradient(name: str) -> None:
         assert np.isfinite(gradient).all() and np.any(gradient), path
 
 
-@pytest.mark.parametrize("name", [n for n in SMALL if "remat" in models.field_names(n)])
+@pytest.mark.parametrize("name", compiled(n for n in SMALL if "remat" in models.field_names(n)))
 def test_remat_computes_again_and_gives_the_same_gradients(name: str) -> None:
     model, variables, images = small(name)
     again = model.clone(remat="full")
@@ -242,7 +249,7 @@ def test_remat_computes_again_and_gives_the_same_gradients(name: str) -> None:
         jax.eval_shape(model.clone(remat="some").apply, variables, images)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", compiled(SMALL))
 def test_bfloat16_is_close_to_float32(name: str) -> None:
     model, variables, images = small(name)
     half = model.clone(dtype=jnp.bfloat16)
