@@ -39,7 +39,7 @@ LEAST_DISTANCE = 1e-5
 
 # timm's blocks: kind_repeats_kernel_stride_expansion_channels_squeeze-and-excite_activation.
 TIMM_V1 = [["dsa_r1_k3_s1_c16"], ["dsa_r2_k3_s2_c24"]]
-TIMM_V2 = [["ds_r1_k3_s1_c16"], ["ir_r2_k3_s2_e6_c24"]]
+TIMM_V2 = [["ds_r1_k3_s2_c16"], ["ir_r2_k3_s2_e6_c24"]]
 TIMM_V3 = [
     ["ds_r1_k3_s2_e1_c8_se0.25_nre"],
     ["ir_r1_k5_s2_e4_c16_se0.25", "ir_r1_k3_s1_e2_c16"],

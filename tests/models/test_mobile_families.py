@@ -43,7 +43,7 @@ CASES = {
     ),
     "mobilenet_v1_transformers": (MobileNetV1, {"width": 0.1}),
     "mobilenet_v2_torchvision": (MobileNetV2, {"width": 0.1}),
-    "mobilenet_v2_timm": (MobileNetV2, {"width": 0.25, "stages": ((1, 64, 1, 1), (6, 96, 2, 2))}),
+    "mobilenet_v2_timm": (MobileNetV2, {"width": 0.25, "stages": ((1, 64, 1, 2), (6, 96, 2, 2))}),
     "mobilenet_v2_transformers": (MobileNetV2, {"width": 0.28, **TENSORFLOW}),
     "mobilenet_v3_large_torchvision": (MobileNetV3, {"width": 0.125}),
     "mobilenet_v3_small_torchvision": (
@@ -103,7 +103,7 @@ def test_equals_other_libraries(case: str) -> None:
 
     def loss(params):
         trained = {"params": params, "batch_stats": variables["batch_stats"]}
-        images = stored[f"images/{max(sizes)}"]
+        images = stored[f"images/{max(sizes)}"]  # the odd one
         outputs, changed = model.apply(trained, images, train=True, mutable=["batch_stats"])
         return (outputs["logits"] * stored["factors"]).mean(), (outputs["logits"], changed)
 
@@ -113,7 +113,8 @@ def test_equals_other_libraries(case: str) -> None:
     got = table.write({"params": gradients, **moments}, names)
     assert got.keys() == after.keys()
     for name, expected in after.items():
-        scale = max(1.0, float(np.abs(expected).max()))
+        # Of the tensor's largest element; a shift that the next norm takes away has gradient 0.
+        scale = max(0.01, float(np.abs(expected).max()))
         np.testing.assert_allclose(got[name], expected, atol=1e-4 * scale, err_msg=name)
 
 
