@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import drawn
 import numpy as np
 import timm
 import torch
@@ -153,22 +154,6 @@ def shapes(model: nn.Module) -> dict[str, list[int]]:
     }
 
 
-def drawn_weights(shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndarray]:
-    """Weights from a seed and the names alone (the test repeats this)."""
-    random = np.random.RandomState(seed)
-    weights = {}
-    for name in sorted(shapes):
-        noise = random.standard_normal(shapes[name])
-        if name.endswith("running_var"):
-            values = 1.0 + 0.3 * np.abs(noise)
-        elif noise.ndim > 1:
-            values = noise * np.sqrt(2.0 / np.prod(noise.shape[1:]))
-        else:
-            values = 0.15 * noise + name.endswith("weight")
-        weights[name] = values.astype(np.float32)
-    return weights
-
-
 def logits(model: nn.Module, images: np.ndarray) -> torch.Tensor:
     output = model(torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float64)))
     return getattr(output, "logits", output)
@@ -206,7 +191,7 @@ def make_reference(path: Path, model: nn.Module) -> None:
 
     Computed in float64, with weights and pictures of float32.
     """
-    weights = drawn_weights(shapes(model), seed=0)
+    weights = drawn.weights(shapes(model))
     model.load_state_dict({n: torch.from_numpy(w) for n, w in weights.items()}, strict=False)
     model = model.double()
     for module in model.modules():
@@ -230,8 +215,10 @@ def make_reference(path: Path, model: nn.Module) -> None:
     factors = random.standard_normal(trained.shape).astype(np.float32)
     (trained * torch.from_numpy(factors)).mean().backward()
     tensors |= {"factors": factors, "trained_logits": trained.detach().numpy()}
-    tensors |= {f"after/{n}": p.grad.numpy() for n, p in model.named_parameters()}
-    tensors |= {f"after/{n}": b.numpy() for n, b in model.named_buffers() if "running" in n}
+    tensors |= {f"after/{n}": drawn.sampled(p.grad.numpy()) for n, p in model.named_parameters()}
+    tensors |= {
+        f"after/{n}": drawn.sampled(b.numpy()) for n, b in model.named_buffers() if "running" in n
+    }
     print(path.name, {n: float(np.abs(t).mean()) for n, t in tensors.items() if "logits" in n})
     save_file({name: t.astype(np.float32) for name, t in tensors.items()}, path)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import drawn
 import numpy as np
 import timm
 import torch
@@ -29,7 +30,6 @@ from torchvision.models.alexnet import AlexNet
 from torchvision.models.squeezenet import Fire, SqueezeNet
 
 CLASSES = 5
-SAMPLE = 2048  # elements of a gradient that a file holds
 STEADY = 5e-5  # how far a step may be from one with shaken weights, relative to largest elements
 SHAKES, NOISE = 2, 1e-6
 SMALL_SIZES = ((33, 39), (64, 32))  # the first one for training too
@@ -174,40 +174,6 @@ def shapes(model: nn.Module) -> dict[str, list[int]]:
     }
 
 
-def drawn_weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
-    """Weights from a seed and the names alone (the test repeats this)."""
-    random = np.random.RandomState(0)
-    weights = {}
-    for name in sorted(shapes):
-        noise = random.standard_normal(shapes[name])
-        if name.endswith("running_var"):
-            values = 1.0 + 0.3 * np.abs(noise)
-        elif noise.ndim > 1:
-            values = noise * np.sqrt(2.0 / np.prod(noise.shape[1:]))
-        else:
-            values = 0.15 * noise
-            if ("norm" in name or "bn" in name) and "shortcut" not in name:
-                # Few values near 0, where rounding turns a ReLU and the gradient jumps.
-                kind = name.rpartition(".")[2]
-                values += {"weight": 1.0, "bias": 2.0 * np.sign(noise)}.get(kind, 0.0)
-        weights[name] = values.astype(np.float32)
-    return weights
-
-
-def drawn_images(seed: int, size: tuple[int, int], deviation: float) -> np.ndarray:
-    """`[4, H, W, 3]` (the test repeats this)."""
-    noise = np.random.RandomState(seed).standard_normal((4, *size, 3))
-    return (deviation * noise).astype(np.float32)
-
-
-def sampled(tensor: torch.Tensor) -> np.ndarray:
-    """All elements of a small tensor, some of a large one (the test repeats this)."""
-    flat = tensor.detach().numpy().ravel()
-    if flat.size <= SAMPLE:
-        return flat
-    return flat[np.random.RandomState(flat.size).randint(0, flat.size, SAMPLE)]
-
-
 def logits(model: nn.Module, images: np.ndarray) -> torch.Tensor:
     output = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     return getattr(output, "logits", output)
@@ -220,8 +186,10 @@ def trained(model: nn.Module, images: np.ndarray, factors: np.ndarray) -> dict[s
     found = logits(model, images)
     (found * torch.from_numpy(factors).to(dtype)).mean().backward()
     tensors = {"trained_logits": found.detach().numpy()}
-    tensors |= {f"after/{n}": sampled(p.grad) for n, p in model.named_parameters()}
-    return tensors | {f"after/{n}": sampled(b) for n, b in model.named_buffers() if "running" in n}
+    tensors |= {f"after/{n}": drawn.sampled(p.grad.numpy()) for n, p in model.named_parameters()}
+    return tensors | {
+        f"after/{n}": drawn.sampled(b.numpy()) for n, b in model.named_buffers() if "running" in n
+    }
 
 
 def distance(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
@@ -249,11 +217,14 @@ def make_reference(path: Path, entry: Entry, full_size: dict[str, dict[str, list
     """Logits in inference and a step in training, computed in float64, for steady pictures."""
     make, sizes, deviation = entry
     model = make()
-    state = {name: torch.from_numpy(w) for name, w in drawn_weights(shapes(model)).items()}
+    state = {
+        name: torch.from_numpy(w)
+        for name, w in drawn.weights(shapes(model), spread_norms=True).items()
+    }
     model.load_state_dict(state, strict=False)
     factors = np.random.RandomState(0).standard_normal((4, CLASSES)).astype(np.float32)
     for seed in itertools.count():
-        images = drawn_images(seed, sizes[0], deviation).astype(np.float64)
+        images = drawn.images(seed, sizes[0], deviation).astype(np.float64)
         tensors = trained(model, images, factors)
         off = unsteadiness(model, images, factors, tensors)
         print(path.name, "seed", seed, "is off by", off, flush=True)
@@ -261,7 +232,7 @@ def make_reference(path: Path, entry: Entry, full_size: dict[str, dict[str, list
             break
     model = model.eval().double()
     for size in sizes:
-        images = drawn_images(seed, size, deviation).astype(np.float64)
+        images = drawn.images(seed, size, deviation).astype(np.float64)
         with torch.no_grad():
             tensors[f"logits/{size[0]}x{size[1]}"] = logits(model, images).numpy()
     tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}

@@ -87,32 +87,34 @@ def _export(given: flags.FlagValues) -> None:
     _require(given, "library", "output")
     if bool(given.source) == bool(given.workdir):
         raise UsageError("give either --source=FILE of jaxtag's, or --workdir of a run")
-    model, variables = _of_run(given) if given.workdir else _of_file(given)
-    save(given.output, model, variables, library=given.library)
+    model, variables, size = _of_run(given) if given.workdir else _of_file(given)
+    save(given.output, model, variables, library=given.library, image_size=size)
     print(f"{type(model).__name__} with the names of {given.library}: {given.output}")
 
 
-def _of_run(given: flags.FlagValues) -> tuple[nn.Module, Any]:
+def _of_run(given: flags.FlagValues) -> tuple[nn.Module, Any, int]:
     from jaxtag.training import trained  # takes the data libraries: only where it is needed
 
     found = trained.load(Path(given.workdir), step=given.step)
-    return found.task.model, found.variables
+    return found.task.model, found.variables, found.config.data.image_size
 
 
-def _of_file(given: flags.FlagValues) -> tuple[nn.Module, Any]:
+def _of_file(given: flags.FlagValues) -> tuple[nn.Module, Any, int]:
     notes = own_notes(files.Tensors(given.source))
     given.model = given.model or notes.get("model")
     if given.model is None:
         raise UsageError(f"{given.source} does not say of which model it is: give --model=NAME")
     model = _create(given.model, notes.get("fields", {}) | _fields_of_flags(given))
+    noted = notes.get("preprocessing", {}).get("image_size")
+    size = given.image_size or noted or _image_size(given)
     variables = load(
         given.source,
         model,
         adapt=given.adapt,
         channels=notes.get("channels", given.channels),
-        image_size=_image_size(given),
+        image_size=size,
     )
-    return model, variables
+    return model, variables, size
 
 
 def _fields_of_flags(given: flags.FlagValues) -> dict[str, Any]:

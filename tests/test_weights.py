@@ -89,7 +89,7 @@ def test_vit_gives_the_librarys_logits(tmp_path, library: str, scan: bool) -> No
     variables = weights.load(tmp_path, model)
     got = jax.jit(model.apply)(variables, images)["logits"]
     np.testing.assert_allclose(got, logits, atol=1e-4)
-    weights.save(tmp_path / "again", model, variables, library)
+    weights.save(tmp_path / "again", model, variables, library, image_size=64)
     assert_same(load_file(tmp_path / "again" / "model.safetensors"), tensors)
 
 
@@ -111,7 +111,7 @@ def test_round_trip_is_bit_for_bit(tmp_path, name: str, library: str) -> None:
     save_file(tensors, tmp_path / "theirs.safetensors")
     variables = weights.load(tmp_path / "theirs.safetensors", model)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
-    weights.save(tmp_path / "again.safetensors", model, variables, library)
+    weights.save(tmp_path / "again.safetensors", model, variables, library, image_size=64)
     assert_same(load_file(tmp_path / "again.safetensors"), tensors)
     with safe_open(tmp_path / "again.safetensors", "np") as file:
         assert file.metadata() == {"format": "pt"}
@@ -309,13 +309,35 @@ def test_configurations_are_those_of_transformers(name: str) -> None:
         "mobilenet_v2": {"padding": "same", "norm_eps": 1e-3, "dropout": 0.8},
         "vit_base_patch16": {"norm_eps": 1e-12},
     }.get(name, {})
-    got = configs.make(models.create(name, num_classes=3, **fields), channels=3)
+    got = configs.make(models.create(name, num_classes=3, **fields), 3, 600)
     assert got.pop("architectures")[0].endswith("ForImageClassification")
     got["id2label"] = {int(key): label for key, label in got["id2label"].items()}
     expected["id2label"] = {int(key): label for key, label in expected["id2label"].items()}
+    if name == "efficientnet_b7":  # the class's default lacks what the published file has
+        expected["depthwise_padding"] = [18]
     theirs = {key: expected.get(key, "absent") for key in got if key != "dtype"}
     del got["dtype"]
     assert got == theirs
+
+
+@pytest.mark.parametrize(
+    "name, blocks",
+    [("b0", []), ("b1", [16]), ("b3", [5, 18]), ("b4", [6]), ("b5", [13, 27]), ("b7", [18])],
+)
+def test_efficientnets_evenly_padded_blocks_are_those_of_the_published_files(name, blocks) -> None:
+    """`depthwise_padding` of google/efficientnet-b0 and so on."""
+    name = f"efficientnet_{name}"
+    model = models.create(name, num_classes=3, padding="same")
+    size = models.preprocessing_of(name).image_size
+    assert configs.make(model, 3, size)["depthwise_padding"] == blocks
+
+
+def test_an_efficientnet_of_transformers_needs_its_size(tmp_path) -> None:
+    model = models.create("efficientnet_b0", num_classes=3, padding="same", width=0.5)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
+    with pytest.raises(UserError, match="say image_size"):
+        weights.save(tmp_path / "a", model, zeros, "transformers")
 
 
 def test_what_a_library_cannot_hold_is_refused(tmp_path) -> None:

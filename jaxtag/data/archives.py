@@ -5,6 +5,7 @@ can name a place outside its archive, and no member grows beyond a set size when
 """
 
 import bz2
+import contextlib
 import functools
 import gzip
 import io
@@ -61,16 +62,15 @@ class Store:
         self._by_name: dict[str, list[str]] | None = None
         if not self.path.exists():
             raise UserError(f"{self.path} does not exist")
-        try:
+        with contextlib.ExitStack() as opened:  # closes what is open should one be damaged
+            opened.callback(self.close)
             if self.path.is_dir():
                 self._add_folder(wanted)
             elif is_archive(self.path.name):
                 self._add_archive(self.path)
             else:
                 raise UserError(f"{self.path} is neither a folder nor a zip or tar")
-        except BaseException:
-            self.close()
-            raise
+            opened.pop_all()
 
     def __enter__(self) -> "Store":
         return self
@@ -292,7 +292,8 @@ class _Tar(_Archive):
     def __init__(self, path: Path):
         self.path = path
         self._file = path.open("rb")
-        try:
+        with contextlib.ExitStack() as opened:  # closes the file should it be damaged
+            opened.callback(self.close)
             if not path.name.lower().endswith(".tar"):
                 self._file = _unpacked(path, self._file)
             with tarfile.open(fileobj=self._file, mode="r:") as tar:
@@ -301,9 +302,7 @@ class _Tar(_Archive):
                     for member in tar
                     if member.isreg() and not member.issparse()
                 ]
-        except BaseException:
-            self._file.close()
-            raise
+            opened.pop_all()
         self._lock = threading.Lock()
 
     def size(self, entry: tuple[int, int]) -> int:
@@ -356,21 +355,19 @@ def _unpacked(path: Path, packed):
     if opener is None:
         raise tarfile.ReadError("neither gzip, bzip2 nor xz data")
     allowed = max(path.stat().st_size * MAX_TAR_GROWTH, 64 * _MIB)
-    target = tempfile.TemporaryFile(prefix="jaxtag-")  # noqa: SIM115 (handed on)
-    try:
-        with packed, opener(packed) as stream:
-            while block := stream.read(_MIB):
-                target.write(block)
-                if target.tell() > allowed:
-                    raise UserError(
-                        f"{path} grows more than {MAX_TAR_GROWTH} times when it is unpacked: "
-                        "refused as a decompression bomb"
-                    )
-    except (lzma.LZMAError, zlib.error) as error:
-        target.close()
-        raise tarfile.ReadError(str(error)) from error
-    except BaseException:
-        target.close()
-        raise
-    target.seek(0)
+    with contextlib.ExitStack() as opened:  # closes the copy should the original be damaged
+        target = opened.enter_context(tempfile.TemporaryFile(prefix="jaxtag-"))
+        try:
+            with packed, opener(packed) as stream:
+                while block := stream.read(_MIB):
+                    target.write(block)
+                    if target.tell() > allowed:
+                        raise UserError(
+                            f"{path} grows more than {MAX_TAR_GROWTH} times when it is unpacked: "
+                            "refused as a decompression bomb"
+                        )
+        except (lzma.LZMAError, zlib.error) as error:
+            raise tarfile.ReadError(str(error)) from error
+        target.seek(0)
+        opened.pop_all()
     return target

@@ -1,5 +1,6 @@
 """Encoded pictures to uint8 RGB: JPEG by libjpeg-turbo, everything else by Pillow."""
 
+import abc
 import io
 import math
 import re
@@ -24,7 +25,7 @@ class DecodeError(ValueError):
     """A picture that cannot be used; its text is the reason, fit for a report to the user."""
 
 
-class Picture:
+class Picture(abc.ABC):
     """An encoded picture whose header was read: `height` and `width` upright, in pixels."""
 
     height: int
@@ -35,6 +36,7 @@ class Picture:
         del scale
         return 1.0
 
+    @abc.abstractmethod
     def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
         """uint8 [H, W, 3], upright RGB, scaled by `factor(scale)`, sizes rounded up.
 
@@ -43,7 +45,6 @@ class Picture:
         Raises:
             DecodeError: the data are damaged or cut short.
         """
-        raise NotImplementedError
 
 
 def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:

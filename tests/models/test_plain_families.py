@@ -5,6 +5,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import drawn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,6 @@ from jaxtag.models.squeezenet import SqueezeNet
 
 REFERENCES = Path(__file__).parent / "references"
 CLASSES = 5
-SAMPLE = 2048  # elements of a gradient that a file holds
 
 
 def fires(*stages: tuple[tuple[int, int], ...]) -> tuple[tuple[tuple[int, int], ...], ...]:
@@ -79,41 +79,6 @@ def their_shapes(model: nn.Module, names: table.Table) -> dict[str, tuple[int, .
     return found
 
 
-def drawn_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """As the script draws them."""
-    random = np.random.RandomState(0)
-    weights = {}
-    for name in sorted(shapes):
-        noise = random.standard_normal(shapes[name])
-        if name.endswith("running_var"):
-            values = 1.0 + 0.3 * np.abs(noise)
-        elif noise.ndim > 1:
-            values = noise * np.sqrt(2.0 / np.prod(noise.shape[1:]))
-        else:
-            values = 0.15 * noise
-            if ("norm" in name or "bn" in name) and "shortcut" not in name:
-                # Few values near 0, where rounding turns a ReLU and the gradient jumps.
-                kind = name.rpartition(".")[2]
-                values += {"weight": 1.0, "bias": 2.0 * np.sign(noise)}.get(kind, 0.0)
-        weights[name] = values.astype(np.float32)
-    return weights
-
-
-def drawn_images(seed: int, size: str, deviation: float) -> np.ndarray:
-    """As the script draws them."""
-    height, width = map(int, size.split("x"))
-    noise = np.random.RandomState(seed).standard_normal((4, height, width, 3))
-    return (deviation * noise).astype(np.float32)
-
-
-def sampled(tensor: np.ndarray) -> np.ndarray:
-    """As the script samples it."""
-    flat = tensor.ravel()
-    if flat.size <= SAMPLE:
-        return flat
-    return flat[np.random.RandomState(flat.size).randint(0, flat.size, SAMPLE)]
-
-
 def assert_close(got: np.ndarray, expected: np.ndarray, name: str) -> None:
     """To 1e-4 of the largest element."""
     np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max(), err_msg=name)
@@ -125,11 +90,16 @@ def test_equals_other_libraries(case: str) -> None:
     stored = load_file(REFERENCES / f"{case}.safetensors")
     seed = int(notes(case)["seed"])
     names = names_of(library, model)
-    variables = table.read(drawn_weights(their_shapes(model, names)), names)
+    variables = table.read(drawn.weights(their_shapes(model, names), spread_norms=True), names)
     sizes = [name.removeprefix("logits/") for name in stored if name.startswith("logits/")]
+
+    def pictures(size: str) -> np.ndarray:
+        height, width = map(int, size.split("x"))
+        return drawn.images(seed, (height, width), deviation)
+
     apply = jax.jit(model.apply)
     for size in sizes:
-        logits = apply(variables, drawn_images(seed, size, deviation))["logits"]
+        logits = apply(variables, pictures(size))["logits"]
         assert_close(logits, stored[f"logits/{size}"], size)
 
     @jax.jit
@@ -146,12 +116,12 @@ def test_equals_other_libraries(case: str) -> None:
         return gradients, *found
 
     trained_size = "131x99" if "131x99" in sizes else "33x39"
-    gradients, logits, changed = step(variables, drawn_images(seed, trained_size, deviation))
+    gradients, logits, changed = step(variables, pictures(trained_size))
     assert_close(logits, stored["trained_logits"], "logits in training")
     after = table.write({"params": gradients, **changed}, names)
     assert {f"after/{name}" for name in after} == {n for n in stored if n.startswith("after/")}
     for name, tensor in after.items():
-        assert_close(sampled(tensor), stored[f"after/{name}"], name)
+        assert_close(drawn.sampled(tensor), stored[f"after/{name}"], name)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -177,7 +147,7 @@ def test_response_norm_equals_a_plain_reading() -> None:
 def test_dropout_is_of_training_only(model: nn.Module) -> None:
     images = np.random.RandomState(0).standard_normal((2, 67, 67, 3)).astype(np.float32)
     names = names_of("torchvision", model)
-    variables = table.read(drawn_weights(their_shapes(model, names)), names)
+    variables = table.read(drawn.weights(their_shapes(model, names), spread_norms=True), names)
 
     @partial(jax.jit, static_argnames=("rate", "train"))
     def logits(rate, train, seed):

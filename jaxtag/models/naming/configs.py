@@ -9,15 +9,19 @@ from jaxtag.models.resnet import WIDTHS, ResNet
 from jaxtag.models.vit import ViT
 
 
-def make(model: nn.Module, channels: int) -> dict[str, Any]:
+def make(model: nn.Module, channels: int, image_size: int | None) -> dict[str, Any]:
     """The configuration of `transformers` for `model`, as `from_pretrained` reads it.
 
-    Raises ValueError where transformers has no such model.
+    Args:
+      channels: of the pictures.
+      image_size: of the pictures; transformers' EfficientNet is right for one size alone.
+
+    Raises ValueError where transformers has no such model, or the size is needed and not given.
     """
     kind = type(model).__name__
     if kind not in _CONFIGS:
         raise ValueError(f"no configuration is known for {kind}; there are: {', '.join(_CONFIGS)}")
-    config = _CONFIGS[kind](model)
+    config = _CONFIGS[kind](model, image_size)
     suffix = "ForImageClassification" if model.num_classes else "Model"
     labels = {f"LABEL_{i}": i for i in range(model.num_classes)}
     return {
@@ -30,7 +34,7 @@ def make(model: nn.Module, channels: int) -> dict[str, Any]:
     }
 
 
-def _resnet(model: ResNet) -> dict[str, Any]:
+def _resnet(model: ResNet, _: int | None) -> dict[str, Any]:
     return {
         "model_type": "resnet",
         "depths": list(model.depths),
@@ -43,7 +47,7 @@ def _resnet(model: ResNet) -> dict[str, Any]:
     }
 
 
-def _vit(model: ViT) -> dict[str, Any]:
+def _vit(model: ViT, _: int | None) -> dict[str, Any]:
     size = model.image_size
     return {
         "model_type": "vit",
@@ -59,9 +63,11 @@ def _vit(model: ViT) -> dict[str, Any]:
     }
 
 
-def _efficientnet(model: nn.Module) -> dict[str, Any]:
+def _efficientnet(model: nn.Module, image_size: int | None) -> dict[str, Any]:
     from jaxtag.models.mobile_blocks import rounded  # a family is imported when it is asked for
 
+    if image_size is None:
+        raise ValueError("its EfficientNet is made for one size of picture: say image_size")
     if model.padding != "same":
         raise ValueError('its EfficientNet pads as TensorFlow: the model needs padding="same"')
     expansions, kernels, strides, outputs, repeats = map(list, zip(*model.stages, strict=True))
@@ -73,7 +79,8 @@ def _efficientnet(model: nn.Module) -> dict[str, Any]:
         "kernel_sizes": kernels,
         "in_channels": [32, *outputs[:-1]],
         "out_channels": outputs,
-        "depthwise_padding": [],
+        "image_size": image_size,
+        "depthwise_padding": _evenly_padded(model, image_size),
         "strides": strides,
         "num_block_repeats": repeats,
         "expand_ratios": expansions,
@@ -88,7 +95,21 @@ def _efficientnet(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _mobilenet(model: nn.Module) -> dict[str, Any]:
+def _evenly_padded(model: nn.Module, image_size: int) -> list[int]:
+    """The blocks with a stride that see an odd number of pixels.
+
+    There "same" pads both sides alike; transformers pads unevenly but where it is told not to.
+    """
+    size, block, odd = -(-image_size // 2), 0, []  # after the stem
+    for repeats, (_, _, stride, _, _) in zip(model.repeats(), model.stages, strict=True):
+        if stride == 2:
+            odd += [block] if size % 2 else []
+            size = -(-size // 2)
+        block += repeats
+    return odd
+
+
+def _mobilenet(model: nn.Module, _: int | None) -> dict[str, Any]:
     from jaxtag.models.mobilenet import V1_STAGES, V2_STAGES, MobileNetV1
 
     first = isinstance(model, MobileNetV1)
@@ -107,7 +128,7 @@ def _mobilenet(model: nn.Module) -> dict[str, Any]:
     return config if first else config | further
 
 
-_CONFIGS: dict[str, Callable[[Any], dict[str, Any]]] = {
+_CONFIGS: dict[str, Callable[[Any, int | None], dict[str, Any]]] = {
     "EfficientNet": _efficientnet,
     "MobileNetV1": _mobilenet,
     "MobileNetV2": _mobilenet,

@@ -22,6 +22,7 @@ def save(
     variables: Mapping[str, Any],
     library: str = "jaxtag",
     notes: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
 ) -> None:
     """Writes `variables` as safetensors with the names of `library`.
 
@@ -30,6 +31,7 @@ def save(
         its `config.json` comes beside it, for `AutoModelForImageClassification.from_pretrained`.
       library: "torchvision", "timm", "transformers" or "jaxtag".
       notes: kept in a file of jaxtag's as JSON.
+      image_size: of the pictures; for an EfficientNet of transformers, which is made for one.
 
     Raises:
       UserError: the library has no such model, or the file cannot be written.
@@ -53,7 +55,7 @@ def save(
     config = None
     if library == "transformers":
         try:
-            config = configs.make(model, _channels(flat, table))
+            config = configs.make(model, _channels(flat, table), image_size)
         except ValueError as error:
             raise UsageError(f"transformers: {error}") from error
     files.write(file, tensors, {"format": "pt"})
