@@ -338,6 +338,8 @@ def test_an_efficientnet_of_transformers_needs_its_size(tmp_path) -> None:
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
     with pytest.raises(UserError, match="say image_size"):
         weights.save(tmp_path / "a", model, zeros, "transformers")
+    with pytest.raises(UserError, match=r"odd size \(71\)"):
+        weights.save(tmp_path / "a", model, zeros, "transformers", image_size=71)
 
 
 def test_what_a_library_cannot_hold_is_refused(tmp_path) -> None:

@@ -68,6 +68,8 @@ def _efficientnet(model: nn.Module, image_size: int | None) -> dict[str, Any]:
 
     if image_size is None:
         raise ValueError("its EfficientNet is made for one size of picture: say image_size")
+    if image_size % 2:
+        raise ValueError(f"its EfficientNet pads pictures of an odd size ({image_size}) otherwise")
     if model.padding != "same":
         raise ValueError('its EfficientNet pads as TensorFlow: the model needs padding="same"')
     expansions, kernels, strides, outputs, repeats = map(list, zip(*model.stages, strict=True))
