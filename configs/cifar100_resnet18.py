@@ -8,44 +8,11 @@ Smoke run: --config.total_steps=5. Hardware: 2 CPU cores take long, an accelerat
 Expected: not yet measured.
 """
 
-from jaxtag import models
-from jaxtag.config import (
-    AugmentationConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-)
+from jaxtag import config_flag
+from jaxtag.config import Config
 
 
 def get_config(model: str = "resnet18", image_size: int = 32) -> Config:
-    wanted = models.preprocessing_of(model)
-    small = (("small_images", True),) if model.startswith("resnet") else ()
-    return Config(
-        task="classify",
-        batch_size=128,
-        total_epochs=100.0,
-        evaluate_every=1000,
-        checkpoint_every=1000,
-        label_smoothing=0.1,
-        data=DataConfig(
-            dataset="cifar100",
-            evaluation_split="test",
-            image_size=image_size,
-            crop_area=(1.0, 1.0),
-            flip=True,
-            mean=wanted.mean,
-            std=wanted.std,
-        ),
-        model=ModelConfig(encoder=model, arguments=small),
-        augmentation=AugmentationConfig(crop_padding=image_size // 8, crop_border="reflect"),
-        optimizer=OptimizerConfig(
-            name="sgd",
-            arguments=(("momentum", 0.9), ("nesterov", True)),
-            learning_rate=0.05,
-            warmup_epochs=1.0,
-            weight_decay=5e-4,
-        ),
-        evaluation=EvaluationConfig(batch_size=200),
-    )
+    config = config_flag.load(f"cifar10_resnet18:model={model},image_size={image_size}")
+    config.data.dataset, config.total_epochs = "cifar100", 100.0
+    return config

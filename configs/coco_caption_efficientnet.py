@@ -7,13 +7,9 @@ Smoke run: --config.total_steps=20 --config.batch_size=8. Hardware: one accelera
 Expected: not yet measured (full COCO).
 """
 
-from jaxtag import config_flag, models
-from jaxtag.config import Config, ModelConfig
+from jaxtag import config_flag
+from jaxtag.config import Config
 
 
-def get_config(image_size: int = 224) -> Config:
-    config = config_flag.load(f"coco_caption:image_size={image_size}")
-    wanted = models.preprocessing_of("efficientnet_b0")
-    config.data.mean, config.data.std = wanted.mean, wanted.std
-    config.model = ModelConfig(encoder="efficientnet_b0", decoder_width=384, dropout=0.1)
-    return config
+def get_config(encoder: str = "efficientnet_b0", image_size: int = 224) -> Config:
+    return config_flag.load(f"coco_caption_resnet50:encoder={encoder},image_size={image_size}")

@@ -11,9 +11,9 @@ from jaxtag import config_flag, models
 from jaxtag.config import Config, ModelConfig
 
 
-def get_config(image_size: int = 224) -> Config:
+def get_config(encoder: str = "resnet50", image_size: int = 224) -> Config:
     config = config_flag.load(f"coco_caption:image_size={image_size}")
-    wanted = models.preprocessing_of("resnet50")
+    wanted = models.preprocessing_of(encoder)
     config.data.mean, config.data.std = wanted.mean, wanted.std
-    config.model = ModelConfig(encoder="resnet50", decoder_width=384, dropout=0.1)
+    config.model = ModelConfig(encoder=encoder, decoder_width=384, dropout=0.1)
     return config

@@ -9,45 +9,15 @@ B0, a slice of many for B7 at 600 pixels.
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag import models
-from jaxtag.config import (
-    AugmentationConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-)
+from jaxtag import config_flag
+from jaxtag.config import AugmentationConfig, Config, OptimizerConfig
 
 
 def get_config(model: str = "efficientnet_b0") -> Config:
-    wanted = models.preprocessing_of(model)
-    return Config(
-        task="classify",
-        batch_size=2048,
-        total_epochs=350.0,
-        log_every=100,
-        evaluate_every=5000,
-        checkpoint_every=5000,
-        label_smoothing=0.1,
-        data=DataConfig(
-            dataset="imagenet2012",
-            image_size=wanted.image_size,
-            crop_area=(0.08, 1.0),
-            center_crop=wanted.crop,
-            flip=True,
-            mean=wanted.mean,
-            std=wanted.std,
-            workers=8,
-        ),
-        model=ModelConfig(encoder=model),
-        augmentation=AugmentationConfig(randaugment=(2, 9), erasing=0.25),
-        optimizer=OptimizerConfig(
-            name="lamb",
-            learning_rate=5e-3,
-            warmup_epochs=5.0,
-            weight_decay=0.02,
-            ema_decay=0.9999,
-        ),
-        evaluation=EvaluationConfig(batch_size=256, max_examples=10000),
+    config = config_flag.load(f"imagenet_resnet50:model={model}")
+    config.batch_size, config.total_epochs = 2048, 350.0
+    config.augmentation = AugmentationConfig(randaugment=(2, 9), erasing=0.25)
+    config.optimizer = OptimizerConfig(
+        name="lamb", learning_rate=5e-3, warmup_epochs=5.0, weight_decay=0.02, ema_decay=0.9999
     )
+    return config

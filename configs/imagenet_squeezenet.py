@@ -7,42 +7,18 @@ Smoke run: --config.total_steps=5 --config.batch_size=8. Hardware: one accelerat
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag import models
-from jaxtag.config import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-)
+from jaxtag import config_flag
+from jaxtag.config import Config, OptimizerConfig
 
 
 def get_config(model: str = "squeezenet1_1") -> Config:
-    wanted = models.preprocessing_of(model)
-    return Config(
-        task="classify",
-        batch_size=512,
-        total_epochs=90.0,
-        log_every=100,
-        evaluate_every=5000,
-        checkpoint_every=5000,
-        data=DataConfig(
-            dataset="imagenet2012",
-            image_size=wanted.image_size,
-            crop_area=(0.08, 1.0),
-            center_crop=wanted.crop,
-            flip=True,
-            mean=wanted.mean,
-            std=wanted.std,
-            workers=8,
-        ),
-        model=ModelConfig(encoder=model),
-        optimizer=OptimizerConfig(
-            name="sgd",
-            arguments=(("momentum", 0.9),),
-            learning_rate=0.04,
-            schedule="linear",
-            weight_decay=2e-4,
-        ),
-        evaluation=EvaluationConfig(batch_size=256, max_examples=10000),
+    config = config_flag.load(f"imagenet_resnet50:model={model}")
+    config.batch_size, config.label_smoothing = 512, 0.0
+    config.optimizer = OptimizerConfig(
+        name="sgd",
+        arguments=(("momentum", 0.9),),
+        learning_rate=0.04,
+        schedule="linear",
+        weight_decay=2e-4,
     )
+    return config

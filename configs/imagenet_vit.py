@@ -8,44 +8,16 @@ Smoke run: --config.total_steps=5 --config.batch_size=8. Hardware: one accelerat
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag import models
-from jaxtag.config import (
-    AugmentationConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-)
+from jaxtag import config_flag
+from jaxtag.config import AugmentationConfig, Config, OptimizerConfig
 
 
 def get_config(model: str = "vit_small_patch16") -> Config:
-    wanted = models.preprocessing_of(model)
-    return Config(
-        task="classify",
-        batch_size=1024,
-        total_epochs=300.0,
-        log_every=100,
-        evaluate_every=5000,
-        checkpoint_every=5000,
-        label_smoothing=0.1,
-        data=DataConfig(
-            dataset="imagenet2012",
-            image_size=wanted.image_size,
-            crop_area=(0.08, 1.0),
-            center_crop=wanted.crop,
-            flip=True,
-            mean=wanted.mean,
-            std=wanted.std,
-            workers=8,
-        ),
-        model=ModelConfig(encoder=model, arguments=(("pool", "gap"), ("drop_path", 0.1))),
-        augmentation=AugmentationConfig(randaugment=(2, 10), mixup=0.2, cutmix=1.0),
-        optimizer=OptimizerConfig(
-            name="adamw",
-            learning_rate=1e-3,
-            warmup_epochs=10.0,
-            weight_decay=0.1,
-        ),
-        evaluation=EvaluationConfig(batch_size=256, max_examples=10000),
+    config = config_flag.load(f"imagenet_resnet50:model={model}")
+    config.total_epochs = 300.0
+    config.model.arguments = (("pool", "gap"), ("drop_path", 0.1))
+    config.augmentation = AugmentationConfig(randaugment=(2, 10), mixup=0.2, cutmix=1.0)
+    config.optimizer = OptimizerConfig(
+        name="adamw", learning_rate=1e-3, warmup_epochs=10.0, weight_decay=0.1
     )
+    return config

@@ -55,7 +55,10 @@ def load(reference: str) -> configuration.Config:
     get_config = getattr(module, "get_config", None)
     if get_config is None:
         raise UsageError(f"--config={name}: {path} defines no function get_config")
-    made = get_config(**_arguments(get_config, arguments, name))
+    try:
+        made = get_config(**_arguments(get_config, arguments, name))
+    except ValueError as error:  # such as an argument that names no model
+        raise UsageError(f"--config={reference}: {error}") from error
     if not isinstance(made, configuration.Config):
         raise UsageError(f"--config={name}: get_config of {path} must return jaxtag.config.Config")
     return made

@@ -42,6 +42,7 @@ def test_the_docstring_says_how_to_run_it(name):
         (["--config=shapes_caption", "--config.learning_rate=1"], ["optimizer.learning_rate"]),
         (["--config=shapes_caption:size=3"], ["size", "image_size"]),
         (["--config=shapes_caption:image_size=big"], ["image_size", "int"]),
+        (["--config=imagenet_vit:model=vit_bsae_patch16"], ["vit_bsae", "vit_base_patch16"]),
         (["--config.seed=3"], ["--config=NAME"]),
     ],
 )
