@@ -1,68 +1,23 @@
-"""Data sets with class labels: official layouts, malformed files, own folders, to the records."""
+"""MNIST, CIFAR-10 and CIFAR-100: official layouts, malformed files, to the records."""
 
 import collections
 import gzip
 import io
-import json
 import os
 import pickle
 import struct
-import tarfile
 from typing import ClassVar
 
 import numpy as np
 import pytest
-import scipy.io
+from labelled import class_names, lay, packed, picture, records
 from PIL import Image
 
-from jaxtag.data import builders, sources
+from jaxtag.data import builders
 from jaxtag.data.decode import decode
 from jaxtag.errors import UserError
 
 RNG = np.random.default_rng(0)
-
-
-def lay(folder, files):
-    """Writes {path: bytes or text} below a folder."""
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
-
-
-def packed(files, mode="w:"):
-    """A tar of {name: bytes}."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:
-        for name, content in files.items():
-            data = content if isinstance(content, bytes) else content.encode()
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def picture(shade=0, kind="JPEG", mode="RGB"):
-    buffer = io.BytesIO()
-    Image.new("RGB", (12, 8), (shade, 255 - shade, 90)).convert(mode).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def records(summary, split):
-    """file -> record."""
-    source = sources.open_split(summary.dataset, split, summary.folder.parent.parent)
-    return {record["file"]: record for record in source.__getitems__(range(len(source)))}
-
-
-def class_names(summary, feature="label"):
-    source = sources.open_split(summary.dataset, "train", summary.folder.parent.parent)
-    return source.class_names(feature)
-
-
-def ledger(summary):
-    lines = (summary.folder / "ledger.jsonl").read_text().splitlines()
-    return {entry["file"]: entry["reason"] for entry in map(json.loads, lines)}
 
 
 DIGITS = RNG.integers(0, 256, (7, 28, 28), np.uint8)
@@ -338,212 +293,6 @@ def test_cifar10_in_class_folders_keeps_the_files(tmp_path):
 
 
 # Listed by number as in the development kit, which is not the order of the names.
-SYNSETS = {1: "n02119789", 2: "n02100735", 3: "n01440764", 1001: "n00001740"}
-CLASSES = ["n01440764", "n02100735", "n02119789"]
-SHOWN = {"ILSVRC2012_val_00000001": 1, "ILSVRC2012_val_00000002": 3}
-CMYK = picture(30, mode="CMYK")
-PNG = picture(40, "PNG")
-
-
-def train_pictures():
-    return {
-        "n02119789": {"n02119789_1.JPEG": picture(1), "n02119789_2.JPEG": CMYK},
-        "n02100735": {"n02100735_7.JPEG": PNG},
-        "n01440764": {"n01440764_9.JPEG": picture(9), "n01440764_10.JPEG": picture(8)[:200]},
-    }
-
-
-def meta():
-    fields = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words")]
-    table = np.array([[(n, name, f"word {n}")] for n, name in SYNSETS.items()], dtype=fields)
-    buffer = io.BytesIO()
-    scipy.io.savemat(buffer, {"synsets": table}, do_compression=True)
-    return buffer.getvalue()
-
-
-def devkit():
-    truth = "".join(f"{number}\n" for number in SHOWN.values())
-    return {
-        "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": truth,
-        "ILSVRC2012_devkit_t12/data/meta.mat": meta(),
-    }
-
-
-def official_imagenet():
-    inner = {f"{synset}.tar": packed(files) for synset, files in train_pictures().items()}
-    heap = {f"{stem}.JPEG": picture(n) for n, stem in enumerate(SHOWN)}
-    return {
-        "ILSVRC2012_img_train.tar": packed(inner),
-        "ILSVRC2012_img_val.tar": packed(heap),
-        "ILSVRC2012_devkit_t12.tar.gz": packed(devkit(), "w:gz"),
-    }
-
-
-def imagenet_forms():
-    heap = {f"{stem}.JPEG": picture(n) for n, stem in enumerate(SHOWN)}
-    in_folders = {
-        f"train/{synset}/{name}": data
-        for synset, files in train_pictures().items()
-        for name, data in files.items()
-    }
-    sorted_out = {f"val/{SYNSETS[SHOWN[name[:-5]]]}/{name}": data for name, data in heap.items()}
-    answers = [f"{stem},{SYNSETS[number]} 1 2 3 4\n" for stem, number in SHOWN.items()]
-    kaggle = {
-        "LOC_synset_mapping.txt": "".join(f"{name} word, words\n" for name in CLASSES),
-        "LOC_val_solution.csv": "ImageId,PredictionString\n" + "".join(answers),
-    }
-    inner = {f"train/{synset}.tar": packed(files) for synset, files in train_pictures().items()}
-    return {
-        "official tars": official_imagenet(),
-        "class folders": in_folders | sorted_out,
-        "unpacked once": inner | {f"val/{name}": data for name, data in heap.items()} | devkit(),
-        "kaggle": kaggle
-        | {f"ILSVRC/Data/CLS-LOC/{name}": data for name, data in in_folders.items()}
-        | {f"ILSVRC/Data/CLS-LOC/val/{name}": data for name, data in heap.items()},
-    }
-
-
-@pytest.mark.parametrize("form", imagenet_forms())
-def test_imagenet_is_the_same_in_each_form(tmp_path, form):
-    source = lay(tmp_path / "i", imagenet_forms()[form])
-    summary = builders.prepare("imagenet2012", source, tmp_path / "d")
-    assert class_names(summary) == CLASSES
-    assert records(summary, "train") == {
-        f"train/{CLASSES[label]}/{CLASSES[label]}_{number}.JPEG": {
-            "file": f"train/{CLASSES[label]}/{CLASSES[label]}_{number}.JPEG",
-            "image": data,
-            "label": label,
-        }
-        for label, number, data in [
-            (2, 1, picture(1)),
-            (2, 2, CMYK),
-            (1, 7, PNG),
-            (0, 9, picture(9)),
-        ]
-    }
-    shown = {file: r["label"] for file, r in records(summary, "validation").items()}
-    assert shown == {
-        "validation/n02119789/ILSVRC2012_val_00000001.JPEG": 2,
-        "validation/n01440764/ILSVRC2012_val_00000002.JPEG": 0,
-    }
-    left_out = ledger(summary)
-    assert left_out.keys() == {"train/n01440764/n01440764_10.JPEG"}
-    assert "damaged" in left_out["train/n01440764/n01440764_10.JPEG"]
-    assert summary.warnings == [
-        "train has 4 pictures; 1,281,167 were published",
-        "validation has 2 pictures; 50,000 were published",
-    ]
-
-
-def test_a_part_of_imagenet_keeps_the_labels_of_the_list(tmp_path):
-    files = {
-        "synset_words.txt": "".join(f"{name} word\n" for name in CLASSES),
-        "train/n02119789/n02119789_1.JPEG": picture(1),
-    }
-    summary = builders.prepare("imagenet2012", lay(tmp_path / "i", files), tmp_path / "d")
-    (record,) = records(summary, "train").values()
-    assert record["label"] == 2
-
-
-HEAP = {"val/ILSVRC2012_val_00000001.JPEG": picture(), "val/ILSVRC2012_val_00000003.JPEG": b"x"}
-TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-
-
-@pytest.mark.parametrize(
-    ("files", "said"),
-    [
-        ({"readme.txt": "x"}, r"no ImageNet-1k(.|\n)*ILSVRC2012_img_train\.tar"),
-        (HEAP, r"not what they show: add ILSVRC2012_devkit"),
-        ({**HEAP, TRUTH: "1\n"}, r"but no meta\.mat"),
-        ({**HEAP, TRUTH: "1\n", "data/meta.mat": meta()[:300]}, r"meta\.mat is no list of synsets"),
-        ({**HEAP, TRUTH: "1\n4\n", "data/meta.mat": meta()}, r"line 2: '4' is no class"),
-        ({**HEAP, "LOC_val_solution.csv": "ImageId\nx\n"}, r"LOC_val_solution\.csv, line 2"),
-        ({**HEAP, "synset_words.txt": "tench\n", TRUTH: ""}, "no meta.mat|not what they show"),
-        (
-            {"synset_words.txt": "tench\n", "train/n01440764/a.JPEG": picture()},
-            r"synset_words\.txt, line 1: 'tench' is no synset",
-        ),
-        (
-            {"synset_words.txt": "n00000001 x\n", "train/n01440764/a.JPEG": picture()},
-            "pictures of n01440764, which its list",
-        ),
-        ({"train/n01440764.tar": packed(train_pictures()["n01440764"])[:700]}, "damaged|not one"),
-        ({"train/n01440764.tar": os.urandom(2000)}, r"n01440764\.tar is damaged"),
-    ],
-)
-def test_malformed_imagenet(tmp_path, files, said):
-    with pytest.raises(UserError, match=said):
-        builders.prepare("imagenet2012", lay(tmp_path / "i", files), tmp_path / "d")
-
-
-def test_members_that_point_outside_and_pictures_without_truth_are_reported(tmp_path):
-    bad = {"../out.JPEG": picture(), "n01440764_1.JPEG": picture(1)}
-    files = HEAP | devkit() | {"ILSVRC2012_img_train.tar": packed({"n01440764.tar": packed(bad)})}
-    summary = builders.prepare("imagenet2012", lay(tmp_path / "i", files), tmp_path / "d")
-    assert list(records(summary, "train")) == ["train/n01440764/n01440764_1.JPEG"]
-    left_out = ledger(summary)
-    outside = "ILSVRC2012_img_train.tar:n01440764.tar:../out.JPEG"
-    assert left_out.keys() == {outside, "val/ILSVRC2012_val_00000003.JPEG"}
-    assert "points outside" in left_out[outside]
-    assert "ground truth does not have it" in left_out["val/ILSVRC2012_val_00000003.JPEG"]
-    assert not list(tmp_path.rglob("out.JPEG"))
-
-
-def own(count=30):
-    return {
-        f"{name}/deep/{n}.jpg" if n == 3 else f"{name}/{n}.jpg": picture(n)
-        for name in ("cat", "dog")
-        for n in range(count)
-    }
-
-
-def test_own_class_folders_without_splits(tmp_path):
-    files = {f"mine/{name}": data for name, data in own().items()}
-    source = lay(tmp_path / "own", files | {"mine/stray.jpg": picture(), "mine/notes.txt": "x"})
-    summary = builders.prepare("my_classes", source, tmp_path / "d")
-    assert class_names(summary) == ["cat", "dog"]
-    assert summary.splits.keys() == {"train", "validation"}
-    train, validation = records(summary, "train"), records(summary, "validation")
-    assert {**train, **validation} == {
-        file: {"file": file, "image": data, "label": int(file.startswith("dog"))}
-        for file, data in own().items()
-    }
-    assert ledger(summary) == {"stray.jpg": "it lies in no folder of a class"}
-    more = lay(tmp_path / "more", own(60))
-    again = builders.prepare("more_classes", more, tmp_path / "d")
-    assert records(again, "validation").keys() & own().keys() == validation.keys()
-
-
-def test_own_class_folders_with_splits(tmp_path):
-    files = {
-        "Train/cat/1.jpg": picture(1),
-        "Train/dog/1.jpg": picture(2),
-        "val/dog/1.jpg": picture(3)[:100],
-        "val/dog/2.jpg": picture(3),
-        "test/eel/1.png": PNG,
-    }
-    summary = builders.prepare("my_classes", lay(tmp_path / "own", files), tmp_path / "d")
-    assert class_names(summary) == ["cat", "dog", "eel"]
-    assert summary.splits == {
-        "train": {"pictures": 2, "classes": 2},
-        "validation": {"pictures": 1, "classes": 1},
-        "test": {"pictures": 1, "classes": 1},
-    }
-    assert records(summary, "test")["test/eel/1.png"]["label"] == 2
-    assert ledger(summary).keys() == {"val/dog/1.jpg"}
-    assert summary.warnings == []
-
-
-def test_one_folder_of_pictures_is_no_class(tmp_path):
-    source = lay(tmp_path / "own", {"pictures/a.jpg": picture(), "pictures/b.jpg": picture()})
-    with pytest.raises(UserError, match=r"nor pictures in a folder for each class \(2 pictures"):
-        builders.prepare("my_classes", source, tmp_path / "d")
-
-
-def test_captions_win_over_folders(tmp_path):
-    source = lay(tmp_path / "own", own(3) | {"c.csv": "file,caption\ncat/1.jpg,x\ndog/1.jpg,y\n"})
-    summary = builders.prepare("my_pictures", source, tmp_path / "d")
-    assert sum(counts["captions"] for counts in summary.splits.values()) == 2
 
 
 def test_real_mnist(real_data, tmp_path):

@@ -1,0 +1,52 @@
+"""What the tests of labelled data sets share: files laid out, and the records made of them."""
+
+import io
+import json
+import tarfile
+
+from PIL import Image
+
+from jaxtag.data import sources
+
+
+def lay(folder, files):
+    """Writes {path: bytes or text} below a folder."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def packed(files, mode="w:"):
+    """A tar of {name: bytes}."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:
+        for name, content in files.items():
+            data = content if isinstance(content, bytes) else content.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def picture(shade=0, kind="JPEG", mode="RGB"):
+    buffer = io.BytesIO()
+    Image.new("RGB", (12, 8), (shade, 255 - shade, 90)).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def records(summary, split):
+    """file -> record."""
+    source = sources.open_split(summary.dataset, split, summary.folder.parent.parent)
+    return {record["file"]: record for record in source.__getitems__(range(len(source)))}
+
+
+def class_names(summary, feature="label"):
+    source = sources.open_split(summary.dataset, "train", summary.folder.parent.parent)
+    return source.class_names(feature)
+
+
+def ledger(summary):
+    lines = (summary.folder / "ledger.jsonl").read_text().splitlines()
+    return {entry["file"]: entry["reason"] for entry in map(json.loads, lines)}
