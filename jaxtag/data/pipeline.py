@@ -194,14 +194,6 @@ def file_batches(
     )
 
 
-def broken_reason(source: Records, index: int, example: Example) -> str | None:
-    """Why record `index` was `broken` in a batch, as "file: reason"; None if it is sound."""
-    record = source.__getitems__([index])[0]
-    out = np.empty((example.image.size, example.image.size, 3), np.uint8)
-    reason = _fill_image(record, example, _Streams(0).at(0, _IMAGE_STREAM), out)
-    return None if reason is None else f"{record.get('file', index)}: {reason}"
-
-
 def _fill_image(
     record: dict[str, Any], example: Example, rng: np.random.Generator, out: np.ndarray
 ) -> str | None:

@@ -14,12 +14,12 @@ from jax.experimental import multihost_utils
 
 from jaxtag import models
 from jaxtag.config import Config
-from jaxtag.data import pipeline, sources
+from jaxtag.data import sources
 from jaxtag.data.builders import shapes_scenes
 from jaxtag.data.sources import Source
 from jaxtag.data.text import PAD, Tokenizer
 from jaxtag.errors import UsageError
-from jaxtag.evaluation import captioning
+from jaxtag.evaluation import batches, captioning
 from jaxtag.models import generation
 from jaxtag.parallel import mesh as meshes
 from jaxtag.tasks import caption
@@ -90,7 +90,8 @@ class CaptionEvaluator:
         captions: dict[int, str] = {}
         pictures: dict[int, np.ndarray] = {}
         key = jax.random.key(self._config.seed)
-        for number, batch in enumerate(self._batches(source)):
+        example = caption.example(self._config, self._tokenizer, train=False)
+        for number, batch in enumerate(batches.of(source, self._config, example)):
             arrays = meshes.to_devices(batch, self._mesh)
             metrics = self._loss(variables, arrays)
             tokens = self._generate(variables, arrays, jax.random.fold_in(key, number))["tokens"]
@@ -116,18 +117,6 @@ class CaptionEvaluator:
         values |= score(captions, references, source)
         values["examples"] = len(captions)
         return Evaluation(values, captions, references, pictures)
-
-    def _batches(self, source: Source) -> Any:
-        config = self._config
-        return pipeline.eval_batches(
-            source,
-            example=caption.example(config, self._tokenizer, train=False),
-            batch_size=config.evaluation.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            workers=config.data.workers,
-            threads=config.data.threads,
-        )
 
 
 def score(

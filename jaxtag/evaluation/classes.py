@@ -8,9 +8,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxtag.config import Config
-from jaxtag.data import pipeline
 from jaxtag.data.classes import Classes
 from jaxtag.data.sources import Source
+from jaxtag.evaluation import batches
 from jaxtag.parallel import mesh as meshes
 from jaxtag.tasks import classify
 
@@ -76,7 +76,8 @@ class ClassEvaluator:
         sums: dict[str, np.ndarray] = {}
         predictions: dict[int, tuple[int, float, int]] = {}
         pictures: dict[int, np.ndarray] = {}
-        for batch in self._batches(source):
+        example = classify.example(self._config, self._classes, train=False)
+        for batch in batches.of(source, self._config, example):
             arrays = meshes.to_devices(batch, self._mesh)
             counts, (guess, chance) = jax.device_get(self._score(variables, arrays))
             for name, value in counts.items():
@@ -93,15 +94,3 @@ class ClassEvaluator:
         metrics = classify.finish(sums)
         confusion = sums["confusion"].astype(np.int64)
         return Evaluation(metrics, confusion, predictions, pictures, self._classes)
-
-    def _batches(self, source: Source) -> pipeline.BatchIterator:
-        config = self._config
-        return pipeline.eval_batches(
-            source,
-            example=classify.example(config, self._classes, train=False),
-            batch_size=config.evaluation.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            workers=config.data.workers,
-            threads=config.data.threads,
-        )

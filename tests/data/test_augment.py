@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxtag.data.augment import Augmentation, augment, draws, geometry, normalize, randaugment
+from jaxtag.data.augment import Augmentation, draws, normalize, randaugment
 from jaxtag.errors import UsageError
 from jaxtag.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
@@ -28,36 +28,24 @@ def images():
 
 
 def test_about_half_are_mirrored_and_nothing_else_changes(images):
-    out = np.asarray(jax.jit(augment)(images, jax.random.key(0)))
+    flip = Augmentation(flip=True).images
+    out = np.asarray(jax.jit(flip)(images, jax.random.key(0)))
     assert out.dtype == np.uint8
     same = (out == images).all((1, 2, 3))
     mirrored = (out == images[:, :, ::-1]).all((1, 2, 3))
     assert (same ^ mirrored).all()
     assert 16 < mirrored.sum() < 48
-    other = np.asarray(augment(images, jax.random.key(1)))
+    other = np.asarray(flip(images, jax.random.key(1)))
     assert (other != out).any()
 
 
 def test_without_any_it_is_the_identity(images):
-    out = augment(images, jax.random.key(0), flip=False)
+    out = Augmentation().images(images, jax.random.key(0))
     np.testing.assert_array_equal(out, images)
     labels = np.eye(64, dtype=np.float32)
     mixed, soft = Augmentation().mix(images, labels, jax.random.key(0))
     np.testing.assert_array_equal(mixed, images)
     np.testing.assert_array_equal(soft, labels)
-
-
-def test_alternating_flips_show_each_picture_both_ways_in_two_epochs(images):
-    key, indices = jax.random.key(4), np.random.default_rng(1).permutation(64)
-    flip = jax.jit(geometry.alternating_flip)
-    epochs = [np.asarray(flip(images, key, indices, epoch)) for epoch in range(3)]
-    mirrored = (epochs[0] == images[:, :, ::-1]).all((1, 2, 3))
-    assert 16 < mirrored.sum() < 48
-    np.testing.assert_array_equal(epochs[1], epochs[0][:, :, ::-1])
-    np.testing.assert_array_equal(epochs[2], epochs[0])
-    # What decides is the place in the data set, not in the batch.
-    turned = flip(images[::-1], key, indices[::-1], 0)
-    np.testing.assert_array_equal(turned[::-1], epochs[0])
 
 
 @pytest.mark.parametrize(("border", "shift"), [("edge", 2), ("constant", 3), ("reflect", 1)])

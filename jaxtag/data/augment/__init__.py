@@ -9,6 +9,6 @@ device make its own share of them without communication.
 """
 
 from jaxtag.data.augment.draws import example_keys
-from jaxtag.data.augment.policy import Augmentation, augment, normalize
+from jaxtag.data.augment.policy import Augmentation, normalize
 
-__all__ = ["Augmentation", "augment", "example_keys", "normalize"]
+__all__ = ["Augmentation", "example_keys", "normalize"]

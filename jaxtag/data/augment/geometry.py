@@ -16,24 +16,6 @@ def random_flip(images: jax.Array, key: jax.Array) -> jax.Array:
     return flip(images, draw(key, images.shape[0], Part.FLIP, jax.random.bernoulli))
 
 
-def alternating_flip(
-    images: jax.Array, key: jax.Array, indices: jax.Array, epoch: jax.Array
-) -> jax.Array:
-    """Mirrors a random half of the data in even epochs and the other half in odd ones.
-
-    So that two epochs show each picture both ways (Jordan 2024, arXiv:2404.00498, section 3.6).
-
-    Args:
-        images: [B, H, W, C].
-        key: of the run, the same in every step: it says which half.
-        indices: int32 [B], of the examples in the data set.
-        epoch: int32, one number or [B].
-    """
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
-    half = jax.vmap(jax.random.bernoulli)(keys)
-    return flip(images, half ^ (epoch % 2 == 1))
-
-
 def random_crop(
     images: jax.Array, key: jax.Array, padding: int, mode: str = "constant"
 ) -> jax.Array:

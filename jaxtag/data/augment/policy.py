@@ -106,25 +106,6 @@ class Augmentation:
         return images, labels
 
 
-def augment(
-    images: jax.Array, key: jax.Array, *, flip: bool = True, max_shift: int = 0
-) -> jax.Array:
-    """Mirrors half of the examples left to right and moves each by a few pixels.
-
-    Args:
-        images: [B, H, W, C] of any dtype, the global batch.
-        key: of this step.
-        flip: mirror each example with probability 1/2.
-        max_shift: largest displacement in each direction in pixels, uniform; the edge pixels are
-            repeated into the gap. 0: none.
-
-    Returns:
-        Same shape and dtype.
-    """
-    policy = Augmentation(flip=flip, crop_padding=max_shift, crop_border="edge")
-    return policy.images(images, key)
-
-
 def normalize(
     images: jax.Array,
     mean: ArrayLike,
