@@ -7,7 +7,7 @@ usage() {
 launch/local.sh [--restarts=N] COMMAND [ARGUMENT…]
 
   COMMAND   train, evaluate, annotate, prepare, …: runs python -m jaxtag.COMMAND ARGUMENT…
-            test: runs the tests; ARGUMENT… goes to pytest
+            test: runs the tests, two files at a time; ARGUMENT… goes to pytest
 
 The first call makes .venv in the checkout and installs jaxtag there with the versions of
 constraints.txt (with CUDA where nvidia-smi finds a GPU); later calls install again only when
@@ -129,7 +129,7 @@ name="$1"
 shift
 
 if [[ "$name" == test ]]; then
-  command=("$python" -m pytest "$@")
+  command=("$python" -m pytest -n 2 --dist loadfile "$@")
 elif [[ "$name" =~ ^[a-z_]+$ && -f "$root/jaxtag/$name.py" ]]; then
   command=("$python" -m "jaxtag.$name" "$@")
 else

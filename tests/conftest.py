@@ -5,7 +5,11 @@ import tempfile
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    # On a busy machine 8 devices on a few cores wait for each other longer than the 40 seconds
+    # after which XLA ends the process.
+    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("TFDS_DATA_DIR", None)  # tests know no data but their own

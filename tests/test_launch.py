@@ -109,7 +109,7 @@ def test_cuda_where_there_is_a_gpu(launch):
 
 def test_tests_run_in_the_checkout(launch, checkout):
     assert launch("test", "-k", "a or b").returncode == 0
-    assert launch.seen("-m pytest") == [f"{checkout}|-m pytest -k a or b"]
+    assert launch.seen("-m pytest") == [f"{checkout}|-m pytest -n 2 --dist loadfile -k a or b"]
 
 
 @pytest.mark.parametrize(
