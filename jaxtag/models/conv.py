@@ -6,8 +6,8 @@ forms of its own (measured in benchmarks/README.md):
 - 1x1: a matrix product;
 - depthwise: a sum over the taps of the kernel, which XLA fuses into one pass over the picture;
 - dense: XLA's own for the output and (stride 1, as a convolution with the turned kernel) for the
-  gradient of the input; matrix products over gathered rows for the gradient of the kernel, and for
-  the output of a large kernel.
+  gradient of the input; matrix products over gathered rows for the gradient of the kernel, and in
+  place of XLA's where the kernel is large or the arithmetic bfloat16.
 
 A first convolution (few channels, stride 2) sees 2x2 squares of pixels laid out as channels, on CPU
 and TPU: the same function of the same kernel, which fills their matrix units better.
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype, Initializer
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxtag.models.layers import settle
 
@@ -103,7 +104,7 @@ def convolve(
         cpu = partial(_pointwise, stride=stride)
     elif _is_depthwise(x, kernel, groups):
         cpu = partial(_depthwise, stride=stride, padding=padding)
-    elif _is_large(kernel, groups):
+    elif groups == 1 and _gathering_pays(kernel):
         cpu = partial(_in_rows, stride=stride, padding=padding)
     else:
         cpu = native
@@ -149,9 +150,14 @@ def _is_stem(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> bool:
     return groups == 1 and stride == 2 and x.shape[-1] <= 4 and kernel.shape[0] > 1
 
 
-def _is_large(kernel: jax.Array, groups: int) -> bool:
-    """Whether gathering pays: the 9x9 convolution of CapsNet then takes 0.4 of XLA's time."""
-    return groups == 1 and kernel.shape[0] * kernel.shape[1] > 25 and kernel.shape[2] >= 16
+def _gathering_pays(kernel: jax.Array) -> bool:
+    """Whether products over gathered rows beat XLA's convolution.
+
+    The 9x9 convolution of CapsNet takes 0.4 of XLA's time. In bfloat16 each does: XLA makes the
+    operands of a convolution float32 first, not those of a product.
+    """
+    large = kernel.shape[0] * kernel.shape[1] > 25 or kernel.dtype == jnp.bfloat16
+    return large and min(kernel.shape[2:]) >= 16
 
 
 def _native(
@@ -188,7 +194,7 @@ def _in_squares(x: jax.Array, kernel: jax.Array, *, padding: Padding) -> jax.Arr
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
-    return x[:, ::stride, ::stride] @ kernel[0, 0]
+    return _product(x[:, ::stride, ::stride], kernel[0, 0])
 
 
 def _pointwise_gradients(
@@ -198,13 +204,27 @@ def _pointwise_gradients(
     # pictures for that.
     seen, back = jax.vjp(lambda x: x[:, ::stride, ::stride], x)
     to_kernel = _product_over_pixels(seen, gradient).reshape(kernel.shape)
-    return back(gradient @ kernel[0, 0].T)[0], to_kernel.astype(kernel.dtype)
+    return back(_product(gradient, kernel[0, 0].T))[0], to_kernel.astype(kernel.dtype)
+
+
+def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """`[..., C]` and `[C, O]` to `[..., O]` in x's dtype, summed in float32.
+
+    Said so, a bfloat16 product takes a third of a float32 one's time on a CPU that has
+    instructions for it; otherwise XLA makes both operands float32 first.
+    """
+    return jnp.matmul(x, matrix, preferred_element_type=jnp.float32).astype(x.dtype)
 
 
 def _product_over_pixels(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """`[B, H, W, C]` and `[B, H, W, O]` to `[C, O]` float32."""
     x, gradient = (a.reshape(-1, a.shape[-1]) for a in (x, gradient))
     product = partial(jnp.einsum, "nc,no->co", preferred_element_type=jnp.float32)
+    if x.dtype == jnp.bfloat16:
+        # Fast only where the first operand lies row by row.
+        turned = with_layout_constraint(gradient.T, Layout((0, 1)))
+        product = jnp.matmul(turned, x, preferred_element_type=jnp.float32)
+        return lax.optimization_barrier(product).T
     # Twice as fast with the smaller side first.
     return product(x, gradient) if x.shape[1] <= gradient.shape[1] else product(gradient, x).T
 
@@ -254,33 +274,47 @@ def _dense_gradients(
     if stride == 1:
         turned = kernel[::-1, ::-1].swapaxes(2, 3)
         back = _turned_padding(x, kernel, gradient, padding)
-        return _native(gradient, turned, stride=1, padding=back, groups=1), to_kernel
+        form = _in_rows if _gathering_pays(turned) else partial(_native, groups=1)
+        return form(gradient, turned, stride=1, padding=back), to_kernel
     # With a stride: one product gives what each output owes to each tap, and the gradient of the
     # gathering puts it in place.
-    owed = jnp.einsum("bhwo,ijco->bhwijc", gradient, kernel)
-    size = kernel.shape[:2]
+    matrix = kernel.reshape(-1, kernel.shape[-1]).T
+    owed = jnp.matmul(gradient, matrix, preferred_element_type=jnp.float32)
 
     def gather(x: jax.Array) -> jax.Array:
-        seen = taps(x, size, stride, padding)
-        return jnp.stack(list(seen.values()), axis=3).reshape(owed.shape)
+        seen = taps(x, kernel.shape[:2], stride, padding)
+        return jnp.concatenate(list(seen.values()), axis=-1)
 
-    return jax.vjp(gather, x)[1](owed)[0], to_kernel
+    to_x = jax.vjp(gather, x.astype(jnp.float32))[1](owed)[0]
+    return to_x.astype(x.dtype), to_kernel
 
 
 def _in_rows(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
     rows, columns, channels, features = kernel.shape
     matrices = kernel.reshape(rows, columns * channels, features)
     gathered = _gathered(x, (rows, columns), stride, padding)
-    return sum(seen @ matrix for seen, matrix in zip(gathered, matrices, strict=True))
+    product = partial(jnp.matmul, preferred_element_type=jnp.float32)
+    return sum(map(product, gathered, matrices)).astype(x.dtype)
 
 
 def _gathered(
     x: jax.Array, size: tuple[int, int], stride: int, padding: Padding
 ) -> list[jax.Array]:
     """For each row of a kernel what its taps see, side by side: `[B, H', W', columns * C]`."""
-    seen = taps(x, size, stride, padding)
-    rows, columns = map(range, size)
-    return [jnp.concatenate([seen[i, j] for j in columns], axis=-1) for i in rows]
+    rows, columns = size
+    x = _padded(x, padding)
+    batch, height, width, channels = x.shape
+    high, wide = (height - rows) // stride + 1, (width - columns) // stride + 1
+    if wide >= columns:
+        seen = taps(x, size, stride, ((0, 0), (0, 0)))
+        return [jnp.concatenate([seen[i, j] for j in range(columns)], -1) for i in range(rows)]
+    # Fewer and longer pieces: what an output sees of a row lies side by side in memory already.
+    lines = x.reshape(batch, height, width * channels)
+    starts = [stride * channels * j for j in range(wide)]
+    return [
+        jnp.stack([seen[..., start : start + columns * channels] for start in starts], axis=2)
+        for seen in (lines[:, i : i + stride * high : stride] for i in range(rows))
+    ]
 
 
 def _kernel_gradient(
@@ -295,8 +329,7 @@ def taps(
     x: jax.Array, size: tuple[int, int], stride: int, padding: Padding
 ) -> dict[tuple[int, int], jax.Array]:
     """What each tap (i, j) of a kernel sees: `{(i, j): [B, H', W', C]}`."""
-    pads = [(first, last, 0) for first, last in padding]
-    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+    x = _padded(x, padding)
     high, wide = (
         (x.shape[axis] - k) // stride * stride + 1 for axis, k in zip((1, 2), size, strict=True)
     )
@@ -305,6 +338,11 @@ def taps(
         for i in range(size[0])
         for j in range(size[1])
     }
+
+
+def _padded(x: jax.Array, padding: Padding) -> jax.Array:
+    pads = [(first, last, 0) for first, last in padding]
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
 
 
 def _turned_padding(

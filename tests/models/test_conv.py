@@ -18,8 +18,8 @@ CASES = {
     "dense much padding": ((5, 6), 5, 6, (3, 3), 1, 4, 1),
     "dense even kernel": ((9, 8), 5, 6, (4, 2), 1, ((1, 2), (0, 1)), 1),
     "dense strided": ((9, 8), 5, 6, (3, 3), 2, None, 1),
-    "dense large": ((11, 12), 16, 6, (7, 7), 1, 2, 1),
-    "dense large strided": ((14, 13), 16, 6, (9, 6), 2, 1, 1),
+    "dense large": ((11, 12), 16, 17, (7, 7), 1, 2, 1),
+    "dense large strided": ((14, 13), 16, 17, (9, 6), 2, 1, 1),
     "dense strided same": ((10, 9), 5, 6, (3, 3), 2, "same", 1),
     "dense stride 3": ((11, 13), 5, 6, (5, 5), 3, 1, 1),
     "stem": ((17, 16), 3, 8, (7, 7), 2, None, 1),
@@ -66,10 +66,36 @@ def test_forms_equal_xla(case: str) -> None:
         np.testing.assert_allclose(a, b, atol=1e-3)
 
 
-def test_bfloat16_gives_bfloat16() -> None:
-    x, kernel = jnp.ones((2, 6, 6, 4), jnp.bfloat16), jnp.ones((3, 3, 4, 5), jnp.bfloat16)
-    y, back = jax.vjp(lambda *a: conv.convolve(*a, 1, ((1, 1), (1, 1)), 1), x, kernel)
-    assert [a.dtype for a in (y, *back(y))] == [jnp.bfloat16] * 3
+BFLOAT16_CASES = {
+    "pointwise": ((7, 9), 16, 24, (1, 1), 1, 0),
+    "dense": ((9, 7), 16, 24, (3, 3), 1, 1),
+    "dense strided": ((9, 8), 24, 16, (3, 3), 2, 1),
+    "dense large strided": ((14, 13), 16, 17, (9, 6), 2, 1),
+    "few channels": ((6, 6), 4, 5, (3, 3), 1, 1),
+}
+
+
+@pytest.mark.parametrize("case", BFLOAT16_CASES)
+def test_bfloat16_sums_in_float32(case: str) -> None:
+    """Off by the rounding of what is given back (2^-9 of it), not of each term of a sum."""
+    size, channels, features, kernel_size, stride, padding = BFLOAT16_CASES[case]
+    pairs = ((padding, padding), (padding, padding))
+    rng = np.random.RandomState(0)
+
+    def draw(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.randn(*shape), jnp.bfloat16)
+
+    def ours(x, kernel):
+        return conv.convolve(x, kernel, stride, pairs, 1)
+
+    x, kernel = draw(3, *size, channels), draw(*kernel_size, channels, features)
+    y, back = jax.vjp(jax.jit(ours), x, kernel)
+    expected, expected_back = jax.vjp(ours, x.astype(jnp.float32), kernel.astype(jnp.float32))
+    gradient = draw(*y.shape)
+    found = (y, *back(gradient))
+    for a, b in zip(found, (expected, *expected_back(gradient.astype(jnp.float32))), strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2**-8, atol=1e-4)
 
 
 def test_same_is_tensorflows() -> None:
