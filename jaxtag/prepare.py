@@ -5,13 +5,21 @@
   python -m jaxtag.prepare --dataset=mnist --source=DIR              MNIST, the four IDX files
   python -m jaxtag.prepare --dataset=cifar10 --source=DIR            and cifar100: any official form
   python -m jaxtag.prepare --dataset=imagenet2012 --source=DIR       ImageNet-1k, tars or unpacked
+  python -m jaxtag.prepare --dataset=voc2007 --source=DIR            Pascal VOC 2007, the same
+  python -m jaxtag.prepare --dataset=coco_tags --source=DIR          COCO's categories, as above
+  python -m jaxtag.prepare --dataset=nus_wide --source=DIR           NUS-WIDE: lists and pictures
+  python -m jaxtag.prepare --dataset=mirflickr25k --source=DIR       MIRFlickr, zips or unpacked
+  python -m jaxtag.prepare --dataset=corel5k --source=DIR            Corel-5K: lists and pictures
   python -m jaxtag.prepare --dataset=shapes_captions                 embedded, needs no files
   python -m jaxtag.prepare --dataset=my_pictures --source=DIR        any other name: your own
 
 Your own data are a folder of pictures with captions.csv (columns file, caption and, if you like,
 split; one row a caption), captions.jsonl ({"file": ..., "captions": [...]} a line) or a COCO-style
-captions.json; or, to classify, a folder for each class, with folders train, val and test above
-them if you like. Without splits a tenth of the pictures is held out for validation.
+captions.json; or the same with tags for captions (tags.csv with columns file and tags, as in
+sea;sky, or a row a tag; {"file": ..., "tags": [...]} a line; COCO's objects); or, to classify, a
+folder for each class, with folders train, val and test above them if you like. Without splits a
+tenth of the pictures is held out for validation; pictures of the same group, a further column, stay
+together.
 
 Damaged pictures are left out and named in ledger.jsonl beside the records.
 """
@@ -27,7 +35,9 @@ _DATASET = flags.DEFINE_string(
     "dataset", None, "Name of the data set: a built-in one, or a new name for your own pictures."
 )
 _SOURCE = flags.DEFINE_string(
-    "source", None, "Folder with the files (zips may stay packed), an archive, or a caption file."
+    "source",
+    None,
+    "Folder with the files (zips may stay packed), an archive, or a table of captions or tags.",
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where data sets are kept; default: $TFDS_DATA_DIR, then tfds's own folder."

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import zipfile
 
 from PIL import Image
 
@@ -30,6 +31,15 @@ def packed(files, mode="w:"):
     return buffer.getvalue()
 
 
+def zipped(files):
+    """A zip of {name: bytes or text}."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
 def picture(shade=0, kind="JPEG", mode="RGB"):
     buffer = io.BytesIO()
     Image.new("RGB", (12, 8), (shade, 255 - shade, 90)).convert(mode).save(buffer, kind)
@@ -40,6 +50,20 @@ def records(summary, split):
     """file -> record."""
     source = sources.open_split(summary.dataset, split, summary.folder.parent.parent)
     return {record["file"]: record for record in source.__getitems__(range(len(source)))}
+
+
+def tagged(summary, split):
+    """file -> (names of its tags, names of its unknown tags, group)."""
+    names = sources.open_split(summary.dataset, split, summary.folder.parent.parent).features
+    names = names["tags"].feature.names
+
+    def named(numbers):
+        return [names[number] for number in numbers]
+
+    return {
+        file: (named(record["tags"]), named(record["unknown_tags"]), record["group"])
+        for file, record in records(summary, split).items()
+    }
 
 
 def class_names(summary, feature="label"):

@@ -245,7 +245,7 @@ def test_own_data_in_each_form(tmp_path, table):
         ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{oops\n', r"c\.jsonl, line 2: no JSON"),
         ("c.jsonl", '{"file": "a.jpg", "caption": 3}\n', r"c\.jsonl, line 1.*caption"),
         ("c.json", '{\n"images": [\n', r"c\.json, line 3: no JSON"),
-        ("c.json", {"pictures": []}, r'c\.json: no COCO caption file: it has no "images"'),
+        ("c.json", {"pictures": []}, r'c\.json: not in COCO.s form: it has no "images"'),
         ("c.json", {"images": [{"id": 1}]}, r"c\.json: images\[0\]"),
         ("c.csv", "file,caption\nnowhere.jpg,x\n", r"not one picture(.|\n)*nowhere\.jpg.*missing"),
         ("c.csv", "file,caption\nsame.jpg,x\n", r"line 2: same\.jpg may be p/same\.jpg or q/same"),
@@ -260,7 +260,7 @@ def test_mistakes_in_own_data_name_file_line_and_column(tmp_path, table, content
 
 def test_own_data_without_or_with_too_many_caption_files(tmp_path):
     source = lay(tmp_path / "own", {"a.jpg": jpeg()})
-    with pytest.raises(UserError, match=r"no file of captions.*1 pictures"):
+    with pytest.raises(UserError, match=r"no file of captions or tags.*1 pictures"):
         builders.prepare("my_pictures", source, tmp_path / "d")
     table = "file,caption\na.jpg,x\n"
     lay(source, {"one.csv": table, "two.csv": table})

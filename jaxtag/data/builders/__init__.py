@@ -1,4 +1,4 @@
-"""Data sets of pictures with captions or labels, official or a user's own, as ArrayRecord."""
+"""Data sets of pictures with captions, labels or tags, official or a user's own, as ArrayRecord."""
 
 import os
 import re
@@ -12,14 +12,19 @@ from jaxtag.data.builders.coco import (
     CocoCaptions2017,
     CocoCaptionsKarpathy,
 )
+from jaxtag.data.builders.coco_tags import CocoTags, CocoTags2014, CocoTags2017
+from jaxtag.data.builders.corel5k import Corel5k
 from jaxtag.data.builders.flickr8k import Flickr8kCaptions
 from jaxtag.data.builders.imagenet import Imagenet2012
 from jaxtag.data.builders.instructions import how_to_get
+from jaxtag.data.builders.mirflickr25k import Mirflickr25k
 from jaxtag.data.builders.mnist import Mnist
+from jaxtag.data.builders.nus_wide import NusWide
 from jaxtag.data.builders.own import own_pictures
 from jaxtag.data.builders.preparing import write
 from jaxtag.data.builders.shapes import ShapesCaptions
 from jaxtag.data.builders.summary import Summary
+from jaxtag.data.builders.voc2007 import Voc2007
 from jaxtag.errors import UsageError, UserError
 
 __all__ = ["NAMES", "Summary", "builder_class", "how_to_get", "prepare"]
@@ -37,6 +42,13 @@ _BUILDERS: dict[str, type[PictureBuilder]] = {
         Cifar10,
         Cifar100,
         Imagenet2012,
+        Voc2007,
+        CocoTags,
+        CocoTags2014,
+        CocoTags2017,
+        NusWide,
+        Mirflickr25k,
+        Corel5k,
     )
 }
 # The data sets that are built in; any other name is a user's own.

@@ -177,22 +177,35 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration
         """Silent, for the same reason."""
 
 
-def hold_out(pictures: list[Picture], share: float = HELD_OUT) -> dict[str, list[Picture]]:
+def hold_out(
+    pictures: list[Picture],
+    share: float = HELD_OUT,
+    groups: Mapping[str, str] | None = None,
+) -> dict[str, list[Picture]]:
     """Splits by a hash of the file name, so that a picture stays where it is as others come.
 
-    With two pictures or more, both splits have at least one.
+    With two pictures (or groups) or more, both splits have at least one.
+
+    Args:
+        share: about how many of the pictures are held out.
+        groups: file -> what it belongs to; a group goes to one split as a whole, by a hash of its
+            name. A picture without one stands for itself.
     """
 
-    def place(picture: Picture) -> float:
-        digest = hashlib.sha256(picture.file.encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64
+    def key(picture: Picture) -> str:
+        return (groups or {}).get(picture.file) or picture.file
 
-    held = [picture for picture in pictures if place(picture) < share]
-    if len(pictures) >= 2 and len(held) in (0, len(pictures)):
-        one = min(pictures, key=place) if not held else max(pictures, key=place)
-        held = [one] if not held else [picture for picture in pictures if picture is not one]
-    chosen = {picture.file for picture in held}
+    places = {name: place(name) for name in map(key, pictures)}
+    held = {name for name in places if places[name] < share}
+    if len(places) >= 2 and len(held) in (0, len(places)):
+        held = held ^ {max(places, key=places.get)} if held else {min(places, key=places.get)}
     return {
-        "train": [picture for picture in pictures if picture.file not in chosen],
-        "validation": held,
+        "train": [picture for picture in pictures if key(picture) not in held],
+        "validation": [picture for picture in pictures if key(picture) in held],
     }
+
+
+def place(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone, as if drawn at random."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

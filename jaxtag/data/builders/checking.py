@@ -16,6 +16,10 @@ from jaxtag.data.decode import DecodeError, decode
 _T, _R = TypeVar("_T"), TypeVar("_R")
 
 
+def _counters() -> dict[str, collections.Counter]:
+    return collections.defaultdict(collections.Counter)
+
+
 @dataclass
 class Account:
     """What happened to the pictures.
@@ -24,7 +28,7 @@ class Account:
       ledger: one {"split", "file", "reason"} for everything left out ("split" empty if unknown).
       damaged: pictures that could not be read or decoded.
       pictures, captions: split -> how many were kept.
-      classes: split -> the labels that occur in it.
+      labels, tags: split -> class or tag, by number -> pictures that have it.
       lengths: words of a caption -> how many captions have so many.
     """
 
@@ -32,7 +36,8 @@ class Account:
     damaged: int = 0
     pictures: collections.Counter = field(default_factory=collections.Counter)
     captions: collections.Counter = field(default_factory=collections.Counter)
-    classes: dict[str, set[int]] = field(default_factory=lambda: collections.defaultdict(set))
+    labels: dict[str, collections.Counter] = field(default_factory=_counters)
+    tags: dict[str, collections.Counter] = field(default_factory=_counters)
     lengths: collections.Counter = field(default_factory=collections.Counter)
 
     def leave_out(self, split: str, file: str, reason: str) -> None:
@@ -45,7 +50,9 @@ class Account:
             self.captions[split] += len(captions)
             self.lengths.update(len(caption.split()) for caption in captions)
         if "label" in picture.fields:
-            self.classes[split].add(picture.fields["label"])
+            self.labels[split][picture.fields["label"]] += 1
+        if "tags" in picture.fields:
+            self.tags[split].update(picture.fields["tags"])
 
 
 class Checker:

@@ -1,9 +1,11 @@
-"""Caption files in COCO's form: `{"images": [{"id", "file_name"}], "annotations": [{…}]}`.
+"""Files in COCO's form: `{"images": [{"id", "file_name"}], "annotations": [{…}]}`.
 
-Each annotation is `{"image_id", "caption"}`; https://cocodataset.org/#format-data.
+An annotation is `{"image_id", "caption"}` or, of an object, `{"image_id", "category_id"}` with
+`"categories": [{"id", "name"}]` in the file; https://cocodataset.org/#format-data.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +15,12 @@ from jaxtag.errors import UserError
 
 @dataclass
 class CocoImage:
-    """An entry of `images`, with the captions of `annotations` that name it."""
+    """An entry of `images`, with what `annotations` say of it: captions, or names of categories."""
 
     id: str
     file: str
     captions: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
 
 
 def read_text(store: Store, name: str) -> str:
@@ -68,9 +71,52 @@ def read_coco_json(store: Store, name: str, problems: list[tuple[str, str]]) -> 
     """
     where = store.where(name)
     content = read_json(store, name)
+    images = _images(content, where, problems)
+    for place, annotation, image in _annotations(content, images, where, problems):
+        caption = annotation.get("caption")
+        if not isinstance(caption, str):
+            raise UserError(f'{place} has no "caption"; is this the captions_*.json?')
+        if image is not None:
+            image.captions.append(caption)
+    return list(images.values())
+
+
+def read_coco_instances(
+    store: Store, name: str, problems: list[tuple[str, str]]
+) -> tuple[list[str], list[CocoImage]]:
+    """The names of all categories by their ids, and the images of a file of objects, in its order.
+
+    A category of several objects of an image, crowds too, is among its tags several times.
+    Objects of unknown images go to `problems`.
+
+    Raises:
+        UserError: the file is not in COCO's form; says where.
+    """
+    where = store.where(name)
+    content = read_json(store, name)
+    images = _images(content, where, problems)
+    names = {}
+    for number, category in enumerate(_objects(content, "categories", where)):
+        key, text = category.get("id"), category.get("name")
+        if not isinstance(key, int) or not isinstance(text, str) or key in names:
+            raise UserError(f'{where}: categories[{number}] needs an "id" of its own and a "name"')
+        names[key] = text
+    for place, annotation, image in _annotations(content, images, where, problems):
+        tag = names.get(annotation.get("category_id"))
+        if tag is None:
+            raise UserError(f'{place} has no "category_id" of a category')
+        if image is not None:
+            image.tags.append(tag)
+    return [names[key] for key in sorted(names)], list(images.values())
+
+
+def _images(
+    content: Any, where: str, problems: list[tuple[str, str]]
+) -> dict[int | str, CocoImage]:
+    """The images of a file by their ids, nothing said of them yet."""
     if not isinstance(content, dict) or "images" not in content:
-        raise UserError(f'{where}: no COCO caption file: it has no "images"')
-    images: dict[Any, CocoImage] = {}
+        raise UserError(f'{where}: not in COCO\'s form: it has no "images"')
+    images: dict[int | str, CocoImage] = {}
     for number, image in enumerate(_objects(content, "images", where)):
         file, key = image.get("file_name"), image.get("id")
         if not isinstance(file, str) or not isinstance(key, int | str):
@@ -79,16 +125,20 @@ def read_coco_json(store: Store, name: str, problems: list[tuple[str, str]]) -> 
             problems.append((f"{where}: images[{number}]", f"the id {key} occurs twice"))
             continue
         images[key] = CocoImage(str(key), file)
+    return images
+
+
+def _annotations(
+    content: dict, images: dict, where: str, problems: list[tuple[str, str]]
+) -> Iterator[tuple[str, dict, CocoImage | None]]:
+    """(place in the file, annotation, its image); those of no image are problems and have None."""
     for number, annotation in enumerate(_objects(content, "annotations", where)):
         place = f"{where}: annotations[{number}]"
-        caption, key = annotation.get("caption"), annotation.get("image_id")
-        if not isinstance(caption, str):
-            raise UserError(f'{place} has no "caption"; is this the captions_*.json?')
-        if not isinstance(key, int | str) or key not in images:
+        key = annotation.get("image_id")
+        image = images.get(key) if isinstance(key, int | str) else None
+        if image is None:
             problems.append((place, f"there is no image with the id {key}"))
-            continue
-        images[key].captions.append(caption)
-    return list(images.values())
+        yield place, annotation, image
 
 
 def _objects(content: dict, key: str, where: str) -> list[dict]:

@@ -60,14 +60,46 @@ into one folder, packed as they are, and prepare them:
   ILSVRC2012_img_train.tar  ILSVRC2012_img_val.tar  ILSVRC2012_devkit_t12.tar.gz
   python -m jaxtag.prepare --dataset={dataset} --source=FOLDER{data_dir}"""
 
+_VOC2007 = """\
+To get Pascal VOC 2007 (900 MB) and prepare it; the tars stay packed:
+  mkdir -p voc2007 && cd voc2007
+  wget -c http://host.robots.ox.ac.uk/pascal/VOC/voc2007/VOCtrainval_06-Nov-2007.tar
+  wget -c http://host.robots.ox.ac.uk/pascal/VOC/voc2007/VOCtest_06-Nov-2007.tar
+  cd ..
+  python -m jaxtag.prepare --dataset={dataset} --source=voc2007{data_dir}"""
+
+_NUS_WIDE = """\
+To get NUS-WIDE, take ImageList.zip, Groundtruth.zip and ConceptsList.zip from
+https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html
+and the pictures, which its authors send the links of, below a folder Flickr or images; put all
+into one folder, packed or not (some pictures are gone from Flickr: those there are will do):
+  ImageList.zip  Groundtruth.zip  ConceptsList.zip  Flickr/actor/0001_2124494179.jpg …
+  python -m jaxtag.prepare --dataset={dataset} --source=FOLDER{data_dir}"""
+
+_MIRFLICKR = """\
+To get MIRFlickr-25K (3 GB, https://press.liacs.nl/mirflickr/) and prepare it, both packed:
+  mkdir -p mirflickr && cd mirflickr
+  wget -c https://press.liacs.nl/mirflickr/mirflickr25k.v3b/mirflickr25k.zip
+  wget -c https://press.liacs.nl/mirflickr/mirflickr25k.v3b/mirflickr25k_annotations_v080.zip
+  cd ..
+  python -m jaxtag.prepare --dataset={dataset} --source=mirflickr{data_dir}"""
+
+_COREL5K = """\
+The pictures of Corel-5K are under copyright and have no official place. Prepare a copy that you may
+use from a folder with the pictures (1000.jpeg …, in folders or not) and either labels/words,
+labels/training_label and labels/test_label or, of http://kobus.ca/research/data/eccv_2002/, words,
+image_nums, document_words, test_1_image_nums and test_1_document_words:
+  python -m jaxtag.prepare --dataset={dataset} --source=FOLDER{data_dir}"""
+
 _SHAPES = """\
 It is made from a seed, without any files:
   python -m jaxtag.prepare --dataset={dataset}{data_dir}"""
 
 _OWN = """\
 If it is your own: put the pictures into a folder with a file of captions beside them (captions.csv
-with the columns file and caption, captions.jsonl, or a COCO-style captions.json), or, to classify,
-the pictures of each class into a folder of its name, then
+with the columns file and caption, captions.jsonl, or a COCO-style captions.json) or of tags (the
+same with tags for caption, as in sea;sky), or, to classify, the pictures of each class into a
+folder of its name, then
   python -m jaxtag.prepare --dataset={dataset} --source=FOLDER{data_dir}"""
 
 
@@ -89,6 +121,13 @@ def how_to_get(dataset: str, data_dir: str | None = None) -> str:
         "cifar10": _CIFAR10,
         "cifar100": _CIFAR100,
         "imagenet2012": _IMAGENET,
+        "voc2007": _VOC2007,
+        "coco_tags": _COCO,
+        "coco_tags_2017": _COCO,
+        "coco_tags_2014": _COCO_2014.replace("{karpathy}", ""),
+        "nus_wide": _NUS_WIDE,
+        "mirflickr25k": _MIRFLICKR,
+        "corel5k": _COREL5K,
     }.get(dataset, _OWN)
     flag = f" --data_dir={data_dir}" if data_dir else ""
     text = text.format(dataset=dataset, data_dir=flag)

@@ -23,14 +23,7 @@ class LabelListing(Listing):
     """
 
     def __init__(self, variant: str, classes: Mapping[str, Sequence[str]]):
-        for feature, names in classes.items():
-            twice = [name for name, count in Counter(names).items() if count > 1]
-            if twice:
-                raise UserError(f"the class {twice[0]!r} occurs twice in the names of {feature}")
-        features = {
-            feature: tfds.features.ClassLabel(names=list(names))
-            for feature, names in classes.items()
-        }
+        features = {feature: class_label(feature, names) for feature, names in classes.items()}
         super().__init__(features, variant)
 
     def add_pixels(self, split: str, pixels: np.ndarray, labels: Mapping[str, np.ndarray]) -> None:
@@ -48,6 +41,16 @@ class LabelListing(Listing):
             load = functools.partial(encode_png, picture)
             file = f"{split}/{number:05d}.png"
             self.add(split, Picture(file, load, own, made=True), picture.nbytes)
+
+
+def class_label(feature: str, names: Sequence[str]) -> tfds.features.ClassLabel:
+    """Numbers with names; UserError where there are none, or one of them occurs twice."""
+    if not names:
+        raise UserError(f"there are no names of {feature}")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(f"the class {twice[0]!r} occurs twice in the names of {feature}")
+    return tfds.features.ClassLabel(names=list(names))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -1,41 +1,60 @@
-"""Files of captions that users write: CSV, JSON-lines, COCO-style JSON. All become `Row`s."""
+"""Files of captions or tags that users write: CSV, JSON-lines, COCO-style JSON, to `Row`s."""
 
 import csv
 import difflib
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jaxtag.data.archives import Store
-from jaxtag.data.builders.coco_json import read_coco_json, read_json, read_text
+from jaxtag.data.builders.coco_json import (
+    read_coco_instances,
+    read_coco_json,
+    read_json,
+    read_text,
+)
 from jaxtag.errors import UserError
 
+CAPTIONS, TAGS = "captions", "tags"
 _FILE = ("file", "file_name", "filename", "image", "image_path", "path")
 _CAPTION = ("caption", "captions", "text")
+_TAG = ("tags", "tag", "labels", "label", "keywords")
+_TAG_SEPARATORS = re.compile(r"[;|]")  # in one field of a CSV
 _SPLIT = ("split",)
+_GROUP = ("group",)
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 csv.field_size_limit(1 << 24)
 
 
 @dataclass
 class Row:
-    """One entry: `place` names file and line for messages; `split` as written, or None."""
+    """One entry: what a line or an object says of a picture.
+
+    Attributes:
+      place: names file and line for messages.
+      kind: what `texts` are, CAPTIONS or TAGS.
+      split: as written, or None.
+      group: of pictures that must not be parted; "" where there is none.
+    """
 
     place: str
     file: str
-    captions: list[str]
+    kind: str
+    texts: list[str]
     split: str | None = None
+    group: str = ""
     image_id: str | None = None
 
 
 def is_table(name: str) -> bool:
-    """Whether a file name may be one of captions."""
+    """Whether a file name may be one of captions or tags."""
     return name.lower().endswith(_TABLES)
 
 
 def read_table(store: Store, name: str, problems: list[tuple[str, str]]) -> Iterator[Row]:
-    """The rows of a file of captions, by the ending of its name.
+    """The rows of a file of captions or tags, by the ending of its name.
 
     Raises:
         UserError: it is malformed; names the file, the line and, for columns, the nearest name.
@@ -47,7 +66,7 @@ def read_table(store: Store, name: str, problems: list[tuple[str, str]]) -> Iter
         return _json_lines(store, name)
     if ending == "json":
         return _json(store, name, problems)
-    raise UserError(f"{store.where(name)}: captions are read from .csv, .tsv, .jsonl and .json")
+    raise UserError(f"{store.where(name)}: tables are read from .csv, .tsv, .jsonl and .json")
 
 
 def _csv(store: Store, name: str, delimiter: str | None) -> Iterator[Row]:
@@ -60,8 +79,8 @@ def _csv(store: Store, name: str, delimiter: str | None) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = [column.strip().lower() for column in next(reader, [])]
-        file, caption = _column(header, _FILE, where), _column(header, _CAPTION, where)
-        split = _column(header, _SPLIT, where, needed=False)
+        file, said = _column(header, _FILE, where), _what_is_said(header, where)
+        split, group = (_column(header, one, where, needed=False) for one in (_SPLIT, _GROUP))
         for fields in reader:
             place = f"{where}, line {reader.line_num}"
             if not any(field.strip() for field in fields):
@@ -69,10 +88,12 @@ def _csv(store: Store, name: str, delimiter: str | None) -> Iterator[Row]:
             if len(fields) != len(header):
                 raise UserError(
                     f"{place}: {len(fields)} fields, but {len(header)} columns "
-                    f"({', '.join(header)}): put captions with a {delimiter!r} in double quotes"
+                    f"({', '.join(header)}): put text with a {delimiter!r} in double quotes"
                 )
             row = dict(zip(header, fields, strict=True))
-            yield Row(place, _path(row[file], place), [row[caption]], row.get(split) or None)
+            texts = [row[said]] if said in _CAPTION else _TAG_SEPARATORS.split(row[said])
+            path = _path(row[file], place)
+            yield _row(place, path, said, texts, row.get(split), row.get(group))
     except csv.Error as error:
         raise UserError(f"{where}, line {reader.line_num}: {error}") from error
 
@@ -88,7 +109,7 @@ def _json_lines(store: Store, name: str) -> Iterator[Row]:
             entry = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{place}: no JSON: {error}") from error
-        yield _row(entry, place)
+        yield _of_object(entry, place)
 
 
 def _json(store: Store, name: str, problems: list[tuple[str, str]]) -> Iterator[Row]:
@@ -97,30 +118,66 @@ def _json(store: Store, name: str, problems: list[tuple[str, str]]) -> Iterator[
     content = read_json(store, name)
     if isinstance(content, list):
         for number, entry in enumerate(content):
-            yield _row(entry, f"{where}, entry {number}")
+            yield _of_object(entry, f"{where}, entry {number}")
         return
-    for image in read_coco_json(store, name, problems):
+    kind = TAGS if _has_objects(content) else CAPTIONS
+    if kind == TAGS:
+        _, images = read_coco_instances(store, name, problems)
+    else:
+        images = read_coco_json(store, name, problems)
+    for image in images:
         place = f"{where}, image {image.id}"
-        yield Row(place, _path(image.file, place), image.captions, None, image.id)
+        texts = image.tags if kind == TAGS else image.captions
+        yield Row(place, _path(image.file, place), kind, texts, image_id=image.id)
 
 
-def _row(entry: object, place: str) -> Row:
+def _has_objects(content: object) -> bool:
+    """Whether a file in COCO's form is one of objects, not of captions."""
+    if not isinstance(content, dict) or not content.get("categories"):
+        return False
+    annotations = content.get("annotations")
+    first = annotations[0] if isinstance(annotations, list) and annotations else {}
+    return not (isinstance(first, dict) and "caption" in first)
+
+
+def _of_object(entry: object, place: str) -> Row:
     if not isinstance(entry, dict):
         raise UserError(f'{place}: not an object like {{"file": "a.jpg", "caption": "…"}}')
-    file, caption = _column(entry, _FILE, place), _column(entry, _CAPTION, place)
-    split = _column(entry, _SPLIT, place, needed=False)
-    captions = entry[caption] if isinstance(entry[caption], list) else [entry[caption]]
-    if not all(isinstance(text, str) for text in captions):
-        raise UserError(f'{place}: "{caption}" is neither a text nor a list of texts')
-    if not isinstance(entry[file], str):
-        raise UserError(f'{place}: "{file}" is not a text')
-    chosen = entry.get(split)
-    if chosen is not None and not isinstance(chosen, str):
-        raise UserError(f'{place}: "split" is not a text')
-    return Row(place, _path(entry[file], place), list(captions), chosen)
+    file, said = _column(entry, _FILE, place), _what_is_said(entry, place)
+    texts = entry[said] if isinstance(entry[said], list) else [entry[said]]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(f'{place}: "{said}" is neither a text nor a list of texts')
+    for name in (file, *_SPLIT, *_GROUP):
+        if not isinstance(entry.get(name, ""), str | None):
+            raise UserError(f'{place}: "{name}" is not a text')
+    path = _path(entry[file], place)
+    return _row(place, path, said, texts, entry.get("split"), entry.get("group"))
 
 
-def _column(present, accepted: tuple[str, ...], place: str, needed: bool = True) -> str | None:
+def _row(
+    place: str, file: str, said: str, texts: list[str], split: str | None, group: str | None
+) -> Row:
+    kind = CAPTIONS if said in _CAPTION else TAGS
+    if kind == TAGS:
+        texts = [tag for text in texts if (tag := " ".join(text.split()))]
+    return Row(place, file, kind, list(texts), split or None, (group or "").strip())
+
+
+def _what_is_said(present, place: str) -> str:
+    """The column of captions or of tags; a file has one of them."""
+    said = _column(present, _CAPTION + _TAG, place, "'caption' or 'tags'")
+    other = _column(present, _TAG, place, needed=False)
+    if said in _CAPTION and other:
+        raise UserError(
+            f"{place}: there are captions ({said}) and tags ({other}); leave one of them out, or "
+            "make a data set of each"
+        )
+    return said
+
+
+def _column(
+    present, accepted: tuple[str, ...], place: str, called: str = "'file'", needed: bool = True
+) -> str | None:
     """The first accepted name that is there; otherwise the error says what is near it."""
     for name in accepted:
         if name in present:
@@ -133,7 +190,7 @@ def _column(present, accepted: tuple[str, ...], place: str, needed: bool = True)
         if (match := difflib.get_close_matches(str(column).lower(), accepted, 1, 0.6))
     ]
     there = ", ".join(near) or ", ".join(repr(column) for column in present) or "nothing"
-    raise UserError(f"{place}: no column {accepted[0]!r}; there is {there}")
+    raise UserError(f"{place}: no column {called}; there is {there}")
 
 
 def _path(name: str, place: str) -> str:

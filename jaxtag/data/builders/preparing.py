@@ -86,9 +86,7 @@ def _build(
         raise UserError(_nothing(builder_class.name, account))
     version = str(builder_class.VERSION)
     built = staging / builder_class.name / version
-    summary = Summary.of(
-        builder_class.name, version, listing.variant, account, builder_class.COUNTS
-    )
+    summary = Summary.of(builder_class.name, version, listing, account, builder_class.COUNTS)
     with open(built / LEDGER, "w", encoding="utf-8") as file:
         for entry in account.ledger:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")

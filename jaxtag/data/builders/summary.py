@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from jaxtag.data.builders.base import Listing
 from jaxtag.data.builders.checking import Account
 
 SUMMARY = "summary.json"
+_SHOWN = 5  # classes or tags at either end
 
 
 @dataclass
@@ -17,10 +19,12 @@ class Summary:
     Attributes:
       dataset, version: its name and version.
       variant: which form of the data set it was made of, in words.
-      splits: split -> {"pictures"}, with captions {"captions"}, with labels {"classes"} too.
+      splits: split -> {"pictures"}, with captions {"captions"} too, with labels {"classes"} or tags
+        {"tags"}: how many of them occur.
       damaged: pictures that could not be read or decoded.
       left_out: entries of ledger.jsonl (damaged pictures, and missing or malformed things).
       caption_words: {"mean", "median", "p99", "max"} words of a caption; empty without captions.
+      balance: name of each class or tag -> pictures of the first split that have it, most first.
       warnings: what differs from the data set as it was published.
       folder: where it lies; not stored, so that it can be moved.
       already: whether it was there before the call.
@@ -33,6 +37,7 @@ class Summary:
     damaged: int
     left_out: int
     caption_words: dict[str, float]
+    balance: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     folder: Path | None = None
     already: bool = False
@@ -42,7 +47,7 @@ class Summary:
         cls,
         dataset: str,
         version: str,
-        variant: str,
+        listing: Listing,
         account: Account,
         published: Mapping[str, int],
     ) -> "Summary":
@@ -50,11 +55,12 @@ class Summary:
         return cls(
             dataset=dataset,
             version=version,
-            variant=variant,
+            variant=listing.variant,
             splits={split: _counts(split, account) for split in account.pictures},
             damaged=account.damaged,
             left_out=len(account.ledger),
             caption_words=_words(account.lengths),
+            balance=_balance(listing, account),
             warnings=[
                 f"{split} has {account.pictures[split]:,} pictures; {count:,} were published"
                 for split, count in published.items()
@@ -85,6 +91,7 @@ class Summary:
                 f"  words of a caption: mean {words['mean']:.1f}, median {words['median']:.0f}, "
                 f"99 of 100 at most {words['p99']:.0f}, longest {words['max']:.0f}"
             )
+        lines += self._balance_lines()
         if self.left_out:
             lines.append(
                 f"  left out: {self.left_out:,}, of these {self.damaged:,} unusable pictures; "
@@ -95,14 +102,46 @@ class Summary:
         lines += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
+    def _balance_lines(self) -> list[str]:
+        """The classes or tags with the most and the fewest pictures."""
+        if not self.balance:
+            return []
+        split, counts = next(iter(self.splits.items()))
+        entries = [f"{name} {count:,}" for name, count in self.balance.items()]
+        lines = [f"  pictures in {split}: {', '.join(entries)}"]
+        if len(entries) > 2 * _SHOWN:
+            lines = [
+                f"  most pictures in {split}: {', '.join(entries[:_SHOWN])}",
+                f"  fewest: {', '.join(entries[-_SHOWN:])}",
+            ]
+        if "tags" in counts:
+            mean = sum(self.balance.values()) / counts["pictures"]
+            lines.append(f"  tags of a picture: mean {mean:.2f}")
+        return lines
+
 
 def _counts(split: str, account: Account) -> dict[str, int]:
     counts = {"pictures": account.pictures[split]}
     if split in account.captions:
         counts["captions"] = account.captions[split]
-    if split in account.classes:
-        counts["classes"] = len(account.classes[split])
+    if split in account.labels:
+        counts["classes"] = len(account.labels[split])
+    if split in account.tags:
+        counts["tags"] = len(account.tags[split])
     return counts
+
+
+def _balance(listing: Listing, account: Account) -> dict[str, int]:
+    """Pictures of the first split by class or tag, those that it lacks too, most first."""
+    split = next(iter(account.pictures))
+    if "label" in listing.features:
+        names, counts = listing.features["label"].names, account.labels[split]
+    elif "tags" in listing.features:
+        names, counts = listing.features["tags"].feature.names, account.tags[split]
+    else:
+        return {}
+    order = sorted(range(len(names)), key=lambda number: (-counts[number], names[number]))
+    return {names[number]: counts[number] for number in order}
 
 
 def _words(lengths: dict[int, int]) -> dict[str, float]:
