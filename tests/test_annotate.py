@@ -227,6 +227,22 @@ def test_decoding_can_be_changed(annotate, kinds):
     assert greedy["score"] != beam["score"]
 
 
+def test_a_table_sidecars_and_a_gallery_besides(annotate, tmp_path):
+    album = tmp_path / "album"
+    album.mkdir()
+    for name, colour in {"red": RED, "blue": BLUE}.items():
+        scene(colour).save(album / f"{name}.png")
+    besides = [f"--csv={album}/table.csv", "--sidecars", f"--gallery={album}/gallery"]
+    for _ in range(2):  # what the first run wrote among the pictures is no picture of the second
+        lines = annotate(album, *besides)
+        assert [Path(line["file"]).name for line in lines] == ["blue.png", "red.png"]
+    for line in lines:
+        assert line["caption"] in Path(f"{line['file']}.xmp").read_text("utf-8")
+        assert line["caption"] in (album / "table.csv").read_text("utf-8")
+        assert line["caption"] in (album / "gallery" / "pictures.js").read_text("utf-8")
+    assert len(list((album / "gallery").glob("thumbnails/*/*.jpg"))) == 2
+
+
 def test_as_a_process_in_the_folder_of_the_pictures(tiny_run, odd, broken, tmp_path):
     output = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
     bomb = next(path for path in broken if path.name == "large.png")

@@ -60,10 +60,11 @@ class FileRecords:
         return len(self._files)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        return [_record(self._files[index]) for index in indices]
+        return [read(self._files[index]) for index in indices]
 
 
-def _record(file: str) -> dict[str, Any]:
+def read(file: str) -> dict[str, Any]:
+    """One file as a record of `FileRecords`."""
     try:
         status = os.stat(file)
         if stat.S_ISDIR(status.st_mode):  # one in which nothing could be found
