@@ -131,7 +131,17 @@ def _classes(model: trained.Trained) -> Describer:
     return describe
 
 
-_DESCRIBERS = {"caption": _captions, "classify": _classes}
+def _embeddings(model: trained.Trained) -> Describer:
+    embed = jax.jit(model.task.embed)
+
+    def describe(batch: dict[str, jax.Array], _: jax.Array) -> list[dict[str, Any]]:
+        vectors = jax.device_get(embed(model.variables, batch["image"]))
+        return [{"embedding": [round(float(x), 6) for x in vector]} for vector in vectors]
+
+    return describe
+
+
+_DESCRIBERS = {"caption": _captions, "classify": _classes, "embed": _embeddings}
 
 
 class _Lines:

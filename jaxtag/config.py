@@ -72,6 +72,15 @@ class ModelConfig:
 
 
 @dataclass
+class EmbedConfig:
+    """Pictures as vectors, and the batches that they are learned from."""
+
+    size: int = 128  # of a vector
+    pictures_per_class: int = 4  # in a batch, which has batch_size / this classes
+    arguments: tuple[tuple[str, Argument], ...] = ()  # of the criterion, as (("margin", 0.1),)
+
+
+@dataclass
 class AugmentationConfig:
     """What training does to pictures on the device, beside data.flip (see data.augment)."""
 
@@ -127,7 +136,7 @@ class CheckpointConfig:
 
     keep_last: int = _free(2)
     keep_best: int = _free(1)
-    best_metric: str | None = _free(None)  # higher is better; None: CIDEr, or top1 of classes
+    best_metric: str | None = _free(None)  # higher is better; None: CIDEr, top1, map@r
 
 
 @dataclass
@@ -157,7 +166,7 @@ class EvaluationConfig:
 class Config:
     """A whole run."""
 
-    task: str = "caption"  # caption, classify
+    task: str = "caption"  # caption, classify, embed
     seed: int = 0
     batch_size: int = 256  # global
     total_steps: int | None = None
@@ -165,19 +174,37 @@ class Config:
     log_every: int = _free(50)  # steps, as the next two
     evaluate_every: int = _free(1000)
     checkpoint_every: int = _free(1000)
-    criterion: str = "softmax"  # of classes: softmax, margin (capsules)
+    criterion: str = "softmax"  # see CRITERIA
     label_smoothing: float = 0.0
     max_bad_steps: int = _free(20)  # in a row with a gradient that is not finite; more is an error
     compilation_cache: bool = _free(True)  # keep compiled programs for the next start
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+# What a task can minimise; margin is that of capsules, those of embed are in tasks.metric_losses.
+CRITERIA = {
+    "caption": ("softmax",),
+    "classify": ("softmax", "margin"),
+    "embed": (
+        "arcface",
+        "contrastive",
+        "multi_similarity",
+        "n_pair",
+        "proxy_anchor",
+        "triplet_all",
+        "triplet_hard",
+        "triplet_semi_hard",
+    ),
+}
 
 
 def nearest(name: str, names: typing.Iterable[str]) -> str:
@@ -218,6 +245,7 @@ def check(config: Config) -> Config:
     _check_types(config, "")
     positive = ["batch_size", "log_every", "evaluate_every", "checkpoint_every"]
     positive += ["data.image_size", "text.length", "text.captions_per_image"]
+    positive += ["embed.size", "embed.pictures_per_class"]
     positive += ["optimizer.accumulate", "evaluation.batch_size", "decoding.beam_size"]
     for name in positive:
         value = get(config, name)
@@ -230,13 +258,19 @@ def check(config: Config) -> Config:
             f"config.optimizer.accumulate = {config.optimizer.accumulate} does not divide "
             f"config.batch_size = {config.batch_size}"
         )
+    per_class = config.embed.pictures_per_class
+    if config.task == "embed" and config.batch_size % per_class:
+        raise UsageError(
+            f"config.embed.pictures_per_class = {per_class} does not divide "
+            f"config.batch_size = {config.batch_size}"
+        )
     choices = {
+        "task": tuple(CRITERIA),
         "optimizer.schedule": ("cosine", "linear", "constant", "one_cycle", "triangular"),
         "decoding.method": ("greedy", "beam", "sample"),
         "model.dtype": ("auto", "float32", "bfloat16"),
         "model.remat": ("none", "dots", "full"),
-        "criterion": ("softmax", "margin"),
-        "task": ("caption", "classify"),
+        "criterion": CRITERIA.get(config.task, ()),
     }
     for name, allowed in choices.items():
         if (value := get(config, name)) not in allowed:

@@ -26,6 +26,7 @@ def shrink(config: Config) -> Config:
             decoder_depth=2,
             decoder_heads=2,
         ),
+        embed=replace(config.embed, pictures_per_class=2),
         optimizer=replace(config.optimizer, warmup_steps=1, warmup_epochs=0.0),
     )
 

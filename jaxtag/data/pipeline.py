@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
+import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import cv2
@@ -106,6 +107,7 @@ def train_batches(
     example: Example,
     batch_size: int,
     seed: int,
+    order: Callable[[int], np.ndarray] | None = None,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -117,13 +119,14 @@ def train_batches(
     Row j of global batch t is example `t * batch_size + j` of a stream that depends on `seed`
     and the source alone; process p holds the rows j with `j % process_count == p`. Each pass
     over the source has an order of its own; a batch may hold the end of one and the start of
-    the next.
+    the next. With `order` that row is the record `order(t)[j]` instead.
 
     Args:
         source: the records.
         example: what a row holds.
         batch_size: global; a multiple of `process_count`.
         seed: of order, crops and captions.
+        order: from the number of a batch to its records, int [batch_size].
         process_index: which rows are for this process.
         process_count: how many processes share the batch.
         workers: processes that decode; 0: threads of this process.
@@ -137,13 +140,19 @@ def train_batches(
     if len(source) == 0:
         raise UserError("the training split is empty: there is nothing to train on")
     local = _local_batch(batch_size, process_count)
-    stream = (
-        grain.MapDataset.range(len(source))
-        .shuffle(seed=seed % 2**32)
-        .repeat()
-        .map_with_index(lambda position, index: (position, index))
-    )
-    batches = stream[process_index::process_count].batch(local).map(_Load(source, example, seed))
+    if order is None:
+        stream = (
+            grain.MapDataset.range(len(source))
+            .shuffle(seed=seed % 2**32)
+            .repeat()
+            .map_with_index(lambda position, index: (position, index))
+        )
+        rows = stream[process_index::process_count].batch(local)
+    else:
+        own = process_index + process_count * np.arange(local)
+        numbers = grain.MapDataset.range(sys.maxsize)
+        rows = numbers.map(lambda batch: (batch * batch_size + own, order(batch)[own]))
+    batches = rows.map(_Load(source, example, seed))
     return BatchIterator(batches, workers=workers, threads=threads, buffer=buffer)
 
 

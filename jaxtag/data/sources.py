@@ -131,12 +131,22 @@ def open_split(dataset: str, split: str, data_dir: str | os.PathLike | None = No
 
 def captions_of(source: Source) -> Iterator[list[str]]:
     """The captions of each record in order, without a look at the pictures."""
+    for fields in _all_fields(source):
+        yield [_text(value) for value in fields["captions"].bytes_list.value]
+
+
+def labels_of(source: Source) -> np.ndarray:
+    """The class of each record in order, int64 [N], without a look at the pictures."""
+    return np.array([f["label"].int64_list.value[0] for f in _all_fields(source)], np.int64)
+
+
+def _all_fields(source: Source) -> Iterator[Any]:
+    """The fields of each record in order, as a `tf.train.Example` has them."""
     records, _ = source._open()
     for start in range(0, len(source), _CHUNK):
         chunk = range(start, min(start + _CHUNK, len(source)))
         for record in records.__getitems__(list(chunk)):
-            fields = tf_example_pb2.Example.FromString(record).features.feature
-            yield [_text(value) for value in fields["captions"].bytes_list.value]
+            yield tf_example_pb2.Example.FromString(record).features.feature
 
 
 def _version_folder(dataset: str, flag: str | os.PathLike | None) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxtag.config import Config
 from jaxtag.data.sources import Source
-from jaxtag.evaluation import captions, classes
+from jaxtag.evaluation import captions, classes, embeddings
 from jaxtag.tasks import Task
 
 Rows = dict[str, dict[str, float]]  # {what was scored: its metrics}, for a table
@@ -28,10 +28,15 @@ class Evaluation(Protocol):
         """The model beside predictors that do not look at the picture."""
 
 
-_EVALUATORS = {"caption": captions.CaptionEvaluator, "classify": classes.ClassEvaluator}
+_EVALUATORS = {
+    "caption": captions.CaptionEvaluator,
+    "classify": classes.ClassEvaluator,
+    "embed": embeddings.EmbeddingEvaluator,
+}
 _HEADLINES = {
     "caption": ("CIDEr", "BLEU-4", "perplexity", "token_accuracy"),
     "classify": ("top1", "top5", "cross_entropy", "calibration_error"),
+    "embed": ("map@r", "recall@1", "r_precision", "nmi"),
 }
 
 

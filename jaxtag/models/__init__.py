@@ -2,6 +2,7 @@
 
 from jaxtag.models.captioner import Captioner
 from jaxtag.models.decoder import Decoder
+from jaxtag.models.embedder import Embedder
 from jaxtag.models.generation import generate
 from jaxtag.models.registry import create, field_names, names, preprocessing_of
 from jaxtag.models.vit import ViT
@@ -9,6 +10,7 @@ from jaxtag.models.vit import ViT
 __all__ = [
     "Captioner",
     "Decoder",
+    "Embedder",
     "ViT",
     "create",
     "field_names",

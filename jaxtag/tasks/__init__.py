@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 
-from jaxtag.tasks import caption, classify
+from jaxtag.tasks import caption, classify, embed
 
 
 class Task(Protocol):
@@ -29,4 +29,8 @@ class Task(Protocol):
 
 
 # Each module has `make(config, words) -> Task` and `example(config, vocabulary, train)`.
-TASKS: dict[str, ModuleType] = {"caption": caption, "classify": classify}
+TASKS: dict[str, ModuleType] = {
+    "caption": caption,
+    "classify": classify,
+    "embed": embed,
+}

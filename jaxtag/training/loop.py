@@ -12,6 +12,7 @@ import numpy as np
 from jaxtag import config as configuration
 from jaxtag.config import Config
 from jaxtag.data import pipeline, sources
+from jaxtag.data.balance import BalancedOrder
 from jaxtag.errors import UserError
 from jaxtag.evaluation import evaluators
 from jaxtag.parallel import mesh as meshes
@@ -125,11 +126,20 @@ def train(
 
 def _batches(config: Config, source: sources.Source, words: Vocabulary) -> pipeline.BatchIterator:
     """This process's share of the training batches."""
+    order = None
+    if config.task == "embed":
+        order = BalancedOrder(
+            sources.labels_of(source),
+            batch_size=config.batch_size,
+            per_class=config.embed.pictures_per_class,
+            seed=config.seed,
+        )
     return pipeline.train_batches(
         source,
         example=TASKS[config.task].example(config, words, train=True),
         batch_size=config.batch_size,
         seed=config.seed,
+        order=order,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         workers=config.data.workers,

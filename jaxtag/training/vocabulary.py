@@ -18,6 +18,7 @@ Vocabulary = Tokenizer | Classes
 _FILES: dict[str, tuple[str, type[Vocabulary]]] = {
     "caption": ("tokenizer.json", Tokenizer),
     "classify": ("classes.json", Classes),
+    "embed": ("classes.json", Classes),
 }
 _WAIT_SECONDS = 3600.0  # for another process that prepares the same data set
 

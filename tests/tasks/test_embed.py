@@ -1,0 +1,113 @@
+"""The task of metric learning: vectors of length 1, the loss of a batch, refused settings."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtag import config as configuration
+from jaxtag import config_flag, models
+from jaxtag.config import CRITERIA, AugmentationConfig, EmbedConfig
+from jaxtag.data.augment import Augmentation
+from jaxtag.errors import UsageError
+from jaxtag.tasks import embed, metric_losses
+
+CLASSES = 5
+
+
+class Pixels(nn.Module):
+    """Pools the first row of the picture."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        return {"pooled": images[:, 0].reshape(len(images), -1)}
+
+
+def task(criterion: str = "n_pair", **fields) -> embed.EmbedTask:
+    proxies = CLASSES if criterion in metric_losses.PROXIES else 0
+    usual = {
+        "model": models.Embedder(Pixels(), size=6, proxies=proxies),
+        "criterion": metric_losses.make(criterion, {}),
+        "image_size": 8,
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+        "augmentation": Augmentation(),
+    }
+    return embed.EmbedTask(**{**usual, **fields})
+
+
+def batch(count: int = 12) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
+        "label": rng.integers(0, CLASSES, count).astype(np.int32),
+        "mask": (rng.random(count) < 0.8).astype(np.float32),
+    }
+
+
+def test_vectors_have_length_one_and_follow_the_projection() -> None:
+    t, rows = task(), batch()
+    variables = t.init(jax.random.key(0))
+    found = t.embed(variables, rows["image"])
+    assert found.shape == (12, 6) and found.dtype == jnp.float32
+    pixels = (rows["image"][:, 0].reshape(12, -1) / 255 - 0.5) / 0.5
+    expected = pixels @ variables["params"]["projection"]["kernel"]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    grey = task(grey=True, mean=(0.0,), std=(1.0,))
+    assert grey.embed(grey.init(jax.random.key(0)), rows["image"]).shape == (12, 6)
+
+
+@pytest.mark.parametrize("criterion", ["n_pair", "proxy_anchor"])
+def test_the_loss_is_that_of_the_pictures_that_are_there(criterion) -> None:
+    t, rows = task(criterion), batch()
+    variables = t.init(jax.random.key(0))
+    total, weight, metrics, changed = t.loss(variables, rows, None)
+    proxies = []
+    if criterion == "proxy_anchor":
+        proxies = [variables["params"]["proxies"]]
+        proxies = [proxies[0] / np.linalg.norm(proxies[0], axis=1, keepdims=True)]
+    kept = rows["mask"] > 0
+    there = {name: value[kept] for name, value in rows.items()}
+    vectors = t.embed(variables, there["image"])
+    expected = metric_losses.make(criterion, {})(vectors, there["label"], there["mask"], *proxies)
+    np.testing.assert_allclose((total, weight), expected, rtol=1e-5)
+    assert metrics["loss"] == (total, weight) and changed == {}
+
+
+def test_augmentation_is_for_training_alone() -> None:
+    t, rows = task(augmentation=Augmentation(flip=True)), batch()
+    variables = t.init(jax.random.key(0))
+    assert t.loss(variables, rows, None)[0] == task().loss(variables, rows, None)[0]
+    assert t.loss(variables, rows, jax.random.key(0))[0] != t.loss(variables, rows, None)[0]
+
+
+def test_every_loss_has_its_name_in_the_configuration() -> None:
+    assert set(CRITERIA["embed"]) == {*metric_losses.PAIRS, *metric_losses.PROXIES}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"criterion": "softmax"}, "config.criterion = 'softmax': unknown"),
+        ({"criterion": "triplet_hrad"}, "did you mean triplet_hard"),
+        ({"batch_size": 510}, "pictures_per_class = 50 does not divide config.batch_size = 510"),
+        ({"embed": EmbedConfig(size=0)}, "config.embed.size = 0"),
+        ({"embed": EmbedConfig(arguments=(("alhpa", 1.0),))}, r"'alhpa' \(did you mean alpha"),
+        ({"augmentation": AugmentationConfig(mixup=0.2)}, "config.augmentation.mixup"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(changes, words) -> None:
+    config = dataclasses.replace(config_flag.load("cifar10_embed"), **changes)
+    with pytest.raises(UsageError, match=words):
+        embed.make(configuration.check(config), CLASSES)
+
+
+def test_a_batch_in_parts_is_refused() -> None:
+    config = config_flag.load("cifar10_embed")
+    config.optimizer.accumulate = 2
+    with pytest.raises(UsageError, match=r"config.optimizer.accumulate: a picture is compared"):
+        embed.make(configuration.check(config), CLASSES)

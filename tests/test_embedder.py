@@ -1,0 +1,133 @@
+"""Metric learning, the whole way: class folders, training, evaluation, vectors of new pictures."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from calling import call
+from PIL import Image
+
+from jaxtag import config_flag
+from jaxtag.training import loop, preemption, trained, vocabulary
+
+COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30)}
+CONFIG = """
+from jaxtag.config import (
+    Config, DataConfig, EmbedConfig, EvaluationConfig, ModelConfig, OptimizerConfig
+)
+
+def get_config(data_dir: str, steps: int = 12):
+    return Config(
+        task="embed",
+        criterion="proxy_anchor",
+        batch_size=12,
+        total_steps=steps,
+        log_every=4,
+        evaluate_every=6,
+        checkpoint_every=6,
+        data=DataConfig(dataset="colours", data_dir=data_dir, image_size=12, flip=True),
+        model=ModelConfig(encoder="airbench", arguments=(("widths", (8, 8)),)),
+        embed=EmbedConfig(size=8, pictures_per_class=4, arguments=(("scale", 16.0),)),
+        optimizer=OptimizerConfig(
+            name="adam", learning_rate=0.02, ema_decay=0.5,
+            rate_rules=(("whiten/kernel$", 0.0), (".*", 1.0)),
+        ),
+        evaluation=EvaluationConfig(batch_size=8, pictures=4),
+    )
+"""
+
+
+def picture(colour: tuple[int, int, int], seed: int) -> Image.Image:
+    """Mostly noise, which raw pixels are compared by; its mean is the colour."""
+    rng = np.random.RandomState(seed)
+    pixels = rng.uniform(0, 255, (12, 12, 3)) * 0.8 + 0.2 * np.array(colour)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """XLA's collectives between 8 CPU devices on few cores can stall beside convolutions."""
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: first)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[Path, str]:
+    """(the work directory of a finished run, what to give as --config)."""
+    root = tmp_path_factory.mktemp("colours")
+    for split, count in (("train", 16), ("validation", 7)):
+        for name, colour in COLOURS.items():
+            folder = root / "source" / split / name
+            folder.mkdir(parents=True)
+            for seed in range(count):
+                place = len(name) * 1000 + seed + 100 * (split == "train")
+                picture(colour, place).save(folder / f"{seed}.png")
+    data = root / "data"
+    made = call("prepare", "--dataset=colours", f"--source={root / 'source'}", f"--data_dir={data}")
+    assert made.status == 0, made.err
+    path = root / "own.py"
+    path.write_text(CONFIG)
+    config = f"{path}:data_dir={data}"
+    done = call("train", f"--config={config}", f"--workdir={root / 'run'}")
+    assert done.status == 0, done.err
+    return root / "run", config
+
+
+def test_it_learns_more_than_raw_pixels_tell(run) -> None:
+    workdir, _ = run
+    rows = json.loads((workdir / "results.json").read_text())
+    assert rows["model"]["examples"] == rows["raw pixels"]["examples"] == 21
+    assert rows["model"]["map@r"] > 0.8 > 0.7 > rows["raw pixels"]["map@r"]
+    assert rows["model"]["recall@1"] > 0.8 and rows["model"]["nmi"] > 0.5
+    assert Image.open(workdir / "neighbours.png").size[0] > 200
+
+
+def test_evaluate_gives_what_training_gave(run) -> None:
+    workdir, _ = run
+    done = call("evaluate", f"--workdir={workdir}", "--step=best")
+    assert done.status == 0, done.err
+    done = call("evaluate", f"--workdir={workdir}")
+    rows = json.loads((workdir / "results.json").read_text())
+    for name in ("recall@1", "recall@8", "r_precision", "map@r", "nmi"):
+        assert done.last[name] == pytest.approx(rows["model"][name], abs=1e-5)
+
+
+def test_annotate_gives_the_vectors_that_embed_gives(run, tmp_path) -> None:
+    workdir, _ = run
+    for name, colour in COLOURS.items():
+        picture(colour, 7).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    output = tmp_path / "vectors.jsonl"
+    done = call("annotate", f"--workdir={workdir}", f"--output={output}", str(tmp_path))
+    assert done.status == 0, done.err
+    lines = {Path(line["file"]).stem: line for line in map(json.loads, output.open())}
+    assert "error" in lines.pop("broken")
+    model = trained.load(workdir)
+    pictures = np.stack([np.asarray(Image.open(tmp_path / f"{name}.png")) for name in COLOURS])
+    expected = jax.jit(model.task.embed)(model.variables, pictures)
+    found = [lines[name]["embedding"] for name in COLOURS]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_going_on_gives_the_bits_of_an_unbroken_run(run, tmp_path, monkeypatch) -> None:
+    """Its batches too: of each class as many, and the same ones."""
+    _, name = run
+    config = config_flag.load(f"{name},steps=4")
+
+    def train(workdir: Path) -> loop.Outcome:
+        workdir.mkdir(exist_ok=True)
+        return loop.train(config, workdir, vocabulary.ensure(config, workdir))
+
+    unbroken = train(tmp_path / "unbroken").state
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption.Preemption, "requested", lambda self, step: step == 3)
+        assert train(tmp_path / "broken").preempted
+    state = train(tmp_path / "broken").state
+    assert int(state.step) == 4
+    pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(unbroken.params), strict=True)
+    for got, expected in pairs:
+        np.testing.assert_array_equal(got, expected)
