@@ -21,7 +21,8 @@ folder for each class, with folders train, val and test above them if you like. 
 tenth of the pictures is held out for validation; pictures of the same group, a further column, stay
 together.
 
-Damaged pictures are left out and named in ledger.jsonl beside the records.
+Damaged pictures are left out and named in ledger.jsonl beside the records; examples.png there shows
+some of the others.
 """
 
 import logging
@@ -59,6 +60,7 @@ _WORKERS = flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     del argv
     from jaxtag.data import builders, sources  # after the flags: --help is quick
+    from jaxtag.evaluation import examples
 
     if not _DATASET.value:
         raise UsageError(
@@ -78,7 +80,8 @@ def main(argv: list[str]) -> None:
     if summary.already:
         print(f"was prepared already, in {summary.folder}; --overwrite prepares it again")
     else:
-        print(f"prepared in {summary.folder}")
+        shown = examples.draw(summary.folder, next(iter(summary.splits)))
+        print(f"prepared in {summary.folder}, some of it to be seen in {shown.name}")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def test_the_command_from_start_to_end(tmp_path):
     assert f"prepared in {tmp_path}/shapes_captions/1.0.0" in first.stdout
     stored = json.loads((tmp_path / "shapes_captions/1.0.0/summary.json").read_text())
     assert stored["splits"]["test"] == {"pictures": 500, "captions": 2500}
+    assert (tmp_path / "shapes_captions/1.0.0/examples.png").read_bytes().startswith(b"\x89PNG")
     again = prepare("--dataset=shapes_captions", f"--data_dir={tmp_path}")
     assert again.returncode == 0
     assert "prepared already" in again.stdout
