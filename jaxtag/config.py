@@ -118,6 +118,7 @@ class OptimizerConfig:
     clip_norm: float | None = 1.0  # global norm of the gradient
     accumulate: int = 1  # parts in which a batch is computed
     ema_decay: float | None = None  # moving average of the parameters, used to evaluate
+    ema_moments: int = 0  # batches to compute its batch norm's moments from; 0: averaged as well
 
 
 @dataclass

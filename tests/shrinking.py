@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from jaxtag import models
-from jaxtag.config import Config, ModelConfig
+from jaxtag import config_flag, models
+from jaxtag.config import AugmentationConfig, Config, ModelConfig
 
 VOCABULARY = 300
 
@@ -44,6 +44,21 @@ def _smaller(model: ModelConfig) -> tuple:
     return tuple((dict(model.arguments) | {k: v for k, v in small.items() if k in known}).items())
 
 
+def with_batch_norm(groups: int) -> Config:
+    """A small classifier with batch norm in so many groups, all its augmentation random."""
+    replace = dataclasses.replace
+    config = shrink(config_flag.load("cifar10_resnet18"))
+    fields = {"depths": (1,) * 4, "bottleneck": False, "small_images": True, "norm_groups": groups}
+    return replace(
+        config,
+        batch_size=64,
+        data=replace(config.data, image_size=16),
+        model=ModelConfig(encoder="resnet18", arguments=tuple(fields.items())),
+        augmentation=AugmentationConfig(crop_padding=2, erasing=0.5, mixup=0.2, cutmix=1.0),
+        optimizer=replace(config.optimizer, warmup_steps=0, ema_decay=0.9),
+    )
+
+
 def batch(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
     """A made-up batch in the form that the pipeline gives."""
     rng = np.random.default_rng(seed)
@@ -58,6 +73,8 @@ def batch(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
     return {
         "image": rng.integers(0, 256, (size, side, side, 3), dtype=np.uint8),
         "tokens": tokens,
+        "tags": rng.integers(0, 2, (size, VOCABULARY), dtype=np.uint8),
+        "known": np.ones((size, VOCABULARY), np.uint8),
         "label": rng.integers(0, VOCABULARY, size).astype(np.int32),
         "mask": np.ones(size, np.float32),
         "broken": np.zeros(size, bool),

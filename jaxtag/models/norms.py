@@ -1,13 +1,16 @@
 """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167), over the global batch or parts.
 
 Running moments are in the collection `batch_stats`; a step in training changes them, so that
-`apply(…, train=True, mutable=["batch_stats"])` is how a model with it is trained.
+`apply(…, train=True, mutable=["batch_stats"])` is how a model with it is trained. Where MOMENTS is
+mutable too, it holds the moments of the batch itself afterwards, in the same tree.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
+
+MOMENTS = "batch_moments"
 
 
 class BatchNorm(nn.Module):
@@ -63,6 +66,7 @@ class BatchNorm(nn.Module):
             for running, found in ((mean, found_mean), (variance, unbiased)):
                 found = jax.lax.stop_gradient(found.reshape(shape))
                 running.value = self.momentum * running.value + (1 - self.momentum) * found
+                self.sow(MOMENTS, running.name, found, reduce_fn=_last, init_fn=_nothing)
         wide = (self.groups, *(1,) * len(axes), channels)
         moments = (found_mean.reshape(wide), found_variance.reshape(wide))
         return self._normalise(parts, *moments, scale, bias).reshape(x.shape)
@@ -79,6 +83,14 @@ class BatchNorm(nn.Module):
         factor = scale * jax.lax.rsqrt(variance + self.epsilon)
         y = x.astype(jnp.float32) * factor + (bias - mean * factor)
         return y.astype(self.dtype)
+
+
+def _nothing() -> None:
+    """What a batch's moments are before it was seen."""
+
+
+def _last(_: None, found: jax.Array) -> jax.Array:
+    return found
 
 
 def population(mean: jax.Array, variance: jax.Array) -> tuple[jax.Array, jax.Array]:

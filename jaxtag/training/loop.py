@@ -1,6 +1,7 @@
 """The training loop: it reads top to bottom, and nothing hides the step."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +19,7 @@ from jaxtag.evaluation import evaluators
 from jaxtag.parallel import mesh as meshes
 from jaxtag.parallel import sharding
 from jaxtag.tasks import TASKS, backbones
-from jaxtag.training import beginning, vocabulary
+from jaxtag.training import beginning, moments, vocabulary
 from jaxtag.training import experiment as experiments
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.clock import Startup, StepClock
@@ -75,6 +76,12 @@ def train(
         best_metric=evaluators.best_metric(config),
     )
     saved_config = dataclasses.asdict(config)
+    refresh = moments.refresher(
+        experiment.task,
+        experiment.mesh,
+        functools.partial(_batches, config, source, words),
+        config.optimizer.ema_moments,
+    )
     startup.done("model")
     with checkpoints, Preemption() as preemption:
         if checkpoints.steps():
@@ -93,7 +100,10 @@ def train(
             finished = step >= total
             stop = preemption.requested(step)
             evaluated = {}
-            if finished or (step > start and step % config.evaluate_every == 0 and not stop):
+            due = finished or (step > start and step % config.evaluate_every == 0)
+            if due:  # also where it is told to stop: the bits must not depend on that
+                state = refresh(state)
+            if finished or (due and not stop):
                 evaluation = evaluator(state.evaluation_variables, held_out if finished else some)
                 # What is best is found on the same pictures each time.
                 evaluated = evaluation.part(some)

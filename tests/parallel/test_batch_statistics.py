@@ -1,30 +1,13 @@
 """A network with batch norm, augmentation on: a step on 8 devices is that of one."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
-from shrinking import batch, shrink
+from shrinking import batch, with_batch_norm
 
-from jaxtag import config_flag
-from jaxtag.config import AugmentationConfig, Config, ModelConfig
 from jaxtag.parallel import mesh as meshes
 from jaxtag.training import experiment
 from jaxtag.training.state import State
-
-
-def configuration(groups: int) -> Config:
-    config = shrink(config_flag.load("cifar10_resnet18"))
-    fields = {"depths": (1,) * 4, "bottleneck": False, "small_images": True, "norm_groups": groups}
-    return dataclasses.replace(
-        config,
-        batch_size=64,
-        data=dataclasses.replace(config.data, image_size=16),
-        model=ModelConfig(encoder="resnet18", arguments=tuple(fields.items())),
-        augmentation=AugmentationConfig(crop_padding=2, erasing=0.5, mixup=0.2, cutmix=1.0),
-        optimizer=dataclasses.replace(config.optimizer, warmup_steps=0, ema_decay=0.9),
-    )
 
 
 def anywhere(state: State) -> State:
@@ -40,7 +23,7 @@ def anywhere(state: State) -> State:
 
 @pytest.mark.parametrize("groups", [1, 8])
 def test_eight_devices_give_the_step_of_one(groups: int) -> None:
-    config = configuration(groups)
+    config = with_batch_norm(groups)
     ended = []
     for count in (1, 8):
         mesh = meshes.make(devices=jax.devices()[:count])
