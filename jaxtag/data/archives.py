@@ -82,6 +82,10 @@ class Store:
         for archive in self._archives:
             archive.close()
 
+    def archives(self) -> list[Path]:
+        """The zips and tars that are open."""
+        return [archive.path for archive in self._archives]
+
     def names(self) -> list[str]:
         """Every file's relative path, sorted."""
         return sorted(self._entries)

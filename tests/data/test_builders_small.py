@@ -52,6 +52,7 @@ def test_mnist(tmp_path, form):
         "test": {"pictures": 3, "classes": 3},
     }
     assert "train has 7 pictures; 60,000 were published" in str(summary)
+    assert sum("is not as it was published: its MD5" in one for one in summary.warnings) == 4
     found = records(summary, "train")
     assert found["train/00000.png"].keys() == {"image", "file", "label"}
     assert class_names(summary) == list("0123456789")

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from jaxtag.data.archives import Store
+from jaxtag.data.builders.checksums import differing_archives
 
 # The share of pictures held out as `validation` where the data set names no splits.
 HELD_OUT = 0.1
@@ -44,6 +45,7 @@ class Listing:
       variant: which form of the data set was found, in words.
       splits: split name -> its pictures, their `file` unique in the split.
       problems: (file or line, reason) of what is left out already.
+      warnings: what else differs from the data set as it was published.
       size: bytes of all pictures as far as known, to see whether the disk can hold them.
     """
 
@@ -51,6 +53,7 @@ class Listing:
     variant: str
     splits: dict[str, list[Picture]] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     size: int = 0
     _files: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     _missing: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -112,6 +115,8 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration
     CITATION: str | None = None
     # Split -> pictures as published; other numbers are worth a warning.
     COUNTS: Mapping[str, int] = {}
+    # Archive -> its MD5 as published; another one is worth a warning, too.
+    MD5: Mapping[str, str] = {}
 
     def __init__(self, *, listing: Listing, check: Check, data_dir: str):
         self._listing = listing
@@ -140,6 +145,7 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration
         with Store(source, cls.wanted) as store:
             listing = cls.list_pictures(store)
             listing.problems += store.refused
+            listing.warnings += differing_archives(store.archives(), cls.MD5)
             yield listing
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -37,6 +37,12 @@ class _Cifar(PictureBuilder, skip_registration=True):
     HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
     CITATION = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
     COUNTS: ClassVar = {"train": 50_000, "test": 10_000}
+    MD5: ClassVar = {
+        "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
+        "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+        "cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8",
+        "cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85",
+    }
     FILES: Mapping[str, list[str]]
     META: str
     LABELS: Mapping[str, _Label]

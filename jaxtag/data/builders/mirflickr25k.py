@@ -71,6 +71,7 @@ class Mirflickr25k(PictureBuilder):
     HOMEPAGE = "https://press.liacs.nl/mirflickr/"
     CITATION = "Huiskes and Lew, MIR 2008"
     COUNTS: ClassVar = {"train": 19_941, "validation": 2_528, "test": 2_531}
+    MD5: ClassVar = {"mirflickr25k.zip": "a23d0a8564ee84cda5622a6c2f947785"}
 
     @staticmethod
     def wanted(archive: str) -> bool:

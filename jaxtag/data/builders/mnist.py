@@ -13,12 +13,20 @@ import numpy as np
 
 from jaxtag.data.archives import ReadError, Store
 from jaxtag.data.builders.base import PictureBuilder
+from jaxtag.data.builders.checksums import differing_content
 from jaxtag.data.builders.instructions import how_to_get
 from jaxtag.data.builders.labelled import LabelListing
 from jaxtag.errors import UserError
 
 _PARTS = {"train": "train", "test": "t10k"}
 _MAX_BYTES = 1 << 30
+# Of the files unpacked: copies of them are packed in many ways.
+_MD5 = {
+    "train-images": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels": "27ae3e4e09519cfbb04c329615203637",
+}
 
 
 class Mnist(PictureBuilder, skip_registration=True):  # tfds has its own
@@ -38,10 +46,8 @@ class Mnist(PictureBuilder, skip_registration=True):  # tfds has its own
         digits = [str(digit) for digit in range(10)]
         listing = LabelListing("official IDX files", {"label": digits})
         for split, part in _PARTS.items():
-            image_file = _find(store, f"{part}-images", "idx3-ubyte")
-            label_file = _find(store, f"{part}-labels", "idx1-ubyte")
-            images = _read_idx(store, image_file, dimensions=3)
-            labels = _read_idx(store, label_file, dimensions=1)
+            image_file, images = _read(listing, store, f"{part}-images", dimensions=3)
+            label_file, labels = _read(listing, store, f"{part}-labels", dimensions=1)
             if len(images) != len(labels):
                 raise UserError(
                     f"{store.where(image_file)} has {len(images):,} pictures, but "
@@ -67,10 +73,18 @@ def _find(store: Store, part: str, kind: str) -> str:
     raise UserError(f"{store.path} has no {names[0]} (or .gz).\n{how_to_get('mnist')}")
 
 
-def _read_idx(store: Store, name: str, dimensions: int) -> np.ndarray:
+def _read(
+    listing: LabelListing, store: Store, part: str, dimensions: int
+) -> tuple[str, np.ndarray]:
+    """Path and values of one file; one that differs from the published becomes a warning."""
+    name = _find(store, part, f"idx{dimensions}-ubyte")
+    data, where = _content(store, name), store.where(name)
+    listing.warnings += differing_content(where, data, _MD5[part])
+    return name, _parse_idx(data, where, dimensions)
+
+
+def _parse_idx(data: bytes, where: str, dimensions: int) -> np.ndarray:
     """uint8 array of an IDX file: a magic number, the sizes (big-endian), then the values."""
-    data = _content(store, name)
-    where = store.where(name)
     header = 4 + 4 * dimensions
     magic = 0x0800 + dimensions  # 0x08: the values are unsigned bytes
     if len(data) < header:

@@ -61,7 +61,8 @@ class Summary:
             left_out=len(account.ledger),
             caption_words=_words(account.lengths),
             balance=_balance(listing, account),
-            warnings=[
+            warnings=listing.warnings
+            + [
                 f"{split} has {account.pictures[split]:,} pictures; {count:,} were published"
                 for split, count in published.items()
                 if account.pictures[split] != count

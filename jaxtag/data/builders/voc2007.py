@@ -51,6 +51,10 @@ class Voc2007(PictureBuilder):
     HOMEPAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/"
     CITATION = "Everingham et al., IJCV 88:303-338, 2010"
     COUNTS: ClassVar = {"train": 2_501, "validation": 2_510, "test": 4_952}
+    MD5: ClassVar = {
+        "VOCtrainval_06-Nov-2007.tar": "c52e279531787c972589f7e41ab4ae64",
+        "VOCtest_06-Nov-2007.tar": "b6e924de25625d8de591ea690078ad9f",
+    }
 
     @staticmethod
     def wanted(archive: str) -> bool:
