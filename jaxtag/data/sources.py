@@ -140,6 +140,19 @@ def labels_of(source: Source) -> np.ndarray:
     return np.array([f["label"].int64_list.value[0] for f in _all_fields(source)], np.int64)
 
 
+def tags_of(source: Source) -> Iterator[tuple[str, list[str]]]:
+    """(file, its tags or its class) of each record in order, without a look at the pictures.
+
+    Raises:
+        UserError: the data set has neither.
+    """
+    feature = "tags" if "tags" in source.features else "label"
+    names = source.class_names(feature)
+    for fields in _all_fields(source):
+        numbers = fields[feature].int64_list.value
+        yield _text(fields["file"].bytes_list.value[0]), [names[number] for number in numbers]
+
+
 def _all_fields(source: Source) -> Iterator[Any]:
     """The fields of each record in order, as a `tf.train.Example` has them."""
     records, _ = source._open()

@@ -1,0 +1,7 @@
+"""The tag index: pictures as vectors, their tags, and new pictures tagged by their neighbours."""
+
+from jaxtag.evaluation.neighbours.rows import METRICS, Rows
+from jaxtag.evaluation.neighbours.store import Store
+from jaxtag.evaluation.neighbours.tag_index import TagIndex, Vote
+
+__all__ = ["METRICS", "Rows", "Store", "TagIndex", "Vote"]

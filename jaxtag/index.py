@@ -1,0 +1,273 @@
+"""A tag index: tags for pictures from their nearest neighbours; it grows without training.
+
+  python -m jaxtag.index build --index=DIR --workdir=RUN --dataset=corel5k [--split=train]
+  python -m jaxtag.index build --index=DIR --model=resnet18 --weights=FILE --tags=tags.csv
+  python -m jaxtag.index add --index=DIR --tag=beach,dog photos/2026/
+  python -m jaxtag.index tag --index=DIR --tag=surfer photos/a.jpg photos/b.jpg
+  python -m jaxtag.index untag --index=DIR --tag=surfer [photos/b.jpg]
+  python -m jaxtag.index remove --index=DIR photos/a.jpg
+  python -m jaxtag.index search --index=DIR [--count=5] photos/c.jpg
+  python -m jaxtag.index info | compact --index=DIR
+
+`build` makes an index, of what a run of jaxtag.train has learnt (--workdir), of a backbone with
+given weights (--model, --weights; without weights a random one) or of the pixels themselves
+(--pixels=16). Pictures come from a prepared data set (--dataset), from a table of files with tags
+(--tags: CSV or JSON lines, as for jaxtag.prepare; files relative to it), or from paths, which all
+get the tags of --tag. `add` adds more of them. `tag` gives a tag, one that nobody has heard of too;
+pictures that are not in the index yet are added. `untag` takes it away, without paths from all.
+`search` writes a line for each picture: tags with scores, and the nearest pictures.
+`compact` frees the room of removed pictures; until then their vectors stay on disk.
+
+`jaxtag.annotate --index=DIR` tags pictures by it.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from jaxtag import commands
+from jaxtag.errors import UsageError, UserError
+
+_INDEX = flags.DEFINE_string("index", None, "Folder of the index.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Vectors by a run of jaxtag.train.")
+_STEP = flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
+_MODEL = flags.DEFINE_string("model", None, "Vectors by a backbone of jaxtag.models.names().")
+_WEIGHTS = flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
+_PIXELS = flags.DEFINE_integer("pixels", None, "Vectors are the pictures at so many pixels a side.")
+_METRIC = flags.DEFINE_enum(
+    "metric", "cosine", ["cosine", "inner_product", "euclidean"], "What near means."
+)
+_DATASET = flags.DEFINE_string("dataset", None, "Pictures of a prepared data set.")
+_SPLIT = flags.DEFINE_string("split", "train", "Split of --dataset.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
+_TAGS = flags.DEFINE_string("tags", None, "Pictures of a table: file and tags.")
+_TAG = flags.DEFINE_list("tag", [], "Tags, with commas between them.")
+_COUNT = flags.DEFINE_integer("count", 5, "Nearest pictures, and tags, that are told.", 1)
+
+_AT_ONCE = 4096  # pictures that are written together
+
+
+def main(command: str, paths: list[str]) -> None:
+    if command not in _COMMANDS or not _INDEX.value:
+        raise UsageError(f"usage: jaxtag.index {'|'.join(_COMMANDS)} --index=DIR … (see --help)")
+    _COMMANDS[command](Path(_INDEX.value), paths)
+
+
+def _build(folder: Path, paths: list[str]) -> None:
+    from jaxtag.evaluation.neighbours import TagIndex
+    from jaxtag.training import features
+
+    given = [name for name in ("workdir", "model", "pixels") if flags.FLAGS[name].value is not None]
+    if len(given) != 1:
+        raise UsageError("give one of --workdir, --model and --pixels: how pictures become vectors")
+    if _WORKDIR.value:
+        maker = features.of_run(_WORKDIR.value, _STEP.value)
+    elif _MODEL.value:
+        maker = features.of_model(_MODEL.value, _WEIGHTS.value)
+    else:
+        maker = features.of_pixels(_PIXELS.value)
+    pictures = _pictures(paths)
+    index = TagIndex.create(
+        folder,
+        dimension=maker.dimension,
+        metric=_METRIC.value,
+        features=maker.description,
+        mesh=maker.mesh,
+    )
+    _add_all(index, maker, *pictures)
+
+
+def _add(folder: Path, paths: list[str]) -> None:
+    index, maker = _opened(folder)
+    _add_all(index, maker, *_pictures(paths))
+
+
+def _tag(folder: Path, paths: list[str]) -> None:
+    if not _TAG.value or not paths:
+        raise UsageError("usage: jaxtag.index tag --index=DIR --tag=NAME PATH…")
+    index, maker = _opened(folder)
+    names = _names(paths, index)
+    known = [name for name in names if name in index]
+    for tag in _TAG.value:
+        index.tag(tag, known)
+    print(f"{len(known)} pictures of the index tagged {', '.join(_TAG.value)}")
+    new = [name for name in names if name not in index]
+    if new:
+        _add_all(index, maker, new, [[]] * len(new))
+
+
+def _untag(folder: Path, paths: list[str]) -> None:
+    if not _TAG.value:
+        raise UsageError("usage: jaxtag.index untag --index=DIR --tag=NAME [PATH…]")
+    store = _store(folder)
+    for tag in _TAG.value:
+        store.untag(tag, _names(paths, store) if paths else None)
+
+
+def _remove(folder: Path, paths: list[str]) -> None:
+    if not paths:
+        raise UsageError("usage: jaxtag.index remove --index=DIR PATH…")
+    store = _store(folder)
+    removed = store.remove(_names(paths, store))
+    print(f"{len(removed)} pictures removed; `compact` frees their room")
+
+
+def _search(folder: Path, paths: list[str]) -> None:
+    index, maker = _opened(folder)
+    names = _names(paths)
+    for part in maker.of_files(names):
+        near = index.search(part.vectors, _COUNT.value)
+        tags = index.tags(part.vectors, _COUNT.value)
+        lines = {position: {"error": reason} for position, reason in part.errors.items()}
+        for position, found, given in zip(part.positions, near, tags, strict=True):
+            files = [{"file": file, "score": round(score, 4)} for file, score in found]
+            named = [{"tag": tag, "score": round(score, 4)} for tag, score in given]
+            lines[int(position)] = {"tags": named, "nearest": files}
+        for position in sorted(lines):
+            print(json.dumps({"file": names[position], **lines[position]}))
+
+
+def _info(folder: Path, _: list[str]) -> None:
+    store = _store(folder)
+    counts = dict(zip(store.tag_names, store.tags().sum(0).astype(int).tolist(), strict=True))
+    print(json.dumps({"pictures": len(store.files), "tags": counts, **store.description}))
+
+
+def _compact(folder: Path, _: list[str]) -> None:
+    store = _store(folder)
+    removed = len(store.pictures) - len(store.files)
+    store.compact()
+    print(f"{removed} removed pictures erased")
+
+
+def _store(folder: Path) -> Any:
+    from jaxtag.evaluation.neighbours import Store
+
+    return Store(folder)
+
+
+def _opened(folder: Path) -> tuple[Any, Any]:
+    """The index, and what makes vectors for it."""
+    from jaxtag.evaluation.neighbours import TagIndex
+    from jaxtag.training import features
+
+    described = _store(folder).description["features"]
+    if _WORKDIR.value:  # it may lie elsewhere by now
+        if "workdir" not in described:
+            raise UsageError(f"--workdir: the vectors of {folder} are no run's: {described}")
+        described = {**described, "workdir": _WORKDIR.value}
+    maker = features.from_description(described)
+    return TagIndex(folder, maker.mesh), maker
+
+
+def _pictures(paths: list[str]) -> tuple[list[str], list[list[str]], Any]:
+    """What the flags name: (names, tags of each, the data set that holds them or None)."""
+    ways = [bool(_DATASET.value), bool(_TAGS.value), bool(paths)]
+    if sum(ways) != 1:
+        raise UsageError("give pictures in one way: --dataset, --tags, or paths")
+    if _DATASET.value:
+        return _of_dataset()
+    if _TAGS.value:
+        return (*_of_table(Path(_TAGS.value)), None)
+    names = _names(paths)
+    return names, [[]] * len(names), None
+
+
+def _of_dataset() -> tuple[list[str], list[list[str]], Any]:
+    from jaxtag.data import sources
+
+    source = sources.open_split(_DATASET.value, _SPLIT.value, _DATA_DIR.value)
+    names, tags = [], []
+    for file, given in sources.tags_of(source):
+        names.append(f"{_DATASET.value}/{_SPLIT.value}/{file}")
+        tags.append(given)
+    return names, tags, source
+
+
+def _of_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    from jaxtag.data.archives import Store
+    from jaxtag.data.builders import own_tables
+
+    if not path.is_file():
+        raise UsageError(f"--tags={path}: there is no such file")
+    found: dict[str, list[str]] = {}
+    problems: list[tuple[str, str]] = []
+    with Store(path.parent, lambda name: False) as store:
+        for row in own_tables.read_table(store, path.name, problems):
+            if row.kind != own_tables.TAGS:
+                raise UserError(f"{row.place}: there are captions, and no tags")
+            name = os.path.abspath(path.parent / row.file)
+            found.setdefault(name, []).extend(row.texts)
+    for place, reason in problems:
+        print(f"left out: {place}: {reason}", file=sys.stderr)
+    return list(found), list(found.values())
+
+
+def _names(paths: Sequence[str], known: Container[str] = ()) -> list[str]:
+    """Files, patterns and folders, by their absolute names; names that are `known` as they are."""
+    from jaxtag.data import files
+
+    as_they_are = [path for path in paths if path in known]
+    others = [path for path in paths if path not in known]
+    found = files.list_files(others) if others else []
+    return as_they_are + [os.path.abspath(name) for name in found]
+
+
+def _add_all(
+    index: Any, maker: Any, names: list[str], tags: list[list[str]], source: Any = None
+) -> None:
+    """Adds pictures; those that cannot be read are told, those that are there already left."""
+    if source is None:
+        new = [place for place, name in enumerate(names) if name not in index]
+        names, tags = [names[place] for place in new], [tags[place] for place in new]
+    parts = maker.of_files(names) if source is None else maker.of_source(source)
+    bad, waiting, count = 0, [], 0
+    with tqdm(total=len(names), unit="picture", disable=not sys.stderr.isatty()) as bar:
+        for part in parts if names else ():
+            for place, reason in part.errors.items():
+                print(f"left out: {names[place]}: {reason}", file=sys.stderr)
+            bad += len(part.errors)
+            waiting.append(part)
+            count += len(part.positions)
+            if count >= _AT_ONCE:
+                _add_parts(index, waiting, names, tags)
+                waiting, count = [], 0
+            bar.update(len(part.positions) + len(part.errors))
+    _add_parts(index, waiting, names, tags)
+    print(f"{len(index)} pictures in the index, {bad} could not be read: {_INDEX.value}")
+
+
+def _add_parts(index: Any, parts: list[Any], names: list[str], tags: list[list[str]]) -> None:
+    for_each = [
+        (place, v) for part in parts for place, v in zip(part.positions, part.vectors, strict=True)
+    ]
+    new = [(place, vector) for place, vector in for_each if names[place] not in index]
+    if new:
+        places, vectors = zip(*new, strict=True)
+        given = [[*tags[place], *_TAG.value] for place in places]
+        index.add([names[place] for place in places], np.stack(vectors), given)
+
+
+_COMMANDS = {
+    "build": _build,
+    "add": _add,
+    "remove": _remove,
+    "tag": _tag,
+    "untag": _untag,
+    "search": _search,
+    "info": _info,
+    "compact": _compact,
+}
+
+
+if __name__ == "__main__":
+    # Taken out before absl looks at the arguments: it stops at a first word that is no flag.
+    _command = sys.argv.pop(1) if sys.argv[1:2] and sys.argv[1] in _COMMANDS else ""
+    commands.run(lambda paths: main(_command, paths), positional=True)

@@ -1,0 +1,167 @@
+"""The tag index as a user has it: built, grown, searched, shrunk; from Python too."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from calling import call
+from PIL import Image
+
+from jaxtag.evaluation.neighbours import TagIndex, Vote, rows
+from jaxtag.parallel import mesh as meshes
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
+
+
+def picture(colour: tuple[int, int, int], seed: int) -> Image.Image:
+    pixels = np.random.RandomState(seed).normal(colour, 20, (20, 24, 3))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Pictures `red0.png` … `blue5.png`, of which the first four of each are in tags.csv."""
+    folder = tmp_path_factory.mktemp("photos")
+    lines = ["file,tags"]
+    for name, colour in COLOURS.items():
+        for seed in range(6):
+            picture(colour, seed).save(folder / f"{name}{seed}.png")
+            if seed < 4:
+                lines.append(f"{name}{seed}.png,{name};{'warm' if name == 'red' else 'cold'}")
+    (folder / "tags.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def index(photos, tmp_path) -> Path:
+    folder = tmp_path / "index"
+    tags = photos / "tags.csv"
+    done = call("index", "build", f"--index={folder}", "--pixels=4", f"--tags={tags}")
+    assert done.status == 0, done.err
+    assert done.out == f"12 pictures in the index, 0 could not be read: {folder}\n"
+    return folder
+
+
+def found(index: Path, *paths: Path, count: int = 3) -> list[dict]:
+    done = call("index", "search", f"--index={index}", f"--count={count}", *paths)
+    assert done.status == 0, done.err
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+def info(index: Path) -> dict:
+    done = call("index", "info", f"--index={index}")
+    assert done.status == 0, done.err
+    return done.last
+
+
+def test_pictures_are_tagged_by_their_neighbours(index, photos) -> None:
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    lines = found(index, photos / "red5.png", photos / "blue5.png", photos / "broken.jpg")
+    (photos / "broken.jpg").unlink()
+    assert [Path(line["file"]).name for line in lines] == ["red5.png", "blue5.png", "broken.jpg"]
+    assert [tag["tag"] for tag in lines[0]["tags"][:2]] == ["red", "warm"]
+    assert lines[0]["tags"][0]["score"] > 0.9
+    assert [tag["tag"] for tag in lines[1]["tags"][:2]] == ["cold", "blue"]
+    assert all(Path(near["file"]).name.startswith("red") for near in lines[0]["nearest"])
+    assert "no picture format" in lines[2]["error"]
+    told = info(index)
+    assert told["pictures"] == 12 and told["tags"] == {
+        "red": 4,
+        "warm": 4,
+        "green": 4,
+        "cold": 8,
+        "blue": 4,
+    }
+    assert told["features"] == {"pixels": 4} and told["dimension"] == 48
+
+
+def test_it_grows_and_shrinks(index, photos) -> None:
+    new = photos / "green4.png"
+    done = call("index", "add", f"--index={index}", "--tag=leaf,moss", new)
+    assert done.status == 0, done.err
+    assert found(index, new)[0]["nearest"][0]["file"] == str(new)
+    # A tag that nobody has heard of: for a picture that is there, and for one that is not.
+    other = photos / "green5.png"
+    assert call("index", "tag", f"--index={index}", "--tag=fern", new, other).status == 0
+    told = info(index)
+    assert told["pictures"] == 14 and told["tags"]["fern"] == 2 and told["tags"]["moss"] == 1
+    assert call("index", "untag", f"--index={index}", "--tag=moss").status == 0
+    assert call("index", "untag", f"--index={index}", "--tag=fern", new).status == 0
+    assert call("index", "remove", f"--index={index}", other).status == 0
+    told = info(index)
+    assert told["pictures"] == 13 and told["tags"]["fern"] == 0 and "moss" not in told["tags"]
+    assert str(other) not in [near["file"] for near in found(index, other, count=13)[0]["nearest"]]
+    done = call("index", "compact", f"--index={index}")
+    assert done.out == "1 removed pictures erased\n"
+    assert info(index) == told
+
+
+def test_pictures_that_are_there_are_not_added_twice(index, photos) -> None:
+    done = call("index", "add", f"--index={index}", f"--tags={photos / 'tags.csv'}")
+    assert done.out.startswith("12 pictures in the index")
+
+
+def test_features_of_a_run(tiny_run, tiny_data, photos, tmp_path) -> None:
+    """The encoder of a captioner."""
+    index = tmp_path / "index"
+    done = call(
+        "index",
+        "build",
+        f"--index={index}",
+        f"--workdir={tiny_run}",
+        photos / "red0.png",
+        "--",
+        photos / "blue0.png",
+    )
+    assert done.status == 0, done.err
+    done = call("index", "add", f"--index={index}", "--tag=blue", photos / "blue1.png")
+    assert done.status == 0, done.err
+    told = info(index)
+    assert told["pictures"] == 3 and told["dimension"] == 32
+    assert told["features"]["workdir"] == str(tiny_run.resolve())
+    near = found(index, photos / "blue0.png")[0]["nearest"]
+    assert near[0]["file"] == str(photos / "blue0.png") and near[0]["score"] > 0.999
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build"], "give one of --workdir, --model and --pixels"),
+        (["build", "--pixels=4"], "give pictures in one way"),
+        (["build", "--model=resnet17", "x.png"], "did you mean"),
+        (["search", "x.png"], "holds no index"),
+        (["destroy"], "usage: jaxtag.index"),
+        (["tag", "x.png"], "--tag=NAME"),
+    ],
+)
+def test_wrong_use_is_one_line(tmp_path, arguments, message) -> None:
+    done = call("index", *arguments[:1], f"--index={tmp_path / 'none'}", *arguments[1:])
+    assert done.status in (1, 2) and message in done.err
+    assert "Traceback" not in done.err and not (tmp_path / "none").exists()
+
+
+def test_a_tag_removed_from_a_picture_that_is_not_there(index, photos) -> None:
+    done = call("index", "untag", f"--index={index}", "--tag=red", photos / "blue5.png")
+    assert done.status == 1 and "is not in the index" in done.err
+
+
+def test_from_python_without_compiling_anew(tmp_path) -> None:
+    mesh = meshes.make(devices=jax.devices()[:1])
+    index = TagIndex.create(tmp_path, dimension=8, features={"own": True}, mesh=mesh)
+    vectors = np.random.RandomState(0).randn(60, 8).astype(np.float32)
+    programs, compiled = (rows._search, rows._write, rows._grow), []
+    index.add(["a", "b"], vectors[:2], [["sea"], ["sky"]])
+    for place in range(2, 60):
+        index.add([f"{place}", f"{place}b"], vectors[[place, place - 1]], [[f"tag {place}"], []])
+        index.remove([f"{place}b"])
+        index.tag(f"later {place}", [f"{place}"])
+        best = dict(index.tags(vectors[place : place + 1], 2)[0])
+        assert best.keys() == {f"tag {place}", f"later {place}"}
+        compiled.append([program._cache_size() for program in programs])
+    assert compiled[1:] == compiled[1:2] * 57
+    again = TagIndex(tmp_path, mesh)
+    np.testing.assert_array_equal(again.scores(vectors), index.scores(vectors))
+    assert again.scores(vectors, Vote(1, propagate=True)).shape == (60, len(index.tag_names))
+    assert len(again) == 60
