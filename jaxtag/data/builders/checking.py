@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from jaxtag.data.archives import ReadError
 from jaxtag.data.builders.base import Picture
-from jaxtag.data.builders.exif import MetadataError, strip_jpeg
+from jaxtag.data.builders.exif import MetadataError
+from jaxtag.data.builders.metadata import strip
 from jaxtag.data.decode import DecodeError, decode
 
 _T, _R = TypeVar("_T"), TypeVar("_R")
@@ -60,7 +61,7 @@ class Checker:
 
     Args:
       account: filled on the way.
-      keep_exif: store JPEG files with all their metadata.
+      keep_exif: store files with all their metadata.
       workers: threads (decoding and reading free the interpreter's lock); all cores by default.
       tick: called once for each picture done.
     """
@@ -98,7 +99,7 @@ class Checker:
                 return data, ""
             if not self._keep_exif:
                 try:
-                    data = strip_jpeg(data)
+                    data = strip(data)
                 except MetadataError as error:
                     unstripped = f"personal metadata cannot be taken out ({error}); see --keep_exif"
             decode(data)

@@ -11,11 +11,11 @@ import struct
 _SOI, _EOI, _SOS, _COMMENT, _APP1, _APP2, _APP13 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE1, 0xE2, 0xED
 # In compressed data 0xff is followed by 0 or a restart marker; anything else ends the scan.
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 
 
 class MetadataError(ValueError):
-    """A JPEG whose segments cannot be followed, so that nothing can be taken out safely."""
+    """A picture whose parts cannot be followed, so that nothing can be taken out safely."""
 
 
 def strip_jpeg(data: bytes) -> bytes:
@@ -92,7 +92,7 @@ def _orientation(tiff: bytes) -> int:
         (count,) = struct.unpack_from(order + "H", tiff, first)
         for number in range(count):
             tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, first + 2 + 12 * number)
-            if tag == _ORIENTATION and kind == 3:
+            if tag == ORIENTATION and kind == 3:
                 return value if 1 <= value <= 8 else 1
     except struct.error:
         return 1
@@ -101,7 +101,11 @@ def _orientation(tiff: bytes) -> int:
 
 def _exif_segment(orientation: int) -> bytes:
     """The smallest EXIF segment that holds an orientation."""
-    entry = struct.pack(">HHIHH", _ORIENTATION, 3, 1, orientation, 0)
-    tiff = b"MM\0*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)
-    payload = b"Exif\0\0" + tiff
+    payload = b"Exif\0\0" + orientation_block(orientation)
     return b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload
+
+
+def orientation_block(orientation: int) -> bytes:
+    """The smallest EXIF block (TIFF) that holds an orientation."""
+    entry = struct.pack(">HHIHH", ORIENTATION, 3, 1, orientation, 0)
+    return b"MM\0*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)
