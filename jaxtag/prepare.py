@@ -49,8 +49,8 @@ _OVERWRITE = flags.DEFINE_bool(
 _KEEP_EXIF = flags.DEFINE_bool(
     "keep_exif",
     False,
-    "Keep all metadata of JPEG, PNG and WebP files. Otherwise only the orientation is kept: cameras "
-    "store places, names and serial numbers. Pixels are the same either way.",
+    "Keep all metadata of JPEG, PNG and WebP files. Otherwise only the orientation is kept: "
+    "cameras store places, names and serial numbers. Pixels are the same either way.",
 )
 _WORKERS = flags.DEFINE_integer(
     "workers", None, "Threads that read and check pictures; default: one a core.", lower_bound=1
