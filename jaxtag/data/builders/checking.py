@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from jaxtag.data.archives import ReadError
 from jaxtag.data.builders.base import Picture
+from jaxtag.data.builders.examined import Examined
 from jaxtag.data.builders.exif import MetadataError
 from jaxtag.data.builders.metadata import strip
 from jaxtag.data.decode import DecodeError, decode
@@ -61,6 +62,7 @@ class Checker:
 
     Args:
       account: filled on the way.
+      examined: pictures that are known to be sound and need not be decoded; added to on the way.
       keep_exif: store files with all their metadata.
       workers: threads (decoding and reading free the interpreter's lock); all cores by default.
       tick: called once for each picture done.
@@ -69,43 +71,49 @@ class Checker:
     def __init__(
         self,
         account: Account,
+        examined: Examined,
         *,
         keep_exif: bool = False,
         workers: int | None = None,
         tick: Callable[[], object] = lambda: None,
     ):
         self._account = account
+        self._examined = examined
         self._keep_exif = keep_exif
         self._workers = workers or _cores()
         self._tick = tick
 
     def __call__(self, split: str, pictures: list[Picture]) -> Iterator[tuple[Picture, bytes]]:
         results = _parallel(self._examine, pictures, self._workers)
-        for picture, (data, reason) in zip(pictures, results, strict=True):
+        for picture, (data, digest, reason) in zip(pictures, results, strict=True):
             self._tick()
             if reason:
                 self._account.damaged += 1
                 self._account.leave_out(split, picture.file, reason)
             else:
                 self._account.keep(split, picture)
+                if digest is not None:
+                    self._examined.add(digest)
                 yield picture, data
 
-    def _examine(self, picture: Picture) -> tuple[bytes, str]:
-        """The bytes to store and "", or nothing and the reason against the picture."""
+    def _examine(self, picture: Picture) -> tuple[bytes, bytes | None, str]:
+        """The bytes to store, their digest if they were looked at, and the reason against them."""
         unstripped = ""
         try:
             data = picture.load()
             if picture.made:
-                return data, ""
+                return data, None, ""
             if not self._keep_exif:
                 try:
                     data = strip(data)
                 except MetadataError as error:
                     unstripped = f"personal metadata cannot be taken out ({error}); see --keep_exif"
-            decode(data)
+            digest = Examined.digest(data)
+            if digest not in self._examined:
+                decode(data)
         except (ReadError, DecodeError) as error:
-            return b"", str(error)
-        return data, unstripped
+            return b"", None, str(error)
+        return data, digest, unstripped
 
 
 def _cores() -> int:

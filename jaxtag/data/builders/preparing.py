@@ -2,7 +2,8 @@
 
 It grows in `DATA_DIR/<dataset>/.preparing-<process>/` and is renamed to its place,
 `DATA_DIR/<dataset>/<version>/`, when it is whole: no reader ever meets half of it. What a killed
-run left is removed by the next one.
+run left is removed by the next one, but for the list of pictures that it found sound: they need not
+be decoded again.
 """
 
 import contextlib
@@ -20,11 +21,12 @@ from tqdm import tqdm
 
 from jaxtag.data.builders.base import Listing, PictureBuilder
 from jaxtag.data.builders.checking import Account, Checker
+from jaxtag.data.builders.examined import Examined
 from jaxtag.data.builders.summary import SUMMARY, Summary
 from jaxtag.errors import UserError
 
 LEDGER = "ledger.jsonl"
-_STAGING, _REPLACED = ".preparing-", ".replaced-"
+_STAGING, _REPLACED, _EXAMINED = ".preparing-", ".replaced-", ".examined"
 # tfds writes what it shuffles to disk once more when it is larger than this.
 _SHUFFLED_IN_MEMORY = 1000 << 20
 
@@ -48,15 +50,18 @@ def write(
     # The source is looked through first: a mistake in it leaves no trace in `data_dir`.
     with builder_class.opened(source) as listing, _readable_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder, wait_seconds):
+        with _lock(folder, wait_seconds), Examined(folder / _EXAMINED) as examined:
             _clean(folder)
             if final.exists() and not overwrite:
                 return _already(final)
             staging = folder / f"{_STAGING}{os.getpid()}"
             try:
                 staging.mkdir()
-                built, summary = _build(builder_class, listing, staging, keep_exif, workers)
+                built, summary = _build(
+                    builder_class, listing, examined, staging, keep_exif, workers
+                )
                 _put_in_place(built, final)
+                examined.forget()
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     summary.folder = final
@@ -66,6 +71,7 @@ def write(
 def _build(
     builder_class: type[PictureBuilder],
     listing: Listing,
+    examined: Examined,
     staging: Path,
     keep_exif: bool,
     workers: int | None,
@@ -76,10 +82,12 @@ def _build(
     account = Account()
     for file, reason in listing.problems:
         account.leave_out("", file, reason)
+    if len(examined):
+        print(f"going on: {len(examined):,} pictures were examined before", file=sys.stderr)
     tfds.disable_progress_bar()  # ours shows the same, once
     bar = tqdm(total=total, unit=" pictures", desc=builder_class.name, disable=None, leave=False)
     with bar:
-        check = Checker(account, keep_exif=keep_exif, workers=workers, tick=bar.update)
+        check = Checker(account, examined, keep_exif=keep_exif, workers=workers, tick=bar.update)
         builder = builder_class(listing=listing, check=check, data_dir=str(staging))
         builder.download_and_prepare(download_dir=str(staging / "downloads"))
     if not account.pictures:

@@ -53,4 +53,5 @@ def _picture(split: str, number: int) -> Picture:
             "captions": describe(scene, lots),
             "scene": json.dumps(scene),
         },
+        made=True,
     )
