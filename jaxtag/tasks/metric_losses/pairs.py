@@ -24,7 +24,7 @@ Total = tuple[jax.Array, jax.Array]
 # → (losses, weights), which are added up.
 OfAnchors = Callable[[jax.Array, jax.Array, jax.Array], Total]
 
-_ANCHORS = 256  # at a time, on each device
+_ANCHORS = 128  # at a time, on each device
 _NEVER = -1e9  # an exponent of what takes no part; finite, so that its gradient is 0
 
 
