@@ -22,8 +22,8 @@ tenth of the pictures is held out for validation; pictures of the same group, a 
 together.
 
 Damaged pictures are left out and named in ledger.jsonl beside the records; examples.png there shows
-some of the others. A preparation that was stopped goes on with the same command: what it found sound
-is not decoded again.
+some of the others. A preparation that was stopped goes on with the same command: what it found
+sound is not decoded again.
 """
 
 import logging
