@@ -5,8 +5,10 @@
 Writes a line for each picture, in the order given. A captioner says {"file": …, "caption": …,
 "score": …}; the score is the caption's log-probability, with beam search divided by its length
 penalty. A classifier says {"file": …, "tags": [{"tag": …, "score": …}, …]}: the likeliest classes
-and their probabilities. A picture that cannot be read gets {"file": …, "error": …}, and the run
-goes on. The output appears when all is done; until then lines are in OUTPUT.partial.
+and their probabilities. A tagger says so of the tags whose calibrated scores reach a threshold,
+and at least of the likeliest one. An embedder says {"file": …, "embedding": […]}, a vector of
+length 1. A picture that cannot be read gets {"file": …, "error": …}, and the run goes on. The
+output appears when all is done; until then lines are in OUTPUT.partial.
 """
 
 import contextlib
@@ -20,20 +22,22 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
+from absl import flags, logging
 from tqdm import tqdm
 
 from jaxtag import commands, config_flag
 from jaxtag import config as configuration
 from jaxtag.data import files, pipeline
 from jaxtag.errors import UsageError, UserError
-from jaxtag.evaluation import captions
+from jaxtag.evaluation import captions, tags
 from jaxtag.parallel import mesh as meshes
 from jaxtag.parallel import runtime
 from jaxtag.tasks import TASKS
+from jaxtag.tasks.tag_decisions import Decisions
 from jaxtag.training import trained
 
 _TAGS = 5  # likeliest classes that are told
+_MOST_TAGS = 30  # of a picture, by a tagger
 
 _CONFIG = config_flag.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
@@ -131,6 +135,27 @@ def _classes(model: trained.Trained) -> Describer:
     return describe
 
 
+def _any_tags(model: trained.Trained) -> Describer:
+    names, predict = model.vocabulary.names, jax.jit(model.task.predict)
+    decisions = model.task.decisions
+    if decisions is None:
+        logging.warning(
+            "no thresholds were chosen for step %d, 0.5 is taken: jaxtag.evaluate chooses them",
+            model.step,
+        )
+        decisions = Decisions.plain(len(names))
+
+    def describe(batch: dict[str, jax.Array], _: jax.Array) -> list[dict[str, Any]]:
+        rows = []
+        for scores in jax.device_get(predict(model.variables, batch)):
+            given = tags.given_tags(scores, decisions, _MOST_TAGS)
+            found = [{"tag": names[i], "score": round(float(scores[i]), 4)} for i in given]
+            rows.append({"tags": found})
+        return rows
+
+    return describe
+
+
 def _embeddings(model: trained.Trained) -> Describer:
     embed = jax.jit(model.task.embed)
 
@@ -141,7 +166,12 @@ def _embeddings(model: trained.Trained) -> Describer:
     return describe
 
 
-_DESCRIBERS = {"caption": _captions, "classify": _classes, "embed": _embeddings}
+_DESCRIBERS = {
+    "caption": _captions,
+    "classify": _classes,
+    "embed": _embeddings,
+    "tag": _any_tags,
+}
 
 
 class _Lines:

@@ -81,6 +81,16 @@ class EmbedConfig:
 
 
 @dataclass
+class TagConfig:
+    """Any number of tags a picture."""
+
+    head: str = "linear"  # linear, query (ML-Decoder, as wide as model.decoder_width)
+    groups: int = 100  # queries of that head, each for a group of tags
+    arguments: tuple[tuple[str, Argument], ...] = ()  # of the criterion, as (("gamma_neg", 2.0),)
+    max_positive_weight: float | None = None  # rare tags weigh absent / present, at most this
+
+
+@dataclass
 class AugmentationConfig:
     """What training does to pictures on the device, beside data.flip (see data.augment)."""
 
@@ -137,7 +147,7 @@ class CheckpointConfig:
 
     keep_last: int = _free(2)
     keep_best: int = _free(1)
-    best_metric: str | None = _free(None)  # higher is better; None: CIDEr, top1, map@r
+    best_metric: str | None = _free(None)  # higher is better; None: CIDEr, top1, map, map@r
 
 
 @dataclass
@@ -167,7 +177,7 @@ class EvaluationConfig:
 class Config:
     """A whole run."""
 
-    task: str = "caption"  # caption, classify, embed
+    task: str = "caption"  # caption, classify, embed, tag
     seed: int = 0
     batch_size: int = 256  # global
     total_steps: int | None = None
@@ -183,6 +193,7 @@ class Config:
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
+    tag: TagConfig = field(default_factory=TagConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -205,6 +216,7 @@ CRITERIA = {
         "triplet_hard",
         "triplet_semi_hard",
     ),
+    "tag": ("asymmetric", "binary_cross_entropy", "focal"),
 }
 
 
@@ -246,7 +258,7 @@ def check(config: Config) -> Config:
     _check_types(config, "")
     positive = ["batch_size", "log_every", "evaluate_every", "checkpoint_every"]
     positive += ["data.image_size", "text.length", "text.captions_per_image"]
-    positive += ["embed.size", "embed.pictures_per_class"]
+    positive += ["embed.size", "embed.pictures_per_class", "tag.groups"]
     positive += ["optimizer.accumulate", "evaluation.batch_size", "decoding.beam_size"]
     for name in positive:
         value = get(config, name)
@@ -265,8 +277,12 @@ def check(config: Config) -> Config:
             f"config.embed.pictures_per_class = {per_class} does not divide "
             f"config.batch_size = {config.batch_size}"
         )
+    limit = config.tag.max_positive_weight
+    if limit is not None and limit < 1:
+        raise UsageError(f"config.tag.max_positive_weight = {limit}: must be at least 1")
     choices = {
         "task": tuple(CRITERIA),
+        "tag.head": ("linear", "query"),
         "optimizer.schedule": ("cosine", "linear", "constant", "one_cycle", "triangular"),
         "decoding.method": ("greedy", "beam", "sample"),
         "model.dtype": ("auto", "float32", "bfloat16"),

@@ -4,12 +4,14 @@
     python -m jaxtag.evaluate --results=captions.json --references=captions_val2014.json
 
 The last line on stdout is one JSON object of metrics; with --workdir it is also in
-DIR/evaluation.json. Decoding can be changed: --config.decoding.method=greedy.
+DIR/evaluation.json, there with each tag of a tagger by itself. Decoding can be changed:
+--config.decoding.method=greedy.
 """
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -36,10 +38,10 @@ def main(_: list[str]) -> None:
         print(json.dumps(_score_files(*files)))
         return
     workdir = Path(_WORKDIR.value)
-    metrics = _evaluate(workdir)
+    metrics, details = _evaluate(workdir)
     print(json.dumps(metrics))  # first: should it not be possible to keep them, they are not lost
     if jax.process_index() == 0:
-        _keep(metrics, workdir / "evaluation.json")
+        _keep({**metrics, **details}, workdir / "evaluation.json")
 
 
 def _score_files(results: str, references: str) -> dict[str, float]:
@@ -48,7 +50,7 @@ def _score_files(results: str, references: str) -> dict[str, float]:
     return formats.score_files(results, references)
 
 
-def _evaluate(workdir: Path) -> dict[str, float]:
+def _evaluate(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     # Imported here: scoring files takes neither data sets nor a compiler.
     from jaxtag.data import sources
     from jaxtag.evaluation import evaluators
@@ -63,13 +65,14 @@ def _evaluate(workdir: Path) -> dict[str, float]:
     source = sources.open_split(config.data.dataset, split, config.data.data_dir)
     evaluator = evaluators.make(model.task, model.mesh, config, model.vocabulary)
     evaluation = evaluator(model.variables, source)
+    evaluators.keep(evaluation, workdir, model.step)
     metrics = {"split": split, "step": model.step, **evaluation.metrics}
     if jax.process_index() == 0:
         print(evaluators.table({"model": evaluation.metrics}), file=sys.stderr)
-    return metrics
+    return metrics, evaluators.details(evaluation)
 
 
-def _keep(metrics: dict[str, float], path: Path) -> None:
+def _keep(metrics: dict[str, Any], path: Path) -> None:
     try:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

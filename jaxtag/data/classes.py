@@ -1,4 +1,4 @@
-"""The classes of a data set, saved with the run that learns them."""
+"""The classes or tags of a data set, saved with the run that learns them."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from jaxtag.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """Names of the classes; a label is a place among them."""
+    """Names of the classes, or of the tags; a label is a place among them."""
 
     names: tuple[str, ...]
 
@@ -18,15 +18,16 @@ class Classes:
         return len(self.names)
 
     @classmethod
-    def of(cls, source: Source) -> "Classes":
-        """The classes of a prepared data set. Raises UserError where it has no labels."""
-        if "label" not in source.features:
+    def of(cls, source: Source, feature: str = "label") -> "Classes":
+        """The names of `label` or `tags` of a prepared data set. UserError where it has none."""
+        if feature not in source.features:
             held = ", ".join(sorted(source.features))
+            words = {"label": "labels to classify by", "tags": "tags"}[feature]
             raise UserError(
-                f"{source.folder} has no labels to classify by (a record holds: {held}); take a "
-                "data set with classes, or another config.task"
+                f"{source.folder} has no {words} (a record holds: {held}); take another "
+                "config.data.dataset, or another config.task"
             )
-        return cls(tuple(source.class_names()))
+        return cls(tuple(source.class_names(feature)))
 
     def save(self, path: Path) -> None:
         """Writes them as JSON."""

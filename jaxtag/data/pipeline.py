@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
 import cv2
@@ -90,6 +90,40 @@ class Label:
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
         del rng
         return np.int32(record["label"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Tags:
+    """uint8 [T]: 1 for each tag of the record. `names` are those of all tags."""
+
+    names: Sized
+
+    @property
+    def empty(self) -> np.ndarray:
+        return np.zeros(len(self.names), np.uint8)
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+        del rng
+        present = self.empty
+        present[record["tags"]] = 1
+        return present
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownTags:
+    """uint8 [T]: 0 for each tag of which the record does not say whether it is there."""
+
+    names: Sized
+
+    @property
+    def empty(self) -> np.ndarray:
+        return np.zeros(len(self.names), np.uint8)
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+        del rng
+        known = np.ones(len(self.names), np.uint8)
+        known[record["unknown_tags"]] = 0
+        return known
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,9 +27,9 @@ def data_dir(flag: str | os.PathLike | None = None) -> Path:
 class Source:
     """One split of a prepared data set; records are dicts in the terms of its features.
 
-    Encoded pictures stay bytes, texts are `str`, sequences of texts lists of `str`, class labels
-    and other int64 numbers `int`; whatever else a data set has comes as tfds gives it. Pickles as
-    its address, so that each worker process opens the files for itself.
+    Encoded pictures stay bytes, texts are `str`, class labels and other int64 numbers `int`,
+    sequences of texts or of class labels lists of them; whatever else a data set has comes as tfds
+    gives it. Pickles as its address, so that each worker process opens the files for itself.
     """
 
     def __init__(self, folder: Path, split: str, limit: int | None = None):
@@ -66,19 +66,19 @@ class Source:
         return tfds.builder_from_directory(self.folder).info.features
 
     def class_names(self, feature: str = "label") -> list[str]:
-        """The names of a feature's classes, by their numbers.
+        """The names of a feature's classes, by their numbers; it may be a sequence of them.
 
         Raises:
             UserError: the data set has no such feature, or it is no class label.
         """
-        features = dict(self.features)
-        if not isinstance(features.get(feature), _LABEL):
-            labels = [name for name in features if isinstance(features[name], _LABEL)]
+        kinds = {name: getattr(kind, "feature", kind) for name, kind in self.features.items()}
+        labels = {name: kind for name, kind in kinds.items() if isinstance(kind, _LABEL)}
+        if feature not in labels:
             raise UserError(
                 f"{self.folder} has no class labels {feature!r} "
                 f"(class labels: {', '.join(labels) or 'none'})"
             )
-        return list(features[feature].names)
+        return list(labels[feature].names)
 
     def _open(self) -> tuple[Any, Callable[[bytes], dict[str, Any]]]:
         if self._opened is None:
@@ -138,6 +138,14 @@ def captions_of(source: Source) -> Iterator[list[str]]:
 def labels_of(source: Source) -> np.ndarray:
     """The class of each record in order, int64 [N], without a look at the pictures."""
     return np.array([f["label"].int64_list.value[0] for f in _all_fields(source)], np.int64)
+
+
+def tag_counts(source: Source, tags: int) -> np.ndarray:
+    """How many records have each tag, int64 [tags], without a look at the pictures."""
+    counts = np.zeros(tags, np.int64)
+    for fields in _all_fields(source):
+        counts[list(fields["tags"].int64_list.value)] += 1
+    return counts
 
 
 def tags_of(source: Source) -> Iterator[tuple[str, list[str]]]:
@@ -218,6 +226,8 @@ def _reader(feature: Any) -> Callable[[Any], Any] | None:
         return lambda field: _text(field.bytes_list.value[0])
     if kind is tfds.features.Sequence and type(feature.feature) is tfds.features.Text:
         return lambda field: [_text(value) for value in field.bytes_list.value]
+    if kind is tfds.features.Sequence and type(feature.feature) is _LABEL:
+        return lambda field: list(field.int64_list.value)
     if kind is _LABEL or (kind is tfds.features.Scalar and feature.np_dtype == np.int64):
         return lambda field: field.int64_list.value[0]
     return None

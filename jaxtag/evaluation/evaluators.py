@@ -1,5 +1,6 @@
 """What an evaluation is, whatever the task: numbers, pictures to look at, a file of its own."""
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 
 from jaxtag.config import Config
 from jaxtag.data.sources import Source
-from jaxtag.evaluation import captions, classes, embeddings
+from jaxtag.evaluation import captions, classes, embeddings, tags
 from jaxtag.tasks import Task
 
 Rows = dict[str, dict[str, float]]  # {what was scored: its metrics}, for a table
@@ -32,17 +33,30 @@ _EVALUATORS = {
     "caption": captions.CaptionEvaluator,
     "classify": classes.ClassEvaluator,
     "embed": embeddings.EmbeddingEvaluator,
+    "tag": tags.TagEvaluator,
 }
 _HEADLINES = {
     "caption": ("CIDEr", "BLEU-4", "perplexity", "token_accuracy"),
     "classify": ("top1", "top5", "cross_entropy", "calibration_error"),
     "embed": ("map@r", "recall@1", "r_precision", "nmi"),
+    "tag": ("map", "f1@5", "n+", "micro_f1", "macro_f1"),
 }
 
 
 def make(task: Task, mesh: jax.sharding.Mesh, config: Config, vocabulary: Any) -> Any:
     """The evaluator of the task: a function (variables, source) -> Evaluation, compiled once."""
     return _EVALUATORS[config.task](task, mesh, config, vocabulary)
+
+
+def keep(evaluation: Evaluation, workdir: Path, step: int) -> None:
+    """Writes what use of the checkpoint of `step` takes and only an evaluation finds out."""
+    if isinstance(evaluation, tags.Evaluation) and jax.process_index() == 0:
+        evaluation.keep(workdir, step)
+
+
+def details(evaluation: Evaluation) -> dict[str, Any]:
+    """What there is beside the metrics, as JSON can hold it."""
+    return {"per_tag": evaluation.per_tag()} if isinstance(evaluation, tags.Evaluation) else {}
 
 
 def headline(config: Config, metrics: dict[str, float]) -> str:

@@ -7,7 +7,12 @@ from jaxtag.config import Config
 from jaxtag.evaluation import sheet
 from jaxtag.evaluation.evaluators import Evaluation, Rows
 
-_SHEETS = {"caption": "captions.png", "classify": "classes.png", "embed": "neighbours.png"}
+_SHEETS = {
+    "caption": "captions.png",
+    "classify": "classes.png",
+    "embed": "neighbours.png",
+    "tag": "tags.png",
+}
 RESULTS = "results.json"
 
 

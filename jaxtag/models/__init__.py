@@ -4,6 +4,7 @@ from jaxtag.models.captioner import Captioner
 from jaxtag.models.decoder import Decoder
 from jaxtag.models.embedder import Embedder
 from jaxtag.models.generation import generate
+from jaxtag.models.query_head import QueryTagger
 from jaxtag.models.registry import create, field_names, names, preprocessing_of
 from jaxtag.models.vit import ViT
 
@@ -11,6 +12,7 @@ __all__ = [
     "Captioner",
     "Decoder",
     "Embedder",
+    "QueryTagger",
     "ViT",
     "create",
     "field_names",

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 
-from jaxtag.tasks import caption, classify, embed
+from jaxtag.tasks import caption, classify, embed, tag
 
 
 class Task(Protocol):
@@ -33,4 +33,5 @@ TASKS: dict[str, ModuleType] = {
     "caption": caption,
     "classify": classify,
     "embed": embed,
+    "tag": tag,
 }

@@ -10,7 +10,7 @@ from jaxtag.config import Config
 from jaxtag.data import pipeline, sources
 from jaxtag.models.naming.loading import load
 from jaxtag.models.speednet import SpeedNet, whitening_kernel
-from jaxtag.tasks import TASKS, Task
+from jaxtag.tasks import TASKS, Task, tag, tag_losses
 from jaxtag.training.experiment import Experiment
 from jaxtag.training.state import State, averaged
 
@@ -21,6 +21,8 @@ _WHITENING = 5000  # training pictures that a whitening is computed from
 def begin(config: Config, experiment: Experiment, source: sources.Source) -> State:
     """The state before the first step of a run on `source`."""
     state, task = experiment.initialize(), experiment.task
+    if isinstance(task, tag.TagTask) and task.weighted:
+        state = weighted(state, config, task, source)
     if config.model.weights is not None:
         channels = 1 if config.data.grey else 3
         size = config.data.image_size
@@ -28,6 +30,17 @@ def begin(config: Config, experiment: Experiment, source: sources.Source) -> Sta
     if isinstance(task.backbone[0], SpeedNet):
         return whitened(state, config, task, source)
     return state
+
+
+def weighted(state: State, config: Config, task: tag.TagTask, source: sources.Source) -> State:
+    """`state` with the weights of tags that the training pictures call for."""
+    counts = sources.tag_counts(source, task.tags)
+    limit = config.tag.max_positive_weight
+    weights = jnp.asarray(tag_losses.positive_weights(counts, len(source), limit))
+    place = ("tag_weights", "positive_weight")
+    collections = _replaced(state.collections, place, weights)
+    ema = state.ema if state.ema is None else averaged(state.params, collections)
+    return state.replace(collections=collections, ema=ema)
 
 
 def whitened(state: State, config: Config, task: Task, source: sources.Source) -> State:

@@ -54,7 +54,7 @@ def train(
     Args:
       config: resolved and checked.
       workdir: for checkpoints and metrics.
-      words: the tokenizer of the captions, or the classes.
+      words: the tokenizer of the captions, or the classes or tags.
       startup: where the time since the start of the process went; by default it counts from here.
 
     Raises:
@@ -107,6 +107,7 @@ def train(
                 evaluation = evaluator(state.evaluation_variables, held_out if finished else some)
                 # What is best is found on the same pictures each time.
                 evaluated = evaluation.part(some)
+                evaluators.keep(evaluation, workdir, step)
                 _tell(journal, config, step, evaluation)
                 clock.reset()
             # Save, then draw, then step: a checkpoint holds the state and the place in the data

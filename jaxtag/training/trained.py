@@ -13,7 +13,7 @@ from jaxtag.errors import UsageError, UserError
 from jaxtag.evaluation import evaluators
 from jaxtag.parallel import mesh as meshes
 from jaxtag.parallel import sharding
-from jaxtag.tasks import TASKS, Task
+from jaxtag.tasks import TASKS, Task, tag, tag_decisions
 from jaxtag.training import vocabulary as vocabularies
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.vocabulary import Vocabulary
@@ -69,6 +69,10 @@ def load(workdir: Path, config: Config | None = None, step: str = "newest") -> T
         restored = checkpoints.restore(wanted, _number(step, checkpoints), partial=True)
     found = restored.state.get("ema", restored.state)
     variables = {"params": found["params"], **found["collections"]}
+    decisions = tag_decisions.path_of(workdir, restored.step)
+    if isinstance(task, tag.TagTask) and decisions.exists():
+        found = tag_decisions.Decisions.load(decisions, vocabulary.names)
+        task = dataclasses.replace(task, decisions=found)
     return Trained(config, task, mesh, vocabulary, variables, restored.step)
 
 

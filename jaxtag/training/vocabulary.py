@@ -19,6 +19,7 @@ _FILES: dict[str, tuple[str, type[Vocabulary]]] = {
     "caption": ("tokenizer.json", Tokenizer),
     "classify": ("classes.json", Classes),
     "embed": ("classes.json", Classes),
+    "tag": ("tags.json", Classes),
 }
 _WAIT_SECONDS = 3600.0  # for another process that prepares the same data set
 
@@ -77,7 +78,10 @@ def ensure(config: Config, workdir: Path) -> Vocabulary:
         return load(config, workdir)
     data = config.data
     source = sources.open_split(data.dataset, data.train_split, data.data_dir)
-    made = _tokenizer(config, source) if config.task == "caption" else Classes.of(source)
+    if config.task == "caption":
+        made = _tokenizer(config, source)
+    else:
+        made = Classes.of(source, "tags" if config.task == "tag" else "label")
     if jax.process_index() == 0:
         made.save(path)
     return made

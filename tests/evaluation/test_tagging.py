@@ -1,0 +1,120 @@
+"""Metrics of tagging: equal to scikit-learn's, to hand-made examples, and to plain readings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxtag.evaluation import deciding, tagging
+
+REFERENCES = json.loads((Path(__file__).parent / "references/tagging.json").read_text())
+SCORES = np.array(REFERENCES["scores"])
+TAGS = np.array(REFERENCES["tags"], bool)
+KNOWN = np.array(REFERENCES["known"], bool)
+THRESHOLDS = np.array(REFERENCES["thresholds"])
+
+
+def test_average_precision_equals_scikit_learn_with_ties_and_unknown_labels() -> None:
+    found = tagging.average_precisions(SCORES, TAGS, KNOWN)
+    expected = REFERENCES["average_precision"]
+    np.testing.assert_allclose(found[:-1], expected, atol=1e-12)
+    assert np.isnan(found[-1])  # no picture has the last tag
+    assert tagging.rankings(SCORES, TAGS, KNOWN)["map"] == pytest.approx(np.mean(expected))
+
+
+def test_decisions_equal_scikit_learn() -> None:
+    found = tagging.of_tags(SCORES, TAGS, KNOWN, THRESHOLDS)
+    for name in ("precision", "recall", "f1"):
+        np.testing.assert_allclose(found[name][:-1], REFERENCES[name], atol=1e-12)
+    means = tagging.decided(found)
+    assert means["micro_f1"] == pytest.approx(REFERENCES["micro_f1"], abs=1e-12)
+    assert means["macro_f1"] == pytest.approx(np.mean(REFERENCES["f1"]), abs=1e-12)
+
+
+def test_eleven_points_by_hand() -> None:
+    """Right at ranks 1, 3 and 10 of 10: a precision of 1 up to recall 1/3, 2/3 up to 2/3, 0.3."""
+    present = np.isin(np.arange(1, 11), (1, 3, 10))[:, None]
+    scores = np.linspace(1, 0, 10)[:, None]
+    found = tagging.average_precisions(scores, present, np.ones_like(present), eleven_points=True)
+    assert found[0] == pytest.approx((4 * 1 + 3 * 2 / 3 + 4 * 3 / 10) / 11)
+    plain = tagging.average_precisions(scores, present, np.ones_like(present))
+    assert plain[0] == pytest.approx((1 + 2 / 3 + 3 / 10) / 3)
+
+
+def test_eleven_points_meet_a_recall_of_three_tenths() -> None:
+    """In floating point 3 / 10 is less than 3 * 0.1."""
+    present = np.arange(20)[:, None] < 3
+    present[-7:] = True
+    scores = np.linspace(1, 0, 20)[:, None]
+    found = tagging.average_precisions(scores, present, np.ones_like(present), eleven_points=True)
+    assert found[0] == pytest.approx((4 * 1 + 7 * 10 / 20) / 11)
+
+
+def test_at_k_by_hand() -> None:
+    """Three pictures are given two tags each; of equal scores the lower number comes first."""
+    scores = np.array([[0.9, 0.8, 0.1, 0.0], [0.5, 0.5, 0.5, 0.1], [0.1, 0.2, 0.3, 0.9]])
+    tags = np.array([[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 0]], bool)
+    found = tagging.at_k(scores, tags, np.ones_like(tags), k=2)
+    # given: {0, 1}, {0, 1}, {3, 2}; the last tag is one that no picture has.
+    precision, recall = (2 / 2 + 1 / 2 + 1 / 1) / 3, (2 / 2 + 1 / 1 + 1 / 2) / 3
+    assert found == {
+        "precision@2": pytest.approx(precision),
+        "recall@2": pytest.approx(recall),
+        "f1@2": pytest.approx(2 * precision * recall / (precision + recall)),
+        "n+": 3.0,
+    }
+    known = np.ones_like(tags)
+    known[0, 1] = False  # given to the first picture, but nobody knows: no fault any more
+    assert tagging.at_k(scores, tags, known, k=2)["precision@2"] == pytest.approx(1.0)
+
+
+def test_no_positives_at_all_is_no_division_by_zero() -> None:
+    none = np.zeros_like(TAGS)
+    found = tagging.rankings(SCORES, none, KNOWN)
+    found |= tagging.decided(tagging.of_tags(SCORES, none, KNOWN, THRESHOLDS))
+    assert set(found.values()) == {0.0}
+    assert deciding.choose(SCORES, none, KNOWN).thresholds == (0.5,) * TAGS.shape[1]
+
+
+def test_calibration_error_by_hand() -> None:
+    scores = np.array([[0.31, 0.32], [0.9, 1.0]])
+    tags = np.array([[0, 1], [1, 0]], bool)
+    found = tagging.calibration_error(scores, tags, np.ones_like(tags))
+    assert found == pytest.approx((abs(0.63 - 1) + abs(0.9 - 1) + abs(1.0 - 0)) / 4)
+
+
+def test_thresholds_have_the_best_f1_of_all() -> None:
+    logits = np.log(SCORES + 0.1)
+    decisions = deciding.choose(logits, TAGS, KNOWN)
+    scores = deciding.calibrated(logits, decisions.scale, decisions.shift)
+    thresholds = np.array(decisions.thresholds)
+    best = tagging.of_tags(scores, TAGS, KNOWN, thresholds)["f1"]
+    others = [
+        tagging.of_tags(scores, TAGS, KNOWN, np.full(TAGS.shape[1], value))
+        for value in np.unique(scores)
+    ]
+    np.testing.assert_allclose(best, np.max([other["f1"] for other in others], 0))
+    micro = [tagging.decided(other)["micro_f1"] for other in others]
+    usual = tagging.of_tags(scores, TAGS, KNOWN, np.full(TAGS.shape[1], thresholds[-1]))
+    assert tagging.decided(usual)["micro_f1"] == pytest.approx(max(micro))
+
+
+def test_calibration_finds_the_scale_that_made_the_labels() -> None:
+    rng = np.random.RandomState(0)
+    logits = rng.normal(-1.0, 3.0, (20_000, 2))
+    known = rng.rand(*logits.shape) < 0.9
+    tags = rng.rand(*logits.shape) < deciding.calibrated(logits, 0.4, 0.7)
+    tags[~known] = True  # what is not known has no say
+    found = deciding.choose(logits, tags, known)
+    assert found.scale == pytest.approx(0.4, abs=0.02)
+    assert found.shift == pytest.approx(0.7, abs=0.03)
+    scores = deciding.calibrated(logits, found.scale, found.shift)
+    assert tagging.calibration_error(scores, tags, known) < 0.01
+    assert tagging.calibration_error(deciding.calibrated(logits, 1, 0), tags, known) > 0.05
+
+
+def test_calibration_stays_finite_where_all_is_right() -> None:
+    logits = np.array([[-2.0], [-1.0], [1.0], [2.0]])
+    found = deciding.choose(logits, logits > 0, np.ones_like(logits, bool))
+    assert 0.5 < found.scale < 1.0 and abs(found.shift) < 1e-6
