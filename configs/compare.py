@@ -1,0 +1,16 @@
+"""A cell of the survey's table: an architecture on a data set, as jaxtag.compare trains it.
+
+    python -m jaxtag.train --config=compare:architecture=resnet,dataset=mnist --workdir=runs/cell
+
+Architectures and data sets are named in jaxtag/comparison/cells.py. Smoke run:
+--config.total_steps=5. Hardware: 2 CPU cores, minutes. Expected: not yet measured.
+"""
+
+from jaxtag.comparison import cells
+from jaxtag.config import Config
+
+
+def get_config(
+    architecture: str = "resnet", dataset: str = "mnist", pictures: int = 60_000, seed: int = 0
+) -> Config:
+    return cells.configuration(architecture, dataset, pictures, seed, None)

@@ -1,0 +1,85 @@
+"""Architectures against data sets: trains each with the same budget and writes the table.
+
+    python -m jaxtag.compare --output=DIR --datasets=mnist,cifar10 --pictures=60000
+
+Each cell is a run of jaxtag.train (configuration `compare`) in DIR/cells; what was finished before
+is not run again, and what was interrupted goes on. Data sets have to be prepared (jaxtag.prepare);
+a cell without its data says so. Written to DIR: table.md, table.csv, table.svg. Beside our figures
+stand those of the papers, which trained longer or on larger pictures.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from jaxtag import commands
+from jaxtag.comparison import running, tables
+from jaxtag.comparison.cells import ARCHITECTURES, DATASETS
+from jaxtag.config import nearest
+from jaxtag.errors import UsageError, UserError
+
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the cells and the table.")
+_ARCHITECTURES = flags.DEFINE_list(
+    "architectures", list(ARCHITECTURES), "Rows, with commas between them."
+)
+_DATASETS = flags.DEFINE_list("datasets", list(DATASETS), "Columns, with commas between them.")
+_PICTURES = flags.DEFINE_integer(
+    "pictures", 60_000, "Training pictures that each cell sees, repeats counted.", lower_bound=64
+)
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each cell.", lower_bound=1)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
+
+
+def main(_: list[str]) -> int:
+    if not _OUTPUT.value:
+        raise UsageError("usage: jaxtag.compare --output=DIR [--architectures=…] [--datasets=…]")
+    _check("architectures", _ARCHITECTURES.value, ARCHITECTURES)
+    _check("datasets", _DATASETS.value, DATASETS)
+    output, failed, found = Path(_OUTPUT.value), 0, {}
+    for dataset in _DATASETS.value:
+        for architecture in _ARCHITECTURES.value:
+            results = _cell(architecture, dataset, output / "cells")
+            failed += isinstance(results, str) and results.startswith("failed")
+            found[architecture, dataset] = results
+            _write(output, found)
+    print(tables.as_text(found))
+    return 1 if failed else 0
+
+
+def _cell(architecture: str, dataset: str, folder: Path) -> list[dict] | str:
+    """Its results, one a seed, or why there are none."""
+    results = []
+    for seed in range(_SEEDS.value):
+        cell = running.Cell(architecture, dataset, _PICTURES.value, seed)
+        if reason := running.absent(cell, _DATA_DIR.value):
+            return reason
+        print(f"{cell.name} …", file=sys.stderr)
+        try:
+            results.append(running.run(cell, folder, _DATA_DIR.value))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return f"failed: {cell.name}"
+    return results
+
+
+def _write(output: Path, found: tables.Found) -> None:
+    forms = {"table.md": tables.as_markdown, "table.csv": tables.as_csv, "table.svg": tables.as_svg}
+    try:
+        for name, form in forms.items():
+            partial = output / f"{name}.partial"
+            output.mkdir(parents=True, exist_ok=True)
+            partial.write_text(form(found), encoding="utf-8")
+            partial.replace(output / name)
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be written: {error.strerror}") from error
+
+
+def _check(flag: str, given: list[str], known: dict) -> None:
+    for name in given:
+        if name not in known:
+            raise UsageError(f"--{flag}: {name!r} is unknown{nearest(name, known)}")
+
+
+if __name__ == "__main__":
+    commands.run(main)

@@ -1,0 +1,71 @@
+"""How well the nearest neighbours of a run's vectors tell classes or tags.
+
+    python -m jaxtag.comparison.judging WORKDIR
+
+prints the metrics on the run's evaluation split as a line of JSON. The neighbours are training
+pictures.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from jaxtag import config as configuration
+from jaxtag.data import sources
+from jaxtag.data.sources import Source
+from jaxtag.evaluation import tagging
+from jaxtag.evaluation.neighbours import Rows, voting
+from jaxtag.training.features import Features, of_run
+
+NEIGHBOURS = 20
+_TEMPERATURE = 0.05  # of a cosine similarity
+
+
+def by_neighbours(workdir: Path) -> dict[str, float]:
+    """`top1` of a data set with classes; of one with tags the rankings of `tagging`."""
+    data = configuration.load(workdir).data
+    maker = of_run(str(workdir))
+    train, held_out = (
+        sources.open_split(data.dataset, split, data.data_dir)
+        for split in (data.train_split, data.evaluation_split)
+    )
+    known_vectors, known_tags = _vectors(maker, train), _tags(train)
+    rows = Rows(maker.dimension, "cosine", maker.mesh)
+    rows.add(known_vectors[1])
+    positions, queries = _vectors(maker, held_out)
+    scores, numbers = rows.search(queries, NEIGHBOURS)
+    votes = voting.vote(scores, numbers, known_tags[known_vectors[0]], _TEMPERATURE)
+    truth = _tags(held_out)[positions].toarray().astype(bool)
+    if "label" in held_out.features:
+        right = truth[np.arange(len(truth)), votes.argmax(1)]
+        return {"top1": float(right.mean()), "examples": float(len(right))}
+    known = np.ones_like(truth)
+    return {**tagging.rankings(votes, truth, known), "examples": float(len(truth))}
+
+
+def _vectors(maker: Features, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """(positions [M], vectors [M, D]) of the pictures that can be read."""
+    parts = list(maker.of_source(source))
+    return (
+        np.concatenate([part.positions for part in parts]),
+        np.concatenate([part.vectors for part in parts]),
+    )
+
+
+def _tags(source: Source) -> csr_array:
+    """[N, T], 1 where a picture has a class or tag."""
+    names = source.class_names("label" if "label" in source.features else "tags")
+    number = {name: place for place, name in enumerate(names)}
+    places = [
+        (row, number[tag]) for row, (_, tags) in enumerate(sources.tags_of(source)) for tag in tags
+    ]
+    rows, columns = zip(*places, strict=True)
+    ones = np.ones(len(places), np.float32)
+    return csr_array((ones, (rows, columns)), shape=(len(source), len(names)))
+
+
+if __name__ == "__main__":
+    print(json.dumps(by_neighbours(Path(sys.argv[1]))))

@@ -1,0 +1,71 @@
+"""The table of a comparison, from results that are known."""
+
+import csv
+import io
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from jaxtag.comparison import tables
+from jaxtag.comparison.cells import ARCHITECTURES, DATASETS
+from jaxtag.comparison.published import PUBLISHED
+
+
+def result(value: float, **other) -> dict:
+    usual = {"metric": "top1", "value": value, "split": "test", "image_size": 32}
+    usual |= {"pretraining": "none", "pictures": 6400, "parameters": 1_250_000}
+    usual |= {"multiply_adds": 37_000_000, "seconds": 90.0, "peak_memory_bytes": 3 << 29}
+    return {**usual, **other}
+
+
+@pytest.fixture
+def found() -> tables.Found:
+    return {
+        ("resnet", "mnist"): [result(0.98), result(0.99, seconds=110.0)],
+        ("capsnet", "mnist"): [result(0.995, multiply_adds=200_000_000)],
+        ("resnet", "voc2007"): "data absent",
+        ("capsnet", "voc2007"): "data absent",
+    }
+
+
+def test_csv_has_a_row_for_each_cell(found):
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(found))))
+    assert [(row["architecture"], row["dataset"]) for row in rows] == list(found)
+    first, second, third, _ = rows
+    assert float(first["value"]) == pytest.approx(0.985)
+    assert float(first["spread"]) == pytest.approx(0.00707, abs=1e-5)
+    assert (first["seeds"], first["seconds"]) == ("2", "100.0")
+    assert (second["published_value"], second["spread"]) == ("0.9975", "")
+    assert (third["value"], third["absent"]) == ("", "data absent")
+
+
+def test_markdown_names_metric_split_and_cost(found):
+    text = tables.as_markdown(found)
+    assert "| MNIST (top1, test) | VOC 2007 (map, test) |" in text
+    assert "| ResNet | 0.9850 ± 0.0071 | data absent |" in text
+    assert "| CapsNet | 0.9950 (paper: 0.9975) | data absent |" in text
+    cost = "| ResNet | MNIST | 32 px | none | 6,400 x 2 | 1.25 M | 37.0 M | 100 s | 1.5 GiB |"
+    assert cost in text
+    columns = {line.count("|") for line in text.split("\n\n")[0].splitlines()}
+    assert columns == {4}
+
+
+def test_text_is_aligned(found):
+    first, *others = tables.as_text(found).splitlines()
+    place = first.index("VOC 2007")
+    assert all(line[place:] == "data absent" for line in others)
+
+
+def test_plot_is_svg_with_a_point_a_cell(found):
+    root = ElementTree.fromstring(tables.as_svg(found))
+    names = [item.text for item in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"MNIST", "ResNet", "CapsNet", "1e7"} <= set(names) and "VOC 2007" not in names
+    circles = list(root.iter("{http://www.w3.org/2000/svg}circle"))
+    assert float(circles[0].get("cx")) < float(circles[1].get("cx"))  # costlier is further right
+    assert float(circles[0].get("cy")) > float(circles[1].get("cy"))  # better is higher
+    ElementTree.fromstring(tables.as_svg({("resnet", "mnist"): "data absent"}))
+
+
+def test_published_figures_belong_to_cells():
+    for architecture, dataset in PUBLISHED:
+        assert architecture in ARCHITECTURES and dataset in DATASETS
