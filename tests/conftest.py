@@ -34,6 +34,17 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="module")
+def one_device():
+    """XLA's collectives between 8 CPU devices on few cores can stall beside convolutions."""
+    import jax
+
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: first)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
     """A data directory with the data set `tiny`: 28 coloured pictures with two captions each."""

@@ -12,6 +12,7 @@ from PIL import Image
 from jaxtag import config_flag
 from jaxtag.training import loop, preemption, vocabulary
 
+pytestmark = pytest.mark.usefixtures("one_device")
 CLASSES = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30)}
 CONFIG = """
 from jaxtag.config import (
@@ -49,17 +50,8 @@ def picture(colour: tuple[int, int, int], seed: int) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """XLA's collectives between 8 CPU devices on few cores can stall beside convolutions."""
-    first = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *_: first)
-        yield
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> tuple[Path, str]:
+def run(one_device, tmp_path_factory) -> tuple[Path, str]:
     """(the work directory of a finished run, what to give as --config)."""
     root = tmp_path_factory.mktemp("colours")
     for split, count in (("train", 16), ("validation", 5)):

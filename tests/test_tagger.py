@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from calling import call
@@ -13,6 +12,7 @@ from jaxtag import config_flag
 from jaxtag.data import sources
 from jaxtag.training import loop, trained, vocabulary
 
+pytestmark = pytest.mark.usefixtures("one_device")
 COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30)}
 CONFIG = """
 from jaxtag.config import (
@@ -65,17 +65,8 @@ def tags_of(number: int) -> list[str]:
     return [name for place, name in enumerate(COLOURS) if number % 6 >> place & 1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """XLA's collectives between 8 CPU devices on few cores can stall beside convolutions."""
-    first = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *_: first)
-        yield
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> tuple[Path, str]:
+def run(one_device, tmp_path_factory) -> tuple[Path, str]:
     """(the work directory of a finished run, what to give as --config)."""
     root = tmp_path_factory.mktemp("patches")
     (root / "source").mkdir()

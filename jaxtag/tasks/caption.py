@@ -49,7 +49,7 @@ class CaptionTask:
         images = batch["image"]
         if key is not None:
             images = self.augmentation.images(images, key)
-        return augment.normalize(images, self.mean, self.std, jnp.float32)
+        return augment.normalize(images, self.mean, self.std)
 
     def loss(
         self, variables: Any, batch: Batch, key: jax.Array | None

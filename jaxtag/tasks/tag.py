@@ -67,9 +67,7 @@ class TagTask:
 
     def images(self, images: jax.Array) -> jax.Array:
         """Pictures [B, S, S, 3] as the model takes them, [B, S, S, C] float32."""
-        if self.grey:
-            images = images.astype(jnp.float32).mean(-1, keepdims=True)
-        return augment.normalize(images, self.mean, self.std, jnp.float32)
+        return augment.normalize(images, self.mean, self.std, grey=self.grey)
 
     def loss(
         self, variables: Any, batch: Batch, key: jax.Array | None

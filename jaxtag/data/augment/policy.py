@@ -110,13 +110,18 @@ def normalize(
     images: jax.Array,
     mean: ArrayLike,
     std: ArrayLike,
-    dtype: jnp.dtype = jnp.float32,
+    *,
+    grey: bool = False,
 ) -> jax.Array:
-    """(images / 255 - mean) / std; uint8 [B, H, W, C] to `dtype`, computed in float32.
+    """(images / 255 - mean) / std; uint8 [B, H, W, C] to float32, with `grey` [B, H, W, 1].
 
-    `mean` and `std` are a channel's, [C] or one number, on the scale from 0 to 1.
+    `mean` and `std` are a channel's, [C] or one number, on the scale from 0 to 1. Grey is the mean
+    of the channels.
     """
+    images = images.astype(jnp.float32)
+    if grey:
+        images = images.mean(-1, keepdims=True)
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
     # One multiplication and one addition a value.
     factor = 1 / (255 * std)
-    return (images.astype(jnp.float32) * factor - mean / std).astype(dtype)
+    return images * factor - mean / std
