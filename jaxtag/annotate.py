@@ -9,11 +9,15 @@ and their probabilities. A tagger says so of the tags whose calibrated scores re
 and at least of the likeliest one. An embedder says {"file": …, "embedding": […]}, a vector of
 length 1. A picture that cannot be read gets {"file": …, "error": …}, and the run goes on. The
 output appears when all is done; until then lines are in OUTPUT.partial.
+
+With --index=DIR, an index of jaxtag.index, a picture's tags are those of its nearest neighbours
+there; it can be given alone, or beside --workdir: a tag that the model knows then has the mean of
+both scores (0 where one does not name it), a tag that came after training the index's.
+
+Besides: --csv=FILE, a table; --sidecars, keywords beside each picture for photo programs;
+--gallery=DIR, a page to look through that can be searched by tag.
 """
 
-import contextlib
-import errno
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -25,46 +29,106 @@ import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
-from jaxtag import commands, config_flag
+from jaxtag import commands, config_flag, writers
 from jaxtag import config as configuration
+from jaxtag.config import Config
 from jaxtag.data import files, pipeline
-from jaxtag.errors import UsageError, UserError
+from jaxtag.data.classes import Classes
+from jaxtag.errors import UsageError
 from jaxtag.evaluation import captions, tags
 from jaxtag.parallel import mesh as meshes
 from jaxtag.parallel import runtime
 from jaxtag.tasks import TASKS
 from jaxtag.tasks.tag_decisions import Decisions
-from jaxtag.training import trained
+from jaxtag.training import indexed, trained
+from jaxtag.writers import whole
 
 _TAGS = 5  # likeliest classes that are told
 _MOST_TAGS = 30  # of a picture, by a tagger
 
 _CONFIG = config_flag.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
+_INDEX = flags.DEFINE_string("index", None, "Folder of a tag index (see jaxtag.index).")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write, JSON lines.")
+_CSV = flags.DEFINE_string(
+    "csv", None, "Table to write besides: file, tags, scores, caption, error."
+)
+_GALLERY = flags.DEFINE_string(
+    "gallery", None, "Folder to write besides: a page, index.html, that can be searched by tag."
+)
+_SIDECARS = flags.DEFINE_bool(
+    "sidecars", False, "Write PICTURE.xmp beside each picture: keywords for photo programs."
+)
+_MIN_SCORE = flags.DEFINE_float(
+    "min_score", 0.5, "Score that a tag needs to become a keyword in a sidecar file."
+)
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
 
 
 def main(paths: list[str]) -> None:
-    if not (_WORKDIR.value and _OUTPUT.value and paths):
-        raise UsageError("usage: jaxtag.annotate --workdir=DIR --output=FILE.jsonl PATH…")
-    workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
-    config = configuration.check(_CONFIG.value or configuration.load(workdir))
-    # What an earlier run wrote may lie among the pictures.
-    own = {os.path.realpath(path) for path in (output, _partial(output))}
-    names = [name for name in files.list_files(paths) if os.path.realpath(name) not in own]
+    if not ((_WORKDIR.value or _INDEX.value) and _OUTPUT.value and paths):
+        raise UsageError(
+            "usage: jaxtag.annotate --workdir=DIR [--index=DIR] --output=FILE.jsonl PATH… "
+            "(or --index alone)"
+        )
+    output = Path(_OUTPUT.value)
+    config = Config()  # an index alone is of no run
+    if _WORKDIR.value:
+        config = configuration.check(_CONFIG.value or configuration.load(Path(_WORKDIR.value)))
+    names = _without_own(files.list_files(paths), output)
     if config.compilation_cache:
         runtime.use_compilation_cache()
-    model = trained.load(workdir, config, _STEP.value)
-    found = annotate(model, names)
-    bad, lines = 0, _Lines(output)
+    found = _found(config, names)
+    bad, outputs = 0, _writers(output, config.data.threads)
     with tqdm(total=len(names), unit="picture", disable=not sys.stderr.isatty()) as bar:
         for line in found:
-            lines.add(line)
+            for one in outputs:
+                one.add(line)
             bad += "error" in line
             bar.update()
-    lines.finish()
+    for one in outputs:
+        one.finish()
     print(f"{len(names) - bad} pictures annotated, {bad} could not be read: {output}")
+
+
+def _found(config: Config, names: list[str]) -> Iterator[dict[str, Any]]:
+    """A line for each file, by the model, the index or both."""
+    if not _WORKDIR.value:
+        return indexed.tagged(Path(_INDEX.value), names, _TAGS)
+    model = trained.load(Path(_WORKDIR.value), config, _STEP.value)
+    found = annotate(model, names)
+    if not _INDEX.value:
+        return found
+    known = model.vocabulary.names if isinstance(model.vocabulary, Classes) else ()
+    near = indexed.tagged(Path(_INDEX.value), names, _MOST_TAGS)
+    return indexed.together(found, near, known, _MOST_TAGS)
+
+
+def _without_own(names: list[str], output: Path) -> list[str]:
+    """`names` less what this or an earlier run wrote among the pictures."""
+    written = [Path(path) for path in (output, _CSV.value) if path]
+    own = {os.path.realpath(p) for path in written for p in (path, whole.partial(path))}
+    gallery = os.path.join(os.path.realpath(_GALLERY.value), "") if _GALLERY.value else None
+    sidecars = {f"{name}.xmp" for name in names}
+
+    def is_own(name: str) -> bool:
+        path = os.path.realpath(name)
+        in_gallery = gallery is not None and path.startswith(gallery)
+        return path in own or in_gallery or name in sidecars
+
+    return [name for name in names if not is_own(name)]
+
+
+def _writers(output: Path, threads: int) -> list[Any]:
+    """What the flags ask for."""
+    found: list[Any] = [writers.Lines(output)]
+    if _CSV.value:
+        found.append(writers.Table(Path(_CSV.value)))
+    if _SIDECARS.value:
+        found.append(writers.Sidecars(_MIN_SCORE.value))
+    if _GALLERY.value:
+        found.append(writers.Gallery(Path(_GALLERY.value), threads))
+    return found
 
 
 def annotate(model: trained.Trained, names: list[str]) -> Iterator[dict[str, Any]]:
@@ -172,43 +236,6 @@ _DESCRIBERS = {
     "embed": _embeddings,
     "tag": _any_tags,
 }
-
-
-class _Lines:
-    """JSON lines in OUTPUT.partial, which takes the name OUTPUT when all are written."""
-
-    def __init__(self, output: Path):
-        self._output = output
-        with self._told():
-            if output.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            # Python holds a byte of a file's name that is not UTF-8 as half of a surrogate pair.
-            # backslashreplace spells that as \udcXX, which in JSON means the very same.
-            self._file = _partial(output).open(
-                "w", buffering=1, encoding="utf-8", errors="backslashreplace"
-            )
-
-    def add(self, line: dict[str, Any]) -> None:
-        with self._told():
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def finish(self) -> None:
-        with self._told():
-            self._file.close()
-            _partial(self._output).replace(self._output)
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """A full disk, say, is something that the user can put right."""
-        try:
-            yield
-        except OSError as error:
-            message = f"--output={self._output} cannot be written: {error.strerror}"
-            raise UserError(message) from error
-
-
-def _partial(output: Path) -> Path:
-    return Path(f"{output}.partial")
 
 
 if __name__ == "__main__":

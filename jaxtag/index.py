@@ -64,15 +64,9 @@ def _build(folder: Path, paths: list[str]) -> None:
     from jaxtag.evaluation.neighbours import TagIndex
     from jaxtag.training import features
 
-    given = [name for name in ("workdir", "model", "pixels") if flags.FLAGS[name].value is not None]
-    if len(given) != 1:
-        raise UsageError("give one of --workdir, --model and --pixels: how pictures become vectors")
-    if _WORKDIR.value:
-        maker = features.of_run(_WORKDIR.value, _STEP.value)
-    elif _MODEL.value:
-        maker = features.of_model(_MODEL.value, _WEIGHTS.value)
-    else:
-        maker = features.of_pixels(_PIXELS.value)
+    maker = features.chosen(
+        _WORKDIR.value, _STEP.value, _MODEL.value, _WEIGHTS.value, _PIXELS.value
+    )
     pictures = _pictures(paths)
     index = TagIndex.create(
         folder,

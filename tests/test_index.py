@@ -11,6 +11,7 @@ from PIL import Image
 
 from jaxtag.evaluation.neighbours import TagIndex, Vote, rows
 from jaxtag.parallel import mesh as meshes
+from jaxtag.training import indexed
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
 
@@ -165,3 +166,38 @@ def test_from_python_without_compiling_anew(tmp_path) -> None:
     np.testing.assert_array_equal(again.scores(vectors), index.scores(vectors))
     assert again.scores(vectors, Vote(1, propagate=True)).shape == (60, len(index.tag_names))
     assert len(again) == 60
+
+
+def test_annotate_by_an_index_alone(index, photos, tmp_path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    paths = photos / "red5.png", tmp_path / "broken.png", photos / "blue5.png"
+    output = tmp_path / "out.jsonl"
+    done = call("annotate", f"--index={index}", f"--output={output}", *paths)
+    assert done.status == 0, done.err
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["file"] for line in lines] == [str(path) for path in paths]
+    assert [tag["tag"] for tag in lines[0]["tags"][:2]] == ["red", "warm"]
+    assert "error" in lines[1] and lines[2]["tags"][0]["tag"] == "cold"
+
+
+def test_annotate_by_a_model_and_an_index(index, photos, tiny_run, tmp_path) -> None:
+    output = tmp_path / "out.jsonl"
+    flags = f"--index={index}", f"--workdir={tiny_run}", f"--output={output}"
+    done = call("annotate", *flags, photos / "red5.png")
+    assert done.status == 0, done.err
+    line = json.loads(output.read_text())
+    assert line["caption"] and [tag["tag"] for tag in line["tags"][:2]] == ["red", "warm"]
+
+
+def test_tags_of_a_model_and_an_index_together() -> None:
+    told = [
+        {"file": "a", "tags": [{"tag": "dog", "score": 0.9}, {"tag": "cat", "score": 0.4}]},
+        {"file": "b", "error": "damaged"},
+    ]
+    near = [
+        {"file": "a", "tags": [{"tag": "dog", "score": 0.5}, {"tag": "surfer", "score": 0.6}]},
+        {"file": "b", "error": "damaged"},
+    ]
+    lines = list(indexed.together(iter(told), iter(near), ("dog", "cat"), 2))
+    expected = [{"tag": "dog", "score": 0.7}, {"tag": "surfer", "score": 0.6}]
+    assert lines == [{"file": "a", "tags": expected}, told[1]]

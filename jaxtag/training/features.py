@@ -103,6 +103,21 @@ class Features:
         return -(-_BATCH // shards) * shards
 
 
+def chosen(
+    workdir: str | None,
+    step: str,
+    model: str | None,
+    weights: str | None,
+    pixels: int | None,
+) -> Features:
+    """By whichever of a run, a backbone and pixels is given. Raises UsageError unless it is one."""
+    if [workdir, model, pixels].count(None) != 2:
+        raise UsageError("give one of --workdir, --model and --pixels: how pictures become vectors")
+    if workdir is not None:
+        return of_run(workdir, step)
+    return of_pixels(pixels) if model is None else of_model(model, weights)
+
+
 def from_description(description: dict[str, Any]) -> Features:
     """The features that a description is of. Raises UserError where it makes no sense."""
     makers = {"workdir": of_run, "model": of_model, "pixels": of_pixels}
@@ -125,9 +140,8 @@ def of_run(workdir: str, step: str | int = "newest") -> Features:
         module, place = task.backbone
 
         def compute(variables: Any, images: jax.Array) -> jax.Array:
-            if config.data.grey:
-                images = images.astype(jnp.float32).mean(-1, keepdims=True)
-            images = augment.normalize(images, config.data.mean, config.data.std, jnp.float32)
+            data = config.data
+            images = augment.normalize(images, data.mean, data.std, grey=data.grey)
             return _pooled(module, _at(variables, place), images)
 
     image = TASKS[config.task].example(config, model.vocabulary, train=False).image
@@ -152,9 +166,8 @@ def of_model(model: str, weights: str | None = None, image_size: int | None = No
         variables = jax.jit(module.init)(jax.random.key(0), images)
 
     def compute(variables: Any, images: jax.Array) -> jax.Array:
-        if len(wanted.mean) == 1:
-            images = images.astype(jnp.float32).mean(-1, keepdims=True)
-        images = augment.normalize(images, wanted.mean, wanted.std, jnp.float32)
+        grey = len(wanted.mean) == 1
+        images = augment.normalize(images, wanted.mean, wanted.std, grey=grey)
         return _pooled(module, variables, images)
 
     mesh = meshes.make()

@@ -90,8 +90,10 @@ def nearest(
         error = _error(queries, rounded.astype(jnp.float32), limits)
         # `count` rows have at least this score, less its error; those that are left out had at
         # most the last one's, plus its error.
-        enough = best[:, count - 1] - 2 * error
-        proven = (best[:, -1] < enough) | (best[:, -1] == -jnp.inf)
+        # (Minima, not slices: XLA would join these with top_k, and on CPU sort all maxima then.)
+        last = best.min(1)
+        enough = jnp.where(jnp.arange(groups) < count, best, jnp.inf).min(1) - 2 * error
+        proven = (last < enough) | (last == -jnp.inf)
     numbers = jnp.sort(chosen, axis=1)[:, :, None] * GROUP + jnp.arange(GROUP)
     numbers = numbers.reshape(len(queries), -1)
     scores = fine(table.rows[numbers], queries[:, None], metric)

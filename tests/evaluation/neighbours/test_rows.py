@@ -98,8 +98,8 @@ def test_removed_rows_are_not_found_and_fewer_rows_than_asked_for(mesh):
 def test_growing_keeps_what_is_there(mesh):
     vectors, queries = random(9000, 0), random(5, 1)
     rows = Rows(D, "euclidean", mesh)
-    for start in range(0, 9000, 1500):
-        rows.add(vectors[start : start + 1500])
+    for start in range(0, 9000, 3000):
+        rows.add(vectors[start : start + 3000])
     expected = brute(vectors, queries, "euclidean", 10)[1]
     np.testing.assert_array_equal(rows.search(queries, 10)[1], expected)
 

@@ -1,0 +1,76 @@
+"""How far a few labelled pictures go: accuracy after k pictures of each class.
+
+  python -m jaxtag.few_shot --workdir=RUN --dataset=cifar10 [--shots=1,2,4,8,16] [--seeds=5]
+  python -m jaxtag.few_shot --model=resnet18 --weights=FILE --dataset=cifar10
+  python -m jaxtag.few_shot --pixels=16 --dataset=cifar10
+
+Pictures become vectors by what a run of jaxtag.train has learnt, by a backbone with given weights,
+or by their pixels (see jaxtag.index). On k training pictures a class, drawn anew for each seed, a
+linear probe is fitted (multinomial logistic regression) and neighbours vote; both are scored on the
+whole test split. The last line is JSON: {k: {method: {"mean", "std", "accuracies"}}}.
+"""
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from jaxtag import commands
+from jaxtag.errors import UsageError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Vectors by a run of jaxtag.train.")
+_STEP = flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
+_MODEL = flags.DEFINE_string("model", None, "Vectors by a backbone of jaxtag.models.names().")
+_WEIGHTS = flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
+_PIXELS = flags.DEFINE_integer("pixels", None, "Vectors are the pictures at so many pixels a side.")
+_DATASET = flags.DEFINE_string("dataset", None, "A prepared data set of classes.")
+_TRAIN_SPLIT = flags.DEFINE_string("train_split", "train", "Split that pictures are drawn from.")
+_TEST_SPLIT = flags.DEFINE_string("test_split", "test", "Split that is scored.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
+_SHOTS = flags.DEFINE_list("shots", ["1", "2", "4", "8", "16"], "Pictures of each class.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "How often they are drawn.", 1)
+
+
+def main(_: list[str]) -> None:
+    from jaxtag.evaluation import few_shot  # after the flags: --help is quick
+    from jaxtag.training import features
+
+    if not _DATASET.value:
+        raise UsageError("--dataset is missing: a prepared data set of classes")
+    shots = [int(word) if word.isdecimal() else 0 for word in _SHOTS.value]
+    if not shots or min(shots) < 1:
+        raise UsageError(f"--shots={','.join(_SHOTS.value)}: must be positive numbers")
+    maker = features.chosen(
+        _WORKDIR.value, _STEP.value, _MODEL.value, _WEIGHTS.value, _PIXELS.value
+    )
+    training, test = (_labelled(maker, split) for split in (_TRAIN_SPLIT.value, _TEST_SPLIT.value))
+    found = few_shot.evaluate(training, test, shots, _SEEDS.value)
+    summary = {}
+    for k, methods in found.items():
+        summary[k] = {
+            name: {"mean": np.mean(values), "std": np.std(values), "accuracies": values}
+            for name, values in methods.items()
+        }
+        told = (f"{name} {v['mean']:.3f} ± {v['std']:.3f}" for name, v in summary[k].items())
+        print(f"{k} a class: {', '.join(told)}", file=sys.stderr)
+    print(json.dumps(summary))
+
+
+def _labelled(maker: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors and classes of a split's readable pictures."""
+    from jaxtag.data import sources
+
+    source = sources.open_split(_DATASET.value, split, _DATA_DIR.value)
+    source.class_names()  # tells where there are none
+    parts = list(maker.of_source(source))
+    places = np.concatenate([part.positions for part in parts])
+    bad = sum(len(part.errors) for part in parts)
+    if bad:
+        print(f"left out of {split}: {bad} damaged pictures", file=sys.stderr)
+    return np.concatenate([part.vectors for part in parts]), sources.labels_of(source)[places]
+
+
+if __name__ == "__main__":
+    commands.run(main)
