@@ -19,31 +19,36 @@ from jaxtag.config import (
     Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TagConfig,
 )
 
-def get_config(data_dir: str, steps: int = 40):
-    fields = (("depths", (1, 1, 1, 1)), ("bottleneck", False), ("small_images", True))
+def get_config(data_dir: str, steps: int = 60):
+    fields = (("depth", 1), ("width", 32), ("heads", 2), ("mlp_dim", 64))
     return Config(
         task="tag",
         criterion="asymmetric",
         batch_size=8,
         total_steps=steps,
         log_every=20,
-        evaluate_every=20,
-        checkpoint_every=20,
+        evaluate_every=30,
+        checkpoint_every=30,
         tag=TagConfig(
             head="query", groups=2, arguments=(("gamma_neg", 2.0),), max_positive_weight=3.0
         ),
         data=DataConfig(
             dataset="patches",
             data_dir=data_dir,
-            image_size=16,
+            image_size=32,
             crop_area=(1.0, 1.0),
             flip=True,
             threads=1,
         ),
         model=ModelConfig(
-            encoder="resnet18", arguments=fields, decoder_width=32, decoder_heads=2, dropout=0.0
+            encoder="vit_tiny_patch16",
+            arguments=fields,
+            decoder_width=32,
+            decoder_heads=2,
+            dropout=0.0,
+            scan=False,
         ),
-        optimizer=OptimizerConfig(learning_rate=3e-3, ema_decay=0.8),
+        optimizer=OptimizerConfig(learning_rate=1e-2, ema_decay=0.8),
         evaluation=EvaluationConfig(batch_size=8, pictures=4),
     )
 """
@@ -52,11 +57,11 @@ def get_config(data_dir: str, steps: int = 40):
 def picture(tags: list[str], seed: int) -> Image.Image:
     """Each quarter shows one of the tags' colours; grey without any."""
     rng = np.random.RandomState(seed)
-    pixels = np.full((16, 16, 3), 128.0)
+    pixels = np.full((32, 32, 3), 128.0)
     for quarter, place in enumerate(rng.permutation(4)):
         if tags:
-            rows, columns = 8 * (place // 2), 8 * (place % 2)
-            pixels[rows : rows + 8, columns : columns + 8] = COLOURS[tags[quarter % len(tags)]]
+            rows, columns = 16 * (place // 2), 16 * (place % 2)
+            pixels[rows : rows + 16, columns : columns + 16] = COLOURS[tags[quarter % len(tags)]]
     return Image.fromarray(np.clip(pixels + rng.normal(0, 15, pixels.shape), 0, 255).astype("u1"))
 
 
@@ -96,7 +101,7 @@ def test_it_learns_and_leaves_what_it_found(run) -> None:
     assert rows["most frequent tags"]["map"] == pytest.approx((6 + 4 + 4) / (3 * 12))
     assert Image.open(workdir / "tags.png").size[0] > 200
     steps = sorted(int(path.stem) for path in (workdir / "thresholds").iterdir())
-    assert steps == [20, 40]
+    assert steps == [30, 60]
 
 
 def test_rare_tags_weigh_more_from_the_start(run) -> None:
@@ -110,7 +115,7 @@ def test_rare_tags_weigh_more_from_the_start(run) -> None:
 
 def test_evaluate_gives_what_training_gave(run) -> None:
     workdir, _ = run
-    kept = (workdir / "thresholds/40.json").read_text()
+    kept = (workdir / "thresholds/60.json").read_text()
     done = call("evaluate", f"--workdir={workdir}")
     assert done.status == 0, done.err
     rows = json.loads((workdir / "results.json").read_text())
@@ -120,12 +125,12 @@ def test_evaluate_gives_what_training_gave(run) -> None:
     per_tag = json.loads((workdir / "evaluation.json").read_text())["per_tag"]
     assert list(per_tag) == sorted(COLOURS)
     assert per_tag["red"]["present"] == 4 and per_tag["red"]["recall"] > 0.8
-    assert (workdir / "thresholds/40.json").read_text() == kept
+    assert (workdir / "thresholds/60.json").read_text() == kept
 
 
 def test_another_split_is_decided_as_validation_chose(run) -> None:
     workdir, _ = run
-    kept = json.loads((workdir / "thresholds/40.json").read_text())["thresholds"]
+    kept = json.loads((workdir / "thresholds/60.json").read_text())["thresholds"]
     done = call("evaluate", f"--workdir={workdir}", "--split=test")
     assert done.status == 0, done.err
     per_tag = json.loads((workdir / "evaluation.json").read_text())["per_tag"]
@@ -142,7 +147,7 @@ def test_annotate_gives_the_tags_that_reach_their_thresholds(run, tmp_path) -> N
     assert done.status == 0, done.err
     lines = {Path(line["file"]).stem: line for line in map(json.loads, output.open())}
     assert "error" in lines.pop("broken")
-    thresholds = json.loads((workdir / "thresholds/40.json").read_text())["thresholds"]
+    thresholds = json.loads((workdir / "thresholds/60.json").read_text())["thresholds"]
     right = 0
     for number, line in lines.items():
         scores = [tag["score"] for tag in line["tags"]]
@@ -155,7 +160,7 @@ def test_annotate_gives_the_tags_that_reach_their_thresholds(run, tmp_path) -> N
 
 def test_a_checkpoint_without_thresholds_gets_them_from_evaluate(run, monkeypatch) -> None:
     workdir, _ = run
-    path = workdir / "thresholds/40.json"
+    path = workdir / "thresholds/60.json"
     kept = json.loads(path.read_text())
     path.unlink()
     assert trained.load(workdir).task.decisions is None
