@@ -1,6 +1,7 @@
 """A cell of the survey's table: an architecture on a data set, as jaxtag.compare trains it.
 
-    python -m jaxtag.train --config=compare:architecture=resnet,dataset=mnist --workdir=runs/cell
+    python -m jaxtag.train --config=compare --workdir=runs/cell
+    python -m jaxtag.train --config=compare:architecture=vit,dataset=cifar10 --workdir=runs/vit
 
 Architectures and data sets are named in jaxtag/comparison/cells.py. Smoke run:
 --config.total_steps=5. Hardware: 2 CPU cores, minutes. Expected: not yet measured.

@@ -60,7 +60,10 @@ _SIDECARS = flags.DEFINE_bool(
     "sidecars", False, "Write PICTURE.xmp beside each picture: keywords for photo programs."
 )
 _MIN_SCORE = flags.DEFINE_float(
-    "min_score", 0.5, "Score that a tag needs to become a keyword in a sidecar file."
+    "min_score",
+    None,
+    "Score that a tag needs to become a keyword in a sidecar file; default: 0.5, and of a tagger, "
+    "whose tags have thresholds of their own, 0.",
 )
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
 
@@ -79,7 +82,7 @@ def main(paths: list[str]) -> None:
     if config.compilation_cache:
         runtime.use_compilation_cache()
     found = _found(config, names)
-    bad, outputs = 0, _writers(output, config.data.threads)
+    bad, outputs = 0, _writers(output, config)
     with tqdm(total=len(names), unit="picture", disable=not sys.stderr.isatty()) as bar:
         for line in found:
             for one in outputs:
@@ -119,15 +122,16 @@ def _without_own(names: list[str], output: Path) -> list[str]:
     return [name for name in names if not is_own(name)]
 
 
-def _writers(output: Path, threads: int) -> list[Any]:
+def _writers(output: Path, config: Config) -> list[Any]:
     """What the flags ask for."""
     found: list[Any] = [writers.Lines(output)]
     if _CSV.value:
         found.append(writers.Table(Path(_CSV.value)))
     if _SIDECARS.value:
-        found.append(writers.Sidecars(_MIN_SCORE.value))
+        usual = 0.0 if config.task == "tag" else 0.5
+        found.append(writers.Sidecars(usual if _MIN_SCORE.value is None else _MIN_SCORE.value))
     if _GALLERY.value:
-        found.append(writers.Gallery(Path(_GALLERY.value), threads))
+        found.append(writers.Gallery(Path(_GALLERY.value), config.data.threads))
     return found
 
 

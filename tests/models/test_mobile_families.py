@@ -83,7 +83,11 @@ def build(case: str):
     return module(**fields, **rates, num_classes=5, norm_momentum=0.9)
 
 
-@pytest.mark.parametrize("case", CASES)
+# The small one has the same blocks.
+DEAR = {"mobilenet_v3_large_torchvision": [pytest.mark.slow]}
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=DEAR.get(c, [])) for c in CASES])
 def test_equals_other_libraries(case: str) -> None:
     """Inference at each size; in training logits, all gradients and the running moments."""
     stored = load_file(REFERENCES / f"{case}.safetensors")

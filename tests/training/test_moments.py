@@ -28,7 +28,10 @@ class Iterator:
         pass
 
 
-@pytest.fixture(scope="module", params=[(1, 1), (8, 8)], ids=str)
+DEVICES_AND_GROUPS = [(1, 1), pytest.param((8, 8), marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=DEVICES_AND_GROUPS, ids=str)
 def refreshed(request):
     """(configuration, state before, state after) with moments from three batches."""
     devices, groups = request.param
