@@ -151,7 +151,7 @@ def _last_evaluation(workdir: Path) -> dict[str, float]:
 
 
 def _training_seconds(workdir: Path) -> float:
-    """The time of all steps, without evaluation; also where the run was interrupted."""
+    """The time of all steps with their compilation, without evaluation, of all parts of a run."""
     seconds, before = 0.0, 0
     for line in _lines(workdir):
         if line["split"] == "train":
