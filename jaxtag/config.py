@@ -256,30 +256,13 @@ def check_name(config: Any, dotted: str) -> None:
 def check(config: Config) -> Config:
     """Returns `config`; raises UsageError where a value is of the wrong type or out of range."""
     _check_types(config, "")
-    positive = ["batch_size", "log_every", "evaluate_every", "checkpoint_every"]
-    positive += ["data.image_size", "text.length", "text.captions_per_image"]
-    positive += ["embed.size", "embed.pictures_per_class", "tag.groups"]
-    positive += ["optimizer.accumulate", "evaluation.batch_size", "decoding.beam_size"]
-    for name in positive:
-        value = get(config, name)
-        if value < 1:
-            raise UsageError(f"config.{name} = {value}: must be at least 1")
-    if config.total_steps is None and config.total_epochs is None:
-        raise UsageError("config.total_steps or config.total_epochs must say how long to train")
-    if config.batch_size % config.optimizer.accumulate:
-        raise UsageError(
-            f"config.optimizer.accumulate = {config.optimizer.accumulate} does not divide "
-            f"config.batch_size = {config.batch_size}"
-        )
-    per_class = config.embed.pictures_per_class
-    if config.task == "embed" and config.batch_size % per_class:
-        raise UsageError(
-            f"config.embed.pictures_per_class = {per_class} does not divide "
-            f"config.batch_size = {config.batch_size}"
-        )
-    limit = config.tag.max_positive_weight
-    if limit is not None and limit < 1:
-        raise UsageError(f"config.tag.max_positive_weight = {limit}: must be at least 1")
+    _check_choices(config)
+    _check_numbers(config)
+    _check_task(config)
+    return config
+
+
+def _check_choices(config: Config) -> None:
     choices = {
         "task": tuple(CRITERIA),
         "tag.head": ("linear", "query"),
@@ -292,7 +275,43 @@ def check(config: Config) -> Config:
     for name, allowed in choices.items():
         if (value := get(config, name)) not in allowed:
             raise UsageError(f"config.{name} = {value!r}: unknown{nearest(value, allowed)}")
-    return config
+
+
+def _check_numbers(config: Config) -> None:
+    least = {"optimizer.ema_moments": 0}
+    positive = ["batch_size", "log_every", "evaluate_every", "checkpoint_every"]
+    positive += ["data.image_size", "text.length", "text.captions_per_image"]
+    positive += ["embed.size", "embed.pictures_per_class", "tag.groups"]
+    positive += ["optimizer.accumulate", "evaluation.batch_size", "decoding.beam_size"]
+    positive += ["tag.max_positive_weight"]
+    for name, bound in (least | dict.fromkeys(positive, 1)).items():
+        value = get(config, name)
+        if value is not None and value < bound:
+            raise UsageError(f"config.{name} = {value}: must be at least {bound}")
+    if config.total_steps is None and config.total_epochs is None:
+        raise UsageError("config.total_steps or config.total_epochs must say how long to train")
+    _check_divides(config, "optimizer.accumulate")
+    moments = config.optimizer.ema_moments
+    if moments and config.optimizer.ema_decay is None:
+        raise UsageError(
+            f"config.optimizer.ema_moments = {moments}: there is no moving average without "
+            "config.optimizer.ema_decay"
+        )
+
+
+def _check_task(config: Config) -> None:
+    if config.task == "embed":
+        _check_divides(config, "embed.pictures_per_class")
+    if config.task == "caption" and config.data.grey:
+        raise UsageError("config.data.grey = True: a captioner sees three channels; leave it False")
+
+
+def _check_divides(config: Config, name: str) -> None:
+    value = get(config, name)
+    if config.batch_size % value:
+        raise UsageError(
+            f"config.{name} = {value} does not divide config.batch_size = {config.batch_size}"
+        )
 
 
 def get(config: Any, dotted: str) -> Any:

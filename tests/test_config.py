@@ -8,7 +8,7 @@ from shrinking import VOCABULARY, batch, shrink
 
 from jaxtag import config as configuration
 from jaxtag import config_flag
-from jaxtag.config import Config, DataConfig
+from jaxtag.config import Config, DataConfig, OptimizerConfig
 from jaxtag.errors import UsageError, UserError
 from jaxtag.parallel import mesh as meshes
 from jaxtag.training import experiment
@@ -112,6 +112,9 @@ def test_an_argument_without_a_default_must_be_given(tmp_path):
         ({"total_steps": None}, "total_steps"),
         ({"data": DataConfig(mean=0.5)}, "config.data.mean"),
         ({"task": "captions"}, "did you mean caption"),
+        ({"data": DataConfig(grey=True)}, "config.data.grey = True: a captioner"),
+        ({"optimizer": OptimizerConfig(ema_moments=2)}, "ema_moments = 2: .* config.*ema_decay"),
+        ({"optimizer": OptimizerConfig(ema_moments=-1)}, "ema_moments = -1: must be at least 0"),
     ],
 )
 def test_wrong_values_are_refused(changes, words):

@@ -130,7 +130,11 @@ def _call(module: str, arguments: list[str], log: Path) -> tuple[str, int]:
     while True:
         with log.open("ab") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
-            text = process.stdout.read().decode()
+            try:
+                text = process.stdout.read().decode()
+            except KeyboardInterrupt:  # the child got it too, and saves
+                process.wait()
+                raise
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             process.stdout.close()

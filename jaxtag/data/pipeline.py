@@ -93,37 +93,27 @@ class Label:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tags:
-    """uint8 [T]: 1 for each tag of the record. `names` are those of all tags."""
+class Marks:
+    """uint8 [T]: `mark` (0 or 1) for each tag that a field of the record lists, else the other.
 
-    names: Sized
+    Args:
+      field: of the record, a list of tag numbers.
+      tags: the names of all tags, or whatever has their number as its length.
+    """
 
-    @property
-    def empty(self) -> np.ndarray:
-        return np.zeros(len(self.names), np.uint8)
-
-    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
-        del rng
-        present = self.empty
-        present[record["tags"]] = 1
-        return present
-
-
-@dataclasses.dataclass(frozen=True)
-class KnownTags:
-    """uint8 [T]: 0 for each tag of which the record does not say whether it is there."""
-
-    names: Sized
+    field: str
+    tags: Sized
+    mark: int = 1
 
     @property
     def empty(self) -> np.ndarray:
-        return np.zeros(len(self.names), np.uint8)
+        return np.zeros(len(self.tags), np.uint8)
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
         del rng
-        known = np.ones(len(self.names), np.uint8)
-        known[record["unknown_tags"]] = 0
-        return known
+        marks = np.full(len(self.tags), 1 - self.mark, np.uint8)
+        marks[record[self.field]] = self.mark
+        return marks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,5 +158,8 @@ def _model(config: Config, tags: int) -> nn.Module:
 
 def example(config: Config, classes: Classes, train: bool) -> pipeline.Example:
     """How a record becomes a row of a batch."""
-    fields = {"tags": pipeline.Tags(classes), "known": pipeline.KnownTags(classes)}
+    fields = {
+        "tags": pipeline.Marks("tags", classes),
+        "known": pipeline.Marks("unknown_tags", classes, mark=0),
+    }
     return pipeline.Example(classify.example(config, classes, train).image, fields)

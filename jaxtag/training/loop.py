@@ -66,22 +66,13 @@ def train(
     held_out = sources.open_split(data.dataset, data.evaluation_split, data.data_dir)
     some = held_out if (n := config.evaluation.max_examples) is None else held_out.first(n)
     experiment = experiments.build(config, len(words), len(source))
-    iterator = _batches(config, source, words)
+    batches = functools.partial(_batches, config, source, words, _order(config, source))
+    iterator = batches()
     evaluator = evaluators.make(experiment.task, experiment.mesh, config, words)
-    keep = config.checkpoint
-    checkpoints = Checkpoints(
-        workdir / "checkpoints",
-        keep_last=keep.keep_last,
-        keep_best=keep.keep_best,
-        best_metric=evaluators.best_metric(config),
-    )
+    moments_batches = config.optimizer.ema_moments
+    refresh = moments.refresher(experiment.task, experiment.mesh, batches, moments_batches)
+    checkpoints = _checkpoints(config, workdir)
     saved_config = dataclasses.asdict(config)
-    refresh = moments.refresher(
-        experiment.task,
-        experiment.mesh,
-        functools.partial(_batches, config, source, words),
-        config.optimizer.ema_moments,
-    )
     startup.done("model")
     with checkpoints, Preemption() as preemption:
         if checkpoints.steps():
@@ -135,16 +126,32 @@ def train(
     return Outcome(state, evaluation if finished else None, preempted=not finished)
 
 
-def _batches(config: Config, source: sources.Source, words: Vocabulary) -> pipeline.BatchIterator:
+def _checkpoints(config: Config, workdir: Path) -> Checkpoints:
+    keep = config.checkpoint
+    return Checkpoints(
+        workdir / "checkpoints",
+        keep_last=keep.keep_last,
+        keep_best=keep.keep_best,
+        best_metric=evaluators.best_metric(config),
+    )
+
+
+def _order(config: Config, source: sources.Source) -> BalancedOrder | None:
+    """In which pictures come, where the task wants another order than a shuffle."""
+    if config.task != "embed":
+        return None
+    return BalancedOrder(
+        sources.labels_of(source),
+        batch_size=config.batch_size,
+        per_class=config.embed.pictures_per_class,
+        seed=config.seed,
+    )
+
+
+def _batches(
+    config: Config, source: sources.Source, words: Vocabulary, order: BalancedOrder | None
+) -> pipeline.BatchIterator:
     """This process's share of the training batches."""
-    order = None
-    if config.task == "embed":
-        order = BalancedOrder(
-            sources.labels_of(source),
-            batch_size=config.batch_size,
-            per_class=config.embed.pictures_per_class,
-            seed=config.seed,
-        )
     return pipeline.train_batches(
         source,
         example=TASKS[config.task].example(config, words, train=True),

@@ -48,7 +48,8 @@ def refresher(
             found.append(find(state.evaluation_variables, arrays, key))
         iterator.close()
         old = state.ema["collections"]
-        new = jax.tree.map(jax.device_put, together(found), _places(old[STATISTICS]))
+        places = jax.tree.map(lambda leaf: leaf.sharding, old[STATISTICS])
+        new = jax.jit(together, out_shardings=places)(found)
         return state.replace(ema={**state.ema, "collections": {**old, STATISTICS: new}})
 
     return refresh
@@ -66,7 +67,3 @@ def together(found: list[Any]) -> Any:
 
     stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *found)
     return jax.tree.map(population, stacked, is_leaf=is_norm)
-
-
-def _places(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.sharding, tree)

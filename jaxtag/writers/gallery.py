@@ -20,6 +20,7 @@ import simplejpeg
 from jaxtag.data import files
 from jaxtag.data.decode import DecodeError, decode
 from jaxtag.errors import UserError
+from jaxtag.writers import whole
 from jaxtag.writers.whole import WholeFile
 
 _THUMBNAIL = 256  # pixels, the longer side at most
@@ -43,7 +44,10 @@ class Gallery:
         self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()) and not (folder / _MARK).exists():
+            data = folder / _MARK
+            # A run that was killed left the data unfinished.
+            ours = data.exists() or whole.partial(data).exists()
+            if any(folder.iterdir()) and not ours:
                 raise UserError(f"--gallery={folder} holds other files: name a new folder")
             shutil.rmtree(folder / "thumbnails", ignore_errors=True)
         except OSError as error:

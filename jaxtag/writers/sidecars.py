@@ -44,7 +44,7 @@ class Sidecars:
         self.kept = self.failed = 0
 
     def add(self, line: dict[str, Any]) -> None:
-        """Writes the sidecar of one picture; an error is logged, and counted."""
+        """Writes the sidecar of one picture; the first error is logged, all are counted."""
         tags = [tag["tag"] for tag in line.get("tags", []) if tag["score"] >= self._least]
         caption = line.get("caption", "")
         if not tags and not caption:
@@ -58,8 +58,9 @@ class Sidecars:
                 return
             _write(path, document(tags, caption))
         except OSError as error:
+            if not self.failed:
+                logging.warning("%s cannot be written: %s", path, error.strerror)
             self.failed += 1
-            logging.warning("%s cannot be written: %s", path, error.strerror)
 
     def finish(self) -> None:
         """Tells what was not written."""

@@ -88,10 +88,16 @@ def test_sidecars_of_other_programs_stay(lines, caplog):
     assert again.kept == 0
 
 
-def test_a_sidecar_that_cannot_be_written_is_counted(lines):
+def test_sidecars_that_cannot_be_written_are_counted(lines, caplog):
     writer = writers.Sidecars(0.5)
-    write(writer, [{**lines[0], "file": "/absent/folder/picture.jpg"}, lines[1]])
-    assert writer.failed == 1
+    absent = [{**lines[0], "file": f"/absent/folder/{n}.jpg"} for n in range(3)]
+    write(writer, [*absent, lines[1]])
+    assert writer.failed == 3
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "/absent/folder/0.jpg.xmp cannot be written: No such file or directory",
+        "3 sidecar file(s) could not be written",
+    ]
     assert Path(f"{lines[1]['file']}.xmp").exists()
 
 
@@ -119,6 +125,16 @@ def test_gallery_holds_thumbnails_and_links(lines, tmp_path):
     sizes = [Image.open(folder / entry["thumbnail"]).size for entry in entries[:4]]
     assert sizes == [(256, 192), (50, 40), (30, 30), (3, 256)]
     assert not list(folder.glob("*.partial"))
+
+
+def test_gallery_goes_on_in_the_folder_of_a_killed_run(lines, tmp_path):
+    folder = tmp_path / "gallery"
+    killed = writers.Gallery(folder, threads=1)
+    killed.add(lines[0])
+    killed._pool.shutdown()
+    assert not (folder / "index.html").exists()
+    write(writers.Gallery(folder, threads=1), lines)
+    assert len(data_of(folder)) == len(lines)
 
 
 def test_gallery_never_takes_over_a_folder(lines, tmp_path):
