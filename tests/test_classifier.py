@@ -3,14 +3,13 @@
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from calling import call
 from PIL import Image
+from whole_way import check_going_on, finished_run
 
 from jaxtag import config_flag
-from jaxtag.training import loop, preemption, vocabulary
 
 pytestmark = pytest.mark.usefixtures("one_device")
 CLASSES = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30)}
@@ -60,15 +59,7 @@ def run(one_device, tmp_path_factory) -> tuple[Path, str]:
             folder.mkdir(parents=True)
             for seed in range(count):
                 picture(colour, seed + 100 * (split == "train")).save(folder / f"{seed}.png")
-    data = root / "data"
-    made = call("prepare", "--dataset=colours", f"--source={root / 'source'}", f"--data_dir={data}")
-    assert made.status == 0, made.err
-    path = root / "own.py"
-    path.write_text(CONFIG)
-    config = f"{path}:data_dir={data}"
-    done = call("train", f"--config={config}", f"--workdir={root / 'run'}")
-    assert done.status == 0, done.err
-    return root / "run", config
+    return finished_run(root, "colours", CONFIG)
 
 
 def test_it_learns_and_leaves_what_it_found(run) -> None:
@@ -107,24 +98,9 @@ def test_annotate_tags_new_pictures(run, tmp_path) -> None:
 
 
 def test_going_on_gives_the_bits_of_an_unbroken_run(run, tmp_path, monkeypatch) -> None:
-    """Batch statistics and their averages too."""
+    """Batch statistics and their averages too, also where it stops when moments are due."""
     _, name = run
     config = config_flag.load(f"{name},steps=6")
-    config.checkpoint_every = 2
-
-    def train(workdir: Path) -> loop.Outcome:
-        workdir.mkdir(exist_ok=True)
-        return loop.train(config, workdir, vocabulary.ensure(config, workdir))
-
-    unbroken = train(tmp_path / "unbroken").state
-    with monkeypatch.context() as patch:
-        patch.setattr(preemption.Preemption, "requested", lambda self, step: step == 3)
-        assert train(tmp_path / "broken").preempted
-    state = train(tmp_path / "broken").state
-    assert int(state.step) == 6
-    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(unbroken), strict=True)
-    for got, expected in pairs:
-        if jax.dtypes.issubdtype(got.dtype, jax.dtypes.prng_key):
-            got, expected = map(jax.random.key_data, (got, expected))
-        np.testing.assert_array_equal(got, expected)
+    config.checkpoint_every, config.evaluate_every, config.optimizer.ema_moments = 2, 3, 2
+    state = check_going_on(config, tmp_path, monkeypatch, stop_at=3)
     assert np.any(state.collections["batch_stats"]["stem_norm"]["mean"])

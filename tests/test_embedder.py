@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from calling import call
 from PIL import Image
+from whole_way import check_going_on, finished_run
 
 from jaxtag import config_flag
-from jaxtag.training import loop, preemption, trained, vocabulary
+from jaxtag.training import trained
 
 pytestmark = pytest.mark.usefixtures("one_device")
 COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30)}
@@ -58,15 +59,7 @@ def run(one_device, tmp_path_factory) -> tuple[Path, str]:
             for seed in range(count):
                 place = len(name) * 1000 + seed + 100 * (split == "train")
                 picture(colour, place).save(folder / f"{seed}.png")
-    data = root / "data"
-    made = call("prepare", "--dataset=colours", f"--source={root / 'source'}", f"--data_dir={data}")
-    assert made.status == 0, made.err
-    path = root / "own.py"
-    path.write_text(CONFIG)
-    config = f"{path}:data_dir={data}"
-    done = call("train", f"--config={config}", f"--workdir={root / 'run'}")
-    assert done.status == 0, done.err
-    return root / "run", config
+    return finished_run(root, "colours", CONFIG)
 
 
 def test_it_learns_more_than_raw_pixels_tell(run) -> None:
@@ -108,18 +101,4 @@ def test_annotate_gives_the_vectors_that_embed_gives(run, tmp_path) -> None:
 def test_going_on_gives_the_bits_of_an_unbroken_run(run, tmp_path, monkeypatch) -> None:
     """Its batches too: of each class as many, and the same ones."""
     _, name = run
-    config = config_flag.load(f"{name},steps=4")
-
-    def train(workdir: Path) -> loop.Outcome:
-        workdir.mkdir(exist_ok=True)
-        return loop.train(config, workdir, vocabulary.ensure(config, workdir))
-
-    unbroken = train(tmp_path / "unbroken").state
-    with monkeypatch.context() as patch:
-        patch.setattr(preemption.Preemption, "requested", lambda self, step: step == 3)
-        assert train(tmp_path / "broken").preempted
-    state = train(tmp_path / "broken").state
-    assert int(state.step) == 4
-    pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(unbroken.params), strict=True)
-    for got, expected in pairs:
-        np.testing.assert_array_equal(got, expected)
+    check_going_on(config_flag.load(f"{name},steps=4"), tmp_path, monkeypatch, stop_at=3)

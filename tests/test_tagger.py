@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from calling import call
 from PIL import Image
+from whole_way import finished_run
 
 from jaxtag import config_flag
 from jaxtag.data import sources
@@ -81,15 +82,7 @@ def run(one_device, tmp_path_factory) -> tuple[Path, str]:
         split = "train" if number < 40 else "validation" if number < 52 else "test"
         lines.append({"file": f"{number:02}.png", "tags": tags_of(number), "split": split})
     (root / "source/tags.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    data = root / "data"
-    made = call("prepare", "--dataset=patches", f"--source={root / 'source'}", f"--data_dir={data}")
-    assert made.status == 0, made.err
-    path = root / "own.py"
-    path.write_text(CONFIG)
-    config = f"{path}:data_dir={data}"
-    done = call("train", f"--config={config}", f"--workdir={root / 'run'}")
-    assert done.status == 0, done.err
-    return root / "run", config
+    return finished_run(root, "patches", CONFIG)
 
 
 def test_it_learns_and_leaves_what_it_found(run) -> None:

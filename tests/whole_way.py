@@ -1,0 +1,52 @@
+"""What the tests that walk the whole way share: files to a finished run, and going on with one."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from calling import call
+
+from jaxtag.config import Config
+from jaxtag.training import loop, preemption, vocabulary
+from jaxtag.training.state import State
+
+
+def finished_run(root: Path, dataset: str, config: str) -> tuple[Path, str]:
+    """Prepares the pictures in root/source and trains on them.
+
+    Args:
+      config: text of a configuration file, whose get_config takes `data_dir`.
+
+    Returns:
+      (the work directory, what to give as --config).
+    """
+    data, path = root / "data", root / "own.py"
+    made = call(
+        "prepare", f"--dataset={dataset}", f"--source={root / 'source'}", f"--data_dir={data}"
+    )
+    assert made.status == 0, made.err
+    path.write_text(config)
+    name = f"{path}:data_dir={data}"
+    done = call("train", f"--config={name}", f"--workdir={root / 'run'}")
+    assert done.status == 0, done.err
+    return root / "run", name
+
+
+def check_going_on(config: Config, folder: Path, monkeypatch, stop_at: int) -> State:
+    """A run that was told to stop at a step ends with the bits of an unbroken one: its state."""
+
+    def train(workdir: Path) -> loop.Outcome:
+        workdir.mkdir(exist_ok=True)
+        return loop.train(config, workdir, vocabulary.ensure(config, workdir))
+
+    unbroken = train(folder / "unbroken").state
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption.Preemption, "requested", lambda self, step: step == stop_at)
+        assert train(folder / "broken").preempted
+    state = train(folder / "broken").state
+    assert int(state.step) == config.total_steps
+    for got, expected in zip(jax.tree.leaves(state), jax.tree.leaves(unbroken), strict=True):
+        if jax.dtypes.issubdtype(got.dtype, jax.dtypes.prng_key):
+            got, expected = map(jax.random.key_data, (got, expected))
+        np.testing.assert_array_equal(got, expected)
+    return state
