@@ -35,6 +35,16 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="module")
+def quick_compilation():
+    """Programs compiled without LLVM's optimisations: for large ones that run once or twice."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
 def one_device():
     """XLA's collectives between 8 CPU devices on few cores can stall beside convolutions."""
     import jax

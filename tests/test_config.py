@@ -13,6 +13,7 @@ from jaxtag.errors import UsageError, UserError
 from jaxtag.parallel import mesh as meshes
 from jaxtag.training import experiment
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 # What their step compiles differs little from that of another configuration, which comes first.
 ALIKE = {
     "cifar100_resnet18": "cifar10_resnet18",

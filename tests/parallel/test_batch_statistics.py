@@ -9,6 +9,8 @@ from jaxtag.parallel import mesh as meshes
 from jaxtag.training import experiment
 from jaxtag.training.state import State
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def anywhere(state: State) -> State:
     """`state` with parameters that no gradient leaves alone, as zeros of a head do."""

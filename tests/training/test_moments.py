@@ -10,6 +10,7 @@ from jaxtag.models import norms
 from jaxtag.parallel import mesh as meshes
 from jaxtag.training import experiment, moments
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 BATCHES = 3
 
 
@@ -32,7 +33,7 @@ DEVICES_AND_GROUPS = [(1, 1), pytest.param((8, 8), marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module", params=DEVICES_AND_GROUPS, ids=str)
-def refreshed(request):
+def refreshed(quick_compilation, request):
     """(configuration, state before, state after) with moments from three batches."""
     devices, groups = request.param
     config = with_batch_norm(groups)
