@@ -101,6 +101,6 @@ def test_going_on_gives_the_bits_of_an_unbroken_run(run, tmp_path, monkeypatch) 
     """Batch statistics and their averages too, also where it stops when moments are due."""
     _, name = run
     config = config_flag.load(f"{name},steps=6")
-    config.checkpoint_every, config.evaluate_every, config.optimizer.ema_moments = 2, 3, 2
+    config.checkpoint_every, config.evaluate_every, config.optimizer.ema_moments = 4, 3, 2
     state = check_going_on(config, tmp_path, monkeypatch, stop_at=3)
     assert np.any(state.collections["batch_stats"]["stem_norm"]["mean"])

@@ -101,4 +101,6 @@ def test_annotate_gives_the_vectors_that_embed_gives(run, tmp_path) -> None:
 def test_going_on_gives_the_bits_of_an_unbroken_run(run, tmp_path, monkeypatch) -> None:
     """Its batches too: of each class as many, and the same ones."""
     _, name = run
-    check_going_on(config_flag.load(f"{name},steps=4"), tmp_path, monkeypatch, stop_at=3)
+    config = config_flag.load(f"{name},steps=4")
+    config.checkpoint_every = 3
+    check_going_on(config, tmp_path, monkeypatch, stop_at=2)

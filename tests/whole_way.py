@@ -1,13 +1,14 @@
 """What the tests that walk the whole way share: files to a finished run, and going on with one."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from calling import call
 
 from jaxtag.config import Config
-from jaxtag.training import loop, preemption, vocabulary
+from jaxtag.training import loop, preemption, trained, vocabulary
 from jaxtag.training.state import State
 
 
@@ -33,7 +34,10 @@ def finished_run(root: Path, dataset: str, config: str) -> tuple[Path, str]:
 
 
 def check_going_on(config: Config, folder: Path, monkeypatch, stop_at: int) -> State:
-    """A run that was told to stop at a step ends with the bits of an unbroken one: its state."""
+    """A run that was told to stop at a step ends with the bits of an unbroken one: its state.
+
+    It is to have two checkpoints, of `checkpoint_every` and of the end, with the stop before both.
+    """
 
     def train(workdir: Path) -> loop.Outcome:
         workdir.mkdir(exist_ok=True)
@@ -45,8 +49,19 @@ def check_going_on(config: Config, folder: Path, monkeypatch, stop_at: int) -> S
         assert train(folder / "broken").preempted
     state = train(folder / "broken").state
     assert int(state.step) == config.total_steps
-    for got, expected in zip(jax.tree.leaves(state), jax.tree.leaves(unbroken), strict=True):
-        if jax.dtypes.issubdtype(got.dtype, jax.dtypes.prng_key):
-            got, expected = map(jax.random.key_data, (got, expected))
-        np.testing.assert_array_equal(got, expected)
+    _check_same_bits(state, unbroken)
+    # The end makes some things anew: what was saved on the way has to be the same as well.
+    for step in config.checkpoint_every, config.total_steps:
+        one, other = (
+            trained.load(folder / name, config, str(step)).variables
+            for name in ("unbroken", "broken")
+        )
+        _check_same_bits(one, other)
     return state
+
+
+def _check_same_bits(one: Any, other: Any) -> None:
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = map(jax.random.key_data, (a, b))
+        np.testing.assert_array_equal(a, b)
