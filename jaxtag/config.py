@@ -75,8 +75,9 @@ class ModelConfig:
 class EmbedConfig:
     """Pictures as vectors, and the batches that they are learned from."""
 
+    labels: str = "label"  # what pictures that lie near each other share: label (class), tags
     size: int = 128  # of a vector
-    pictures_per_class: int = 4  # in a batch, which has batch_size / this classes
+    pictures_per_class: int = 4  # or tag, in a batch, which has batch_size / this of them
     arguments: tuple[tuple[str, Argument], ...] = ()  # of the criterion, as (("margin", 0.1),)
 
 
@@ -265,6 +266,7 @@ def check(config: Config) -> Config:
 def _check_choices(config: Config) -> None:
     choices = {
         "task": tuple(CRITERIA),
+        "embed.labels": ("label", "tags"),
         "tag.head": ("linear", "query"),
         "optimizer.schedule": ("cosine", "linear", "constant", "one_cycle", "triangular"),
         "decoding.method": ("greedy", "beam", "sample"),
@@ -319,6 +321,11 @@ def get(config: Any, dotted: str) -> Any:
     for part in dotted.split("."):
         config = getattr(config, part)
     return config
+
+
+def label_feature(config: Config) -> str:
+    """The field of a record that holds its labels: `label` (one class) or `tags`."""
+    return {"tag": "tags", "embed": config.embed.labels}.get(config.task, "label")
 
 
 def is_free(dotted: str) -> bool:

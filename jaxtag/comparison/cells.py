@@ -137,14 +137,16 @@ def configuration(
             warmup_steps=max(1, steps // 20),
         ),
         evaluation=EvaluationConfig(batch_size=100),
-        embed=EmbedConfig(size=128, pictures_per_class=8),
+        embed=EmbedConfig(
+            labels="tags" if column.task == "tag" else "label", size=128, pictures_per_class=8
+        ),
         tag=TagConfig(),
     )
 
 
 def _criterion(row: Architecture, column: Dataset) -> str:
     if row.embeds:
-        return "multi_similarity"
+        return "proxy_anchor"
     if column.task == "tag":
         return "asymmetric"
     return "margin" if row.model == "capsnet" else "softmax"

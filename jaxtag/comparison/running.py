@@ -49,8 +49,6 @@ class Cell:
 def absent(cell: Cell, data_dir: str | None) -> str | None:
     """Why a cell cannot be run, in a few words; None where it can."""
     column = DATASETS[cell.dataset]
-    if ARCHITECTURES[cell.architecture].embeds and column.task == "tag":
-        return "needs one class a picture"
     try:
         sources.open_split(cell.dataset, "train", data_dir)
         sources.open_split(cell.dataset, column.split, data_dir)
@@ -102,11 +100,8 @@ def run(cell: Cell, folder: Path, data_dir: str | None) -> dict[str, Any]:
 
 def _result(cell: Cell, workdir: Path, metrics: dict[str, float]) -> dict[str, Any]:
     column, config = DATASETS[cell.dataset], configuration.load(workdir)
-    classes = len(
-        sources.open_split(cell.dataset, "train", config.data.data_dir).class_names(
-            "tags" if column.task == "tag" else "label"
-        )
-    )
+    source = sources.open_split(cell.dataset, "train", config.data.data_dir)
+    classes = len(source.class_names(configuration.label_feature(config)))
     fields = dict(config.model.arguments)
     if "image_size" in models.field_names(config.model.encoder):
         fields["image_size"] = config.data.image_size

@@ -1,4 +1,4 @@
-"""Batches of P classes with K pictures each, from the seed and the batch's number alone."""
+"""Batches of P classes or tags, K pictures of each, from the seed and the batch's number alone."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,11 @@ class BalancedOrder:
     Batches come in rounds of floor(C / P), in which no class comes twice; each round takes the C
     classes in an order of its own and leaves out the last C mod P. With each round a class goes K
     further through its pictures, in an order that is another with each pass, and each pass leaves
-    out the last that do not fill a K. A class with fewer than K repeats them.
+    out the last that do not fill a K. A class with fewer than K repeats them. Classes may share
+    records, as tags do; one is then drawn for whichever of its tags comes, or for several.
 
     Args:
-      labels: the class of each record [N].
+      members: the records of each class that has any.
       batch_size: P K.
       per_class: K.
       seed: of both orders.
@@ -27,10 +28,10 @@ class BalancedOrder:
       UsageError: there are fewer than P classes with pictures.
     """
 
-    def __init__(self, labels: Sequence[int], *, batch_size: int, per_class: int, seed: int):
-        members = np.argsort(labels, kind="stable")
-        edges = np.flatnonzero(np.diff(np.asarray(labels)[members])) + 1
-        self._members = np.split(members, edges)
+    def __init__(
+        self, members: Sequence[np.ndarray], *, batch_size: int, per_class: int, seed: int
+    ):
+        self._members = members
         self._per_class, self._in_batch = per_class, batch_size // per_class
         self._rounds = len(self._members) // self._in_batch
         if not self._rounds:

@@ -1,5 +1,6 @@
 """Random access to prepared data sets: ArrayRecord files in the tfds layout, no TensorFlow."""
 
+import collections
 import os
 import re
 import shlex
@@ -138,6 +139,15 @@ def captions_of(source: Source) -> Iterator[list[str]]:
 def labels_of(source: Source) -> np.ndarray:
     """The class of each record in order, int64 [N], without a look at the pictures."""
     return np.array([f["label"].int64_list.value[0] for f in _all_fields(source)], np.int64)
+
+
+def members_of(source: Source, feature: str) -> list[np.ndarray]:
+    """The records of each class or tag that has any, ascending; without a look at the pictures."""
+    members = collections.defaultdict(list)
+    for place, fields in enumerate(_all_fields(source)):
+        for number in fields[feature].int64_list.value:
+            members[number].append(place)
+    return [np.array(members[number]) for number in sorted(members)]
 
 
 def tag_counts(source: Source, tags: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Evaluation of embeddings: whether a picture's nearest neighbours are of its class."""
+"""Evaluation of embeddings: whether a picture's nearest neighbours share its class, or a tag."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxtag.config import Config
+from jaxtag.config import Config, label_feature
 from jaxtag.data import crops, pipeline
 from jaxtag.data.classes import Classes
 from jaxtag.data.sources import Source
@@ -27,7 +27,7 @@ class Evaluation:
       metrics: name → value (see `retrieval.metrics`).
       index: positions in the split of the pictures that could be read, ascending [N].
       embeddings: of them, float32 [N, D].
-      labels: their classes [N].
+      labels: their classes [N], or tags bool [N, T].
       pictures: position in the split → uint8 [S, S, 3], a few of them.
       classes: their names.
       source: the split.
@@ -49,18 +49,23 @@ class Evaluation:
         return retrieval.rankings(self.embeddings[kept], self.labels[kept])
 
     def shown(self) -> list[tuple[int, np.ndarray, str, list[str]]]:
-        """(position, picture, the classes of its nearest neighbours, its own class) of a few."""
+        """(position, picture, the labels of its nearest neighbours, its own) of a few."""
         indices = sorted(self.pictures)
         places = np.searchsorted(self.index, indices)
-        names, found = self.classes.names, []
+        found = []
         count = min(_TOLD, len(self.index) - 1)
         for queries, near in retrieval.neighbours(self.embeddings, count, places):
             for query, others in zip(queries, near, strict=True):
-                said = ", ".join(names[self.labels[other]] for other in others)
+                said = ", ".join(self._words(other) for other in others)
                 position = int(self.index[query])
-                truth = names[self.labels[query]]
-                found.append((position, self.pictures[position], said, [truth]))
+                found.append((position, self.pictures[position], said, [self._words(query)]))
         return found
+
+    def _words(self, place: int) -> str:
+        """The class of a picture, or its tags."""
+        numbers = np.atleast_1d(self.labels[place])
+        numbers = np.flatnonzero(numbers) if self.labels.ndim > 1 else numbers
+        return " ".join(self.classes.names[number] for number in numbers)
 
     def compared(self, config: Config) -> dict[str, dict[str, float]]:
         """The model beside the pictures' raw pixels as vectors."""
@@ -79,6 +84,7 @@ class EmbeddingEvaluator:
     ):
         meshes.check_batch(mesh, config.evaluation.batch_size, "config.evaluation.batch_size")
         self._mesh, self._config, self._classes = mesh, config, classes
+        self._labels = label_feature(config)
         self._embed = jax.jit(task.embed, out_shardings=meshes.replicated(mesh))
 
     def __call__(self, variables: Any, source: Source) -> Evaluation:
@@ -90,7 +96,7 @@ class EmbeddingEvaluator:
             arrays = meshes.to_devices(batch, self._mesh)
             vectors = jax.device_get(self._embed(variables, arrays["image"]))
             index, mask, label = multihost_utils.process_allgather(
-                (arrays["index"], arrays["mask"], arrays["label"]), tiled=True
+                (arrays["index"], arrays["mask"], arrays[self._labels]), tiled=True
             )
             kept = np.flatnonzero(np.asarray(mask) > 0)
             parts.append((np.asarray(index)[kept], vectors[kept], np.asarray(label)[kept]))
@@ -100,6 +106,8 @@ class EmbeddingEvaluator:
         index, vectors, labels = map(np.concatenate, zip(*parts, strict=True))
         order = np.argsort(index)
         index, vectors, labels = index[order], vectors[order], labels[order]
+        if labels.ndim > 1:
+            labels = labels.astype(bool)
         found = retrieval.metrics(vectors, labels, self._config.seed)
         return Evaluation(found, index, vectors, labels, pictures, self._classes, source)
 

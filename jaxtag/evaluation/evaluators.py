@@ -61,7 +61,8 @@ def details(evaluation: Evaluation) -> dict[str, Any]:
 
 def headline(config: Config, metrics: dict[str, float]) -> str:
     """The metrics that matter most, in words."""
-    return ", ".join(f"{name} {metrics[name]:.3f}" for name in _HEADLINES[config.task])
+    names = (name for name in _HEADLINES[config.task] if name in metrics)
+    return ", ".join(f"{name} {metrics[name]:.3f}" for name in names)
 
 
 def best_metric(config: Config) -> str:

@@ -1,5 +1,6 @@
 """How well vectors group pictures by class: nearest neighbours of each, and clusters of all.
 
+Labels are classes, int [N], or tags, bool [N, T]: pictures are alike where they share one.
 Each vector is a query against all others; what is near is of a small Euclidean distance, which on
 vectors of length 1 is the order of cosines. Queries are taken some at a time, so that memory grows
 with the number of vectors and not with its square.
@@ -19,14 +20,16 @@ _ROUNDS = 25  # of k-means
 
 
 def metrics(embeddings: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """`rankings` and the NMI of as many clusters as there are classes.
+    """`rankings`; with classes also the NMI of as many clusters as there are of them.
 
     Args:
       embeddings: float [N, D].
-      labels: int [N].
+      labels: int [N] or bool [N, T].
       seed: of where k-means starts.
     """
     found = rankings(embeddings, labels)
+    if labels.ndim > 1:
+        return found
     _, classes = np.unique(labels, return_inverse=True)
     groups = clusters(embeddings, classes.max(initial=-1) + 1, seed)
     return {**found, "nmi": normalized_mutual_information(classes, groups)}
@@ -35,27 +38,42 @@ def metrics(embeddings: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[s
 def rankings(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Recall@k, R-precision and MAP@R (Musgrave et al. 2020, arXiv:2003.08505, section 3.2).
 
-    Of a query with R others of its class: recall@k is 1 where one of them is among the k nearest;
+    Of a query with R others that are alike: recall@k is 1 where one of them is among the k nearest;
     R-precision the share of them among the R nearest; MAP@R the sum over ranks i up to R of the
     precision at i where rank i is one of them, divided by R. Of equals the first counts as nearer.
 
     Returns:
-      `recall@1` …, `r_precision`, `map@r`: means over the queries whose class has others; and
+      `recall@1` …, `r_precision`, `map@r`: means over the queries that are alike to others; and
       `examples`, how many those are.
     """
-    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    relevant = counts[classes] - 1
+    relevant = _relevant(labels)
     queries = np.flatnonzero(relevant)
     names = [*(f"recall@{k}" for k in RECALLS), "r_precision", "map@r"]
     sums = np.zeros(len(names))
     if len(queries):
         depth = min(len(labels) - 1, max(*RECALLS, relevant.max()))
         for rows, places in neighbours(embeddings, depth, queries):
-            right = classes[places] == classes[rows, None]
+            right = np.take_along_axis(_alike(labels, rows), places, 1)
             sums += _of_ranks(right, relevant[rows]).sum(0)
     means = sums / max(len(queries), 1)
     found = dict(zip(names, means.tolist(), strict=True))
     return {**found, "examples": float(len(queries))}
+
+
+def _relevant(labels: np.ndarray) -> np.ndarray:
+    """How many others each is alike to, int [N]."""
+    at_a_time = max(1, _ENTRIES // max(1, len(labels)))
+    blocks = np.split(np.arange(len(labels)), range(at_a_time, len(labels), at_a_time))
+    counts = np.concatenate([_alike(labels, rows).sum(1) for rows in blocks])
+    itself = labels.any(1) if labels.ndim > 1 else 1
+    return counts - itself
+
+
+def _alike(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Which are alike to those at `rows` [Q], themselves included: bool [Q, N]."""
+    if labels.ndim == 1:
+        return labels[rows, None] == labels
+    return labels[rows].astype(np.float32) @ labels.T.astype(np.float32) > 0
 
 
 def _of_ranks(right: np.ndarray, relevant: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The task of deep metric learning: pictures of a class near each other, those of others far."""
+"""The task of deep metric learning: what shares a class, or a tag, lies near each other."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,21 +10,21 @@ import jax.numpy as jnp
 
 from jaxtag import models
 from jaxtag.config import Config
-from jaxtag.data import augment
+from jaxtag.data import augment, pipeline
+from jaxtag.data.classes import Classes
 from jaxtag.errors import UsageError
-from jaxtag.tasks import backbones, classify, metric_losses
+from jaxtag.tasks import backbones, classify, metric_losses, tag
+from jaxtag.tasks.metric_losses import alike
 
 Batch = dict[str, jax.Array]
-
-example = classify.example  # a record becomes the same row: a picture and its class
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbedTask:
     """Pure functions of (variables, batch, key).
 
-    A batch has `image` uint8 [B, S, S, 3], `label` int32 [B] and `mask` float32 [B] (0: padding,
-    or a picture that was broken).
+    A batch has `image` uint8 [B, S, S, 3], `label` int32 [B] or `tags` and `known` uint8 [B, T] (as
+    TagTask's), and `mask` float32 [B] (0: padding, or a picture that was broken).
 
     Attributes:
       criterion: (embeddings [B, D], labels [B], mask [B], proxies [C, D] where the model has them)
@@ -75,7 +75,7 @@ class EmbedTask:
         outputs, changed = backbones.apply(self.model, variables, images, key=model_key)
         proxies = [outputs["proxies"]] if "proxies" in outputs else []
         total, weight = self.criterion(
-            outputs["embedding"], batch["label"], batch["mask"], *proxies
+            outputs["embedding"], _labels(batch), batch["mask"], *proxies
         )
         return total, weight, {"loss": (total, weight)}, changed
 
@@ -83,6 +83,19 @@ class EmbedTask:
         """Pictures uint8 [B, S, S, 3] as vectors of length 1, float32 [B, D]."""
         inputs = self.images(images)
         return backbones.apply(self.model, variables, inputs, key=None)[0]["embedding"]
+
+
+def _labels(batch: Batch) -> jax.Array:
+    """As `metric_losses` takes them."""
+    if "label" in batch:
+        return batch["label"]
+    return jnp.where(batch["known"] > 0, batch["tags"], alike.UNKNOWN).astype(jnp.int8)
+
+
+def example(config: Config, classes: Classes, train: bool) -> pipeline.Example:
+    """How a record becomes a row of a batch: that of a classifier, or of a tagger."""
+    kind = tag if config.embed.labels == "tags" else classify
+    return kind.example(config, classes, train)
 
 
 def make(config: Config, classes: int) -> EmbedTask:
@@ -98,6 +111,11 @@ def make(config: Config, classes: int) -> EmbedTask:
     for name in ("mixup", "cutmix"):
         if getattr(config.augmentation, name):
             raise UsageError(f"config.augmentation.{name}: a mixed picture is of no one class")
+    if config.embed.labels == "tags" and config.criterion in metric_losses.ONE_CLASS:
+        raise UsageError(
+            f"config.criterion = {config.criterion!r}: it knows one class a picture, and "
+            "config.embed.labels = 'tags' gives several; take proxy_anchor"
+        )
     data, proxies = config.data, config.criterion in metric_losses.PROXIES
     return EmbedTask(
         models.Embedder(backbones.make(config), config.embed.size, classes if proxies else 0),

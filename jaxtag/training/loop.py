@@ -141,7 +141,7 @@ def _order(config: Config, source: sources.Source) -> BalancedOrder | None:
     if config.task != "embed":
         return None
     return BalancedOrder(
-        sources.labels_of(source),
+        sources.members_of(source, configuration.label_feature(config)),
         batch_size=config.batch_size,
         per_class=config.embed.pictures_per_class,
         seed=config.seed,

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 from absl import logging
 
-from jaxtag.config import Config
+from jaxtag.config import Config, label_feature
 from jaxtag.data import builders, sources
 from jaxtag.data.classes import Classes
 from jaxtag.data.text import Tokenizer
@@ -81,7 +81,7 @@ def ensure(config: Config, workdir: Path) -> Vocabulary:
     if config.task == "caption":
         made = _tokenizer(config, source)
     else:
-        made = Classes.of(source, "tags" if config.task == "tag" else "label")
+        made = Classes.of(source, label_feature(config))
     if jax.process_index() == 0:
         made.save(path)
     return made

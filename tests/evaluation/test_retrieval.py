@@ -19,13 +19,23 @@ def scattered(seed: int, count: int = 83) -> tuple[np.ndarray, np.ndarray]:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), labels
 
 
+def tagged(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same vectors, with up to three tags: their class, and others at random."""
+    vectors, labels = scattered(seed)
+    tags = np.eye(91, dtype=bool)[labels]
+    tags[:, :3] |= np.random.default_rng(seed).random((len(tags), 3)) < 0.1
+    tags[5], tags[-1, :3] = False, False  # none, and one that no other has
+    return vectors, tags
+
+
 def plain(vectors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """One query after the other, all distances in float64."""
+    labels = labels if labels.ndim > 1 else np.eye(91, dtype=bool)[labels]
     rows = []
     for query in range(len(labels)):
         gaps = np.square(vectors.astype(np.float64) - vectors[query]).sum(1)
         order = [i for i in np.argsort(gaps, kind="stable") if i != query]
-        right = labels[order] == labels[query]
+        right = (labels[order] & labels[query]).any(1)
         relevant = right.sum()
         if relevant:
             first = right[:relevant]
@@ -39,9 +49,11 @@ def plain(vectors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_rankings_equal_brute_force_in_blocks(seed, monkeypatch) -> None:
     monkeypatch.setattr(retrieval, "_ENTRIES", 83 * 10)  # ten queries at a time, two at the end
-    found = retrieval.rankings(*scattered(seed))
-    assert found == pytest.approx(plain(*scattered(seed)), abs=1e-9)
-    assert 0.1 < found["map@r"] < 0.9  # neither all right nor all wrong
+    for made in scattered(seed), tagged(seed):
+        found = retrieval.rankings(*made)
+        assert found == pytest.approx(plain(*made), abs=1e-9)
+        assert 0.1 < found["map@r"] < 0.9  # neither all right nor all wrong
+    assert found["examples"] == 81  # without the picture that has no tag, and the one alone
 
 
 def test_a_worked_example() -> None:

@@ -78,6 +78,19 @@ def test_the_loss_is_that_of_the_pictures_that_are_there(criterion) -> None:
     assert metrics["loss"] == (total, weight) and changed == {}
 
 
+def test_tags_that_are_not_known_are_neither_shared_nor_absent() -> None:
+    t, rows = task(), batch()
+    variables = t.init(jax.random.key(0))
+    rng = np.random.default_rng(1)
+    del rows["label"]
+    rows["tags"] = rng.integers(0, 2, (12, CLASSES)).astype(np.uint8)
+    rows["known"] = (rng.random((12, CLASSES)) < 0.7).astype(np.uint8)
+    states = np.where(rows["known"] > 0, rows["tags"], 2).astype(np.int8)
+    vectors = t.embed(variables, rows["image"])
+    expected = metric_losses.make("n_pair", {})(vectors, states, rows["mask"])
+    np.testing.assert_allclose(t.loss(variables, rows, None)[:2], expected, rtol=1e-5)
+
+
 def test_augmentation_is_for_training_alone() -> None:
     t, rows = task(augmentation=Augmentation(flip=True)), batch()
     variables = t.init(jax.random.key(0))
@@ -98,6 +111,11 @@ def test_every_loss_has_its_name_in_the_configuration() -> None:
         ({"embed": EmbedConfig(size=0)}, "config.embed.size = 0"),
         ({"embed": EmbedConfig(arguments=(("alhpa", 1.0),))}, r"'alhpa' \(did you mean alpha"),
         ({"augmentation": AugmentationConfig(mixup=0.2)}, "config.augmentation.mixup"),
+        ({"embed": EmbedConfig(labels="tag")}, r"config.embed.labels = 'tag'.*did you mean tags"),
+        (
+            {"embed": EmbedConfig(labels="tags"), "criterion": "arcface"},
+            "config.criterion = 'arcface': it knows one class a picture",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_named(changes, words) -> None:

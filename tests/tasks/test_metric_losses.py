@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from jaxtag.errors import UsageError
 from jaxtag.parallel import mesh as meshes
 from jaxtag.tasks import metric_losses
-from jaxtag.tasks.metric_losses import pairs
+from jaxtag.tasks.metric_losses import alike, pairs
 
 REFERENCES = Path(__file__).parent / "references" / "metric_learning.safetensors"
 NAMES = sorted(metric_losses.PAIRS | metric_losses.PROXIES)
@@ -57,6 +57,28 @@ def test_loss_and_gradient_are_those_of_the_paper(name, stored, monkeypatch) -> 
     monkeypatch.setattr(pairs, "_ANCHORS", 8)  # three times, each against all 24
     compute = jax.jit(gradient(name))
     check(name, stored, compute(vectors_for(name, stored), stored["labels"], stored["mask"]))
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*metric_losses.ONE_CLASS}))
+def test_one_tag_a_picture_is_a_class(name, stored) -> None:
+    tags = np.eye(len(stored["proxies"]), dtype=np.int8)[stored["labels"]]
+    compute = jax.jit(gradient(name))
+    check(name, stored, compute(vectors_for(name, stored), tags, stored["mask"]))
+
+
+def test_pictures_that_share_a_tag_are_alike() -> None:
+    random = np.random.default_rng(0)
+    one, other = (random.choice([0, 0, 0, 1, 2], (9, 4)).astype(np.int8) for _ in range(2))
+    same, apart = alike.compared(one, other)
+    for row, first in enumerate(one):
+        for column, second in enumerate(other):
+            states = list(zip(first, second, strict=True))
+            assert same[row, column] == ((alike.PRESENT, alike.PRESENT) in states)
+            # An unknown tag may be there: they share none for sure where either is absent.
+            assert apart[row, column] == all(alike.ABSENT in pair for pair in states)
+    assert same.any() and apart.any() and not (same | apart).all()
+    own, others = alike.members(one, 4)
+    assert (own == (one == 1)).all() and (others == (one == 0)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)

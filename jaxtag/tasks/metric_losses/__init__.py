@@ -18,6 +18,7 @@ PAIRS: dict[str, Callable[..., pairs.Total]] = {
     "triplet_hard": triplets.triplet_hard,
     "triplet_semi_hard": triplets.triplet_semi_hard,
 }
+ONE_CLASS = ("arcface",)  # do not take tags
 # The same with one vector for each class as the last argument [C, D].
 PROXIES: dict[str, Callable[..., pairs.Total]] = {
     "arcface": proxies.arcface,

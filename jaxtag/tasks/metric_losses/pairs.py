@@ -5,8 +5,9 @@ and negatives: with the batch split over devices, each device takes its own anch
 pictures of all. Some anchors are taken at a time, and their similarities are computed again in the
 backward pass.
 
-Embeddings are float [B, D] of length 1, labels int32 [B], `mask` [B] (0: takes no part). Each loss
-gives float32 scalars (sum, weight): the loss is sum / weight, which gradients are taken of.
+Embeddings are float [B, D] of length 1, labels int32 [B] or int8 [B, T] as `alike` has them, `mask`
+[B] (0: takes no part). "Of a class" means alike throughout. Each loss gives float32 scalars (sum,
+weight): the loss is sum / weight, which gradients are taken of.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxtag.parallel import mesh as meshes
+from jaxtag.tasks.metric_losses import alike
 
-# (embeddings float32 [R, D], labels [R], whether each takes part [R], places in the batch [R])
+# (embeddings float32 [R, D], labels [R, …], whether each takes part [R], places in the batch [R])
 Rows = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 Total = tuple[jax.Array, jax.Array]
 # (similarities float32 [R, B] of R anchors, which pairs are positive, which negative [R, B])
@@ -60,9 +62,9 @@ def _sums(of_anchors: OfAnchors, anchors: Rows, pictures: Rows) -> Total:
             pictures,
         )
         similarity = jnp.matmul(vectors, others.T, precision="highest")
-        same = labels[:, None] == their_labels
+        same, other = alike.compared(labels, their_labels)
         pairs = present[:, None] & there & (places[:, None] != theirs)
-        losses, weights = of_anchors(similarity, same & pairs, ~same & pairs)
+        losses, weights = of_anchors(similarity, same & pairs, other & pairs)
         return losses.sum(), weights.sum().astype(jnp.float32)
 
     parts = jax.tree.map(lambda x: x.reshape(-1, at_a_time, *x.shape[1:]), anchors)

@@ -1,12 +1,14 @@
 """Losses against one learned vector a class, its proxy: linear in the batch and in the classes.
 
-Embeddings are float [B, D] and proxies [C, D], both of length 1; labels int32 [B], `mask` [B] (0:
-takes no part). Each loss gives float32 scalars (sum, weight): the loss is sum / weight.
+Embeddings are float [B, D] and proxies [C, D], both of length 1; labels int32 [B] or int8 [B, C] as
+`alike` has them, `mask` [B] (0: takes no part). Each loss gives float32 scalars (sum, weight): the
+loss is sum / weight.
 """
 
 import jax
 import jax.numpy as jnp
 
+from jaxtag.tasks.metric_losses import alike
 from jaxtag.tasks.metric_losses.pairs import Total, log_one_plus
 
 _INSIDE = 1 - 1e-6  # cosines up to here; the sine has no gradient at 1
@@ -29,8 +31,8 @@ def proxy_anchor(
     """
     similarity = _cosines(embeddings, proxies)
     present = mask[:, None] > 0
-    own = labels[:, None] == jnp.arange(len(proxies))
-    positive, negative = own & present, ~own & present
+    own, others = alike.members(labels, len(proxies))
+    positive, negative = own & present, others & present
     pull = log_one_plus(-scale * (similarity - margin), positive, axis=0)
     push = log_one_plus(scale * (similarity + margin), negative, axis=0)
     with_pictures = jnp.maximum(positive.any(0).sum(), 1)
@@ -47,6 +49,8 @@ def arcface(
     scale: float = 64.0,
 ) -> Total:
     """Cross-entropy of scaled cosines, the own class's angle enlarged by `margin` radians.
+
+    Labels are classes: a picture has one.
 
     (Deng et al. 2019, arXiv:1801.07698, equation 3.)
     """
