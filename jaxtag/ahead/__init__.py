@@ -1,0 +1,1 @@
+"""Compiling for hardware that is not there, and reading what the compiler made of it."""
