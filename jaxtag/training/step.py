@@ -33,42 +33,47 @@ def make(
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         grads, weight, metrics, collections = _gradient(task, state, batch, key, accumulate)
-        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads)
-        norm = optax.tree.norm(grads)
-        fine = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema_decay is not None:
-            # The average warms up, so that a short run is not held by its random start.
-            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            new = {"params": params, "collections": collections}
-            ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, new)
+        with jax.named_scope("optimizer"):
+            grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads)
+            norm = optax.tree.norm(grads)
+            fine = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
+            updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+            params = optax.apply_updates(state.params, updates)
+            ema = state.ema
+            if ema_decay is not None:
+                # The average warms up, so that a short run is not held by its random start.
+                decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+                new = {"params": params, "collections": collections}
+                ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, new)
 
-        def keep(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda n, o: jnp.where(fine, n, o), new, old)
+            def keep(new: Any, old: Any) -> Any:
+                return jax.tree.map(lambda n, o: jnp.where(fine, n, o), new, old)
 
-        bad = 1 - fine.astype(jnp.int32)
-        changed = state.replace(
-            step=state.step + 1,
-            params=keep(params, state.params),
-            collections=keep(collections, state.collections),
-            optimizer=keep(optimizer_state, state.optimizer),
-            ema=keep(ema, state.ema),
-            skipped=state.skipped + bad,
-            skipped_in_row=(state.skipped_in_row + bad) * bad,
-        )
-        one = jnp.ones((), jnp.float32)
-        # A skipped step must not turn the averages of its log window into NaN.
-        metrics = {
-            name: (jnp.where(fine, total, 0.0), jnp.where(fine, count, 0.0))
-            for name, (total, count) in metrics.items()
-        }
-        metrics["gradient_norm"] = (jnp.where(fine, norm, 0.0), fine.astype(jnp.float32))
-        metrics["learning_rate"] = (rate(state.step - state.skipped) * one, one)
-        metrics["skipped_in_row"] = (changed.skipped_in_row.astype(jnp.float32), one)
-        metrics["skipped"] = (bad.astype(jnp.float32), one)
-        metrics["broken"] = (batch["broken"].sum().astype(jnp.float32), batch["broken"].size * one)
+            bad = 1 - fine.astype(jnp.int32)
+            changed = state.replace(
+                step=state.step + 1,
+                params=keep(params, state.params),
+                collections=keep(collections, state.collections),
+                optimizer=keep(optimizer_state, state.optimizer),
+                ema=keep(ema, state.ema),
+                skipped=state.skipped + bad,
+                skipped_in_row=(state.skipped_in_row + bad) * bad,
+            )
+        with jax.named_scope("metrics"):
+            one = jnp.ones((), jnp.float32)
+            # A skipped step must not turn the averages of its log window into NaN.
+            metrics = {
+                name: (jnp.where(fine, total, 0.0), jnp.where(fine, count, 0.0))
+                for name, (total, count) in metrics.items()
+            }
+            metrics["gradient_norm"] = (jnp.where(fine, norm, 0.0), fine.astype(jnp.float32))
+            metrics["learning_rate"] = (rate(state.step - state.skipped) * one, one)
+            metrics["skipped_in_row"] = (changed.skipped_in_row.astype(jnp.float32), one)
+            metrics["skipped"] = (bad.astype(jnp.float32), one)
+            metrics["broken"] = (
+                batch["broken"].sum().astype(jnp.float32),
+                batch["broken"].size * one,
+            )
         return changed, metrics
 
     return step
@@ -100,8 +105,9 @@ def _gradient(
     def part(collections: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
         def total(params: Any) -> tuple[jax.Array, Any]:
             variables = {"params": params, **collections}
-            sums, weights, metrics, changed = task.loss(variables, batch, key)
-            return sums.sum(), (weights.sum(), metrics, changed)
+            with jax.named_scope("loss"):
+                sums, weights, metrics, changed = task.loss(variables, batch, key)
+                return sums.sum(), (weights.sum(), metrics, changed)
 
         (_, (weight, metrics, changed)), grads = jax.value_and_grad(total, has_aux=True)(
             state.params

@@ -1,6 +1,7 @@
 """What happens to a batch in a training step, in which order."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ from jax.typing import ArrayLike
 from jaxtag.data.augment import colour, erasing, geometry, mixing, randaugment
 from jaxtag.data.augment.draws import Part, draw
 from jaxtag.errors import UsageError
+
+_named = partial(jax.named_call, name="augmentation")  # so that a profile can tell its kernels
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Augmentation:
                 value = getattr(self, field)
                 raise UsageError(f"config.augmentation.{field} = {value!r}: must be {wanted}")
 
+    @_named
     def images(self, images: jax.Array, key: jax.Array) -> jax.Array:
         """Pictures before normalisation, uint8 [B, H, W, C], the global batch; C is 1 or 3."""
         if self.crop_padding:
@@ -85,6 +89,7 @@ class Augmentation:
             images = randaugment.random_augment(images, key, *self.randaugment)
         return images
 
+    @_named
     def mix(
         self, images: jax.Array, labels: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -106,6 +111,7 @@ class Augmentation:
         return images, labels
 
 
+@_named
 def normalize(
     images: jax.Array,
     mean: ArrayLike,
