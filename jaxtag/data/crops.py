@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import cv2
 import numpy as np
@@ -14,10 +14,11 @@ class ImageTransform(Protocol):
     """Writes a picture into one square of a batch; small and picklable.
 
     `size` is the side in pixels; calling it fills `out`, uint8 [size, size, 3], drawing what is
-    random from `rng` alone.
+    random from `rng` alone. `random` says whether it draws anything.
     """
 
     size: int
+    random: bool
 
     def __call__(self, picture: Picture, rng: np.random.Generator, out: np.ndarray) -> None: ...
 
@@ -31,6 +32,7 @@ class RandomCrop:
     do not fit, the largest centred crop of an allowed ratio.
     """
 
+    random: ClassVar[bool] = True
     size: int
     area_range: tuple[float, float] = (0.08, 1.0)
     ratio_range: tuple[float, float] = (3 / 4, 4 / 3)
@@ -66,6 +68,7 @@ class CenterCrop:
     0.875 is the usual "resize to 256, crop 224".
     """
 
+    random: ClassVar[bool] = False
     size: int
     share: float = 1.0
 
@@ -85,6 +88,7 @@ class CenterCrop:
 class Squash:
     """The whole picture, scaled to a square without regard to its aspect ratio."""
 
+    random: ClassVar[bool] = False
     size: int
 
     def __post_init__(self) -> None:

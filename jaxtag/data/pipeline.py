@@ -5,7 +5,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence, Sized
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import cv2
 import grain
@@ -22,6 +22,7 @@ Batch = dict[str, Any]
 _PADDING = -1  # the index of a row that no record fills
 _IMAGE_STREAM = 0
 _SHARED_FROM_BYTES = 1 << 16
+_KEPT_BYTES = 512 << 20
 
 
 class Records(Protocol):
@@ -36,7 +37,10 @@ class Field(Protocol):
     """Makes one array of the batch from a record; small and picklable.
 
     `empty` is what a row without a record holds; its shape and dtype are those of every row.
+    `random` says whether it draws anything from the generator.
     """
+
+    random: bool
 
     @property
     def empty(self) -> np.ndarray: ...
@@ -83,6 +87,8 @@ class CaptionTokens:
 class Label:
     """int32 []: the class of the record."""
 
+    random: ClassVar[bool] = False
+
     @property
     def empty(self) -> np.ndarray:
         return np.zeros((), np.int32)
@@ -101,6 +107,7 @@ class Marks:
       tags: the names of all tags, or whatever has their number as its length.
     """
 
+    random: ClassVar[bool] = False
     field: str
     tags: Sized
     mark: int = 1
@@ -124,6 +131,11 @@ class Example:
     fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
     max_pixels: int = MAX_PIXELS
 
+    @property
+    def random(self) -> bool:
+        """Whether a record becomes another row each time."""
+        return self.image.random or any(field.random for field in self.fields.values())
+
 
 def train_batches(
     source: Records,
@@ -143,7 +155,8 @@ def train_batches(
     Row j of global batch t is example `t * batch_size + j` of a stream that depends on `seed`
     and the source alone; process p holds the rows j with `j % process_count == p`. Each pass
     over the source has an order of its own; a batch may hold the end of one and the start of
-    the next. With `order` that row is the record `order(t)[j]` instead.
+    the next. With `order` that row is the record `order(t)[j]` instead. Threads of this process
+    keep rows that are the same each time, up to 512 MiB of them: they are read and decoded once.
 
     Args:
         source: the records.
@@ -176,8 +189,9 @@ def train_batches(
         own = process_index + process_count * np.arange(local)
         numbers = grain.MapDataset.range(sys.maxsize)
         rows = numbers.map(lambda batch: (batch * batch_size + own, order(batch)[own]))
-    batches = rows.map(_Load(source, example, seed))
-    return BatchIterator(batches, workers=workers, threads=threads, buffer=buffer)
+    kept = not workers and not example.random and _bytes(source, example) <= _KEPT_BYTES
+    load = _LoadOnce(source, example) if kept else _Load(source, example, seed)
+    return BatchIterator(rows.map(load), workers=workers, threads=threads, buffer=buffer)
 
 
 def eval_batches(
@@ -351,6 +365,26 @@ class _Load:
         return batch
 
 
+class _LoadOnce(_Load):
+    """`_Load` for rows that are the same each time: each is made once, and kept."""
+
+    def __init__(self, source: Records, example: Example):
+        super().__init__(source, example, seed=0)
+        # Memory that nothing was written to costs nothing.
+        self._rows = self._empty(np.arange(len(source)))
+        self._made = np.zeros(len(source), bool)
+
+    def __call__(self, rows: tuple[np.ndarray, np.ndarray]) -> Batch:
+        _, indices = rows
+        new = indices[~self._made[indices]]
+        if len(new):
+            batch, _ = self._load(new, new)
+            for name, kept in self._rows.items():
+                kept[new] = batch[name]
+            self._made[new] = True  # at last: other threads look at it
+        return {name: kept[indices] for name, kept in self._rows.items()}
+
+
 class _LoadFiles(_Load):
     """`_Load` that also says which file a row is and what is wrong with it."""
 
@@ -382,6 +416,12 @@ class _Streams:
         self._state["has_uint32"] = 0
         self._bits.state = self._state
         return self._generator
+
+
+def _bytes(source: Records, example: Example) -> int:
+    """Of all rows together."""
+    fields = sum(field.empty.nbytes for field in example.fields.values())
+    return len(source) * (3 * example.image.size**2 + fields)
 
 
 def _in_order(

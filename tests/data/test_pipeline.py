@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import time
+from typing import ClassVar
 
 import grain
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from jaxtag.data import pipeline
 from jaxtag.data.crops import CenterCrop, RandomCrop, Squash
 from jaxtag.data.decode import open_picture
 from jaxtag.data.files import FileRecords, list_files
@@ -276,6 +278,45 @@ def test_centre_crop_takes_the_middle():
     assert abs(out[-1, 0, 1] - 191) < 5
     assert abs(out[0, 0, 0] - 96) < 5
     assert abs(out[0, -1, 0] - 159) < 5
+
+
+def test_rows_that_stay_the_same_are_made_once(records, tokenizer):
+    """What threads keep is what a worker makes each time anew; broken pictures stay broken."""
+
+    class Counted(MemoryRecords):
+        read: ClassVar[list] = []
+
+        def __getitems__(self, indices):
+            self.read.extend(indices)
+            return super().__getitems__(indices)
+
+    example = Example(Squash(SIZE), {"tokens": CaptionTokens(tokenizer, 24, random=False)})
+    options = {"example": example, "batch_size": 4, "seed": 1}
+    kept = train_batches(Counted(), **options, threads=1)
+    made = train_batches(records, **options, workers=1)
+    broken = 0
+    for _ in range(3 * len(records) // 4):
+        one, other = next(kept), next(made)
+        assert one.keys() == other.keys()
+        for name, values in other.items():
+            assert one[name].dtype == values.dtype
+            np.testing.assert_array_equal(one[name], values)
+        broken += int(one["broken"].sum())
+        assert (one["mask"] == ~one["broken"]).all()
+    assert broken >= 2
+    kept.close(), made.close()
+    assert sorted(Counted.read) == list(range(len(records)))
+
+
+def test_much_is_not_kept(records, monkeypatch):
+    options = {"example": Example(Squash(SIZE)), "batch_size": 4, "seed": 1}
+    monkeypatch.setattr(pipeline._LoadOnce, "__call__", lambda self, rows: {"kept": True})
+    for limit, kept in ((0, True), (-1, False)):
+        bytes_of_all = len(records) * SIZE * SIZE * 3
+        monkeypatch.setattr(pipeline, "_KEPT_BYTES", bytes_of_all + limit)
+        batches = train_batches(records, **options)
+        assert ("kept" in next(batches)) == kept
+        batches.close()
 
 
 def test_random_crops_have_the_areas_and_ratios_asked_for():
