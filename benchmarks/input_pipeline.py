@@ -1,13 +1,14 @@
-"""Input speed: JPEG files to augmented float batches, jaxtag against a PyTorch DataLoader.
+"""Input speed: JPEG files to augmented float batches, jaxtag against DataLoader and tf.data.
 
-    python benchmarks/input_pipeline.py --images=DIR --images=DIR2 --peer_python=PATH
+    python benchmarks/input_pipeline.py --images=DIR --torch_python=PATH --tf_python=PATH
 
 Ours: ArrayRecord → grain workers (random-resized crop, uint8) → jitted flip and normalisation.
-Peer: files → DataLoader workers with Pillow, written as torchvision's RandomResizedCrop,
-RandomHorizontalFlip, ToTensor and Normalize do it. Both give float32 batches with ImageNet
-normalisation, from the same files, with the same number of workers, in turns: each round starts
-both afresh, leaves the first batches out and counts images for a set time. The median round of
-each is printed as JSON, one line for each folder and size.
+DataLoader: files → workers with Pillow, written as torchvision's RandomResizedCrop,
+RandomHorizontalFlip, ToTensor and Normalize do it. tf.data: files → decode_and_crop_jpeg of the
+same kind of box (sample_distorted_bounding_box), resized, flipped, in as many threads as it finds
+best. All give float32 batches with ImageNet normalisation, from the same files, in turns: each
+round starts each afresh, leaves the first batches out and counts images for a set time. The median
+round of each is printed as JSON, one line for each folder and size.
 """
 
 import argparse
@@ -28,27 +29,32 @@ DATASET = "input_benchmark"
 def main() -> None:
     args = _arguments()
     if args.part:
-        parts = {"ours": ours, "peer": peer}
+        parts = {"ours": ours, "DataLoader": data_loader, "tf.data": tf_data}
         print(json.dumps(parts[args.part](args)))
         return
     for folder in args.images:
         with tempfile.TemporaryDirectory() as records:
+            name = folder
+            if args.longest:
+                folder = _scaled(folder, args.longest, f"{records}/scaled")
             _prepare(_files(folder), records)
             for size in args.sizes:
-                print(json.dumps(_compare(args, folder, records, size)), flush=True)
+                print(json.dumps({"images": name, **_compare(args, folder, records, size)}))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", action="append", required=True, help="folder of JPEG files")
-    parser.add_argument("--peer_python", help="Python with torch, numpy and Pillow")
+    parser.add_argument("--longest", type=int, help="scale to this longest side first, quality 92")
+    parser.add_argument("--torch_python", help="Python with torch, numpy and Pillow")
+    parser.add_argument("--tf_python", help="Python with tensorflow-cpu")
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 128])
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2, help="of both sides")
     parser.add_argument("--threads", type=int, default=1, help="of ours, in each worker")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="counted in each round")
-    parser.add_argument("--part", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--records", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -58,6 +64,17 @@ def _files(folder: str) -> list[Path]:
     if not files:
         sys.exit(f"{folder} holds no .jpg files")
     return files
+
+
+def _scaled(folder: str, longest: int, target: str) -> str:
+    from PIL import Image
+
+    Path(target).mkdir()
+    for file in _files(folder):
+        image = Image.open(file).convert("RGB")
+        image.thumbnail((longest, longest), Image.LANCZOS)
+        image.save(Path(target) / file.name, quality=92)
+    return target
 
 
 def _prepare(files: list[Path], data_dir: str) -> None:
@@ -86,24 +103,33 @@ def _prepare(files: list[Path], data_dir: str) -> None:
 
 
 def _compare(args: argparse.Namespace, folder: str, records: str, size: int) -> dict:
-    speeds = {"ours": [], "peer": []}
-    pythons = {"ours": sys.executable, "peer": args.peer_python}
+    pythons = {
+        "ours": sys.executable,
+        "DataLoader": args.torch_python,
+        "tf.data": args.tf_python,
+    }
+    speeds = {part: [] for part, python in pythons.items() if python}
     for _ in range(args.rounds):
-        for part, python in pythons.items():
-            if python is None:
-                continue
-            command = [python, __file__, f"--part={part}", f"--images={folder}"]
+        for part in speeds:
+            command = [pythons[part], __file__, f"--part={part}", f"--images={folder}"]
             command += [f"--records={records}", f"--sizes={size}", f"--seconds={args.seconds}"]
             command += [f"--workers={args.workers}", f"--batch_size={args.batch_size}"]
             command += [f"--threads={args.threads}"]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             speeds[part].append(json.loads(output.splitlines()[-1]))
-    medians = {part: statistics.median(values) for part, values in speeds.items() if values}
-    result = {"images": folder, "size": size, "workers": args.workers, "threads": args.threads}
-    result |= {f"{part}_images_per_second": round(value) for part, value in medians.items()}
-    if "peer" in medians:
-        result["ratio"] = round(medians["ours"] / medians["peer"], 2)
-    return result | {"rounds": {k: [round(v) for v in values] for k, values in speeds.items()}}
+    medians = {part: statistics.median(values) for part, values in speeds.items()}
+    return {
+        "size": size,
+        "workers": args.workers,
+        "threads": args.threads,
+        "images_per_second": {part: round(value) for part, value in medians.items()},
+        "ratios": {
+            part: round(medians["ours"] / value, 2)
+            for part, value in medians.items()
+            if part != "ours"
+        },
+        "rounds": {part: [round(value) for value in values] for part, values in speeds.items()},
+    }
 
 
 def _count(next_batch, batch_size: int, seconds: float) -> float:
@@ -148,7 +174,7 @@ def ours(args: argparse.Namespace) -> float:
     return speed
 
 
-def peer(args: argparse.Namespace) -> float:
+def data_loader(args: argparse.Namespace) -> float:
     import numpy as np
     import torch
     from PIL import Image
@@ -200,6 +226,38 @@ def peer(args: argparse.Namespace) -> float:
             yield from loader
 
     batches = forever()
+    return _count(lambda: next(batches), args.batch_size, args.seconds)
+
+
+def tf_data(args: argparse.Namespace) -> float:
+    import tensorflow as tf
+
+    size, files = args.sizes[0], [str(file) for file in _files(args.images[0])]
+
+    def load(path):
+        data = tf.io.read_file(path)
+        begin, extent, _ = tf.image.sample_distorted_bounding_box(
+            tf.io.extract_jpeg_shape(data),
+            tf.zeros((1, 0, 4)),
+            min_object_covered=0.0,
+            area_range=(0.08, 1.0),
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            max_attempts=10,
+            use_image_if_no_bounding_boxes=True,
+        )
+        window = tf.concat([begin[:2], extent[:2]], 0)
+        image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
+        image = tf.image.random_flip_left_right(tf.image.resize(image, (size, size)))
+        return (image / 255 - MEAN) / STD
+
+    batches = iter(
+        tf.data.Dataset.from_tensor_slices(files)
+        .shuffle(len(files))
+        .repeat()
+        .map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(args.batch_size, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
     return _count(lambda: next(batches), args.batch_size, args.seconds)
 
 
