@@ -62,10 +62,14 @@ def _of_product(equation: JaxprEqn) -> int:
 
 
 def _of_convolution(equation: JaxprEqn) -> int:
-    """Each output is a sum over the taps of one feature's kernel."""
+    """Each output is a sum over the taps of one feature's kernel.
+
+    The gradient of a strided convolution spreads its input; taps that meet the holes do not count.
+    """
     kernel = equation.invars[1].aval.shape
     features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-    return math.prod(equation.outvars[0].aval.shape) * (math.prod(kernel) // features)
+    taps = math.prod(equation.outvars[0].aval.shape) * (math.prod(kernel) // features)
+    return taps // math.prod(equation.params["lhs_dilation"])
 
 
 def _programs(params: dict[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:

@@ -270,3 +270,18 @@ def test_variables_survive_saving_and_restoring(tmp_path) -> None:
         restored = checkpointer.restore(tmp_path / "variables", shapes)
     for saved, found in zip(*map(jax.tree.leaves, (variables, restored)), strict=True):
         np.testing.assert_array_equal(saved, found)
+
+
+def test_counting_a_strided_convolution_s_gradient_leaves_out_the_holes() -> None:
+    x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 2, 3, 5))  # 2 x 4 x 4 x 5 outputs, 12 taps
+
+    def loss(x, kernel):
+        form = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), "VALID", dimension_numbers=form
+        ).sum()
+
+    forward = jax.make_jaxpr(loss)(x, kernel)
+    assert counting.multiply_adds(forward) == 160 * 12
+    gradient = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(x, kernel)
+    assert counting.multiply_adds(gradient) == 3 * 160 * 12
