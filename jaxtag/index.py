@@ -13,8 +13,10 @@
 given weights (--model, --weights; without weights a random one) or of the pixels themselves
 (--pixels=16). Pictures come from a prepared data set (--dataset), from a table of files with tags
 (--tags: CSV or JSON lines, as for jaxtag.prepare; files relative to it), or from paths, which all
-get the tags of --tag. `add` adds more of them. `tag` gives a tag, one that nobody has heard of too;
-pictures that are not in the index yet are added. `untag` takes it away, without paths from all.
+get the tags of --tag. With --two_pass rare tags are heard like frequent ones (2PKNN, Verma and
+Jawahar 2012): for data of many tags, most of them rare. `add` adds more of them. `tag` gives a tag,
+one that nobody has heard of too; pictures that are not in the index yet are added. `untag` takes it
+away, without paths from all.
 `search` writes a line for each picture: tags with scores, and the nearest pictures.
 `compact` frees the room of removed pictures; until then their vectors stay on disk.
 
@@ -44,6 +46,7 @@ _PIXELS = flags.DEFINE_integer("pixels", None, "Vectors are the pictures at so m
 _METRIC = flags.DEFINE_enum(
     "metric", "cosine", ["cosine", "inner_product", "euclidean"], "What near means."
 )
+_TWO_PASS = flags.DEFINE_bool("two_pass", False, "The nearest pictures of each tag are asked.")
 _DATASET = flags.DEFINE_string("dataset", None, "Pictures of a prepared data set.")
 _SPLIT = flags.DEFINE_string("split", "train", "Split of --dataset.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
@@ -61,7 +64,7 @@ def main(command: str, paths: list[str]) -> None:
 
 
 def _build(folder: Path, paths: list[str]) -> None:
-    from jaxtag.evaluation.neighbours import TagIndex
+    from jaxtag.evaluation.neighbours import TWO_PASS, VOTE, TagIndex
     from jaxtag.training import features
 
     maker = features.chosen(
@@ -73,6 +76,7 @@ def _build(folder: Path, paths: list[str]) -> None:
         dimension=maker.dimension,
         metric=_METRIC.value,
         features=maker.description,
+        vote=TWO_PASS if _TWO_PASS.value else VOTE,
         mesh=maker.mesh,
     )
     _add_all(index, maker, *pictures)

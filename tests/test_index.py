@@ -9,7 +9,7 @@ import pytest
 from calling import call
 from PIL import Image
 
-from jaxtag.evaluation.neighbours import TagIndex, Vote, rows
+from jaxtag.evaluation.neighbours import TWO_PASS, VOTE, TagIndex, Vote, rows
 from jaxtag.parallel import mesh as meshes
 from jaxtag.training import indexed
 
@@ -166,6 +166,12 @@ def test_from_python_without_compiling_anew(tmp_path) -> None:
     np.testing.assert_array_equal(again.scores(vectors), index.scores(vectors))
     assert again.scores(vectors, Vote(1, propagate=True)).shape == (60, len(index.tag_names))
     assert len(again) == 60
+    files, vote = [f"{place}" for place in range(60)], dict(vote=TWO_PASS, mesh=mesh)
+    other = TagIndex.create(tmp_path / "two", dimension=8, features={}, **vote)
+    other.add(files, vectors, [[f"tag {place % 7}"] for place in range(60)])
+    two = TagIndex(tmp_path / "two", mesh)
+    np.testing.assert_array_equal(two.scores(vectors), other.scores(vectors, TWO_PASS))
+    assert (two.scores(vectors) != two.scores(vectors, VOTE)).any()
 
 
 def test_annotate_by_an_index_alone(index, photos, tmp_path) -> None:

@@ -29,6 +29,7 @@ class Architecture:
       title: as the survey calls it.
       model: the backbone, a name of `jaxtag.models.names()`.
       arguments: fields of its module.
+      patches: along a side, on pictures smaller than the model is made for.
       smallest, largest: pixels that it takes (a CapsNet's parameters grow with the picture).
       embeds: it is trained by metric learning, and judged by its nearest neighbours.
       neighbours: it is not trained, but takes the nearest neighbours of another row's features.
@@ -37,10 +38,17 @@ class Architecture:
     title: str
     model: str
     arguments: Arguments = ()
+    patches: int | None = None
     smallest: int = 32
     largest: int = 224
     embeds: bool = False
     neighbours: str | None = None
+
+    def arguments_at(self, image_size: int) -> Arguments:
+        """The fields of its module for pictures of a size."""
+        if self.patches is None or image_size >= self.largest:
+            return self.arguments
+        return (*self.arguments, ("patch_size", image_size // self.patches))
 
 
 ARCHITECTURES = {
@@ -50,7 +58,7 @@ ARCHITECTURES = {
     "efficientnet": Architecture("EfficientNet", "efficientnet_b0"),
     "resnet": Architecture("ResNet", "resnet18"),
     "capsnet": Architecture("CapsNet", "capsnet", largest=32),
-    "vit": Architecture("ViT", "vit_tiny_patch16", (("patch_size", 4), ("depth", 6))),
+    "vit": Architecture("ViT", "vit_tiny_patch16", (("depth", 6),), patches=8),
     "knn_cnn": Architecture("kNN + CNN", "resnet18", neighbours="resnet"),
     "metric_learning": Architecture("Deep metric learning", "resnet18", embeds=True),
 }
@@ -128,7 +136,7 @@ def configuration(
             crop_area=(1.0, 1.0),
             flip=column.flip,
         ),
-        model=ModelConfig(encoder=row.model, arguments=row.arguments),
+        model=ModelConfig(encoder=row.model, arguments=row.arguments_at(column.size_for(row))),
         augmentation=AugmentationConfig(crop_padding=column.crop_padding),
         optimizer=OptimizerConfig(
             name="adamw",

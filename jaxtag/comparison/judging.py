@@ -2,8 +2,8 @@
 
     python -m jaxtag.comparison.judging WORKDIR
 
-prints the metrics on the run's evaluation split as a line of JSON. The neighbours are training
-pictures.
+prints the metrics on the run's evaluation split as a line of JSON; those that start with "pixels "
+are of the pictures themselves as vectors. The neighbours are training pictures.
 """
 
 import json
@@ -17,27 +17,33 @@ from jaxtag import config as configuration
 from jaxtag.data import sources
 from jaxtag.data.sources import Source
 from jaxtag.evaluation import tagging
-from jaxtag.evaluation.neighbours import Rows, voting
-from jaxtag.training.features import Features, of_run
+from jaxtag.evaluation.neighbours import VOTE, Rows, voting
+from jaxtag.training.features import Features, of_pixels, of_run
 
-NEIGHBOURS = 20
-_TEMPERATURE = 0.05  # of a cosine similarity
+_PIXELS = 16  # a side
 
 
 def by_neighbours(workdir: Path) -> dict[str, float]:
     """`top1` of a data set with classes; of one with tags the rankings of `tagging`."""
     data = configuration.load(workdir).data
-    maker = of_run(str(workdir))
     train, held_out = (
         sources.open_split(data.dataset, split, data.data_dir)
         for split in (data.train_split, data.evaluation_split)
     )
-    known_vectors, known_tags = _vectors(maker, train), _tags(train)
+    learnt = _judged(of_run(str(workdir)), train, held_out)
+    pixels = _judged(of_pixels(_PIXELS), train, held_out)
+    return {**learnt, **{f"pixels {name}": value for name, value in pixels.items()}}
+
+
+def _judged(maker: Features, train: Source, held_out: Source) -> dict[str, float]:
+    positions, vectors = _vectors(maker, train)
+    centre = vectors.mean(0)  # without it, all pixels point the same way
     rows = Rows(maker.dimension, "cosine", maker.mesh)
-    rows.add(known_vectors[1])
+    rows.add(vectors - centre)
+    tags = _tags(train)[positions]
     positions, queries = _vectors(maker, held_out)
-    scores, numbers = rows.search(queries, NEIGHBOURS)
-    votes = voting.vote(scores, numbers, known_tags[known_vectors[0]], _TEMPERATURE)
+    scores, numbers = rows.search(queries - centre, VOTE.neighbours)
+    votes = voting.vote(scores, numbers, tags, VOTE.temperature)
     truth = _tags(held_out)[positions].toarray().astype(bool)
     if "label" in held_out.features:
         right = truth[np.arange(len(truth)), votes.argmax(1)]

@@ -120,7 +120,10 @@ def _result(cell: Cell, workdir: Path, metrics: dict[str, float]) -> dict[str, A
 
 
 def _call(module: str, arguments: list[str], log: Path) -> tuple[str, int]:
-    """Runs a command; (what it printed, its peak memory in bytes). Its stderr goes to `log`."""
+    """Runs a command; (what it printed, its peak memory in bytes). Its stderr goes to `log`.
+
+    The system counts what this process held when it started the command as held there too.
+    """
     command, peak = [sys.executable, "-m", module, *arguments], 0
     while True:
         with log.open("ab") as errors:

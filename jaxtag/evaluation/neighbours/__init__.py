@@ -2,6 +2,6 @@
 
 from jaxtag.evaluation.neighbours.rows import METRICS, Rows
 from jaxtag.evaluation.neighbours.store import Store
-from jaxtag.evaluation.neighbours.tag_index import TagIndex, Vote
+from jaxtag.evaluation.neighbours.tag_index import TWO_PASS, VOTE, TagIndex, Vote
 
-__all__ = ["METRICS", "Rows", "Store", "TagIndex", "Vote"]
+__all__ = ["METRICS", "TWO_PASS", "VOTE", "Rows", "Store", "TagIndex", "Vote"]

@@ -17,7 +17,7 @@ from jaxtag.evaluation.neighbours.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class Vote:
-    """How neighbours decide on tags.
+    """How neighbours decide on tags; kept with an index.
 
     Attributes:
       neighbours: how many are asked; where tags `propagate`, of each tag.
@@ -28,6 +28,10 @@ class Vote:
     neighbours: int = 20
     temperature: float = 0.05
     propagate: bool = False
+
+
+VOTE = Vote()
+TWO_PASS = Vote(neighbours=5, propagate=True)
 
 
 class TagIndex:
@@ -47,6 +51,7 @@ class TagIndex:
         try:
             dimension, metric = int(description["dimension"]), str(description["metric"])
             self._rows = Rows(dimension, metric, mesh)
+            self._vote = Vote(**description.get("vote", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder}: its manifest is damaged: {error}") from error
         for part in self._store.vectors():
@@ -65,12 +70,14 @@ class TagIndex:
         dimension: int,
         metric: str = "cosine",
         features: dict[str, Any],
+        vote: Vote = VOTE,
         mesh: Mesh | None = None,
     ) -> "TagIndex":
         """An empty index; `features` (JSON) says how pictures become vectors [dimension]."""
         if metric not in METRICS:
             raise UserError(f"metric {metric!r}: must be one of {', '.join(METRICS)}")
         description = {"dimension": dimension, "metric": metric, "features": features}
+        description["vote"] = dataclasses.asdict(vote)
         Store.create(folder, description)
         return cls(folder, mesh)
 
@@ -151,7 +158,7 @@ class TagIndex:
 
     def scores(self, vectors: np.ndarray, vote: Vote | None = None) -> np.ndarray:
         """How much its neighbours speak for each tag of a vector, float32 [Q, tags] in [0, 1]."""
-        vote = Vote() if vote is None else vote
+        vote = self._vote if vote is None else vote
         if vote.propagate:
             found = self._rows.scores(vectors)
             return voting.propagate(found, self._who_has_what, vote.neighbours, vote.temperature)
