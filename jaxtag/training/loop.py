@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def train(
     held_out = sources.open_split(data.dataset, data.evaluation_split, data.data_dir)
     some = held_out if (n := config.evaluation.max_examples) is None else held_out.first(n)
     experiment = experiments.build(config, len(words), len(source))
-    batches = functools.partial(_batches, config, source, words, _order(config, source))
+    batches = training_batches(config, source, words)
     iterator = batches()
     evaluator = evaluators.make(experiment.task, experiment.mesh, config, words)
     moments_batches = config.optimizer.ema_moments
@@ -124,6 +124,13 @@ def train(
         journal.close()
         iterator.close()
     return Outcome(state, evaluation if finished else None, preempted=not finished)
+
+
+def training_batches(
+    config: Config, source: sources.Source, words: Vocabulary
+) -> Callable[[], pipeline.BatchIterator]:
+    """What makes this process's share of the training batches, from the first one on."""
+    return functools.partial(_batches, config, source, words, _order(config, source))
 
 
 def _checkpoints(config: Config, workdir: Path) -> Checkpoints:
