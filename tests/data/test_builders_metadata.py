@@ -1,4 +1,4 @@
-"""Metadata of PNG and WebP go, pixels and orientation stay."""
+"""Metadata go, pixels and orientation stay."""
 
 import io
 
@@ -71,6 +71,30 @@ def test_an_orientation_in_xmp_alone_is_kept(kind):
 def test_what_has_no_metadata_is_untouched(kind):
     data = encoded(kind)
     assert strip(data) is data
+
+
+def rare(kind):
+    """A picture of a rare format, with metadata where Pillow can write them."""
+    exif = Image.Exif()
+    exif[0x010F] = "SecretCamera"
+    buffer = io.BytesIO()
+    image = Image.fromarray(PIXELS)
+    if kind == "GIF":
+        image.convert("P").save(buffer, kind, comment=b"SecretComment")
+    else:
+        image.save(buffer, kind, exif=exif, comment="SecretComment")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "AVIF", "JPEG2000"])
+def test_rare_formats_become_png(kind):
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    data = rare(kind)
+    assert b"Secret" in data
+    stripped = strip(data)
+    assert b"Secret" not in stripped and stripped.startswith(b"\x89PNG")
+    assert np.array_equal(decode(stripped), decode(data))
 
 
 def test_colour_and_transparency_stay():

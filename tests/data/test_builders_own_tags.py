@@ -46,6 +46,21 @@ def test_each_form(tmp_path, form):
     assert summary.balance == {"red sky": 1, "sea": 1}
 
 
+UNKNOWN = {
+    "t.csv": "file,tags,unknown_tags\na.jpg,sea;sky,sun; red  sky\nb.jpg,,\na.jpg,,sea\n",
+    "t.jsonl": '{"file": "a.jpg", "tags": ["sea", "sky"], "unknown_tags": ["sun", "red sky"]}\n'
+    '{"file": "b.jpg", "tags": [], "unknown_tags": null}\n',
+}
+
+
+@pytest.mark.parametrize("form", UNKNOWN)
+def test_tags_that_nobody_looked_for(tmp_path, form):
+    source = lay(tmp_path / "own", {form: UNKNOWN[form], **PICTURES})
+    summary = builders.prepare("my_tags", source, tmp_path / "d")
+    found = tagged(summary, "train") | tagged(summary, "validation")
+    assert found == {"a.jpg": (["sea", "sky"], ["red sky", "sun"], ""), "b.jpg": ([], [], "")}
+
+
 @pytest.mark.parametrize("beside", [{}, {"person_keypoints_x.json": "{}"}])
 def test_cocos_objects(tmp_path, beside):
     files = {"annotations/instances_mine.json": json.dumps(COCO), **PICTURES, **beside}
@@ -76,6 +91,7 @@ def test_pictures_without_tags_have_none_and_missing_ones_are_told(tmp_path):
         ("t.csv", "file,tgas\na.jpg,x\n", r"no column 'caption' or 'tags'; there is 'tgas' \(did"),
         ("t.csv", "file,caption,tags\na.jpg,x,y\n", r"captions \(caption\) and tags \(tags\)"),
         ("t.csv", "file,tags\na.jpg,\n", "there are no names of tags"),
+        ("t.jsonl", '{"file": "a", "tags": "x", "unknown_tags": 3}', '"unknown_tags" is neither'),
         ("t.csv", "file,tags,split\na.jpg,x,train\na.jpg,y,val\n", r"line 3: a\.jpg.*one split"),
         ("t.csv", "file,tags,group\na.jpg,x,1\na.jpg,y,2\n", r"line 3: a\.jpg is in group '2'"),
         ("t.csv", "file,tags,group\na.jpg,x,1\nb.jpg,y,1\n", "all pictures are in one group"),

@@ -89,7 +89,7 @@ def prepare(
         source: the folder (or archive, or own caption file) to read; None for `shapes_captions`.
         data_dir: tfds's root folder.
         overwrite: replace a data set that is there.
-        keep_exif: keep all metadata of JPEG, PNG and WebP files, not the orientation alone.
+        keep_exif: store files as they are, with all their metadata.
         workers: threads that read and decode; all cores by default.
         wait_seconds: how long to wait for another process that prepares the same data set.
 

@@ -2,7 +2,7 @@
 
 JPEG: see `exif`. PNG (W3C, Portable Network Graphics, section 11) and WebP (RFC 9649) are rows of
 chunks, of which those with EXIF, XMP, texts and times go; an orientation that matters is kept.
-Other formats stay as they are.
+TIFF, AVIF, JPEG 2000 and a GIF with comments, which are rare, become PNG of the same pixels.
 """
 
 import io
@@ -13,18 +13,22 @@ from collections.abc import Iterator
 from PIL import Image
 
 from jaxtag.data.builders.exif import ORIENTATION, MetadataError, orientation_block, strip_jpeg
+from jaxtag.data.decode import decode
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PERSONAL = (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME")
+_ANYWHERE = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ", b"\xffO\xffQ")
+_GIF_PERSONAL = (b"!\xfe", b"XMP DataXMP")  # comments, and an application's block
 _WEBP_PERSONAL = (b"EXIF", b"XMP ")
 _HAS_EXIF, _HAS_XMP = 0x08, 0x04  # flags in the first byte of VP8X
 
 
 def strip(data: bytes) -> bytes:
-    """A JPEG, PNG or WebP without personal metadata; `data` itself where there are none.
+    """A picture without personal metadata; `data` itself where there are none.
 
     Raises:
         MetadataError: the parts of the file cannot be followed.
+        DecodeError: it has to be written anew, and is damaged.
     """
     if data[:2] == b"\xff\xd8":
         return strip_jpeg(data)
@@ -32,7 +36,17 @@ def strip(data: bytes) -> bytes:
         return _strip_png(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _strip_webp(data)
+    gif = data.startswith(b"GIF8") and any(mark in data for mark in _GIF_PERSONAL)
+    if gif or data.startswith(_ANYWHERE) or data[4:8] == b"ftyp":
+        return _as_png(data)
     return data
+
+
+def _as_png(data: bytes) -> bytes:
+    """The pixels as the decoder sees them, and nothing else."""
+    file = io.BytesIO()
+    Image.fromarray(decode(data)).save(file, "PNG")
+    return file.getvalue()
 
 
 def _strip_png(data: bytes) -> bytes:

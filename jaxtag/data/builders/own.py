@@ -23,7 +23,8 @@ class OwnPictures(PictureBuilder):
     A table of captions or tags (COCO-style JSON, JSON-lines or CSV) lies at the top of the source,
     or is the source itself; pictures may lie anywhere below. Splits come from a column `split`,
     from the names of several files (train.csv, val.csv), or are made: a tenth of the pictures, by
-    a hash of their names, is `validation`; pictures of the same `group` stay together. Without
+    a hash of their names, is `validation`; pictures of the same `group` stay together. A column
+    `unknown_tags` names tags that a picture may have or not: they count for nothing. Without
     such a table pictures lie in a folder for each class, these in a folder for each split or not.
     """
 
@@ -126,13 +127,13 @@ def _captioned(store: Store, variant: str, pictures: list[Row]) -> CaptionListin
 
 def _tagged(store: Store, variant: str, pictures: list[Row]) -> TagListing:
     """Tags are numbered in the order of their names; a picture without any has none of them."""
-    names = sorted({tag for row in pictures for tag in row.texts})
+    names = sorted({tag for row in pictures for tag in (*row.texts, *row.unknown)})
     numbers = {name: number for number, name in enumerate(names)}
     listing = TagListing(variant, names)
     for row in pictures:
         split, path = _split(row) or "train", _find(store, row)
-        tags = map(numbers.get, row.texts)
-        listing.add_tagged(store, split, path, row.file, tags, group=row.group)
+        tags, unknown = ([numbers[name] for name in part] for part in (row.texts, row.unknown))
+        listing.add_tagged(store, split, path, row.file, tags, unknown, row.group)
     return listing
 
 
@@ -156,6 +157,7 @@ def _by_picture(rows: list[Row]) -> list[Row]:
                 f"{first.place}: one picture, one group"
             )
         first.texts.extend(row.texts)
+        first.unknown.extend(row.unknown)
     return list(pictures.values())
 
 

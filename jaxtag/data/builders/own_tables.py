@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtag.data.archives import Store
 from jaxtag.data.builders.coco_json import (
@@ -24,6 +24,7 @@ _TAG = ("tags", "tag", "labels", "label", "keywords")
 _TAG_SEPARATORS = re.compile(r"[;|]")  # in one field of a CSV
 _SPLIT = ("split",)
 _GROUP = ("group",)
+_UNKNOWN = ("unknown_tags",)
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 csv.field_size_limit(1 << 24)
 
@@ -37,6 +38,7 @@ class Row:
       kind: what `texts` are, CAPTIONS or TAGS.
       split: as written, or None.
       group: of pictures that must not be parted; "" where there is none.
+      unknown: tags of which nobody looked whether the picture has them.
     """
 
     place: str
@@ -45,6 +47,7 @@ class Row:
     texts: list[str]
     split: str | None = None
     group: str = ""
+    unknown: list[str] = field(default_factory=list)
     image_id: str | None = None
 
 
@@ -80,7 +83,9 @@ def _csv(store: Store, name: str, delimiter: str | None) -> Iterator[Row]:
     try:
         header = [column.strip().lower() for column in next(reader, [])]
         file, said = _column(header, _FILE, where), _what_is_said(header, where)
-        split, group = (_column(header, one, where, needed=False) for one in (_SPLIT, _GROUP))
+        split, group, unknown = (
+            _column(header, one, where, needed=False) for one in (_SPLIT, _GROUP, _UNKNOWN)
+        )
         for fields in reader:
             place = f"{where}, line {reader.line_num}"
             if not any(field.strip() for field in fields):
@@ -92,8 +97,9 @@ def _csv(store: Store, name: str, delimiter: str | None) -> Iterator[Row]:
                 )
             row = dict(zip(header, fields, strict=True))
             texts = [row[said]] if said in _CAPTION else _TAG_SEPARATORS.split(row[said])
+            untold = _TAG_SEPARATORS.split(row.get(unknown, ""))
             path = _path(row[file], place)
-            yield _row(place, path, said, texts, row.get(split), row.get(group))
+            yield _row(place, path, said, texts, row.get(split), row.get(group), untold)
     except csv.Error as error:
         raise UserError(f"{where}, line {reader.line_num}: {error}") from error
 
@@ -144,23 +150,39 @@ def _of_object(entry: object, place: str) -> Row:
     if not isinstance(entry, dict):
         raise UserError(f'{place}: not an object like {{"file": "a.jpg", "caption": "…"}}')
     file, said = _column(entry, _FILE, place), _what_is_said(entry, place)
-    texts = entry[said] if isinstance(entry[said], list) else [entry[said]]
-    if not all(isinstance(text, str) for text in texts):
-        raise UserError(f'{place}: "{said}" is neither a text nor a list of texts')
+    texts, unknown = _texts(entry, said, place), []
+    if (column := _column(entry, _UNKNOWN, place, needed=False)) and entry[column] is not None:
+        unknown = _texts(entry, column, place)
     for name in (file, *_SPLIT, *_GROUP):
         if not isinstance(entry.get(name, ""), str | None):
             raise UserError(f'{place}: "{name}" is not a text')
     path = _path(entry[file], place)
-    return _row(place, path, said, texts, entry.get("split"), entry.get("group"))
+    return _row(place, path, said, texts, entry.get("split"), entry.get("group"), unknown)
+
+
+def _texts(entry: dict, name: str, place: str) -> list[str]:
+    texts = entry[name] if isinstance(entry[name], list) else [entry[name]]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(f'{place}: "{name}" is neither a text nor a list of texts')
+    return texts
 
 
 def _row(
-    place: str, file: str, said: str, texts: list[str], split: str | None, group: str | None
+    place: str,
+    file: str,
+    said: str,
+    texts: list[str],
+    split: str | None,
+    group: str | None,
+    unknown: list[str],
 ) -> Row:
     kind = CAPTIONS if said in _CAPTION else TAGS
-    if kind == TAGS:
-        texts = [tag for text in texts if (tag := " ".join(text.split()))]
-    return Row(place, file, kind, list(texts), split or None, (group or "").strip())
+    texts = _tags(texts) if kind == TAGS else list(texts)
+    return Row(place, file, kind, texts, split or None, (group or "").strip(), _tags(unknown))
+
+
+def _tags(texts: list[str]) -> list[str]:
+    return [tag for text in texts if (tag := " ".join(text.split()))]
 
 
 def _what_is_said(present, place: str) -> str:
