@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
 
 def parameters(model: nn.Module, image_size: int = 224, channels: int = 3) -> int:
@@ -31,11 +31,22 @@ def multiply_adds(program: ClosedJaxpr | Jaxpr) -> int:
     """Those of a traced program's convolutions and matrix products.
 
     Of forms by platform the one that most platforms get is counted, of other branches the dearest.
+    What nothing depends on is left out, as a compiler does.
 
     Raises:
       ValueError: there are some in a `while` loop, whose number of turns nobody knows.
     """
-    return sum(_of(equation) for equation in program.eqns)
+    return sum(_of(equation) for equation in _needed(program))
+
+
+def _needed(program: ClosedJaxpr | Jaxpr) -> Iterator[JaxprEqn]:
+    """The equations that the program's outputs depend on, the last one first."""
+    jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
+    used = {value for value in jaxpr.outvars if isinstance(value, Var)}
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or not used.isdisjoint(equation.outvars):
+            used.update(value for value in equation.invars if isinstance(value, Var))
+            yield equation
 
 
 def _of(equation: JaxprEqn) -> int:
