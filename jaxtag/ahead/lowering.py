@@ -1,0 +1,124 @@
+"""The training step of a configuration, compiled for devices that are not there."""
+
+import dataclasses
+import re
+import time
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxtag.ahead import sizes
+from jaxtag.config import Config
+from jaxtag.models import counting
+from jaxtag.parallel import mesh as meshes
+from jaxtag.tasks import TASKS
+from jaxtag.training import experiment as experiments
+from jaxtag.training.experiment import Experiment
+
+
+class DoesNotFit(Exception):
+    """XLA found no way to run a program in a device's memory.
+
+    Attributes:
+      peak, capacity: bytes of the memory that it would take and that there is; None where XLA does
+        not say.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        used = re.search(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm", message)
+        self.peak = _bytes(used[1], used[2]) if used else None
+        self.capacity = _bytes(used[3], used[4]) if used else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """A training step as JAX hands it to XLA.
+
+    Attributes:
+      flops: of a step over all devices: two for each multiply-add of products and convolutions.
+        What is computed again (remat) is counted again, elementwise operations are not counted.
+      seconds: that tracing and lowering took.
+    """
+
+    experiment: Experiment
+    program: jax.stages.Lowered
+    flops: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A training step as XLA compiled it, and the seconds that this took."""
+
+    lowered: Lowered
+    program: jax.stages.Compiled
+    seconds: float
+
+
+def resolve(config: Config) -> Config:
+    """`config` with what a run on an accelerator decides by itself (None, "auto") decided so."""
+    model = config.model
+    decided = dataclasses.replace(
+        model,
+        dtype="bfloat16" if model.dtype == "auto" else model.dtype,
+        scan=True if model.scan is None else model.scan,
+    )
+    return dataclasses.replace(config, model=decided)
+
+
+def plan(config: Config, words: int, devices: list[jax.Device]) -> Experiment:
+    """What `jaxtag.train` would run on these devices; touches no data.
+
+    Args:
+      words: how many tokens, classes or tags there are.
+
+    Raises UserError where the configuration does not fit the devices.
+    """
+    layout = config.mesh
+    mesh = meshes.make(layout.data, layout.fsdp, layout.tensor, devices=devices)
+    return experiments.build(resolve(config), words, sizes.examples(config), mesh)
+
+
+def batch_of(config: Config, words: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """A training batch as the pipeline gives it: shapes, dtypes and places alone."""
+    example = TASKS[config.task].example(config, range(words), train=True)
+    size = example.image.size
+    rows = {
+        "image": np.zeros((size, size, 3), np.uint8),
+        "mask": np.zeros((), np.float32),
+        "broken": np.zeros((), bool),
+        "index": np.zeros((), np.int32),
+        **{name: field.empty for name, field in example.fields.items()},
+    }
+    place = meshes.batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct((config.batch_size, *row.shape), row.dtype, sharding=place)
+        for name, row in rows.items()
+    }
+
+
+def lower(experiment: Experiment, words: int) -> Lowered:
+    """The step that `jaxtag.train` runs, for the devices of the experiment's mesh."""
+    began = time.perf_counter()
+    batch = batch_of(experiment.config, words, experiment.mesh)
+    traced = experiment.step.trace(experiment.shapes, batch)
+    flops = 2 * counting.multiply_adds(traced.jaxpr)
+    return Lowered(experiment, traced.lower(), flops, time.perf_counter() - began)
+
+
+def compile_step(lowered: Lowered) -> Compiled:
+    """Compiles it. Raises DoesNotFit where XLA says so."""
+    began = time.perf_counter()
+    try:
+        program = lowered.program.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise DoesNotFit(str(error)) from error
+        raise
+    return Compiled(lowered, program, time.perf_counter() - began)
+
+
+def _bytes(number: str, unit: str) -> int:
+    return int(float(number) * 1024 ** " KMG".index(unit or " "))

@@ -1,0 +1,225 @@
+"""What a compiled training step costs on each device, read out of the program."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+
+from jaxtag.ahead import traffic
+from jaxtag.ahead.chips import Chip
+from jaxtag.ahead.lowering import Compiled, DoesNotFit, Lowered
+from jaxtag.parallel.sharding import Placement
+from jaxtag.profiling import hlo
+from jaxtag.profiling.hlo import Instruction, Program, bytes_of
+from jaxtag.training.experiment import Experiment
+
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
+_SMALL = 2**14  # elements, below which a whole copy on every device is meant
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """All exchanges of one kind between devices, in a step.
+
+    Attributes:
+      count: instructions of the program.
+      runs: how often they are run, the turns of loops counted.
+      bytes: that a device gives to them in all runs.
+      overlapped: instructions that are started and awaited apart, so that others run meanwhile.
+    """
+
+    count: int
+    runs: int
+    bytes: int
+    overlapped: int
+
+
+def memory(program: jax.stages.Compiled, chip: Chip) -> dict[str, int]:
+    """Bytes on each device, by kind. `peak` is what is held at once, at most.
+
+    `arguments`: state and batch; `outputs`: those that do not take an argument's place;
+    `temporaries`: within the step; `code`: the program.
+    """
+    found = program.memory_analysis()
+    kinds = {
+        "arguments": found.argument_size_in_bytes,
+        "outputs": found.output_size_in_bytes - found.alias_size_in_bytes,
+        "temporaries": found.temp_size_in_bytes,
+        "code": found.generated_code_size_in_bytes,
+    }
+    return {**kinds, "peak": sum(kinds.values()), "capacity": chip.memory_bytes}
+
+
+def hbm_bytes(program: Program, turns: dict[str, int]) -> int:
+    """That a step moves to and from a device's main memory (see `traffic`)."""
+    return sum(
+        times * traffic.hbm_bytes(program, instruction)
+        for name, times in turns.items()
+        for instruction in program.computations[name]
+    )
+
+
+def collectives(program: Program, turns: dict[str, int]) -> dict[str, Collective]:
+    """The exchanges of a step by kind."""
+    found: dict[str, list[tuple[int, int, bool]]] = {}
+    for name, body in program.computations.items():
+        for instruction in body:
+            kind = instruction.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                apart = instruction.opcode.endswith("-start")
+                given = sum(
+                    bytes_of(program.instructions[one].shape) for one in instruction.operands
+                )
+                found.setdefault(kind, []).append((turns.get(name, 1), given, apart))
+    return {
+        kind: Collective(
+            count=len(items),
+            runs=sum(times for times, _, _ in items),
+            bytes=sum(times * given for times, given, _ in items),
+            overlapped=sum(apart for _, _, apart in items),
+        )
+        for kind, items in sorted(found.items())
+    }
+
+
+def link_seconds(found: dict[str, Collective], devices: int, chip: Chip) -> float:
+    """How long the exchanges take at least, with each device's links full.
+
+    In a ring each device sends (n - 1) / n of what it gives, twice for an all-reduce (Patarasu and
+    Yuan 2009, section 3).
+    """
+    share = (devices - 1) / devices
+    sent = 0.0
+    for kind, item in found.items():
+        factor = {"all-reduce": 2 * share, "all-gather": devices - 1}.get(kind, share)
+        sent += factor * item.bytes
+    return sent / chip.link_bandwidth
+
+
+def replicated_by_accident(experiment: Experiment) -> list[Placement]:
+    """Large parameters of which every device has a whole copy, on a mesh that splits parameters."""
+    shape = experiment.mesh.shape
+    if shape["fsdp"] * shape["tensor"] == 1:
+        return []
+    return [
+        item
+        for item in experiment.placements
+        if math.prod(item.shape) >= _SMALL and not any(item.spec) and item.rule != "replicate"
+    ]
+
+
+def fingerprint(program: Program, text: str) -> dict[str, Any]:
+    """What a review should see change: fusions, exchanges, convolutions, donated buffers."""
+    counts: dict[str, int] = {}
+    for body in program.computations.values():
+        for instruction in body:
+            name = _interesting(instruction)
+            if name:
+                counts[name] = counts.get(name, 0) + 1
+    header = text.partition("\n")[0]
+    donated = len(re.findall(r"(?:may|must)-alias", header))
+    return {**dict(sorted(counts.items())), "donated buffers": donated}
+
+
+def _interesting(instruction: Instruction) -> str | None:
+    if instruction.opcode == "fusion":
+        kind = re.search(r"kind=k(\w+)", instruction.attributes)
+        return f"fusion {kind[1].lower()}"
+    opcode = instruction.opcode.removesuffix("-start")
+    wanted = (*COLLECTIVES, "convolution", "dot", "while", "custom-call")
+    return opcode if opcode in wanted else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """How long a step takes at least, by resource, in seconds."""
+
+    arithmetic: float
+    memory: float
+    links: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.arithmetic, self.memory, self.links)
+
+    @property
+    def binding(self) -> str:
+        """The resource that takes longest."""
+        return max(("arithmetic", "memory", "links"), key=lambda name: getattr(self, name))
+
+
+def read(compiled: Compiled, chip: Chip) -> dict[str, Any]:
+    """All of it, as `jaxtag.compile` writes it in JSON."""
+    experiment, text = compiled.lowered.experiment, compiled.program.as_text()
+    devices, batch = experiment.mesh.devices.size, experiment.config.batch_size
+    program = hlo.parse(text)
+    turns = traffic.turns(program, text)
+    found = collectives(program, turns)
+    moved = hbm_bytes(program, turns)
+    bound = Bound(
+        arithmetic=compiled.lowered.flops / devices / chip.bfloat16_flops,
+        memory=moved / chip.memory_bandwidth,
+        links=link_seconds(found, devices, chip),
+    )
+    held = memory(compiled.program, chip)
+    xla = compiled.program.cost_analysis()
+    return {
+        **heading(compiled.lowered),
+        "fits": held["peak"] <= held["capacity"],
+        "memory_bytes_per_device": held,
+        "hbm_bytes_per_example": moved * devices / batch,
+        "xla": {  # the bodies of loops counted once, arrays on the chip as in main memory
+            "flops_per_example": xla.get("flops", 0.0) * devices / batch,
+            "bytes_accessed_per_example": xla.get("bytes accessed", 0.0) * devices / batch,
+        },
+        "collectives": {kind: dataclasses.asdict(item) for kind, item in found.items()},
+        "bound": {
+            "by": bound.binding,
+            "seconds": bound.seconds,
+            "examples_per_second": batch / bound.seconds,
+            "seconds_by_resource": dataclasses.asdict(bound),
+            "peaks": dataclasses.asdict(chip),
+        },
+        "program": fingerprint(program, text),
+        "compile_seconds": compiled.seconds,
+    }
+
+
+def read_failure(lowered: Lowered, error: DoesNotFit, chip: Chip) -> dict[str, Any]:
+    """What is known of a step that does not fit; the rest is None."""
+    unknown = ("hbm_bytes_per_example", "collectives", "bound", "compile_seconds")
+    return {
+        **heading(lowered),
+        **dict.fromkeys(unknown),
+        "fits": False,
+        "memory_bytes_per_device": {
+            **dict.fromkeys(("arguments", "outputs", "temporaries", "code")),
+            "peak": error.peak,
+            "capacity": error.capacity or chip.memory_bytes,
+        },
+    }
+
+
+def heading(lowered: Lowered) -> dict[str, Any]:
+    """What is known before XLA compiles."""
+    experiment = lowered.experiment
+    batch = experiment.config.batch_size
+    return {
+        "devices": experiment.mesh.devices.size,
+        "mesh": dict(experiment.mesh.shape),
+        "batch_size": batch,
+        "flops_per_example": lowered.flops / batch,
+        "gradient_bytes": sum(4 * math.prod(item.shape) for item in experiment.placements),
+        "replicated": [item.path for item in replicated_by_accident(experiment)],
+        "lower_seconds": lowered.seconds,
+    }
