@@ -70,23 +70,29 @@ def hbm_bytes(program: Program, turns: dict[str, int]) -> int:
 
 
 def collectives(program: Program, turns: dict[str, int]) -> dict[str, Collective]:
-    """The exchanges of a step by kind."""
+    """The exchanges of a step by kind; `turns` are those inside of fusions too."""
+    apart = {
+        name
+        for item in program.instructions.values()
+        if item.opcode == "async-start"
+        for name in item.called
+    }
     found: dict[str, list[tuple[int, int, bool]]] = {}
-    for name, body in program.computations.items():
-        for instruction in body:
-            kind = instruction.opcode.removesuffix("-start")
+    for name, times in turns.items():
+        for item in program.computations[name]:
+            kind = item.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
-                apart = instruction.opcode.endswith("-start")
-                given = sum(
-                    bytes_of(program.instructions[one].shape) for one in instruction.operands
-                )
-                found.setdefault(kind, []).append((turns.get(name, 1), given, apart))
+                given = sum(bytes_of(program.instructions[one].shape) for one in item.operands)
+                # XLA for GPUs starts all of them apart, and marks those that it awaits at once.
+                waits = '"is_sync":true' in item.attributes
+                beside = (item.opcode != kind or name in apart) and not waits
+                found.setdefault(kind, []).append((times, given, beside))
     return {
         kind: Collective(
             count=len(items),
             runs=sum(times for times, _, _ in items),
             bytes=sum(times * given for times, given, _ in items),
-            overlapped=sum(apart for _, _, apart in items),
+            overlapped=sum(beside for _, _, beside in items),
         )
         for kind, items in sorted(found.items())
     }
@@ -164,7 +170,7 @@ def read(compiled: Compiled, chip: Chip) -> dict[str, Any]:
     devices, batch = experiment.mesh.devices.size, experiment.config.batch_size
     program = hlo.parse(text)
     turns = traffic.turns(program, text)
-    found = collectives(program, turns)
+    found = collectives(program, traffic.turns(program, text, fused=True))
     moved = hbm_bytes(program, turns)
     bound = Bound(
         arithmetic=compiled.lowered.flops / devices / chip.bfloat16_flops,
@@ -172,15 +178,15 @@ def read(compiled: Compiled, chip: Chip) -> dict[str, Any]:
         links=link_seconds(found, devices, chip),
     )
     held = memory(compiled.program, chip)
-    xla = compiled.program.cost_analysis()
+    xla = compiled.program.cost_analysis() or {}  # there is none for GPUs
     return {
         **heading(compiled.lowered),
         "fits": held["peak"] <= held["capacity"],
         "memory_bytes_per_device": held,
         "hbm_bytes_per_example": moved * devices / batch,
         "xla": {  # the bodies of loops counted once, arrays on the chip as in main memory
-            "flops_per_example": xla.get("flops", 0.0) * devices / batch,
-            "bytes_accessed_per_example": xla.get("bytes accessed", 0.0) * devices / batch,
+            "flops_per_example": _each(xla, "flops", devices / batch),
+            "bytes_accessed_per_example": _each(xla, "bytes accessed", devices / batch),
         },
         "collectives": {kind: dataclasses.asdict(item) for kind, item in found.items()},
         "bound": {
@@ -193,6 +199,11 @@ def read(compiled: Compiled, chip: Chip) -> dict[str, Any]:
         "program": fingerprint(program, text),
         "compile_seconds": compiled.seconds,
     }
+
+
+def _each(costs: dict[str, float], name: str, share: float) -> float | None:
+    """A cost of XLA's for one picture; None where it does not say."""
+    return costs[name] * share if name in costs else None
 
 
 def read_failure(lowered: Lowered, error: DoesNotFit, chip: Chip) -> dict[str, Any]:

@@ -19,18 +19,22 @@ _SLICES = frozenset(("slice", "dynamic-slice", "gather"))
 _VIEWS = frozenset(("bitcast", "get-tuple-element", "tuple", "reshape"))
 
 
-def turns(program: Program, text: str) -> dict[str, int]:
+def turns(program: Program, text: str, fused: bool = False) -> dict[str, int]:
     """How often a step runs each computation: of the entry, loops and branches (all of them).
 
     The turns of a loop are those that XLA knows, or the constant that its condition compares with.
+
+    Args:
+      fused: the computations inside of fusions too.
     """
+    followed = CONTROL | {"fusion"} if fused else CONTROL
     constants = {name: int(value) for name, value in _CONSTANT.findall(text)}
     found: dict[str, int] = {}
 
     def visit(name: str, times: int) -> None:
         found[name] = found.get(name, 0) + times
         for instruction in program.computations[name]:
-            if instruction.opcode not in CONTROL:
+            if instruction.opcode not in followed:
                 continue
             inner = times
             if instruction.opcode == "while":

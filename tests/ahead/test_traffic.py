@@ -96,11 +96,33 @@ def test_exchanges_count_in_each_turn(loop):
     assert (found.count, found.runs, found.bytes, found.overlapped) == (1, 5, 5 * KB, 0)
 
 
-def test_what_is_started_apart_is_overlapped():
+@pytest.mark.parametrize(
+    ("attributes", "overlapped"),
+    [("", 1), (', backend_config={"collective_backend_config":{"is_sync":true}}', 0)],
+)
+def test_what_is_started_apart_is_overlapped(attributes, overlapped):
     text = LOOP.replace("all-reduce(", "all-reduce-start(")
+    text = text.replace("to_apply=%add\n", f"to_apply=%add{attributes}\n")
     program = hlo.parse(text)
     found = reading.collectives(program, traffic.turns(program, text))
-    assert found["all-reduce"].overlapped == 1
+    assert found["all-reduce"].overlapped == overlapped
+
+
+def test_an_exchange_that_is_wrapped_is_overlapped_and_counted_in_its_loop():
+    wrapped = """%wrapped (given: f32[256]) -> f32[256] {
+  %given = f32[256]{0} parameter(0)
+  ROOT %exchange = f32[256]{0} all-reduce(%given), replica_groups={}, to_apply=%add
+}
+
+%body"""
+    text = LOOP.replace("%body", wrapped, 1).replace(
+        "%shared = f32[256]{0} all-reduce(%fused), replica_groups={}, to_apply=%add",
+        "%begun = ((f32[256]{0}), f32[256]{0}) async-start(%fused), calls=%wrapped\n"
+        "  %shared = f32[256]{0} async-done(%begun)",
+    )
+    program = hlo.parse(text)
+    found = reading.collectives(program, traffic.turns(program, text, fused=True))["all-reduce"]
+    assert (found.count, found.runs, found.bytes, found.overlapped) == (1, 5, 5 * KB, 1)
 
 
 def test_memory_on_the_chip_is_free():
