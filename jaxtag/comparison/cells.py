@@ -1,7 +1,8 @@
 """The cells of the comparison: which architectures, on which data sets, trained how.
 
 Every cell sees the same number of training pictures, with the same optimiser and schedule, from
-random weights. The resolution is the data set's, or what the architecture needs.
+random weights; the learning rate is the architecture's. The resolution is the data set's, or what
+the architecture needs.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ class Architecture:
       patches: along a side, on pictures smaller than the model is made for.
       smallest, largest: pixels that it takes (a CapsNet's parameters grow with the picture).
       embeds: it is trained by metric learning, and judged by its nearest neighbours.
+      learning_rate: networks without normalisation take less.
       neighbours: it is not trained, but takes the nearest neighbours of another row's features.
     """
 
@@ -43,6 +45,7 @@ class Architecture:
     largest: int = 224
     embeds: bool = False
     neighbours: str | None = None
+    learning_rate: float = 1e-3
 
     def arguments_at(self, image_size: int) -> Arguments:
         """The fields of its module for pictures of a size."""
@@ -54,7 +57,8 @@ class Architecture:
 ARCHITECTURES = {
     "alexnet": Architecture("AlexNet", "alexnet", smallest=64),
     "mobilenet": Architecture("MobileNet", "mobilenet_v2"),
-    "squeezenet": Architecture("SqueezeNet", "squeezenet1_1"),
+    # Smaller pictures end as one pixel, where the ReLU of its classifier lets no gradient through.
+    "squeezenet": Architecture("SqueezeNet", "squeezenet1_1", smallest=64, learning_rate=3e-4),
     "efficientnet": Architecture("EfficientNet", "efficientnet_b0"),
     "resnet": Architecture("ResNet", "resnet18"),
     "capsnet": Architecture("CapsNet", "capsnet", largest=32),
@@ -140,7 +144,7 @@ def configuration(
         augmentation=AugmentationConfig(crop_padding=column.crop_padding),
         optimizer=OptimizerConfig(
             name="adamw",
-            learning_rate=1e-3,
+            learning_rate=row.learning_rate,
             weight_decay=0.05,
             warmup_steps=max(1, steps // 20),
         ),

@@ -154,10 +154,12 @@ def _gathering_pays(kernel: jax.Array) -> bool:
     """Whether products over gathered rows beat XLA's convolution.
 
     The 9x9 convolution of CapsNet takes 0.4 of XLA's time. In bfloat16 each does: XLA makes the
-    operands of a convolution float32 first, not those of a product.
+    operands of a convolution float32 first, not those of a product; with few channels the
+    gathering takes longer.
     """
-    large = kernel.shape[0] * kernel.shape[1] > 25 or kernel.dtype == jnp.bfloat16
-    return large and min(kernel.shape[2:]) >= 16
+    if kernel.dtype == jnp.bfloat16:
+        return min(kernel.shape[2:]) >= 32
+    return kernel.shape[0] * kernel.shape[1] > 25 and min(kernel.shape[2:]) >= 16
 
 
 def _native(
@@ -301,6 +303,11 @@ def _gathered(
     x: jax.Array, size: tuple[int, int], stride: int, padding: Padding
 ) -> list[jax.Array]:
     """For each row of a kernel what its taps see, side by side: `[B, H', W', columns * C]`."""
+    if x.dtype == jnp.bfloat16:
+        # XLA makes what is put side by side float32 on CPU, and bfloat16 again after it.
+        bits = lax.bitcast_convert_type(x, jnp.uint16)
+        gathered = _gathered(bits, size, stride, padding)
+        return [lax.bitcast_convert_type(one, x.dtype) for one in gathered]
     rows, columns = size
     x = _padded(x, padding)
     batch, height, width, channels = x.shape

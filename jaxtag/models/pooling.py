@@ -41,6 +41,9 @@ def _backward(window, stride, pads, saved, gradient):
         return jax.vjp(form, x)[1](gradient)[0]
 
     def cpu(x, y, gradient):
+        if window == stride:
+            return _apart(x, y, gradient, window, pads)
+
         def windows(x):
             edges = [(first, last, 0) for first, last in pads]
             least = jnp.asarray(-jnp.inf, x.dtype)
@@ -59,6 +62,29 @@ def _backward(window, stride, pads, saved, gradient):
 
 
 _max_pool.defvjp(_forward, _backward)
+
+
+def _apart(
+    x: jax.Array, y: jax.Array, gradient: jax.Array, window: int, pads: Padding
+) -> jax.Array:
+    """The gradient where windows share no pixel: each pixel looks whether its window took it."""
+    batch, high, wide, channels = y.shape
+    sizes = (high * window, wide * window)
+    edges = [
+        (first, size - length - first, 0)
+        for (first, _), size, length in zip(pads, sizes, x.shape[1:3], strict=True)
+    ]
+    padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    seen = taps(padded, (window, window), window, ((0, 0), (0, 0)))
+    taken = jnp.zeros(y.shape, jnp.int8)
+    for place, tap in reversed(list(enumerate(seen.values()))):
+        taken = jnp.where(tap == y, jnp.int8(place), taken)
+    taken = lax.optimization_barrier(taken)  # once a window, not once a pixel
+    places = jnp.arange(window**2, dtype=jnp.int8).reshape(window, 1, window, 1)
+    mine = taken[:, :, None, :, None] == places
+    owed = jnp.where(mine, gradient[:, :, None, :, None], 0).reshape(batch, *sizes, channels)
+    back = [(-first, -last, 0) for first, last, _ in edges]
+    return lax.pad(owed, jnp.zeros((), x.dtype), ((0, 0, 0), *back, (0, 0, 0)))
 
 
 def _native(x: jax.Array, window: int, stride: int, pads: Padding) -> jax.Array:

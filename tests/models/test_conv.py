@@ -110,7 +110,7 @@ def test_groups_must_divide_channels() -> None:
         conv.Conv(8, groups=4).init(jax.random.key(0), jnp.zeros((1, 8, 8, 6)))
 
 
-WINDOWS = [(3, 2, 1, False), (2, 2, 0, False), (3, 2, 0, True), (3, 1, 1, False)]
+WINDOWS = [(3, 2, 1, False), (2, 2, 0, False), (3, 3, 1, True), (3, 2, 0, True), (3, 1, 1, False)]
 
 
 @pytest.mark.parametrize("window, stride, padding, ceil", WINDOWS)
