@@ -10,11 +10,16 @@ from jax.sharding import Mesh
 
 from jaxtag.ahead import sizes
 from jaxtag.config import Config
+from jaxtag.errors import UserError
 from jaxtag.models import counting
 from jaxtag.parallel import mesh as meshes
 from jaxtag.tasks import TASKS
 from jaxtag.training import experiment as experiments
 from jaxtag.training.experiment import Experiment
+
+# XLA chooses the tiles of its own products for GPUs by trying them on one, and gives up on odd
+# shapes where it has none; cuBLAS takes any.
+_FOR_GPUS = {"xla_gpu_enable_triton_gemm": False}
 
 
 class DoesNotFit(Exception):
@@ -109,14 +114,17 @@ def lower(experiment: Experiment, words: int) -> Lowered:
 
 
 def compile_step(lowered: Lowered) -> Compiled:
-    """Compiles it. Raises DoesNotFit where XLA says so."""
+    """Compiles it. Raises DoesNotFit where XLA says so, UserError where XLA fails."""
     began = time.perf_counter()
+    platform = lowered.experiment.mesh.devices.flat[0].platform
+    options = _FOR_GPUS if platform in ("cuda", "gpu") else None
     try:
-        program = lowered.program.compile()
+        program = lowered.program.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise DoesNotFit(str(error)) from error
-        raise
+        first = str(error).splitlines()[0]
+        raise UserError(f"XLA cannot compile this step for these devices: {first}") from error
     return Compiled(lowered, program, time.perf_counter() - began)
 
 

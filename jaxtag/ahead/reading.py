@@ -35,13 +35,20 @@ class Collective:
       count: instructions of the program.
       runs: how often they are run, the turns of loops counted.
       bytes: that a device gives to them in all runs.
+      sent: bytes that leave it in a ring of many devices: all that it gives, twice for an
+        all-reduce; for an all-gather all that comes together.
       overlapped: instructions that are started and awaited apart, so that others run meanwhile.
     """
 
     count: int
     runs: int
     bytes: int
+    sent: int
     overlapped: int
+
+    def __add__(self, other: "Collective") -> "Collective":
+        mine, others = dataclasses.astuple(self), dataclasses.astuple(other)
+        return Collective(*map(sum, zip(mine, others, strict=True)))
 
 
 def memory(program: jax.stages.Compiled, chip: Chip) -> dict[str, int]:
@@ -77,50 +84,38 @@ def collectives(program: Program, turns: dict[str, int]) -> dict[str, Collective
         if item.opcode == "async-start"
         for name in item.called
     }
-    found: dict[str, list[tuple[int, int, bool]]] = {}
+    found: dict[str, Collective] = {}
     for name, times in turns.items():
         for item in program.computations[name]:
             kind = item.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
                 given = sum(bytes_of(program.instructions[one].shape) for one in item.operands)
+                together = item.bytes if item.opcode == kind else item.bytes - given
+                sent = {"all-reduce": 2 * given, "all-gather": together}.get(kind, given)
                 # XLA for GPUs starts all of them apart, and marks those that it awaits at once.
                 waits = '"is_sync":true' in item.attributes
                 beside = (item.opcode != kind or name in apart) and not waits
-                found.setdefault(kind, []).append((times, given, beside))
-    return {
-        kind: Collective(
-            count=len(items),
-            runs=sum(times for times, _, _ in items),
-            bytes=sum(times * given for times, given, _ in items),
-            overlapped=sum(beside for _, _, beside in items),
-        )
-        for kind, items in sorted(found.items())
-    }
+                one = Collective(1, times, times * given, times * sent, int(beside))
+                found[kind] = one + found[kind] if kind in found else one
+    return dict(sorted(found.items()))
 
 
 def link_seconds(found: dict[str, Collective], devices: int, chip: Chip) -> float:
     """How long the exchanges take at least, with each device's links full.
 
-    In a ring each device sends (n - 1) / n of what it gives, twice for an all-reduce (Patarasu and
-    Yuan 2009, section 3).
+    In a ring over all devices (Patarasu and Yuan 2009, section 3).
     """
-    share = (devices - 1) / devices
-    sent = 0.0
-    for kind, item in found.items():
-        factor = {"all-reduce": 2 * share, "all-gather": devices - 1}.get(kind, share)
-        sent += factor * item.bytes
-    return sent / chip.link_bandwidth
+    sent = sum(item.sent for item in found.values())
+    return sent * (devices - 1) / devices / chip.link_bandwidth
 
 
 def replicated_by_accident(experiment: Experiment) -> list[Placement]:
-    """Large parameters of which every device has a whole copy, on a mesh that splits parameters."""
-    shape = experiment.mesh.shape
-    if shape["fsdp"] * shape["tensor"] == 1:
-        return []
+    """Large parameters of which every device has a whole copy though the mesh could split them."""
+    splits = experiment.mesh.shape["fsdp"] > 1
     return [
         item
         for item in experiment.placements
-        if math.prod(item.shape) >= _SMALL and not any(item.spec) and item.rule != "replicate"
+        if math.prod(item.shape) >= _SMALL and not any(item.spec) and (splits or item.remark)
     ]
 
 

@@ -55,7 +55,7 @@ def best(
         say(_line(trial))
         return trial.fits
 
-    start = max(1, config.batch_size // devices)
+    start = max(1, config.batch_size // (devices * config.optimizer.accumulate))
     for remat, mesh in _ways(config, devices):
         if fits(start, remat, mesh):
             batch = 2 * start

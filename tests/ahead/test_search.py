@@ -77,9 +77,9 @@ def test_accumulated_parts_are_what_a_device_holds():
         seen.append(changed.batch_size)
         return {**attempt(dataclasses.replace(changed, batch_size=changed.batch_size // 4))}
 
-    base = config(batch=64)
+    base = config(batch=8 * 4 * DEVICES)
     accumulating = dataclasses.replace(
         base, optimizer=dataclasses.replace(base.optimizer, accumulate=4)
     )
     search.best(accumulating, DEVICES, note)
-    assert all(size % (4 * DEVICES) == 0 for size in seen)
+    assert seen[:3] == [8 * 4 * DEVICES, 16 * 4 * DEVICES, 32 * 4 * DEVICES]

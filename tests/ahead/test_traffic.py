@@ -93,7 +93,7 @@ def test_a_slice_inside_of_nested_fusions_is_what_is_read(loop):
 def test_exchanges_count_in_each_turn(loop):
     ((kind, found),) = reading.collectives(*loop).items()
     assert kind == "all-reduce"
-    assert (found.count, found.runs, found.bytes, found.overlapped) == (1, 5, 5 * KB, 0)
+    assert found == reading.Collective(count=1, runs=5, bytes=5 * KB, sent=10 * KB, overlapped=0)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,21 @@ def test_an_exchange_that_is_wrapped_is_overlapped_and_counted_in_its_loop():
     )
     program = hlo.parse(text)
     found = reading.collectives(program, traffic.turns(program, text, fused=True))["all-reduce"]
-    assert (found.count, found.runs, found.bytes, found.overlapped) == (1, 5, 5 * KB, 1)
+    assert found == reading.Collective(count=1, runs=5, bytes=5 * KB, sent=10 * KB, overlapped=1)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "f32[1024]{0} all-gather(%fused)",
+        "(f32[256]{0}, f32[1024]{0}) all-gather-start(%fused)",
+    ],
+)
+def test_of_a_gathering_all_parts_go_round(form):
+    text = LOOP.replace("f32[256]{0} all-reduce(%fused)", form)
+    program = hlo.parse(text)
+    found = reading.collectives(program, traffic.turns(program, text, fused=True))["all-gather"]
+    assert (found.bytes, found.sent) == (5 * KB, 20 * KB)
 
 
 def test_memory_on_the_chip_is_free():
