@@ -46,7 +46,7 @@ def make(title: str, job: Job, measured: Measured, folder: Path) -> Profile:
         "title": title,
         "config": dataclasses.asdict(config),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": _device(),
+        "device": _device(job),
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "jaxtag")},
         "dtype": dtype.name,
         "compilation": {
@@ -90,12 +90,12 @@ def load(place: str) -> Profile:
     return profile
 
 
-def _device() -> dict[str, Any]:
+def _device(job: Job) -> dict[str, Any]:
     first = jax.devices()[0]
     return {
         "kind": first.device_kind,
         "platform": first.platform,
-        "count": jax.device_count(),
+        "count": job.experiment.mesh.size,
         "processes": jax.process_count(),
     }
 
@@ -122,7 +122,7 @@ def _step(measured: Measured, batch_size: int) -> dict[str, Any]:
 def _costs(job: Job, measured: Measured, peak: Peak, step: dict[str, Any]) -> dict[str, Any]:
     found = measured.compiled.cost_analysis()
     analytic = costs.analytic_flops(job.experiment, job.words, job.examples, job.shapes)
-    analytic /= jax.device_count()
+    analytic /= job.experiment.mesh.size
     return {
         "flops": {"xla": found["flops"], "analytic": analytic},
         "bytes": found["bytes accessed"],

@@ -30,6 +30,7 @@ Line = tuple[list[Interval], Counter[str]]  # of a thread or stream; how often e
 _RECORD, _START, _STOP = (
     f"ThreadpoolListener::{word}" for word in ("Record", "StartRegion", "StopRegion")
 )
+_TRANSFERS = ("Memcpy", "Memset")  # of CUDA
 _SCHEDULER = "ThunkExecutor::"  # of XLA on CPU: its own work is that of no kernel
 
 
@@ -135,19 +136,22 @@ def innermost(nested: list[tuple[float, float, Any]]) -> list[tuple[float, float
 
 
 def _of_accelerator(plane: ProfilePlane, module: str) -> list[Line]:
+    tpu = plane.name.startswith("/device:TPU")
     found = []
     for line in plane.lines:
-        if "TPU" in plane.name and line.name != "XLA Ops":
+        if tpu and line.name != "XLA Ops":
             continue
         events = []
         for event in line.events:
             stats = dict(event.stats)
-            if "TPU" not in plane.name and stats.get("hlo_module", module) != module:
+            if stats.get("hlo_module", module) != module:
                 continue
-            name = stats.get("hlo_op") or event.name
-            name = name.partition(" = ")[0].lstrip("%")  # a TPU's name is the whole instruction
-            if "TPU" in plane.name or "hlo_op" in stats:
-                events.append((event.start_ns, event.end_ns, name))
+            if "hlo_op" not in stats and event.name.startswith(_TRANSFERS):
+                continue
+            # A TPU's event has the whole instruction as its name; a GPU's kernel that was started
+            # from a CUDA graph names none, and stays under its own name.
+            name = event.name.partition(" = ")[0].lstrip("%") if tpu else event.name
+            events.append((event.start_ns, event.end_ns, stats.get("hlo_op") or name))
         found.append((innermost(events), Counter(name for *_, name in events)))
     return found
 
