@@ -70,7 +70,8 @@ def _numbers(old: Profile, new: Profile) -> str:
 
 def _times(title: str, old: dict[str, float], new: dict[str, float]) -> str:
     names = sorted(
-        old.keys() | new.keys(), key=lambda name: -abs(new.get(name, 0.0) - old.get(name, 0.0))
+        old.keys() | new.keys(),
+        key=lambda name: (-abs(new.get(name, 0.0) - old.get(name, 0.0)), name),
     )
     rows = [(title, "old", "new", "difference", "")]
     for name in names[:_ROWS]:
