@@ -189,6 +189,7 @@ class Config:
     criterion: str = "softmax"  # see CRITERIA
     label_smoothing: float = 0.0
     max_bad_steps: int = _free(20)  # in a row with a gradient that is not finite; more is an error
+    stuck_after: float = _free(300.0)  # seconds in which a process of several must go on (see loop)
     compilation_cache: bool = _free(True)  # keep compiled programs for the next start
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -285,7 +286,7 @@ def _check_numbers(config: Config) -> None:
     positive += ["data.image_size", "text.length", "text.captions_per_image"]
     positive += ["embed.size", "embed.pictures_per_class", "tag.groups"]
     positive += ["optimizer.accumulate", "evaluation.batch_size", "decoding.beam_size"]
-    positive += ["tag.max_positive_weight"]
+    positive += ["tag.max_positive_weight", "stuck_after"]
     for name, bound in (least | dict.fromkeys(positive, 1)).items():
         value = get(config, name)
         if value is not None and value < bound:

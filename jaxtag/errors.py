@@ -1,5 +1,7 @@
 """Errors that a user can put right: shown as one clear message, without a traceback."""
 
+import os
+
 
 class UserError(Exception):
     """Something the user can put right (a missing file, damaged data). Exit status 1."""
@@ -11,3 +13,9 @@ class UsageError(UserError):
     """A command called wrongly (an unknown flag or field, a value of a wrong type). Status 2."""
 
     exit_status = 2
+
+
+class LostProcess(UserError):
+    """Another process of the job is gone or hangs. Status 75: start all again, and it goes on."""
+
+    exit_status = os.EX_TEMPFAIL

@@ -16,11 +16,12 @@ from typing import Any
 import jax
 from absl import flags
 
-from jaxtag import commands, config_flag
+from jaxtag import commands, config_flag, process_flags
 from jaxtag import config as configuration
 from jaxtag.errors import UsageError, UserError
 
 _CONFIG = config_flag.define()
+_PROCESSES = process_flags.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
 _SPLIT = flags.DEFINE_string("split", None, "Split; by default the run's evaluation split.")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
@@ -38,10 +39,11 @@ def main(_: list[str]) -> None:
         print(json.dumps(_score_files(*files)))
         return
     workdir = Path(_WORKDIR.value)
-    metrics, details = _evaluate(workdir)
-    print(json.dumps(metrics))  # first: should it not be possible to keep them, they are not lost
-    if jax.process_index() == 0:
-        _keep({**metrics, **details}, workdir / "evaluation.json")
+    with _PROCESSES.joined():
+        metrics, details = _evaluate(workdir)
+        if jax.process_index() == 0:
+            print(json.dumps(metrics))  # first: should it not be possible to keep them
+            _keep({**metrics, **details}, workdir / "evaluation.json")
 
 
 def _score_files(results: str, references: str) -> dict[str, float]:

@@ -8,8 +8,13 @@ Writes into the work directory: config.json, tokenizer.json (or classes.json), m
 (TensorBoard), checkpoints/, and at the end captions.png (or classes.png) and results.json. Run the
 same command again to go on.
 
-Exit status: 0 done, 1 failure, 2 wrong use, 75 told to stop (SIGTERM, Ctrl-C): all is saved, start
-it again.
+Several processes train together: on Cloud TPU, under Slurm and Open MPI they find each other;
+elsewhere --coordinator_address, --num_processes and --process_id say who is who. DIR must be a
+folder that all share. The order of the pictures is the same for any number of them, and a run may
+go on with another number.
+
+Exit status: 0 done, 1 failure, 2 wrong use, 75 start it again: it was told to stop (SIGTERM,
+Ctrl-C) and has saved all, or another process was lost.
 """
 
 from pathlib import Path
@@ -17,7 +22,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from jaxtag import STARTED, commands, config_flag
+from jaxtag import STARTED, commands, config_flag, process_flags
 from jaxtag import config as configuration
 from jaxtag.errors import UsageError
 from jaxtag.evaluation import evaluators, report
@@ -28,6 +33,7 @@ from jaxtag.training.preemption import RESTART_STATUS
 
 _CONFIG = config_flag.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; holds all that it writes.")
+_PROCESSES = process_flags.define()
 _ALLOW_CHANGES = flags.DEFINE_bool(
     "allow_changes", False, "Go on although the configuration trains something else than before."
 )
@@ -43,6 +49,11 @@ def main(_: list[str]) -> int:
     config, workdir = configuration.check(_CONFIG.value), Path(_WORKDIR.value)
     if config.compilation_cache:
         runtime.use_compilation_cache()
+    with _PROCESSES.joined():
+        return _train(config, workdir, startup)
+
+
+def _train(config: configuration.Config, workdir: Path, startup: Startup) -> int:
     config = loop.start_of(config, workdir, _ALLOW_CHANGES.value)
     vocabulary.ensure_data(config)
     words = vocabulary.ensure(config, workdir)

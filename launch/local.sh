@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-launch/local.sh [--restarts=N] COMMAND [ARGUMENT…]
+launch/local.sh [--processes=N] [--restarts=N] COMMAND [ARGUMENT…]
 
   COMMAND   train, evaluate, annotate, prepare, …: runs python -m jaxtag.COMMAND ARGUMENT…
             test: runs the tests, two files at a time; ARGUMENT… goes to pytest
@@ -13,6 +13,8 @@ The first call makes .venv in the checkout and installs jaxtag there with the ve
 constraints.txt (with CUDA where nvidia-smi finds a GPU); later calls install again only when
 pyproject.toml or constraints.txt changed. Relative paths are those of the folder you call from.
 
+  --processes=N  run train or evaluate as N processes, which share the machine's GPUs, or are as
+                 many CPU devices; when one is gone, all end
   --restarts=N   start the command again, at most N times, when it saved and stopped early
                  (status 75) or was killed (128 and above); not after a failure (1, 2), nor
                  when this script itself was told to stop
@@ -30,10 +32,12 @@ fail() { # STATUS MESSAGE
   exit "$1"
 }
 
-readonly root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+readonly root
 readonly environment="$root/.venv"
 readonly python="$environment/bin/python"
 readonly restart_status=75 # jaxtag.training.preemption.RESTART_STATUS
+readonly patience=90 # seconds: after the first of several processes has ended, the others notice
 
 find_python() {
   local candidate
@@ -82,27 +86,99 @@ use_tcmalloc() {
   done
 }
 
-# Runs "$@" in the background so that signals reach it while this script waits; its own process
+# Starts "$@" in the background so that signals reach it while this script waits; its own process
 # group, because bash makes other background commands deaf to Ctrl-C.
-run_once() {
-  local status
+start() {
   set -m
   "$@" &
-  child=$!
+  children+=($!)
   set +m
-  while true; do
-    status=0
-    wait "$child" || status=$?
-    kill -0 "$child" 2>/dev/null || return "$status" # else a signal ended the wait
+}
+
+start_all() {
+  local index port gpus share
+  if ((processes == 1)); then
+    start "$@"
+    return
+  fi
+  port="$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0))
+print(s.getsockname()[1])')"
+  gpus="$(gpu_count)"
+  share=$((gpus / processes))
+  for ((index = 0; index < processes; index++)); do
+    if ((gpus > 0)); then
+      CUDA_VISIBLE_DEVICES="$(seq -s, $((index * share)) $((index * share + share - 1)))"
+      export CUDA_VISIBLE_DEVICES
+    fi
+    start "$@" --coordinator_address="localhost:$port" --num_processes="$processes" \
+      --process_id="$index"
+  done
+}
+
+gpu_count() {
+  local list=
+  ! command -v nvidia-smi >/dev/null || list="$(nvidia-smi -L 2>/dev/null || true)"
+  grep -c '^GPU ' <<<"$list" || true
+}
+
+# What the status of a process means for all: a failure most, then a kill, then "start again".
+weight() {
+  if (($1 == 0)); then
+    echo 0
+  elif (($1 == restart_status)); then
+    echo 1
+  elif (($1 >= 128)); then
+    echo 2
+  else
+    echo 3
+  fi
+}
+
+# Runs "$@" as all processes and returns when they and what they started have ended.
+run_once() {
+  local outcome=0 status deadline='' index child
+  children=()
+  start_all "$@"
+  local started=("${children[@]}")
+  while ((${#children[@]} > 0)); do
+    for index in "${!children[@]}"; do
+      child="${children[index]}"
+      if kill -0 "$child" 2>/dev/null; then continue; fi
+      status=0
+      wait "$child" || status=$?
+      unset 'children[index]'
+      if (($(weight "$status") > $(weight "$outcome"))); then outcome="$status"; fi
+      if ((status != 0)); then deadline="${deadline:-$((SECONDS + patience))}"; fi
+    done
+    if [[ -n "$deadline" ]] && ((SECONDS >= deadline)); then sweep "${children[@]}"; fi
+    sleep 0.1
+  done
+  sweep "${started[@]}"
+  return "$outcome"
+}
+
+# Kills what is left of process groups: workers that decode outlive a process that was killed.
+sweep() {
+  local group
+  for group in "$@"; do
+    kill -KILL -- "-$group" 2>/dev/null || true
+  done
+}
+
+tell() { # SIGNAL
+  local child
+  stopped=yes
+  for child in "${children[@]}"; do
+    kill "-$1" "$child" 2>/dev/null || true
   done
 }
 
 run_with_restarts() {
   local left="$1" status
   shift
-  stopped=no child=
-  trap 'stopped=yes; kill -TERM "$child"' TERM
-  trap 'stopped=yes; kill -INT "$child"' INT
+  stopped=no children=()
+  trap 'tell TERM' TERM
+  trap 'tell INT' INT
   while true; do
     status=0
     run_once "$@" || status=$?
@@ -114,9 +190,10 @@ run_with_restarts() {
   done
 }
 
-restarts=0
+restarts=0 processes=1
 while [[ "${1:-}" == -* ]]; do
   case "$1" in
+    --processes=*) processes="${1#*=}" ;;
     --restarts=*) restarts="${1#*=}" ;;
     -h | --help) usage && exit 0 ;;
     *) fail 2 "unknown option $1; see launch/local.sh --help" ;;
@@ -124,6 +201,10 @@ while [[ "${1:-}" == -* ]]; do
   shift
 done
 [[ "$restarts" =~ ^[0-9]+$ ]] || fail 2 "--restarts=$restarts is not a number"
+[[ "$processes" =~ ^[1-9][0-9]*$ ]] || fail 2 "--processes=$processes is not a number above 0"
+if ((processes > 1)) && ((gpus = $(gpu_count), gpus % processes)); then
+  fail 2 "--processes=$processes does not divide the $gpus GPUs of this machine"
+fi
 [[ $# -gt 0 ]] || { usage >&2 && exit 2; }
 name="$1"
 shift
@@ -141,7 +222,7 @@ if [[ "$name" == test ]]; then
 else
   use_tcmalloc
 fi
-if ((restarts == 0)); then
+if ((restarts == 0 && processes == 1)); then
   exec "${command[@]}"
 fi
 run_with_restarts "$restarts" "${command[@]}"

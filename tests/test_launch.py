@@ -12,17 +12,21 @@ import pytest
 from jaxtag.training.preemption import RESTART_STATUS
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / "launch" / "slurm.sbatch"])
 
 # Does what the script asks of Python: makes an environment holding itself, notes every call.
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$PWD|$*" >> "$CALLS"
 case "$1 $2" in
+  "-c import socket"*) echo 4242 ;;
   "-m venv") mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python" ;;
   "-m jaxtag.train")
     [[ -z "${HANG:-}" ]] || { trap 'exit 75' TERM INT; touch "$CALLS.ready"
       while true; do sleep 0.05; done; }
-    status="$(head -n 1 "$STATUSES")"; sed -i 1d "$STATUSES"; exit "${status:-0}" ;;
+    exec 9> "$STATUSES.lock"; flock 9
+    status="$(head -n 1 "$STATUSES")"; sed -i 1d "$STATUSES"; flock -u 9
+    [[ "$status" != forever ]] || exec sleep 1000
+    exit "${status:-0}" ;;
 esac
 """
 
@@ -87,6 +91,13 @@ def test_syntax(script):
     assert os.access(script, os.X_OK)
 
 
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs Debian's shellcheck")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck(script):
+    done = subprocess.run(["shellcheck", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_makes_the_environment_once_and_runs_where_it_was_called(launch, checkout):
     done = launch("train", "--workdir=my runs", "--config=a b")
     assert done.returncode == 0, done.stderr
@@ -119,6 +130,7 @@ def test_tests_run_in_the_checkout(launch, checkout):
         (["../train"], "no command"),
         (["--fast", "train"], "unknown option --fast"),
         (["--restarts=x", "train"], "--restarts=x is not a number"),
+        (["--processes=0", "train"], "--processes=0 is not a number above 0"),
         ([], "COMMAND"),
     ],
 )
@@ -164,3 +176,44 @@ def test_signals_reach_the_run_and_end_it(launch, number, option):
     process.send_signal(number)
     assert process.wait(20) == RESTART_STATUS
     assert len(launch.seen("jaxtag.train")) == 1
+
+
+def test_processes_know_their_places(launch):
+    assert launch("--processes=3", "train", "--workdir=w").returncode == 0
+    common = "-m jaxtag.train --workdir=w --coordinator_address=localhost:4242 --num_processes=3"
+    calls = [line.split("|")[1] for line in launch.seen("jaxtag.train")]
+    assert sorted(calls) == [f"{common} --process_id={index}" for index in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status", "runs"),
+    [
+        ([RESTART_STATUS, RESTART_STATUS, 0, 0], 0, 4),  # told to stop, then done
+        ([134, RESTART_STATUS, 0, 0], 0, 4),  # one killed
+        ([134, 1], 1, 2),  # a failure, whatever it did to the other
+        ([2, 2], 2, 2),
+    ],
+)
+def test_all_processes_start_again_or_none(launch, statuses, status, runs):
+    done = launch("--processes=2", "--restarts=3", "train", statuses=statuses)
+    assert done.returncode == status
+    assert len(launch.seen("jaxtag.train")) == runs
+
+
+def test_a_process_that_hangs_when_another_is_gone_is_killed(launch):
+    script = launch.root / "launch" / "local.sh"
+    script.write_text(script.read_text().replace("readonly patience=90", "readonly patience=1"))
+    done = launch("--processes=2", "train", statuses=["forever", RESTART_STATUS])
+    assert done.returncode == 137
+
+
+def test_gpus_are_shared_out(launch):
+    nvidia = launch.root.parent / "bin" / "nvidia-smi"
+    nvidia.write_text("#!/bin/sh\nfor gpu in 0 1 2 3; do echo GPU $gpu; done\n")
+    seen = launch.root.parent / "bin" / "python3.11"
+    seen.write_text(seen.read_text().replace('|$*"', '|$*|${CUDA_VISIBLE_DEVICES:-all}"'))
+    assert launch("--processes=2", "train").returncode == 0
+    assert sorted(line.split("|")[2] for line in launch.seen("jaxtag.train")) == ["0,1", "2,3"]
+    refused = launch("--processes=3", "train")
+    assert refused.returncode == 2
+    assert "--processes=3 does not divide the 4 GPUs" in refused.stderr

@@ -144,8 +144,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     order: Callable[[int], np.ndarray] | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
     workers: int = 0,
     threads: int = 2,
     buffer: int = 2,
@@ -153,19 +152,18 @@ def train_batches(
     """Endless shuffled batches, the rows of this process.
 
     Row j of global batch t is example `t * batch_size + j` of a stream that depends on `seed`
-    and the source alone; process p holds the rows j with `j % process_count == p`. Each pass
-    over the source has an order of its own; a batch may hold the end of one and the start of
-    the next. With `order` that row is the record `order(t)[j]` instead. Threads of this process
-    keep rows that are the same each time, up to 512 MiB of them: they are read and decoded once.
+    and the source alone, whichever process holds it. Each pass over the source has an order of
+    its own; a batch may hold the end of one and the start of the next. With `order` that row is
+    the record `order(t)[j]` instead. Threads of this process keep rows that are the same each
+    time, up to 512 MiB of them: they are read and decoded once.
 
     Args:
         source: the records.
         example: what a row holds.
-        batch_size: global; a multiple of `process_count`.
+        batch_size: global.
         seed: of order, crops and captions.
         order: from the number of a batch to its records, int [batch_size].
-        process_index: which rows are for this process.
-        process_count: how many processes share the batch.
+        rows: of the global batch that are for this process, ascending; by default all.
         workers: processes that decode; 0: threads of this process.
         threads: threads that decode, each a batch of its own, in each process that decodes.
         buffer: batches ready ahead for each thread or worker (the memory this takes).
@@ -176,22 +174,22 @@ def train_batches(
     """
     if len(source) == 0:
         raise UserError("the training split is empty: there is nothing to train on")
-    local = _local_batch(batch_size, process_count)
+    own = _own_rows(batch_size, rows)
     if order is None:
-        stream = (
-            grain.MapDataset.range(len(source))
-            .shuffle(seed=seed % 2**32)
-            .repeat()
-            .map_with_index(lambda position, index: (position, index))
-        )
-        rows = stream[process_index::process_count].batch(local)
+        shuffled = grain.MapDataset.range(len(source)).shuffle(seed=seed % 2**32).repeat()
+
+        def take(batch: int) -> tuple[np.ndarray, np.ndarray]:
+            positions = batch * batch_size + own
+            return positions, np.array([shuffled[position] for position in positions.tolist()])
     else:
-        own = process_index + process_count * np.arange(local)
-        numbers = grain.MapDataset.range(sys.maxsize)
-        rows = numbers.map(lambda batch: (batch * batch_size + own, order(batch)[own]))
+
+        def take(batch: int) -> tuple[np.ndarray, np.ndarray]:
+            return batch * batch_size + own, order(batch)[own]
+
+    chosen = grain.MapDataset.range(sys.maxsize).map(take)
     kept = not workers and not example.random and _bytes(source, example) <= _KEPT_BYTES
     load = _LoadOnce(source, example) if kept else _Load(source, example, seed)
-    return BatchIterator(rows.map(load), workers=workers, threads=threads, buffer=buffer)
+    return BatchIterator(chosen.map(load), workers=workers, threads=threads, buffer=buffer)
 
 
 def eval_batches(
@@ -199,8 +197,7 @@ def eval_batches(
     *,
     example: Example,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
     workers: int = 0,
     threads: int = 2,
     buffer: int = 2,
@@ -210,7 +207,7 @@ def eval_batches(
     Rows beyond the last record have `mask` 0 and `index` -1. Arguments and batches as in
     `train_batches`; what a row draws at random depends on its index alone.
     """
-    order = _in_order(len(source), batch_size, process_index, process_count)
+    order = _in_order(len(source), batch_size, rows)
     batches = order.map(_Load(source, example, seed=0))
     return BatchIterator(batches, workers=workers, threads=threads, buffer=buffer)
 
@@ -259,7 +256,7 @@ class BatchIterator(grain.DatasetIterator):
     """Batches with an exact, portable state: how many were taken.
 
     The state holds for any number of workers, threads and processes (with the same global batch
-    size), and goes through `grain.checkpoint.CheckpointSave` and `CheckpointRestore`.
+    size): it is the same on all of them. It goes through `grain.checkpoint.CheckpointSave`.
     """
 
     def __init__(self, batches: grain.MapDataset, *, workers: int, threads: int, buffer: int):
@@ -425,24 +422,20 @@ def _bytes(source: Records, example: Example) -> int:
 
 
 def _in_order(
-    count: int, batch_size: int, process_index: int = 0, process_count: int = 1
+    count: int, batch_size: int, rows: Sequence[int] | np.ndarray | None = None
 ) -> grain.MapDataset:
     """(positions, indices) of the batches of this process that hold 0 … count - 1 once."""
-    rows = process_index + process_count * np.arange(_local_batch(batch_size, process_count))
+    own = _own_rows(batch_size, rows)
 
     def rows_of(batch: int) -> tuple[np.ndarray, np.ndarray]:
-        index = batch * batch_size + rows
+        index = batch * batch_size + own
         return index, np.where(index < count, index, _PADDING)
 
     return grain.MapDataset.range(-(-count // batch_size)).map(rows_of)
 
 
-def _local_batch(batch_size: int, process_count: int) -> int:
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"batch_size {batch_size} cannot be split evenly over {process_count} process(es)"
-        )
-    return batch_size // process_count
+def _own_rows(batch_size: int, rows: Sequence[int] | np.ndarray | None) -> np.ndarray:
+    return np.arange(batch_size) if rows is None else np.asarray(rows)
 
 
 def _parse_flags() -> None:

@@ -91,7 +91,7 @@ class CaptionEvaluator:
         pictures: dict[int, np.ndarray] = {}
         key = jax.random.key(self._config.seed)
         example = caption.example(self._config, self._tokenizer, train=False)
-        for number, batch in enumerate(batches.of(source, self._config, example)):
+        for number, batch in enumerate(batches.of(source, self._config, example, self._mesh)):
             arrays = meshes.to_devices(batch, self._mesh)
             metrics = self._loss(variables, arrays)
             tokens = self._generate(variables, arrays, jax.random.fold_in(key, number))["tokens"]

@@ -77,7 +77,7 @@ class ClassEvaluator:
         predictions: dict[int, tuple[int, float, int]] = {}
         pictures: dict[int, np.ndarray] = {}
         example = classify.example(self._config, self._classes, train=False)
-        for batch in batches.of(source, self._config, example):
+        for batch in batches.of(source, self._config, example, self._mesh):
             arrays = meshes.to_devices(batch, self._mesh)
             counts, (guess, chance) = jax.device_get(self._score(variables, arrays))
             for name, value in counts.items():

@@ -92,7 +92,7 @@ class EmbeddingEvaluator:
         parts: list[tuple[np.ndarray, ...]] = []
         pictures: dict[int, np.ndarray] = {}
         example = embed.example(self._config, self._classes, train=False)
-        for batch in batches.of(source, self._config, example):
+        for batch in batches.of(source, self._config, example, self._mesh):
             arrays = meshes.to_devices(batch, self._mesh)
             vectors = jax.device_get(self._embed(variables, arrays["image"]))
             index, mask, label = multihost_utils.process_allgather(

@@ -133,7 +133,7 @@ class TagEvaluator:
         parts: list[tuple[np.ndarray, ...]] = []
         pictures: dict[int, np.ndarray] = {}
         example = tag.example(self._config, self._classes, train=False)
-        for batch in batches.of(source, self._config, example):
+        for batch in batches.of(source, self._config, example, self._mesh):
             arrays = meshes.to_devices(batch, self._mesh)
             logits = jax.device_get(self._logits(variables, arrays["image"]))
             names = ("index", "tags", "known", "mask")

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxtag.errors import UserError
@@ -32,8 +33,29 @@ def make(
     if int(np.prod(sizes)) != len(devices):
         named = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
         raise UserError(f"config.mesh: {named} does not fit the {len(devices)} devices of this job")
-    return jax.make_mesh(
-        tuple(sizes), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES)
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        return Mesh(_over_slices(sizes, slices, devices), AXES, axis_types=types)
+    return jax.make_mesh(tuple(sizes), AXES, devices=devices, axis_types=types)
+
+
+def _over_slices(sizes: list[int], slices: int, devices: list[jax.Device]) -> np.ndarray:
+    """The devices of several slices of TPUs in a mesh of `sizes`.
+
+    Slices, joined by a data centre's network only, lie along `data`: gradients are exchanged over
+    it once a step, while `fsdp` and `tensor` speak in every layer.
+    """
+    if sizes[0] % slices:
+        raise UserError(
+            f"config.mesh.data = {sizes[0]} is no multiple of the {slices} slices of this job, "
+            "between which only the batch can be split"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        [sizes[0] // slices, *sizes[1:]],
+        [slices, 1, 1],
+        devices,
+        allow_split_physical_axes=True,
     )
 
 
@@ -49,7 +71,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def check_batch(mesh: Mesh, batch_size: int, field: str = "config.batch_size") -> None:
     """Raises UserError unless `batch_size` splits evenly over the mesh."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = _parts(mesh)
     if batch_size % parts:
         raise UserError(
             f"{field} = {batch_size} does not split over data x fsdp = {parts} devices; "
@@ -57,10 +79,45 @@ def check_batch(mesh: Mesh, batch_size: int, field: str = "config.batch_size") -
         )
 
 
+def place(value: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """A value that all processes have, laid out over the devices of all."""
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+
+
+def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that lie on this process's devices, ascending, int64 [B].
+
+    Processes whose devices differ along `tensor` only have the same rows.
+    """
+    size = batch_size // _parts(mesh)
+    return np.concatenate([block * size + np.arange(size) for block in _own_blocks(mesh)])
+
+
 def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's share of a batch → global arrays, split over the mesh."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
-        for name, value in batch.items()
-    }
+    """This process's rows of a batch (see `own_rows`) → global arrays, split over the mesh."""
+    sharding, own = batch_sharding(mesh), _own_blocks(mesh)
+
+    def globally(local: np.ndarray) -> jax.Array:
+        size = len(local) // len(own)
+
+        def block(index: tuple[slice, ...]) -> np.ndarray:
+            place = own.index((index[0].start or 0) // size) * size
+            return local[place : place + size]
+
+        shape = (size * _parts(mesh), *local.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, block)
+
+    return {name: globally(np.asarray(value)) for name, value in batch.items()}
+
+
+def _parts(mesh: Mesh) -> int:
+    """Blocks that a batch is split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def _own_blocks(mesh: Mesh) -> list[int]:
+    """Which of them are on devices of this process, ascending."""
+    here = jax.process_index()
+    own = np.vectorize(lambda device: device.process_index == here, otypes=[bool])(mesh.devices)
+    return np.flatnonzero(own.reshape(_parts(mesh), -1).any(1)).tolist()

@@ -10,6 +10,7 @@ from jaxtag.config import Config
 from jaxtag.data import pipeline, sources
 from jaxtag.models.naming.loading import load
 from jaxtag.models.speednet import SpeedNet, whitening_kernel
+from jaxtag.parallel import mesh as meshes
 from jaxtag.tasks import TASKS, Task, tag, tag_losses
 from jaxtag.training.experiment import Experiment
 from jaxtag.training.state import State, averaged
@@ -81,4 +82,4 @@ def _replaced(tree: Any, place: tuple[str, ...], variables: Any) -> Any:
     if place:
         first, *rest = place
         return {**tree, first: _replaced(tree[first], tuple(rest), variables)}
-    return jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), tree, variables)
+    return jax.tree.map(lambda old, new: meshes.place(new, old.sharding), tree, variables)

@@ -33,13 +33,12 @@ from typing import Any, Literal
 import grain
 import grain.checkpoint
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
 from jaxtag.errors import UserError
+from jaxtag.parallel import processes
 from jaxtag.training import integrity
 
 _TEMPORARY = ".orbax-checkpoint-tmp"  # the suffix Orbax gives to a folder it is still writing
@@ -187,19 +186,19 @@ class Checkpoints:
     def _open_for_writing(self) -> ocp.AsyncCheckpointer:
         """Makes the folder, clears what killed runs left, sets damaged steps aside."""
         if self._writer is None:
-            if jax.process_index() == 0:
-                try:
-                    self.directory.mkdir(parents=True, exist_ok=True)
-                    self._tidy()
-                except OSError as error:
-                    raise _failed_save(self.directory, error) from error
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("jaxtag checkpoints: folder ready")
+            processes.on_first(self._make_ready)
             options = ocp.options.AsyncOptions(post_finalization_callback=self._add_manifest)
             self._writer = ocp.AsyncCheckpointer(
                 ocp.CompositeCheckpointHandler(), async_options=options
             )
         return self._writer
+
+    def _make_ready(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._tidy()
+        except OSError as error:
+            raise _failed_save(self.directory, error) from error
 
     def _tidy(self) -> None:
         for path in list(self.directory.iterdir()):
@@ -286,7 +285,8 @@ class Checkpoints:
           abstract_state: pytree of `jax.ShapeDtypeStruct` in the shape of the saved state. The
             sharding of each says where it goes, whatever it was when saved; without one it goes
             to this process's first device.
-          iterator: set to the saved position, in place.
+          iterator: set to the saved position, in place. Where another number of processes saved
+            it, it is one whose state is the same on any of them.
           partial: `abstract_state` may lack parts of the saved state, which are then not read.
 
         Raises:
@@ -306,14 +306,13 @@ class Checkpoints:
             ),
             "config": ocp.args.JsonRestore(),
         }
-        if iterator is not None:
-            _check_iterator(path)
-            items["iterator"] = grain.checkpoint.CheckpointRestore(iterator)
         reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
         try:
             restored = reader.restore(path, args=ocp.args.Composite(**items))
         finally:
             reader.close()
+        if iterator is not None:
+            iterator.set_state(_iterator_state(path))
         self._current = step
         return Restored(step, restored["state"], restored["config"])
 
@@ -325,34 +324,32 @@ class Checkpoints:
 
     def _choose(self, step: int | None) -> int:
         """The step to read, verified by process 0 for all processes."""
-        chosen, problem = -1, ""
-        if jax.process_index() == 0:
-            chosen, problem = self._newest_whole() if step is None else self._whole(step)
-        if jax.process_count() > 1:
-            chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
-        if chosen < 0:
-            raise UserError(problem or f"no readable checkpoint in {self.directory}")
-        return chosen
+        return processes.on_first(
+            lambda: self._newest_whole() if step is None else self._whole(step)
+        )
 
-    def _newest_whole(self) -> tuple[int, str]:
+    def _newest_whole(self) -> int:
         steps = self.steps()
         if not steps:
-            return -1, f"no checkpoint in {self.directory}: train first, or name another --workdir"
+            raise UserError(
+                f"no checkpoint in {self.directory}: train first, or name another --workdir"
+            )
         for step in reversed(steps):
             if self._damage(step) is None:
-                return step, ""
-        return -1, (
+                return step
+        raise UserError(
             f"none of the {len(steps)} checkpoints in {self.directory} can be read (the newest: "
             f"{self._damaged[steps[-1]]}). Restore the folder from a backup, or train into a new "
             "--workdir"
         )
 
-    def _whole(self, step: int) -> tuple[int, str]:
+    def _whole(self, step: int) -> int:
         steps = self.steps()
         if step not in steps:
-            return -1, f"{self.directory} has no step {step}; it has {steps or 'none'}"
-        damage = self._damage(step)
-        return (step, "") if damage is None else (-1, f"{self.directory / str(step)}: {damage}")
+            raise UserError(f"{self.directory} has no step {step}; it has {steps or 'none'}")
+        if (damage := self._damage(step)) is not None:
+            raise UserError(f"{self.directory / str(step)}: {damage}")
+        return step
 
     def _damage(self, step: int) -> str | None:
         """What is wrong with `step`, or None; found out and told once, then remembered."""
@@ -401,13 +398,19 @@ def _spelled(array: list | None) -> str:
     return "nothing" if array is None else f"{array[1]}{array[0]}"
 
 
-def _check_iterator(path: epath.Path) -> None:
-    wanted = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
-    if not (path / "iterator" / wanted).exists():
+def _iterator_state(path: epath.Path) -> Any:
+    """This process's, or the one state of all where another number of processes saved it."""
+    folder = path / "iterator"
+    own = folder / f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+    if own.exists():
+        return json.loads(own.read_text())
+    states = [json.loads(file.read_text()) for file in folder.glob("process_*-of-*.json")]
+    if not states or any(state != states[0] for state in states):
         raise UserError(
             f"{path} has no data iterator for process {jax.process_index()} of "
             f"{jax.process_count()}: go on with the number of processes that saved it"
         )
+    return states[0]
 
 
 def _free_name(path: epath.Path, suffix: str) -> epath.Path:

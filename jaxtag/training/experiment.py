@@ -75,8 +75,7 @@ def build(config: Config, words: int, examples: int, mesh: Mesh | None = None) -
       mesh: by default made of all devices as `config.mesh` says.
     """
     if mesh is None:
-        sizes = config.mesh
-        mesh = meshes.make(sizes.data, sizes.fsdp, sizes.tensor)
+        mesh = mesh_of(config)
     meshes.check_batch(mesh, config.batch_size // config.optimizer.accumulate, _BATCH_FIELD)
     task = TASKS[config.task].make(config, words)
     epoch = examples / config.batch_size
@@ -103,6 +102,11 @@ def build(config: Config, words: int, examples: int, mesh: Mesh | None = None) -
         places,
     )
     return Experiment(config, mesh, task, total, rate, optimizer, placements, shapes, initialize)
+
+
+def mesh_of(config: Config) -> Mesh:
+    """All devices, as `config.mesh` says."""
+    return meshes.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
 
 
 _BATCH_FIELD = "config.batch_size / config.optimizer.accumulate"

@@ -77,8 +77,7 @@ class Features:
             source,
             example=pipeline.Example(self._image),
             batch_size=self._batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=meshes.own_rows(self.mesh, self._batch_size),
             threads=_THREADS,
         )
         for batch in batches:

@@ -17,7 +17,7 @@ from jaxtag.data.balance import BalancedOrder
 from jaxtag.errors import UserError
 from jaxtag.evaluation import evaluators
 from jaxtag.parallel import mesh as meshes
-from jaxtag.parallel import sharding
+from jaxtag.parallel import processes, sharding, watchdog
 from jaxtag.tasks import TASKS, backbones
 from jaxtag.training import beginning, moments, vocabulary
 from jaxtag.training import experiment as experiments
@@ -28,6 +28,7 @@ from jaxtag.training.preemption import Preemption
 from jaxtag.training.state import State
 from jaxtag.training.vocabulary import Vocabulary
 
+_PATIENCE = 10  # times config.stuck_after, where the loop compiles, evaluates or saves
 _ENOUGH_PICTURES = 200  # before the share of broken ones says anything
 
 
@@ -75,7 +76,7 @@ def train(
     saved_config = dataclasses.asdict(config)
     startup.done("model")
     with checkpoints, Preemption() as preemption:
-        if checkpoints.steps():
+        if processes.on_first(lambda: bool(checkpoints.steps())):
             restored = checkpoints.restore(experiment.shapes, iterator=iterator)
             state, start = restored.state, restored.step
         else:
@@ -91,6 +92,7 @@ def train(
             finished = step >= total
             stop = preemption.requested(step)
             evaluated = {}
+            watchdog.expect(config.stuck_after * _PATIENCE)
             due = finished or (step > start and step % config.evaluate_every == 0)
             if due:  # also where it is told to stop: the bits must not depend on that
                 state = refresh(state)
@@ -107,6 +109,7 @@ def train(
                 checkpoints.save(step, state, iterator, saved_config, evaluated)
             if finished or stop:
                 break
+            watchdog.expect(config.stuck_after * (_PATIENCE if step == start else 1))
             began = time.perf_counter()
             batch = next(iterator)
             clock.drawn(began)
@@ -165,8 +168,7 @@ def _batches(
         batch_size=config.batch_size,
         seed=config.seed,
         order=order,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=meshes.own_rows(experiments.mesh_of(config), config.batch_size),
         workers=config.data.workers,
         threads=config.data.threads,
     )
@@ -256,13 +258,29 @@ def _tell(journal: Journal, config: Config, step: int, evaluation: evaluators.Ev
 
 
 def start_of(config: Config, workdir: Path, allow_changes: bool = False) -> Config:
-    """The configuration to train with in `workdir`; writes it there.
-
-    What the first run decided by itself (None in the configuration) stays as it was decided.
+    """The configuration to train with in `workdir`; process 0 writes it there.
 
     Raises:
-      UserError: `workdir` holds a run that trained something else, unless `allow_changes`; or
-        it cannot be written.
+      UserError: `workdir` holds a run that trained something else, unless `allow_changes`; it
+        cannot be written, or is not shared by all processes.
+    """
+
+    def decide() -> str:
+        return configuration.to_json(_decided(config, workdir, allow_changes))
+
+    decided = configuration.from_json(processes.on_first(decide))
+    if not (workdir / "config.json").exists():
+        raise UserError(
+            f"process {jax.process_index()} does not see what process 0 wrote into {workdir}: "
+            "--workdir must be a folder that all machines share"
+        )
+    return decided
+
+
+def _decided(config: Config, workdir: Path, allow_changes: bool) -> Config:
+    """The configuration to train with, written into `workdir`.
+
+    What the first run decided by itself (None in the configuration) stays as it was decided.
     """
     path = workdir / "config.json"
     decided = dataclasses.replace(
@@ -280,10 +298,9 @@ def start_of(config: Config, workdir: Path, allow_changes: bool = False) -> Conf
             raise UserError(_refusal(workdir, changed))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            partial = path.with_suffix(".partial")
-            partial.write_text(configuration.to_json(decided), encoding="utf-8")
-            partial.replace(path)
+        partial = path.with_suffix(".partial")
+        partial.write_text(configuration.to_json(decided), encoding="utf-8")
+        partial.replace(path)
     except OSError as error:
         raise UserError(f"{workdir} cannot be written: {error.strerror}") from error
     return decided

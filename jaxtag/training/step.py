@@ -31,7 +31,8 @@ def make(
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(state.key, state.step)
+        with jax.named_scope("loss"):
+            key = jax.random.fold_in(state.key, state.step)
         grads, weight, metrics, collections = _gradient(task, state, batch, key, accumulate)
         with jax.named_scope("optimizer"):
             grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads)

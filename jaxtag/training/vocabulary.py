@@ -4,7 +4,6 @@ import itertools
 import sys
 from pathlib import Path
 
-import jax
 from absl import logging
 
 from jaxtag.config import Config, label_feature
@@ -12,6 +11,7 @@ from jaxtag.data import builders, sources
 from jaxtag.data.classes import Classes
 from jaxtag.data.text import Tokenizer
 from jaxtag.errors import UserError
+from jaxtag.parallel import processes
 
 # A task's vocabulary, and the file of a work directory that holds it.
 Vocabulary = Tokenizer | Classes
@@ -65,9 +65,14 @@ def load(config: Config, workdir: Path) -> Vocabulary:
 def ensure(config: Config, workdir: Path) -> Vocabulary:
     """The vocabulary of the checkpoints in `workdir`; before there are any, a new one.
 
-    A tokenizer is trained on the training captions. What a run without checkpoints left may have
-    been made from other data, and is not used.
+    A tokenizer is trained on the training captions, by process 0. What a run without checkpoints
+    left may have been made from other data, and is not used.
     """
+    processes.on_first(lambda: _write(config, workdir))
+    return load(config, workdir)
+
+
+def _write(config: Config, workdir: Path) -> None:
     path = path_of(config, workdir)
     if has_checkpoints(workdir):
         if not path.exists():
@@ -75,16 +80,14 @@ def ensure(config: Config, workdir: Path) -> Vocabulary:
                 f"{path} is missing, though there are checkpoints that were trained with it: "
                 "restore it, or take another --workdir"
             )
-        return load(config, workdir)
+        return
     data = config.data
     source = sources.open_split(data.dataset, data.train_split, data.data_dir)
     if config.task == "caption":
         made = _tokenizer(config, source)
     else:
         made = Classes.of(source, label_feature(config))
-    if jax.process_index() == 0:
-        made.save(path)
-    return made
+    made.save(path)
 
 
 def _tokenizer(config: Config, source: sources.Source) -> Tokenizer:

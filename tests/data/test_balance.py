@@ -86,11 +86,12 @@ def test_the_seed_and_the_number_decide():
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_batch(processes):
     expected = take(batches(), 4)
-    parts = [take(batches(process_index=i, process_count=processes), 4) for i in range(processes)]
+    shares = [np.arange(i, 6, processes) for i in range(processes)]
+    parts = [take(batches(rows=own), 4) for own in shares]
     for step, whole in enumerate(expected):
         index = np.empty(6, int)
-        for process, part in enumerate(parts):
-            index[process::processes] = part[step]["index"]
+        for own, part in zip(shares, parts, strict=True):
+            index[own] = part[step]["index"]
         np.testing.assert_array_equal(index, whole["index"])
         np.testing.assert_array_equal(LABELS[index], whole["label"])
 

@@ -1,0 +1,45 @@
+"""A job of two processes that ends as it is told to.
+
+    python ending_job.py HOW FLAGS
+
+HOW: done, fails (process 1, over a user's mistake), breaks (process 1, over a bug), mistake
+(process 0, while the other waits for its answer), hangs (both; process 0 had promised to go on).
+"""
+
+import sys
+import time
+
+from absl import flags
+
+from jaxtag import process_flags
+from jaxtag.errors import UsageError, UserError
+
+
+def main(how: str) -> int:
+    with PROCESSES.joined():
+        import jax
+
+        from jaxtag.parallel import processes, watchdog
+
+        def answer() -> int:
+            if how == "mistake":
+                raise UsageError("config.steps = -1")
+            return 7
+
+        assert processes.on_first(answer) == 7
+        processes.barrier("here")
+        if jax.process_index() == 1 and how == "fails":
+            raise UserError("the disk is full")
+        if jax.process_index() == 1 and how == "breaks":
+            raise KeyError("a bug")
+        if jax.process_index() == 0 and how == "hangs":
+            watchdog.expect(1.0)
+        if how != "done":
+            time.sleep(120)
+    return 0
+
+
+if __name__ == "__main__":
+    PROCESSES = process_flags.define()
+    _, how = flags.FLAGS(sys.argv)
+    sys.exit(main(how))

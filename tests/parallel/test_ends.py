@@ -1,0 +1,28 @@
+"""However one of two processes ends, both do, soon and with one status."""
+
+from pathlib import Path
+
+import jobs
+import pytest
+
+from jaxtag.errors import LostProcess
+
+PROGRAM = str(Path(__file__).with_name("ending_job.py"))
+RESTART = LostProcess.exit_status
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "messages"),
+    [
+        ("done", 0, ("2 processes (found by flags)", "")),
+        ("fails", 1, ("error: process 1 failed: the disk is full", "error: the disk is full")),
+        ("breaks", 1, ("process 1 failed: Traceback", "KeyError: 'a bug'")),
+        ("mistake", 2, ("error: config.steps = -1", "config.steps = -1")),
+        ("hangs", RESTART, ("nothing has moved for 1 s", "process 0 failed: nothing has moved")),
+    ],
+)
+def test_both_end_alike(how, status, messages):
+    job = jobs.start(PROGRAM, how, devices=2)
+    assert job.wait() == [status, status], job.errors
+    for said, message in zip(job.errors, messages, strict=True):
+        assert message in said

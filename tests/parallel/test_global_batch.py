@@ -1,0 +1,25 @@
+"""What depends on the whole batch is the same for two processes as for one."""
+
+import json
+from pathlib import Path
+
+import jobs
+import numpy as np
+import pytest
+
+PROGRAM = str(Path(__file__).with_name("global_steps.py"))
+
+
+def found(processes: int) -> dict[str, list[float]]:
+    job = jobs.start(PROGRAM, processes=processes)
+    outputs = [process.communicate(timeout=jobs.SECONDS) for process in job.processes]
+    assert [process.returncode for process in job.processes] == [0] * processes, outputs
+    return json.loads(outputs[0][0])
+
+
+@pytest.mark.slow
+def test_two_processes_step_as_one():
+    alone, together = found(1), found(2)
+    assert len(alone) == 4
+    for name, values in alone.items():
+        np.testing.assert_allclose(together[name], values, rtol=1e-4, err_msg=name)
