@@ -15,7 +15,6 @@ from jaxtag import config_flag
 from jaxtag.ahead import lowering, sizes
 from jaxtag.parallel.sharding import Placement
 
-
 # One of each kind; the others take longer to trace, and are slow tests.
 QUICK = ("cifar10_resnet18", "cifar10_speed", "coco_caption", "imagenet_vit", "mnist_capsnet")
 
