@@ -11,7 +11,7 @@ from jaxtag.profiling import hlo
 from jaxtag.profiling.modules import Modules, Origins, phase
 from jaxtag.training import experiment as experiments
 
-QUICK = ("cifar10_speed",)
+QUICK = ("cifar10_speed", "shapes_caption")
 OTHERS = tuple(
     pytest.param(n, marks=pytest.mark.slow) for n in sorted({*config_flag.names()} - {*QUICK})
 )
