@@ -1,0 +1,118 @@
+"""The command, with 8 CPU devices in place of foreign ones; and once with a TPU's compiler."""
+
+import json
+
+import jax
+import pytest
+from calling import call
+
+from jaxtag.ahead import topologies
+
+CONFIG = """
+import shrinking
+from jaxtag import config_flag
+
+def get_config():
+    return shrinking.shrink(config_flag.load("imagenet_vit"))
+"""
+CONTRACT = {
+    "devices",
+    "fits",
+    "memory_bytes_per_device",
+    "flops_per_example",
+    "hbm_bytes_per_example",
+    "collectives",
+    "compile_seconds",
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("configs") / "small.py"
+    path.write_text(CONFIG)
+    return f"--config={path}"
+
+
+@pytest.fixture
+def on_cpu(monkeypatch, quick_compilation):
+    monkeypatch.setattr(topologies, "devices", lambda topology: jax.devices()[: topology.size])
+
+
+def test_what_it_prints_and_writes(config, tmp_path, on_cpu):
+    files = [f"--{name}={tmp_path}/deep/{name}" for name in ("output", "hlo", "executable")]
+    done = call("compile", config, "--topology=v5e:2x4", *files)
+    assert done.status == 0, done.err
+    assert "8 x TPU v5e (v5e:2x4)" in done.out
+    found = json.loads((tmp_path / "deep" / "output").read_text())
+    assert set(found) >= CONTRACT
+    assert (found["devices"], found["fits"], found["topology"]) == (8, True, "v5e:2x4")
+    held = found["memory_bytes_per_device"]
+    assert {"arguments", "temporaries", "outputs", "peak", "capacity"} <= set(held)
+    assert set(found["collectives"]["all-reduce"]) >= {"count", "bytes"}
+    assert (tmp_path / "deep" / "hlo").read_text().startswith("HloModule ")
+    assert (tmp_path / "deep" / "executable").stat().st_size > 0
+    assert not list(tmp_path.glob("deep/*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology=v5e:16x16"], "--config is missing (there are: "),
+        (["--config=mnist_capsnet"], "--topology is missing, such as --topology=v5e:16x16"),
+        (["--config=mnist_capsnet", "--topology=v5e:16x15"], "(the nearest is v5e:16x16)"),
+        (["--config=mnist_capsnet", "--topology=v5e:2x2", "--slices=0"], "slices"),
+        (
+            ["--config=mnist_capsnet", "--topology=v5e:2x2", "--config.data.dataset=mine"],
+            "config.data.dataset = 'mine' is not built in: say how many classes",
+        ),
+    ],
+)
+def test_wrong_use_is_one_line_that_names_it(arguments, message):
+    done = call("compile", *arguments)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert message in done.err
+
+
+def test_a_batch_that_does_not_split_over_the_devices(on_cpu):
+    done = call("compile", "--config=mnist_capsnet", "--topology=v5e:2x4", "--config.batch_size=12")
+    assert (done.status, done.out) == (1, "")
+    assert "= 12 does not split over data x fsdp = 8 devices" in done.err
+
+
+def test_without_the_compiler_it_says_how_to_get_it(monkeypatch):
+    def absent(*_, **__):
+        raise RuntimeError("no libtpu\nat all")
+
+    monkeypatch.setattr(topologies.topologies, "get_topology_desc", absent)
+    done = call("compile", "--config=mnist_capsnet", "--topology=v5e:2x2")
+    assert (done.status, done.out) == (1, "")
+    assert done.err.count("\n") == 1
+    assert '(no libtpu). It comes with: pip install "jaxtag[tpu]"' in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v4:2x2x1", "v5p:2x2x1", "v6e:2x2"])
+def test_for_a_tpu(topology, config, tmp_path):
+    pytest.importorskip("libtpu")
+    output = tmp_path / "found.json"
+    flags = ["--config.batch_size=8", f"--output={output}"]
+    done = call("compile", config, f"--topology={topology}", *flags)
+    assert done.status == 0, done.err
+    found = json.loads(output.read_text())
+    assert (found["devices"], found["fits"]) == (4, True)
+    assert found["collectives"]["all-reduce"]["bytes"] < 1.05 * found["gradient_bytes"]
+    assert found["program"]["donated buffers"] > 50
+
+
+@pytest.mark.slow
+def test_for_gpus(config, tmp_path):
+    pytest.importorskip("jax_plugins.xla_cuda13")
+    output = tmp_path / "found.json"
+    flags = ["--config.batch_size=16", f"--output={output}"]
+    done = call("compile", config, "--topology=h100:16", *flags)
+    assert done.status == 0, done.err
+    found = json.loads(output.read_text())
+    assert (found["devices"], found["fits"]) == (16, True)
+    assert found["xla"]["flops_per_example"] is None
+    assert found["collectives"]["all-reduce"]["bytes"] < 1.05 * found["gradient_bytes"]
