@@ -189,15 +189,26 @@ def test_iterator_goes_on_where_it_stood(tmp_path):
 
 
 def test_iterator_of_another_number_of_processes(tmp_path):
+    """It goes on where all of them stood at one place, and only there."""
     iterator = iter(grain.MapDataset.range(9).to_iter_dataset())
+    next(iterator), next(iterator)
     with Checkpoints(tmp_path, keep_last=1) as checkpoints:
         checkpoints.save(1, make_state(), iterator)
         checkpoints.wait()
-        stored = tmp_path / "1" / "iterator" / "process_0-of-1.json"
-        stored.rename(stored.with_name("process_0-of-4.json"))
-        integrity.write(tmp_path / "1", integrity.read(tmp_path / "1").notes)
-        with pytest.raises(UserError, match="process 0 of 1"):
+        folder = tmp_path / "1" / "iterator"
+        (folder / "process_0-of-1.json").rename(folder / "process_0-of-2.json")
+        state = (folder / "process_0-of-2.json").read_text()
+
+        def restore(other: str) -> None:
+            (folder / "process_1-of-2.json").write_text(other)
+            integrity.write(tmp_path / "1", integrity.read(tmp_path / "1").notes)
             checkpoints.restore(abstract(make_state()), iterator=iterator)
+
+        with pytest.raises(UserError, match="process 0 of 1"):
+            restore(state.replace("2", "3"))
+        next(iterator)
+        restore(state)
+        assert next(iterator) == 2
 
 
 # --- donation
