@@ -49,6 +49,8 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._stopped.wait(_EVERY_SECONDS):
             if (failed := _told()) is not None:
+                if jax.process_index() == 0:
+                    _linger()
                 end(failed["status"], f"process {failed['process']} failed: {failed['message']}")
             deadline = self._deadline
             if deadline is not None and time.monotonic() > deadline[0]:
@@ -97,11 +99,17 @@ def announce(status: int, message: str) -> tuple[int, str]:
     own = {"status": status, "message": message, "process": jax.process_index()}
     try:
         distributed.global_state.client.key_value_set(_FAILED, json.dumps(own))
-        time.sleep(_HEARD_SECONDS)
     except jax.errors.JaxRuntimeError:  # it is set already, or the coordinator is gone
         if (first := _told()) is not None:
-            return first["status"], f"process {first['process']} failed: {first['message']}"
+            status = first["status"]
+            message = f"process {first['process']} failed: {first['message']}"
+    _linger()
     return status, message
+
+
+def _linger() -> None:
+    """Until others have heard; on process 0, without which JAX aborts them, until they are gone."""
+    time.sleep(_HEARD_SECONDS * (2 if jax.process_index() == 0 else 1))
 
 
 def end(status: int, message: str) -> None:
