@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxtag.ahead import lowering, sizes
 from jaxtag.config import Config
@@ -121,7 +122,7 @@ def prepare(config: Config, folder: Path, random: bool) -> Job:
     experiment = experiments.build(config, words, examples)
     shapes = lowering.batch_of(config, words, experiment.mesh)
     if random:
-        batches = itertools.repeat(_made_up(shapes))
+        batches = itertools.repeat(_made_up(shapes, experiment.mesh))
     else:
         batches = loop.training_batches(config, source, known)()
         batches.start_prefetch()
@@ -217,12 +218,12 @@ def _checkpoint(experiment: Experiment, state: State, folder: Path) -> Checkpoin
     return Checkpoint(blocked, written, experiment.config.checkpoint_every)
 
 
-def _made_up(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+def _made_up(shapes: dict[str, jax.ShapeDtypeStruct], mesh: Mesh) -> dict[str, np.ndarray]:
     """This process's share of a batch of noise, all of it valid."""
     rng = np.random.default_rng(0)
     made = {}
     for name, item in shapes.items():
-        shape = (item.shape[0] // jax.process_count(), *item.shape[1:])
+        shape = (len(meshes.own_rows(mesh, item.shape[0])), *item.shape[1:])
         high = 256 if name == "image" else 2  # a token, class or tag that every vocabulary has
         made[name] = rng.integers(0, high, shape).astype(item.dtype)
     made["mask"][:], made["broken"][:] = 1, False

@@ -9,7 +9,9 @@ from jaxtag.parallel import mesh as meshes
 from jaxtag.training import experiment
 from jaxtag.training.state import State
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+# Slow: on few cores XLA's CPU devices can wait for each other for ever, one in an all-reduce and
+# the others in an exchange that comes before or after it.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
 
 
 def anywhere(state: State) -> State:
