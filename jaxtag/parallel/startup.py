@@ -14,6 +14,7 @@ import socket
 
 import jax
 from jax._src import clusters
+from jax.experimental import multihost_utils
 
 from jaxtag.errors import UsageError, UserError
 from jaxtag.parallel import meeting
@@ -115,6 +116,8 @@ def connect(place: Place, seconds: int) -> str:
             f"process {most} has {counts[most]} devices, process {least} has {counts[least]}: "
             "give all the same number"
         )
+    # Gloo gives processes 30 seconds to meet in their first exchange: here, while none compiles.
+    multihost_utils.sync_global_devices("jaxtag: connected")
     return _table(members, counts[0], place.found_by) if place.index == 0 else ""
 
 
