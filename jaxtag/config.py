@@ -95,6 +95,7 @@ class TagConfig:
 class AugmentationConfig:
     """What training does to pictures on the device, beside data.flip (see data.augment)."""
 
+    alternate: bool = False  # data.flip in turns: mirrored on every second pass, not at random
     crop_padding: int = 0  # pixels around the picture, out of which a crop of its size is drawn
     crop_border: str = "constant"  # what is in them: constant (black), reflect, edge
     randaugment: tuple[int, int] | None = None  # (operations, magnitude of 30)
@@ -129,6 +130,9 @@ class OptimizerConfig:
     clip_norm: float | None = 1.0  # global norm of the gradient
     accumulate: int = 1  # parts in which a batch is computed
     ema_decay: float | None = None  # moving average of the parameters, used to evaluate
+    lookahead: int = (
+        0  # steps after which parameters go on from their average (see training.averages)
+    )
     ema_moments: int = 0  # batches to compute its batch norm's moments from; 0: averaged as well
 
 
@@ -171,7 +175,8 @@ class EvaluationConfig:
     batch_size: int = _free(64)
     max_examples: int | None = _free(None)  # during training; None: the whole split
     pictures: int = _free(16)  # with what is said of them, for TensorBoard and a contact sheet
-    mirror: bool = _free(False)  # classes: the mean over a picture and its mirror image
+    mirror: bool = _free(False)  # classes, tags: the mean over a picture and its mirror image
+    shift: int = _free(0)  # pixels: and over both moved by so many, up left and down right
 
 
 @dataclass
@@ -281,7 +286,7 @@ def _check_choices(config: Config) -> None:
 
 
 def _check_numbers(config: Config) -> None:
-    least = {"optimizer.ema_moments": 0}
+    least = dict.fromkeys(("optimizer.ema_moments", "optimizer.lookahead", "evaluation.shift"), 0)
     positive = ["batch_size", "log_every", "evaluate_every", "checkpoint_every"]
     positive += ["data.image_size", "text.length", "text.captions_per_image"]
     positive += ["embed.size", "embed.pictures_per_class", "tag.groups"]
@@ -294,12 +299,13 @@ def _check_numbers(config: Config) -> None:
     if config.total_steps is None and config.total_epochs is None:
         raise UsageError("config.total_steps or config.total_epochs must say how long to train")
     _check_divides(config, "optimizer.accumulate")
-    moments = config.optimizer.ema_moments
-    if moments and config.optimizer.ema_decay is None:
-        raise UsageError(
-            f"config.optimizer.ema_moments = {moments}: there is no moving average without "
-            "config.optimizer.ema_decay"
-        )
+    for name in ("ema_moments", "lookahead"):
+        value = get(config.optimizer, name)
+        if value and config.optimizer.ema_decay is None:
+            raise UsageError(
+                f"config.optimizer.{name} = {value}: there is no moving average without "
+                "config.optimizer.ema_decay"
+            )
 
 
 def _check_task(config: Config) -> None:

@@ -95,6 +95,7 @@ def batch_of(config: Config, words: int, mesh: Mesh) -> dict[str, jax.ShapeDtype
         "mask": np.zeros((), np.float32),
         "broken": np.zeros((), bool),
         "index": np.zeros((), np.int32),
+        "epoch": np.zeros((), np.int32),
         **{name: field.empty for name, field in example.fields.items()},
     }
     place = meshes.batch_sharding(mesh)

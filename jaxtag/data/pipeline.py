@@ -170,7 +170,8 @@ def train_batches(
 
     Returns:
         Iterator of dicts with local batch B: `image` uint8 [B, S, S, 3], each field of
-        `example` [B, …], `mask` float32 [B], `broken` bool [B], `index` int32 [B].
+        `example` [B, …], `mask` float32 [B], `broken` bool [B], `index` int32 [B] (the record) and
+        `epoch` int32 [B] (how many passes over the source were over by then).
     """
     if len(source) == 0:
         raise UserError("the training split is empty: there is nothing to train on")
@@ -335,6 +336,7 @@ class _Load:
         """The batch, and (record, why it is broken) by row."""
         cv2.setNumThreads(0)  # the pipeline's threads are enough; OpenCV's own only contend
         batch = self._empty(indices)
+        batch["epoch"][:] = self._epoch(positions)
         filled = np.flatnonzero(indices != _PADDING).tolist()
         records = self._source.__getitems__(indices[filled].tolist()) if filled else []
         streams, notes = _Streams(self._seed), {}
@@ -349,6 +351,9 @@ class _Load:
             notes[row] = record, reason
         return batch, notes
 
+    def _epoch(self, positions: np.ndarray) -> np.ndarray:
+        return positions // max(1, len(self._source))
+
     def _empty(self, indices: np.ndarray) -> Batch:
         count, size = len(indices), self._example.image.size
         batch = {
@@ -356,6 +361,7 @@ class _Load:
             "mask": np.zeros(count, np.float32),
             "broken": np.zeros(count, bool),
             "index": np.asarray(indices, np.int32),
+            "epoch": np.zeros(count, np.int32),
         }
         for name, field in self._example.fields.items():
             batch[name] = np.repeat(field.empty[None], count, axis=0)
@@ -372,14 +378,15 @@ class _LoadOnce(_Load):
         self._made = np.zeros(len(source), bool)
 
     def __call__(self, rows: tuple[np.ndarray, np.ndarray]) -> Batch:
-        _, indices = rows
+        positions, indices = rows
         new = indices[~self._made[indices]]
         if len(new):
             batch, _ = self._load(new, new)
             for name, kept in self._rows.items():
                 kept[new] = batch[name]
             self._made[new] = True  # at last: other threads look at it
-        return {name: kept[indices] for name, kept in self._rows.items()}
+        batch = {name: kept[indices] for name, kept in self._rows.items()}
+        return batch | {"epoch": self._epoch(positions).astype(np.int32)}
 
 
 class _LoadFiles(_Load):

@@ -4,6 +4,7 @@ Accelerators get XLA's own convolution. On CPU its gradients are slow, so that t
 forms of its own (measured in benchmarks/README.md):
 
 - 1x1: a matrix product;
+- few channels and taps: a matrix product over gathered patches;
 - depthwise: a sum over the taps of the kernel, which XLA fuses into one pass over the picture;
 - dense: XLA's own for the output and (stride 1, as a convolution with the turned kernel) for the
   gradient of the input; matrix products over gathered rows for the gradient of the kernel, and in
@@ -104,6 +105,8 @@ def convolve(
         cpu = partial(_pointwise, stride=stride)
     elif _is_depthwise(x, kernel, groups):
         cpu = partial(_depthwise, stride=stride, padding=padding)
+    elif groups == 1 and _is_thin(kernel):
+        cpu = partial(_in_patches, stride=stride, padding=padding)
     elif groups == 1 and _gathering_pays(kernel):
         cpu = partial(_in_rows, stride=stride, padding=padding)
     else:
@@ -148,6 +151,11 @@ def _is_depthwise(x: jax.Array, kernel: jax.Array, groups: int) -> bool:
 
 def _is_stem(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> bool:
     return groups == 1 and stride == 2 and x.shape[-1] <= 4 and kernel.shape[0] > 1
+
+
+def _is_thin(kernel: jax.Array) -> bool:
+    """Few values to a patch: XLA's convolution takes 14 times a product's time for 12 of them."""
+    return kernel[..., 0].size <= 32
 
 
 def _gathering_pays(kernel: jax.Array) -> bool:
@@ -297,6 +305,12 @@ def _in_rows(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) 
     gathered = _gathered(x, (rows, columns), stride, padding)
     product = partial(jnp.matmul, preferred_element_type=jnp.float32)
     return sum(map(product, gathered, matrices)).astype(x.dtype)
+
+
+def _in_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+    seen = taps(x, kernel.shape[:2], stride, padding)
+    patches = jnp.concatenate(list(seen.values()), axis=-1)
+    return _product(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
 def _gathered(

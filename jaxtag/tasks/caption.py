@@ -48,7 +48,7 @@ class CaptionTask:
         """Pictures as the model takes them, [B, S, S, 3] float32; augmented if there is a key."""
         images = batch["image"]
         if key is not None:
-            images = self.augmentation.images(images, key)
+            images = self.augmentation.images(images, key, batch)
         return augment.normalize(images, self.mean, self.std)
 
     def loss(

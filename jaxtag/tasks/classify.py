@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxtag.config import Config
 from jaxtag.data import augment, crops, pipeline
-from jaxtag.tasks import backbones
+from jaxtag.tasks import backbones, views
 from jaxtag.tasks.margin import margin_loss
 
 Batch = dict[str, jax.Array]
@@ -29,7 +29,7 @@ class ClassifyTask:
       image_size: S.
       grey: the model sees one channel, the mean of the three.
       criterion: "softmax" (cross-entropy) or "margin" (of capsule lengths).
-      mirror: a prediction is the mean over a picture and its mirror image.
+      mirror, shift: a prediction is the mean over views of a picture (see `views`).
     """
 
     model: nn.Module
@@ -42,6 +42,7 @@ class ClassifyTask:
     criterion: str = "softmax"
     label_smoothing: float = 0.0
     mirror: bool = False
+    shift: int = 0
 
     def init(self, key: jax.Array) -> Any:
         """Variables of the model."""
@@ -75,7 +76,7 @@ class ClassifyTask:
             images, model_key = self.images(images), None
         else:
             augment_key, mix_key, model_key = jax.random.split(key, 3)
-            images = self.images(self.augmentation.images(images, augment_key))
+            images = self.images(self.augmentation.images(images, augment_key, batch))
             images, targets = self.augmentation.mix(images, targets, mix_key)
         rebuilds = getattr(self.model, "reconstruct", False)
         labels = {"labels": batch["label"]} if rebuilds else {}
@@ -103,14 +104,17 @@ class ClassifyTask:
 
     def predict(self, variables: Any, batch: Batch) -> jax.Array:
         """Probabilities float32 [B, classes]."""
-        views = [self.images(batch["image"])]
-        if self.mirror:
-            views.append(views[0][:, :, ::-1])
-        logits = [backbones.apply(self.model, variables, v, key=None)[0]["logits"] for v in views]
+
+        def scores(images: jax.Array) -> jax.Array:
+            logits = backbones.apply(self.model, variables, images, key=None)[0]["logits"]
+            logits = logits.astype(jnp.float32)
+            return logits if self.criterion == "margin" else jax.nn.softmax(logits)
+
+        images = self.images(batch["image"])
+        found = views.predict(scores, images, mirror=self.mirror, shift=self.shift)
         if self.criterion == "margin":
-            lengths = sum(logits)
-            return lengths / jnp.maximum(lengths.sum(-1, keepdims=True), 1e-9)
-        return sum(jax.nn.softmax(one.astype(jnp.float32)) for one in logits) / len(logits)
+            return found / jnp.maximum(found.sum(-1, keepdims=True), 1e-9)
+        return found
 
     def score(
         self, variables: Any, batch: Batch
@@ -165,6 +169,7 @@ def make(config: Config, classes: int) -> ClassifyTask:
         criterion=config.criterion,
         label_smoothing=config.label_smoothing,
         mirror=config.evaluation.mirror,
+        shift=config.evaluation.shift,
     )
 
 

@@ -70,7 +70,7 @@ class EmbedTask:
         images, model_key = batch["image"], None
         if key is not None:
             augment_key, model_key = jax.random.split(key)
-            images = self.augmentation.images(images, augment_key)
+            images = self.augmentation.images(images, augment_key, batch)
         images = self.images(images)
         outputs, changed = backbones.apply(self.model, variables, images, key=model_key)
         proxies = [outputs["proxies"]] if "proxies" in outputs else []

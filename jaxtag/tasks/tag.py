@@ -12,7 +12,7 @@ from jaxtag import models
 from jaxtag.config import Config
 from jaxtag.data import augment, pipeline
 from jaxtag.data.classes import Classes
-from jaxtag.tasks import backbones, classify, tag_losses
+from jaxtag.tasks import backbones, classify, tag_losses, views
 from jaxtag.tasks.tag_decisions import Decisions
 
 Batch = dict[str, jax.Array]
@@ -32,7 +32,7 @@ class TagTask:
       image_size: S.
       weighted: presence weighs `positive_weight` [T] of the collection `tag_weights`.
       grey: the model sees one channel, the mean of the three.
-      mirror: a prediction is the mean over a picture and its mirror image.
+      mirror, shift: a prediction is the mean over views of a picture (see `views`).
       decisions: None before they were chosen.
     """
 
@@ -47,6 +47,7 @@ class TagTask:
     weighted: bool = False
     grey: bool = False
     mirror: bool = False
+    shift: int = 0
     decisions: Decisions | None = None
 
     def init(self, key: jax.Array) -> Any:
@@ -89,7 +90,7 @@ class TagTask:
             images = self.images(images)
         else:
             augment_key, mix_key, model_key = jax.random.split(key, 3)
-            images = self.images(self.augmentation.images(images, augment_key))
+            images = self.images(self.augmentation.images(images, augment_key, batch))
             labels = jnp.concatenate([tags, unknown], -1)
             images, labels = self.augmentation.mix(images, labels, mix_key)
             tags, unknown = jnp.split(labels, 2, -1)
@@ -110,11 +111,12 @@ class TagTask:
 
     def logits(self, variables: Any, images: jax.Array) -> jax.Array:
         """Of pictures uint8 [B, S, S, 3]: float32 [B, T]."""
-        views = [self.images(images)]
-        if self.mirror:
-            views.append(views[0][:, :, ::-1])
-        logits = [backbones.apply(self.model, variables, v, key=None)[0]["logits"] for v in views]
-        return sum(one.astype(jnp.float32) for one in logits) / len(logits)
+
+        def logits(images: jax.Array) -> jax.Array:
+            outputs, _ = backbones.apply(self.model, variables, images, key=None)
+            return outputs["logits"].astype(jnp.float32)
+
+        return views.predict(logits, self.images(images), mirror=self.mirror, shift=self.shift)
 
     def predict(self, variables: Any, batch: Batch) -> jax.Array:
         """Scores float32 [B, T], calibrated where `decisions` were chosen."""
@@ -138,6 +140,7 @@ def make(config: Config, tags: int) -> TagTask:
         weighted=settings.max_positive_weight is not None,
         grey=data.grey,
         mirror=config.evaluation.mirror,
+        shift=config.evaluation.shift,
     )
 
 

@@ -13,10 +13,11 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from jaxtag.config import Config
+from jaxtag.config import Config, OptimizerConfig
 from jaxtag.parallel import mesh as meshes
 from jaxtag.parallel import sharding
 from jaxtag.tasks import TASKS, Task
+from jaxtag.training import averages
 from jaxtag.training import optimizer as optimizers
 from jaxtag.training import step as steps
 from jaxtag.training.state import State, begin
@@ -61,7 +62,8 @@ class Experiment:
             self.optimizer,
             self.rate,
             accumulate=settings.accumulate,
-            ema_decay=settings.ema_decay,
+            average=_average(settings, self.total_steps),
+            trained=optimizers.trained(settings, self.shapes.params),
         )
         return steps.compile_step(step, self.shardings, self.mesh)
 
@@ -102,6 +104,14 @@ def build(config: Config, words: int, examples: int, mesh: Mesh | None = None) -
         places,
     )
     return Experiment(config, mesh, task, total, rate, optimizer, placements, shapes, initialize)
+
+
+def _average(settings: OptimizerConfig, total_steps: int) -> averages.Averages:
+    if settings.ema_decay is None:
+        return averages.none
+    if settings.lookahead:
+        return averages.lookahead(settings.ema_decay, settings.lookahead, total_steps)
+    return averages.moving(settings.ema_decay)
 
 
 def mesh_of(config: Config) -> Mesh:

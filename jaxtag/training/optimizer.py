@@ -75,6 +75,12 @@ def make(
     return optax.chain(*steps, optax.partition(transforms, tree))
 
 
+def trained(config: OptimizerConfig, params: Any) -> Any:
+    """For each parameter whether it is trained: a tree of bools."""
+    factors = match(config.rate_rules, params, "config.optimizer.rate_rules")
+    return jax.tree.unflatten(jax.tree.structure(params), [factor != 0 for factor in factors])
+
+
 def match(rules: Sequence[tuple[str, float]], params: Any, name: str) -> list[float]:
     """For each parameter the value of the first rule whose expression its path matches."""
     values = []

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxtag.parallel import mesh as meshes
 from jaxtag.tasks import Task
+from jaxtag.training import averages
 from jaxtag.training.state import State
 
 Batch = dict[str, jax.Array]
@@ -22,30 +23,34 @@ def make(
     rate: optax.Schedule,
     *,
     accumulate: int = 1,
-    ema_decay: float | None = None,
+    average: averages.Averages = averages.none,
+    trained: Any = True,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """The step as a pure function, to be compiled with `compile_step`.
 
     The loss is sum(loss sums) / sum(weights) over the global batch, whatever its parts. A step
     whose loss or gradient is not finite changes nothing but the counters.
+
+    Args:
+      accumulate: parts in which a batch is computed.
+      average: what becomes of the moving average, where the state has one.
+      trained: a tree of bools, of which parameters the gradient is taken, or one for all.
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         with jax.named_scope("loss"):
             key = jax.random.fold_in(state.key, state.step)
-        grads, weight, metrics, collections = _gradient(task, state, batch, key, accumulate)
+        grads, weight, metrics, collections = _gradient(
+            task, state, batch, key, accumulate, trained
+        )
         with jax.named_scope("optimizer"):
             grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads)
             norm = optax.tree.norm(grads)
             fine = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
             updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
             params = optax.apply_updates(state.params, updates)
-            ema = state.ema
-            if ema_decay is not None:
-                # The average warms up, so that a short run is not held by its random start.
-                decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-                new = {"params": params, "collections": collections}
-                ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, new)
+            new = {"params": params, "collections": collections}
+            new, ema = average(state.step, new, state.ema)
 
             def keep(new: Any, old: Any) -> Any:
                 return jax.tree.map(lambda n, o: jnp.where(fine, n, o), new, old)
@@ -53,8 +58,8 @@ def make(
             bad = 1 - fine.astype(jnp.int32)
             changed = state.replace(
                 step=state.step + 1,
-                params=keep(params, state.params),
-                collections=keep(collections, state.collections),
+                params=keep(new["params"], state.params),
+                collections=keep(new["collections"], state.collections),
                 optimizer=keep(optimizer_state, state.optimizer),
                 ema=keep(ema, state.ema),
                 skipped=state.skipped + bad,
@@ -99,13 +104,18 @@ def compile_step(
 
 
 def _gradient(
-    task: Task, state: State, batch: Batch, key: jax.Array, parts: int
+    task: Task, state: State, batch: Batch, key: jax.Array, parts: int, trained: Any
 ) -> tuple[Any, jax.Array, Metrics, Any]:
-    """Sum of the loss's gradients, sum of weights, metrics, collections; in `parts` parts."""
+    """Sum of the loss's gradients, sum of weights, metrics, collections; in `parts` parts.
+
+    The gradient of what is not `trained` is 0, and costs nothing.
+    """
+    trained = jax.tree.broadcast(trained, state.params)
 
     def part(collections: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
         def total(params: Any) -> tuple[jax.Array, Any]:
-            variables = {"params": params, **collections}
+            seen = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
+            variables = {"params": seen, **collections}
             with jax.named_scope("loss"):
                 sums, weights, metrics, changed = task.loss(variables, batch, key)
                 return sums.sum(), (weights.sum(), metrics, changed)

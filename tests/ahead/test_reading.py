@@ -134,7 +134,13 @@ def test_the_batch_is_that_of_the_pipeline():
         changed = dataclasses.replace(config, task=task)
         batch = lowering.batch_of(changed, 300, meshes.make(devices=jax.devices()))
         shapes = {name: leaf.shape for name, leaf in batch.items()}
-        usual = {"image": (8, 32, 32, 3), "mask": (8,), "broken": (8,), "index": (8,)}
+        usual = {
+            "image": (8, 32, 32, 3),
+            "mask": (8,),
+            "broken": (8,),
+            "index": (8,),
+            "epoch": (8,),
+        }
         assert shapes == usual | fields
 
 

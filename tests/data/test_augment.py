@@ -39,6 +39,23 @@ def test_about_half_are_mirrored_and_nothing_else_changes(images):
     assert (other != out).any()
 
 
+def test_alternating_flip_shows_both_sides_in_two_passes(images):
+    flip = Augmentation(flip=True, alternate=True).images
+    index = np.arange(100, 164, dtype=np.int32)
+    passes = []
+    for epoch in range(3):
+        # The key and the place in the batch change nothing.
+        order = np.random.default_rng(epoch).permutation(64)
+        batch = {"index": index[order], "epoch": np.full(64, epoch, np.int32)}
+        out = np.asarray(flip(images[order], jax.random.key(epoch), batch))
+        mirrored = (out == images[order][:, :, ::-1]).all((1, 2, 3))
+        assert (mirrored ^ (out == images[order]).all((1, 2, 3))).all()
+        passes.append(mirrored[np.argsort(order)])
+    assert 16 < passes[0].sum() < 48
+    np.testing.assert_array_equal(passes[1], ~passes[0])
+    np.testing.assert_array_equal(passes[2], passes[0])
+
+
 def test_without_any_it_is_the_identity(images):
     out = Augmentation().images(images, jax.random.key(0))
     np.testing.assert_array_equal(out, images)

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from jaxtag.data import decode as decode_module
 from jaxtag.data.decode import DecodeError, decode, open_picture
 
 HEIGHT, WIDTH = 48, 64
@@ -72,6 +73,46 @@ def test_agrees_with_pillow_on_real_photographs(real_data):
 )
 def test_lossless_formats_are_exact(kind, options):
     np.testing.assert_array_equal(decode(save(scene(), kind, **options)), scene())
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_plain_png_is_what_pillow_makes_of_it_damaged_or_not(grey):
+    image = scene()[:23, :31, 0] if grey else scene()[:23, :31]
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add(b"gAMA", struct.pack(">I", 45_455))
+    chunks.add(b"sRGB", b"\0")
+    data = save(image, "PNG", pnginfo=chunks, dpi=(72, 72))
+    assert isinstance(open_picture(data), decode_module._Png)
+    np.testing.assert_array_equal(decode(data), image if not grey else np.dstack([image] * 3))
+    for place in range(0, len(data), 7):
+        broken = bytearray(data)
+        broken[place] ^= 0x11
+        try:
+            expected = decode_module._General(bytes(broken), 10**6).pixels()
+        except DecodeError:
+            with pytest.raises(DecodeError):
+                decode(bytes(broken), max_pixels=10**6)
+        else:
+            np.testing.assert_array_equal(decode(bytes(broken), max_pixels=10**6), expected)
+
+
+def test_a_png_that_says_more_is_left_to_pillow():
+    image = Image.fromarray(scene()[:20, :20])
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", "x")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 150)
+    for data in (
+        save(image, "PNG", pnginfo=text),
+        save(image, "PNG", exif=exif),
+        save(image, "PNG", transparency=(0, 0, 0)),
+        save(image.convert("RGBA"), "PNG"),
+        save(image.quantize(8), "PNG"),
+        save(wide, "PNG"),
+        save(image, "PNG")[:-1],
+    ):
+        assert not decode_module._is_plain_png(data)
 
 
 def test_gif_of_a_few_colours_is_exact():

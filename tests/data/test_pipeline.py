@@ -115,6 +115,7 @@ def test_shapes_and_types(records, example):
         "mask": ("float32", (8,)),
         "broken": ("bool", (8,)),
         "index": ("int32", (8,)),
+        "epoch": ("int32", (8,)),
         "tokens": ("int32", (8, 2, 24)),
     }
 
@@ -148,6 +149,9 @@ def test_each_pass_holds_every_record_once_in_another_order(records, example):
     assert (np.sort(index, axis=1) == np.arange(22)).all()
     assert (index[0] != index[1]).any()
     assert (index[0] != np.arange(22)).any()
+    np.testing.assert_array_equal(
+        np.concatenate([batch["epoch"] for batch in batches]), np.repeat([0, 1], 22)
+    )
 
 
 def test_another_seed_another_order_and_other_crops(records, example):

@@ -16,6 +16,21 @@ def random_flip(images: jax.Array, key: jax.Array) -> jax.Array:
     return flip(images, draw(key, images.shape[0], Part.FLIP, jax.random.bernoulli))
 
 
+def alternating_flip(images: jax.Array, index: jax.Array, epoch: jax.Array) -> jax.Array:
+    """Mirrors a random half of the data on even passes, and the other half on odd ones.
+
+    Two passes show each picture once either way (Jordan 2024, arXiv:2404.00498, section 3.6).
+
+    Args:
+        images: [B, H, W, C].
+        index: int32 [B], which records they are.
+        epoch: int32 [B], the pass that each belongs to.
+    """
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    first = jax.vmap(jax.random.bernoulli)(fold(jax.random.key(Part.FLIP), index))
+    return flip(images, first ^ (epoch % 2 == 1))
+
+
 def random_crop(
     images: jax.Array, key: jax.Array, padding: int, mode: str = "constant"
 ) -> jax.Array:

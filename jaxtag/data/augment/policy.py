@@ -1,5 +1,6 @@
 """What happens to a batch in a training step, in which order."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +25,7 @@ class Augmentation:
 
     Fields:
         flip: mirror with probability 1/2.
+        alternate: with `flip`, mirror on every second pass over the data instead.
         crop_padding: pixels around the picture, out of which a crop of its size is drawn.
         crop_border: what is in them: "constant" (black), "reflect" or "edge".
         randaugment: (operations, magnitude up to 30).
@@ -35,6 +37,7 @@ class Augmentation:
     """
 
     flip: bool = False
+    alternate: bool = False
     crop_padding: int = 0
     crop_border: str = "constant"
     randaugment: tuple[int, int] | None = None
@@ -49,6 +52,7 @@ class Augmentation:
         strengths = self.colour_jitter or (0, 0, 0, 0)
         borders = ("constant", "reflect", "edge")
         for field, fits, wanted in (
+            ("alternate", self.flip or not self.alternate, "False where config.data.flip is"),
             ("crop_padding", self.crop_padding >= 0, "at least 0"),
             ("crop_border", self.crop_border in borders, f"one of {', '.join(borders)}"),
             (
@@ -71,11 +75,18 @@ class Augmentation:
                 raise UsageError(f"config.augmentation.{field} = {value!r}: must be {wanted}")
 
     @_named
-    def images(self, images: jax.Array, key: jax.Array) -> jax.Array:
-        """Pictures before normalisation, uint8 [B, H, W, C], the global batch; C is 1 or 3."""
+    def images(
+        self, images: jax.Array, key: jax.Array, batch: Mapping[str, jax.Array] | None = None
+    ) -> jax.Array:
+        """Pictures before normalisation, uint8 [B, H, W, C], the global batch; C is 1 or 3.
+
+        `batch` says which pictures they are (`index` and `epoch` int32 [B]), for `alternate`.
+        """
         if self.crop_padding:
             images = geometry.random_crop(images, key, self.crop_padding, self.crop_border)
-        if self.flip:
+        if self.flip and self.alternate:
+            images = geometry.alternating_flip(images, batch["index"], batch["epoch"])
+        elif self.flip:
             images = geometry.random_flip(images, key)
         if self.colour_jitter:
             levels = draw(

@@ -1,6 +1,8 @@
 """Vectors on the devices that can be searched, and become more without compiling anew."""
 
+import contextlib
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxtag.evaluation.neighbours import search
-from jaxtag.evaluation.neighbours.search import GROUP, Found, Table
+from jaxtag.evaluation.neighbours.search import Found, Table
 from jaxtag.parallel import mesh as meshes
 
 METRICS = ("cosine", "inner_product", "euclidean")
@@ -43,6 +45,7 @@ class Rows:
         self._shards = self._mesh.shape["data"]
         self._count = 0
         self._limits = np.zeros(2, np.float32)
+        self._rounds = _multiplies_bfloat16(self._mesh.devices.flat[0])
         self._table = self._empty(self._shards * _SMALLEST)
 
     def __len__(self) -> int:
@@ -56,8 +59,10 @@ class Rows:
             part = self.checked(rows[start : start + _AT_ONCE])
             self._write(np.arange(self._count, self._count + len(part)), part, self._bias(part))
             lengths = np.linalg.norm(part, axis=1).max()
-            rounded = np.asarray(jnp.asarray(part).astype(jnp.bfloat16).astype(jnp.float32))
-            rounding = np.linalg.norm(part - rounded, axis=1).max()
+            rounding = 0.0
+            if self._rounds:
+                rounded = np.asarray(jnp.asarray(part).astype(jnp.bfloat16).astype(jnp.float32))
+                rounding = np.linalg.norm(part - rounded, axis=1).max()
             # A little more than computed, for the rounding of the lengths themselves.
             self._limits = np.maximum(self._limits, np.float32([lengths, rounding]) * 1.0001)
             self._count += len(part)
@@ -78,8 +83,8 @@ class Rows:
         Args:
           queries: [Q, D].
           count: how many (K).
-          approximate: one pass in bfloat16, which may miss some; where it is faster, by
-            `lax.approx_max_k`.
+          approximate: one pass, which may miss some: in bfloat16 and by `lax.approx_max_k`, where
+            these are faster.
 
         Returns:
           (scores float32 [Q, K], numbers int64 [Q, K]); -inf and -1 where there are fewer rows.
@@ -131,7 +136,8 @@ class Rows:
         """Numbers of groups to try in turn; None for all rows."""
         few = count + count // 2 + 8
         tried = [few] if approximate else [few, 8 * few]
-        return [groups for groups in tried if groups < self._room // self._shards // GROUP] + [None]
+        most = self._room // self._shards // search.group_of(self._dimension)
+        return [groups for groups in tried if groups < most] + [None]
 
     def _search(
         self, queries: np.ndarray, count: int, groups: int | None, approximate: bool
@@ -163,7 +169,7 @@ class Rows:
         return np.zeros(len(rows), np.float32)
 
     def _empty(self, room: int) -> Table:
-        make = functools.partial(_empty, room, self._dimension)
+        make = functools.partial(_empty, room, self._dimension, self._rounds)
         return jax.jit(make, out_shardings=NamedSharding(self._mesh, _SPLIT))()
 
     def _make_room(self, count: int) -> None:
@@ -176,6 +182,15 @@ class Rows:
         numbers, rows, bias = (_filled(x, size) for x in (numbers, rows, bias))
         numbers[count:] = self._room
         self._table = _write(self._table, numbers, rows, bias, mesh=self._mesh)
+
+
+def _multiplies_bfloat16(device: jax.Device) -> bool:
+    """Whether products of bfloat16 matrices are faster than float32's."""
+    if device.platform != "cpu":
+        return True
+    with contextlib.suppress(OSError):
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    return False
 
 
 def _room_for(count: int) -> int:
@@ -200,9 +215,9 @@ def _padded(queries: np.ndarray) -> np.ndarray:
     return _filled(queries, _power_of_two(len(queries)))
 
 
-def _empty(room: int, dimension: int) -> Table:
+def _empty(room: int, dimension: int, rounds: bool) -> Table:
     rows = jnp.zeros((room, dimension))
-    return Table(rows, rows.astype(jnp.bfloat16), jnp.full(room, -jnp.inf))
+    return Table(rows, rows.astype(jnp.bfloat16) if rounds else None, jnp.full(room, -jnp.inf))
 
 
 @functools.partial(jax.jit, static_argnames=("room", "mesh"))
@@ -211,16 +226,8 @@ def _grow(table: Table, *, room: int, mesh: Mesh) -> Table:
     more = room - len(table.rows)
     rows = jnp.pad(table.rows, ((0, more), (0, 0)))
     bias = jnp.pad(table.bias, (0, more), constant_values=-jnp.inf)
-    split = NamedSharding(mesh, _SPLIT)
-    rows, bias = (lax.with_sharding_constraint(x, split) for x in (rows, bias))
-
-    def rounded(rows: jax.Array) -> jax.Array:
-        block = search.block_of(len(rows))
-        grouped = rows.reshape(-1, block // GROUP, GROUP, rows.shape[1]).swapaxes(1, 2)
-        return grouped.reshape(rows.shape).astype(jnp.bfloat16)
-
-    coarse = jax.shard_map(rounded, mesh=mesh, in_specs=_SPLIT, out_specs=_SPLIT)(rows)
-    return Table(rows, coarse, bias)
+    coarse = None if table.coarse is None else rows.astype(jnp.bfloat16)
+    return lax.with_sharding_constraint(Table(rows, coarse, bias), NamedSharding(mesh, _SPLIT))
 
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnums=0)
@@ -233,12 +240,8 @@ def _write(
         size = len(table.rows)
         own = numbers - lax.axis_index("data") * size
         own = jnp.where((own >= 0) & (own < size), own, size)
-        place = jnp.where(own < size, search.places(own, size), size)
-        return Table(
-            table.rows.at[own].set(rows, mode="drop"),
-            table.coarse.at[place].set(rows.astype(jnp.bfloat16), mode="drop"),
-            table.bias.at[own].set(bias, mode="drop"),
-        )
+        new = Table(rows, None if table.coarse is None else rows.astype(jnp.bfloat16), bias)
+        return jax.tree.map(lambda old, new: old.at[own].set(new, mode="drop"), table, new)
 
     whole = PartitionSpec()
     specs = (_SPLIT, whole, whole, whole)

@@ -1,10 +1,11 @@
 """The rows nearest to queries, on one device's share of them: compiled functions.
 
-Exact search has two passes. The first computes all products in bfloat16, which takes a third to a
-quarter of float32's time where there are units for it, and keeps the largest of each group of
-rows. The second computes the scores of the best groups' rows anew in float32. A bound on the
-rounding of the first pass says for each query whether a row outside of these groups could belong
-to the nearest; such queries are searched again with more groups, and in the end with all rows.
+Exact search has two passes. The first computes all products, in bfloat16 where there are units for
+it (a third to a quarter of float32's time), and keeps the largest of each group of rows. The
+second computes the scores of the best groups' rows anew in float32, always in the same order. A
+bound on the rounding of the first pass says for each query whether a row outside of these groups
+could belong to the nearest; such queries are searched again with more groups, and in the end with
+all rows.
 """
 
 from typing import NamedTuple
@@ -13,23 +14,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-GROUP = 8  # rows of which the first pass keeps the largest score
 BLOCK = 4096  # rows, at most, whose products with the queries lie in memory at once
 _EPSILON = 2.0**-23
 
 
 class Table(NamedTuple):
-    """Rows with room for more: C of them, a multiple of GROUP and of their block.
+    """Rows with room for more: C of them, a multiple of their block.
 
     Attributes:
       rows: float32 [C, D].
-      coarse: bfloat16 [C, D]: the same, rounded, in the order of `places`.
+      coarse: bfloat16 [C, D]: the same, rounded; None where the first pass takes the rows.
       bias: float32 [C], added to a product with a query: 0, or -|row|²/2 where distances count;
         -inf where there is no row.
     """
 
     rows: jax.Array
-    coarse: jax.Array
+    coarse: jax.Array | None
     bias: jax.Array
 
 
@@ -52,14 +52,13 @@ def block_of(rows: int) -> int:
     return min(BLOCK, rows)
 
 
-def places(numbers: jax.Array, rows: int) -> jax.Array:
-    """Where `coarse` holds the rows of these numbers.
+def group_of(dimension: int) -> int:
+    """Rows of which the first pass keeps the largest score, a power of two.
 
-    The rows of a group lie apart, so that the largest of each group is one of whole vectors.
+    The second pass reads whole groups, which costs more the longer vectors are; choosing among the
+    groups costs more the smaller they are.
     """
-    block = block_of(rows)
-    inside = numbers % block
-    return numbers - inside + inside % GROUP * (block // GROUP) + inside // GROUP
+    return 1 << max(0, min(3, (2048 // dimension).bit_length() - 1))
 
 
 def nearest(
@@ -81,7 +80,7 @@ def nearest(
       approximate: groups are chosen by `lax.approx_max_k` (Chern et al. 2022, arXiv:2206.14286)
         where that is faster, and nothing is proven.
     """
-    rounded = queries.astype(jnp.bfloat16)
+    rounded = queries if table.coarse is None else queries.astype(jnp.bfloat16)
     maxima = _maxima(table, rounded)
     best, chosen = (_approximate_top if approximate else lax.top_k)(maxima, groups)
     if approximate:
@@ -94,8 +93,7 @@ def nearest(
         last = best.min(1)
         enough = jnp.where(jnp.arange(groups) < count, best, jnp.inf).min(1) - 2 * error
         proven = (last < enough) | (last == -jnp.inf)
-    numbers = jnp.sort(chosen, axis=1)[:, :, None] * GROUP + jnp.arange(GROUP)
-    numbers = numbers.reshape(len(queries), -1)
+    numbers = _members(chosen, *table.rows.shape)
     scores = fine(table.rows[numbers], queries[:, None], metric)
     scores = jnp.where(table.bias[numbers] == -jnp.inf, -jnp.inf, scores)
     scores, order = lax.top_k(scores, count)
@@ -131,19 +129,32 @@ def fine(rows: jax.Array, queries: jax.Array, metric: str) -> jax.Array:
 
 
 def _maxima(table: Table, rounded: jax.Array) -> jax.Array:
-    """The largest score of each group, [Q, C / GROUP], from products in bfloat16."""
+    """The largest score of each group, [Q, groups], from products in the first pass's dtype."""
     size, dimension = table.rows.shape
-    block = block_of(size)
-    coarse = table.coarse.reshape(-1, block, dimension)
-    bias = table.bias.reshape(-1, block // GROUP, GROUP).swapaxes(1, 2)
+    block, group = block_of(size), group_of(dimension)
+    seen = table.rows if table.coarse is None else table.coarse
+    seen, bias = seen.reshape(-1, block, dimension), table.bias.reshape(-1, block)
 
     def step(_: None, part: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         rows, bias = part
         product = jnp.einsum("qd,rd->qr", rounded, rows, preferred_element_type=jnp.float32)
-        return None, (product.reshape(len(rounded), GROUP, -1) + bias).max(1)
+        return None, (product + bias).reshape(len(rounded), group, -1).max(1)
 
-    _, maxima = lax.scan(step, None, (coarse, bias))
+    _, maxima = lax.scan(step, None, (seen, bias))
     return maxima.swapaxes(0, 1).reshape(len(rounded), -1)
+
+
+def _members(groups: jax.Array, size: int, dimension: int) -> jax.Array:
+    """The rows int32 [Q, N * group] of groups [Q, N], in ascending order.
+
+    The rows of a group lie apart in their block, so that the largest of each group is one of whole
+    vectors.
+    """
+    block, group = block_of(size), group_of(dimension)
+    apart = block // group
+    first = groups // apart * block + groups % apart
+    members = first[:, :, None] + jnp.arange(group) * apart
+    return jnp.sort(members.reshape(len(groups), -1), axis=1)
 
 
 def _error(queries: jax.Array, rounded: jax.Array, limits: jax.Array) -> jax.Array:
