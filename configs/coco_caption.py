@@ -56,7 +56,6 @@ def get_config(variant: str = "S/16", image_size: int = 224) -> Config:
             decoder_depth=depth,
             decoder_heads=heads,
             dropout=0.1,
-            remat="dots" if size == "L" else "none",
         ),
         optimizer=OptimizerConfig(
             learning_rate=1e-3 if size in ("Ti", "S") else 5e-4,

@@ -67,7 +67,9 @@ class ModelConfig:
     decoder_vocab_size: int | None = None  # None: the tokenizer's, rounded up to fill tiles
     dropout: float = 0.1  # of the decoder
     dtype: str = "auto"  # of the arithmetic; auto: bfloat16 on TPU and GPU, float32 on CPU
-    remat: str = _free("none")  # what the backward pass computes again: none, dots, full
+    # What the backward pass computes again: none, dots (all but projections), full; auto: dots in a
+    # scan over layers, else none.
+    remat: str = _free("auto")
     scan: bool | None = None  # one compiled block for all layers; None: on TPU and GPU
 
 
@@ -277,7 +279,7 @@ def _check_choices(config: Config) -> None:
         "optimizer.schedule": ("cosine", "linear", "constant", "one_cycle", "triangular"),
         "decoding.method": ("greedy", "beam", "sample"),
         "model.dtype": ("auto", "float32", "bfloat16"),
-        "model.remat": ("none", "dots", "full"),
+        "model.remat": ("auto", "none", "dots", "full"),
         "criterion": CRITERIA.get(config.task, ()),
     }
     for name, allowed in choices.items():

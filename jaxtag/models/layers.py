@@ -4,23 +4,32 @@ All keep float32 parameters and compute in `dtype`; norms and softmax always run
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
+from jax.ad_checkpoint import checkpoint_name
 
 xavier = nn.initializers.xavier_uniform()
 
-# What a layer keeps for the backward pass: everything, nothing but its input, or what its matrix
-# products gave (all of them, or those whose operands have no batch dimension: the projections).
+_ATTENDED = "attended"
+# What a layer keeps for the backward pass: everything; what its projections and attention gave,
+# so that norms, activations and attention weights are computed again, which is little arithmetic
+# for much memory traffic; or nothing but its input.
+_POLICIES = jax.checkpoint_policies
 REMAT_POLICIES: dict[str, Any] = {
     "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "projections": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": _POLICIES.save_from_both_policies(
+        _POLICIES.dots_with_no_batch_dims_saveable, _POLICIES.save_only_these_names(_ATTENDED)
+    ),
+    "full": _POLICIES.nothing_saveable,
 }
+# Bytes of attention scores that a TPU core holds in its vector memory (VMEM: 128 MiB on v5e and
+# v6e, 16 to 32 MiB on the others).
+_SCORES = 16 << 20
 
 
 class Linear(nn.Module):
@@ -162,6 +171,25 @@ def head_major_attention(
     dropout: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """`attention` over `[B, H, T, d]` and `[B, H, S, d]`, as a cache holds them."""
+    attend = partial(_attend, mask=mask, dropout=dropout)
+    parts = _parts(query, key)
+    if parts > 1 and dropout is None and (mask is None or mask.ndim < 4 or mask.shape[0] == 1):
+        attended = jax.lax.platform_dependent(
+            query, key, value, tpu=partial(_in_parts, attend, parts), default=attend
+        )
+    else:
+        attended = attend(query, key, value)
+    return checkpoint_name(attended, _ATTENDED)
+
+
+def _attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    mask: jax.Array | None,
+    dropout: Callable[[jax.Array], jax.Array] | None,
+) -> jax.Array:
     query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
     scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -170,6 +198,34 @@ def head_major_attention(
     if dropout is not None:
         weights = dropout(weights)
     return jnp.einsum("bhts,bhsd->bhtd", weights, value)
+
+
+def _parts(query: jax.Array, key: jax.Array) -> int:
+    """In how many parts each device takes its examples, so that the scores of one fit `_SCORES`."""
+    batch, heads, length, _ = query.shape
+    sizes = jax.sharding.get_abstract_mesh().shape
+    shards = sizes.get("data", 1) * sizes.get("fsdp", 1)
+    own = batch // shards if batch % shards == 0 else 1
+    wanted = own * heads * length * key.shape[2] * 4 // sizes.get("tensor", 1) / _SCORES
+    return next(
+        parts for parts in range(1, own + 1) if own % parts == 0 and parts >= min(wanted, own)
+    )
+
+
+def _in_parts(attend: Callable[..., jax.Array], parts: int, *operands: jax.Array) -> jax.Array:
+    """`attend` one part of the examples after the other, forwards and backwards.
+
+    The scores of a part stay in the memory on the chip, where those of all would travel to the
+    main memory and back six times a layer. Every `parts`-th example is of a part, so that each
+    device keeps its own.
+    """
+
+    def split(x: jax.Array) -> jax.Array:
+        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+    body = jax.checkpoint(lambda part: attend(*part), prevent_cse=False)
+    attended = jax.lax.map(body, tuple(split(x) for x in operands))
+    return jnp.swapaxes(attended, 0, 1).reshape(operands[0].shape[0], *attended.shape[2:])
 
 
 def exact_gelu(x: jax.Array) -> jax.Array:

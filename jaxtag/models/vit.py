@@ -114,7 +114,7 @@ class ViT(nn.Module):
       drop_path: the rate of the last layer, growing linearly from 0 at the first.
       dtype: what is computed in; parameters are float32.
       scan: one scan over layers with stacked parameters, instead of a layer after the other.
-      remat: "none", "full", "dots" or "projections" (`layers.REMAT_POLICIES`).
+      remat: "none", "dots" or "full" (`layers.REMAT_POLICIES`).
 
     Gives `features` [B, N, D] (after the last norm, class token first where there is one), `grid`
     [B, h, w, D] (the patches alone), `pooled` [B, D], and `logits` [B, num_classes] (float32).

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtag import models
-from jaxtag.config import Config, nearest
+from jaxtag.config import Config, ModelConfig, nearest
 from jaxtag.data import augment
 from jaxtag.errors import UsageError
 
@@ -27,7 +27,7 @@ def make(config: Config, **fields: Any) -> nn.Module:
         "image_size": config.data.image_size,
         "dtype": compute_dtype(settings.dtype),
         "scan": resolve_scan(settings.scan),
-        "remat": settings.remat,
+        "remat": resolve_remat(settings, scans="scan" in known),
     }
     usual = {name: value for name, value in usual.items() if name in known}
     try:
@@ -67,6 +67,17 @@ def compute_dtype(name: str) -> jnp.dtype:
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)
+
+
+def resolve_remat(settings: ModelConfig, scans: bool = True) -> str:
+    """auto: "dots" in a scan over layers, which keeps all that it need not compute again.
+
+    Args:
+      scans: whether the module can.
+    """
+    if settings.remat != "auto":
+        return settings.remat
+    return "dots" if scans and resolve_scan(settings.scan) else "none"
 
 
 def resolve_scan(scan: bool | None) -> bool:

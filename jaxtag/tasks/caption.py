@@ -101,7 +101,7 @@ def make(config: Config, vocab_size: int) -> CaptionTask:
         attention_dropout=model.dropout,
         dtype=backbones.compute_dtype(model.dtype),
         scan=backbones.resolve_scan(model.scan),
-        remat=model.remat,
+        remat=backbones.resolve_remat(model),
     )
     return CaptionTask(
         models.Captioner(encoder, decoder),

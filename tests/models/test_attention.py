@@ -1,0 +1,68 @@
+"""Attention in parts of the batch, as TPUs compute it, against all at once."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxtag.models import layers
+from jaxtag.parallel import mesh as meshes
+
+SHAPE = (16, 3, 5, 8)  # examples, heads, positions, width
+
+
+def operands(dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 3)
+    return [jax.random.normal(key, SHAPE, dtype) for key in keys]
+
+
+def causal():
+    return jnp.tril(jnp.ones((1, 1, SHAPE[2], SHAPE[2]), bool))
+
+
+@pytest.mark.parametrize("mask", [None, causal()])
+@pytest.mark.parametrize("parts", [2, 16])
+def test_parts_change_neither_values_nor_gradients(mask, parts):
+    attend = partial(layers._attend, mask=mask, dropout=None)
+
+    def values_and_gradients(form):
+        found, back = jax.vjp(jax.jit(form), *operands())
+        return found, *back(jnp.cos(jnp.arange(found.size)).reshape(found.shape))
+
+    expected = values_and_gradients(attend)
+    found = values_and_gradients(partial(layers._in_parts, attend, parts))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_each_device_keeps_its_own_examples():
+    mesh = meshes.make()
+    split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    attend = partial(layers._attend, mask=None, dropout=None)
+    form = jax.jit(partial(layers._in_parts, attend, 2), out_shardings=split)
+    placed = jax.device_put(operands(), split)
+    text = form.lower(*placed).compile().as_text()
+    for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert f"{name}(" not in text
+
+
+def test_parts_are_as_few_as_fit(monkeypatch):
+    score = 3 * 5 * 5 * 4  # bytes an example
+    query, key, _ = operands()
+    for room, expected in ((16 * score, 1), (16 * score - 1, 2), (5 * score, 4), (1, 16)):
+        monkeypatch.setattr(layers, "_SCORES", room)
+        assert layers._parts(query, key) == expected
+    with jax.sharding.use_abstract_mesh(meshes.make().abstract_mesh):  # 8 devices, 2 examples each
+        assert layers._parts(query, key) == 2
+        assert layers._parts(query[:3], key) == 1
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
+def test_tpus_alone_take_parts(platform, monkeypatch):
+    monkeypatch.setattr(layers, "_SCORES", 2000)
+    form = jax.jit(layers.head_major_attention)
+    text = form.trace(*operands()).lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.while" in text) is (platform == "tpu")
