@@ -15,7 +15,7 @@ from jaxtag.config import AugmentationConfig, Config, OptimizerConfig
 def get_config(model: str = "vit_small_patch16") -> Config:
     config = config_flag.load(f"imagenet_resnet50:model={model}")
     config.total_epochs = 300.0
-    config.model.arguments = (("pool", "gap"), ("drop_path", 0.1))
+    config.model.arguments = (("pool", "gap"), ("class_token", False), ("drop_path", 0.1))
     config.augmentation = AugmentationConfig(randaugment=(2, 10), mixup=0.2, cutmix=1.0)
     config.optimizer = OptimizerConfig(
         name="adamw", learning_rate=1e-3, warmup_epochs=10.0, weight_decay=0.1

@@ -15,6 +15,8 @@ _ELSEWHERE = re.compile(r"[a-z]\w*\[[\d,<=]*\]\{[^}]*S\([1-9]\d*\)[^}]*\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONSTANT = re.compile(r"%?([\w.\-]+) = [su]\d+\[\]\S* constant\((\d+)\)")
 _SLICES = frozenset(("slice", "dynamic-slice", "gather"))
+# Calls that only say where an array is to lie.
+_PLACES = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')
 # What gives its operand back, or all of it, without a copy.
 _VIEWS = frozenset(("bitcast", "get-tuple-element", "tuple", "reshape"))
 
@@ -54,6 +56,8 @@ def hbm_bytes(program: Program, instruction: Instruction) -> int:
     """
     opcode = instruction.opcode
     if opcode in FREE or opcode in CONTROL or opcode.endswith("-done"):
+        return 0
+    if opcode == "custom-call" and _PLACES.search(instruction.attributes):
         return 0
     if opcode in ("copy-start", "slice-start"):  # a copy that runs beside others, (to, from, …)
         return _of_copy(program, instruction)

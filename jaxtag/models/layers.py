@@ -15,16 +15,14 @@ from jax.ad_checkpoint import checkpoint_name
 
 xavier = nn.initializers.xavier_uniform()
 
-_ATTENDED = "attended"
+_ATTENDED, _PROJECTED = "attended", "projected"
 # What a layer keeps for the backward pass: everything; what its projections and attention gave,
 # so that norms, activations and attention weights are computed again, which is little arithmetic
 # for much memory traffic; or nothing but its input.
 _POLICIES = jax.checkpoint_policies
 REMAT_POLICIES: dict[str, Any] = {
     "none": None,
-    "dots": _POLICIES.save_from_both_policies(
-        _POLICIES.dots_with_no_batch_dims_saveable, _POLICIES.save_only_these_names(_ATTENDED)
-    ),
+    "dots": _POLICIES.save_only_these_names(_PROJECTED, _ATTENDED),
     "full": _POLICIES.nothing_saveable,
 }
 # Bytes of attention scores that a TPU core holds in its vector memory (VMEM: 128 MiB on v5e and
@@ -48,10 +46,8 @@ class Linear(nn.Module):
         width = x.shape[-1]
         kernel = self.param("kernel", self._init_kernel, (width, *self.features))
         bias = self.param("bias", nn.initializers.zeros, self.features)
-        # One dimension of rows: with several, XLA on CPU transposes for the kernel's gradient.
-        rows = x.astype(self.dtype).reshape(-1, width)
-        y = jnp.tensordot(rows, kernel.astype(self.dtype), 1) + bias.astype(self.dtype)
-        return y.reshape(*x.shape[:-1], *self.features)
+        y = checkpoint_name(_project(x.astype(self.dtype), kernel.astype(self.dtype)), _PROJECTED)
+        return y + bias.astype(self.dtype)
 
     def _init_kernel(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Each part is initialised as a projection of its own."""
@@ -60,6 +56,23 @@ class Linear(nn.Module):
             return self.kernel_init(key, shape)
         keys = jax.random.split(key, parts[0])
         return jnp.stack([self.kernel_init(k, (width, shape[-1])) for k in keys], axis=1)
+
+
+def _project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`[..., D]` and `[D, *features]` to `[..., *features]`.
+
+    On CPU over one dimension of rows: with several, XLA transposes for the kernel's gradient. On a
+    TPU one dimension would cost a copy where the rows of an example do not fill whole tiles.
+    """
+
+    def in_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        y = jnp.tensordot(x.reshape(-1, x.shape[-1]), kernel, 1)
+        return y.reshape(*x.shape[:-1], *kernel.shape[1:])
+
+    if x.ndim == 2:
+        return in_rows(x, kernel)
+    direct = partial(jnp.tensordot, axes=1)
+    return jax.lax.platform_dependent(x, kernel, tpu=direct, default=in_rows)
 
 
 class LayerNorm(nn.Module):

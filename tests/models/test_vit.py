@@ -84,7 +84,7 @@ def test_non_square_image_size() -> None:
         ({}, (16, 16, 3), r"must be \[B, H, W, C\]"),
         ({"heads": 3}, (1, 16, 16, 3), "multiple of heads"),
         ({"class_token": False}, (1, 16, 16, 3), "pool must be"),
-        ({"remat": "some"}, (1, 16, 16, 3), "remat must be one of none, full"),
+        ({"remat": "some"}, (1, 16, 16, 3), "remat must be one of none, dots, full"),
     ],
 )
 def test_wrong_use(fields: dict, shape: tuple, complaint: str) -> None:
