@@ -63,14 +63,19 @@ def test_all_buffers_of_the_state_are_donated(plain, found):
 
 
 def test_flops_are_three_times_those_of_inference(plain, found):
-    """Forward, and the gradients of inputs and of kernels; patches need no input's."""
+    """Forward, and the gradients of inputs and of kernels; patches need no input's.
+
+    Scores of attention are computed again.
+    """
     experiment = plain.lowered.experiment
     task, size = experiment.task, experiment.config.data.image_size
     images = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
     variables = jax.eval_shape(task.init, jax.random.key(0))
     forward = 2 * counting.multiply_adds(jax.make_jaxpr(task.model.apply)(variables, images))
-    patches = 2 * (size // 16) ** 2 * (16 * 16 * 3) * 32
-    assert found["flops_per_example"] == 3 * forward - patches
+    count = (size // 16) ** 2
+    patches = 2 * count * (16 * 16 * 3) * 32
+    scores = 2 * count**2 * 32 * task.model.depth
+    assert found["flops_per_example"] == 3 * forward - patches + scores
 
 
 def test_gradients_are_what_is_added_up(found):
