@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from jaxtag.data.archives import Store
+from jaxtag.data.builders import coco_json
 from jaxtag.data.builders.base import PictureBuilder
 from jaxtag.data.builders.captioned import CaptionListing
 from jaxtag.data.builders.coco_json import read_coco_json, read_json
@@ -33,6 +34,7 @@ class CocoCaptions(PictureBuilder):
     name = "coco_captions"
     HOMEPAGE = "https://cocodataset.org"
     CITATION = "Chen et al., Microsoft COCO Captions, arXiv:1504.00325, 2015"
+    MD5 = coco_json.MD5
     FORMS: tuple[str, ...] = ("karpathy", "2017", "2014")
 
     @staticmethod

@@ -12,6 +12,16 @@ from typing import Any
 from jaxtag.data.archives import MAX_TEXT_BYTES, ReadError, Store
 from jaxtag.errors import UserError
 
+# MD5 of the official archives.
+MD5 = {
+    "train2014.zip": "0da8cfa0e090c266b78f30e2d2874f1a",
+    "val2014.zip": "a3d79f5ed8d289b7a7554ce06a5782b3",
+    "annotations_trainval2014.zip": "0a379cfc70b0e71301e0f377548639bd",
+    "train2017.zip": "cced6f7f71b7629ddf16f17bbcfab6b2",
+    "val2017.zip": "442b8da7639aecaf257c1dceb8ba8c80",
+    "annotations_trainval2017.zip": "f4bbac642086de4f52a3fdda2de5fa2c",
+}
+
 
 @dataclass
 class CocoImage:

@@ -6,6 +6,7 @@ Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014.
 import re
 
 from jaxtag.data.archives import Store
+from jaxtag.data.builders import coco_json
 from jaxtag.data.builders.base import PictureBuilder
 from jaxtag.data.builders.coco_json import CocoImage, read_coco_instances
 from jaxtag.data.builders.instructions import how_to_get
@@ -27,6 +28,7 @@ class CocoTags(PictureBuilder):
     name = "coco_tags"
     HOMEPAGE = "https://cocodataset.org"
     CITATION = "Lin et al., Microsoft COCO, ECCV 2014"
+    MD5 = coco_json.MD5
     FORMS: tuple[str, ...] = ("2017", "2014")
 
     @staticmethod

@@ -34,6 +34,11 @@ class Imagenet2012(PictureBuilder, skip_registration=True):  # tfds has its own
     HOMEPAGE = "https://image-net.org/challenges/LSVRC/2012/"
     CITATION = "Russakovsky et al., IJCV 115:211-252, 2015"
     COUNTS: ClassVar = {"train": 1_281_167, "validation": 50_000}
+    MD5: ClassVar = {
+        "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
+        "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
+        "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",
+    }
 
     @staticmethod
     def wanted(archive: str) -> bool:
