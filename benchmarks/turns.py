@@ -15,6 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Threads of OpenMP (PyTorch's, faiss's) spin for 0.2 s after their work, on cores that the other
+# side needs in its turn.
+_REST = 0.5  # seconds
+
 
 def pin(threads: int) -> None:
     """Keeps this process, and what it starts, on `threads` cores; before jax or torch starts."""
@@ -40,6 +44,7 @@ def peer(args: argparse.Namespace, folder: Path, *more: str) -> Iterator[Callabl
         process.stdin.flush()
         for line in process.stdout:
             if line.startswith("answer "):
+                time.sleep(_REST)
                 return json.loads(line.removeprefix("answer "))
         raise RuntimeError("the peer has ended; its message is above")
 
