@@ -25,7 +25,7 @@ def max_pool(
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x: jax.Array, window: int, stride: int, pads: Padding) -> jax.Array:
-    # On CPU XLA's own form takes up to five times as long as the windows' pixels, one after another.
+    # On CPU XLA's own form takes up to five times as long as pixel after pixel of the windows.
 
     def cpu(x: jax.Array) -> jax.Array:
         return reduce(jnp.maximum, _windows(x, window, stride, pads))
