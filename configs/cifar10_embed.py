@@ -27,5 +27,6 @@ def get_config(criterion: str = "multi_similarity", total_epochs: float = 8.0) -
         rate_rules=((r"whiten/kernel$", 0.0), (r".*", 1.0)),
         ema_decay=0.98,
     )
-    config.evaluation.mirror = False
+    config.augmentation.alternate = False  # balanced batches make no passes over the data
+    config.evaluation.mirror, config.evaluation.shift = False, 0
     return config

@@ -78,4 +78,6 @@ def batch(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
         "label": rng.integers(0, VOCABULARY, size).astype(np.int32),
         "mask": np.ones(size, np.float32),
         "broken": np.zeros(size, bool),
+        "index": np.arange(size, dtype=np.int32),
+        "epoch": np.zeros(size, np.int32),
     }
