@@ -55,8 +55,9 @@ def test_paths_phases_and_lines():
     ]
     found = {(origin.module, origin.phase) for origin in products}
     convolutions = {f"group{group}/conv{conv}" for group in (1, 2, 3) for conv in (1, 2)}
-    for module in convolutions | {"whiten", "head"}:
+    for module in convolutions | {"head"}:
         assert {(module, "forward"), (module, "backward")} <= found
+    assert ("whiten", "forward") in found and ("whiten", "backward") not in found  # frozen
     assert {origin.line.partition("/models/")[0] for origin in products} == {"jaxtag"}
 
 
