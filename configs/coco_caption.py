@@ -5,7 +5,7 @@
     python -m jaxtag.train --config=coco_caption:variant=B/16,image_size=384 --workdir=runs/coco_b
 
 Smoke run: --config.total_steps=20 --config.batch_size=8. Hardware: one accelerator of 16 GB for
-S/16; set --config.mesh.fsdp=-1 --config.mesh.data=1 to split L/16 over many. Expected: not yet
+S/16; --config.model.remat=full for L/16. Expected: not yet
 measured (full COCO).
 """
 
