@@ -130,12 +130,12 @@ def ours(args: argparse.Namespace) -> dict[str, float]:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import jax
 
-    from jaxtag.data import augment, crops, pipeline, sources
+    from jaxtag.data import augment, crops, fields, pipeline, sources
 
     source = sources.open_split(args.dataset, "train", args.data_dir)
     batches = pipeline.train_batches(
         source,
-        example=pipeline.Example(crops.Squash(args.size), {"label": pipeline.Label()}),
+        example=pipeline.Example(crops.Squash(args.size), {"label": fields.Label()}),
         batch_size=args.batch_size,
         seed=0,
         threads=2,

@@ -10,7 +10,7 @@ import optax
 
 from jaxtag import models
 from jaxtag.config import Config
-from jaxtag.data import augment, crops, pipeline
+from jaxtag.data import augment, crops, fields, pipeline
 from jaxtag.data.text import PAD, Tokenizer
 from jaxtag.tasks import backbones
 
@@ -122,7 +122,7 @@ def example(config: Config, tokenizer: Tokenizer, train: bool) -> pipeline.Examp
         if whole
         else crops.RandomCrop(data.image_size, data.crop_area, data.crop_ratio)
     )
-    tokens = pipeline.CaptionTokens(
+    tokens = fields.CaptionTokens(
         tokenizer, text.length, per_picture=text.captions_per_image, random=train
     )
     return pipeline.Example(image, {"tokens": tokens})

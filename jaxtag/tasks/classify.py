@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtag.config import Config
-from jaxtag.data import augment, crops, pipeline
+from jaxtag.data import augment, crops, fields, pipeline
 from jaxtag.tasks import backbones, views
 from jaxtag.tasks.margin import margin_loss
 
@@ -183,4 +183,4 @@ def example(config: Config, _: Any, train: bool) -> pipeline.Example:
         image = crops.Squash(data.image_size)
     else:
         image = crops.CenterCrop(data.image_size, data.center_crop)
-    return pipeline.Example(image, {"label": pipeline.Label()})
+    return pipeline.Example(image, {"label": fields.Label()})

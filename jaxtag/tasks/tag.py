@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxtag import models
 from jaxtag.config import Config
-from jaxtag.data import augment, pipeline
+from jaxtag.data import augment, fields, pipeline
 from jaxtag.data.classes import Classes
 from jaxtag.tasks import backbones, classify, tag_losses, views
 from jaxtag.tasks.tag_decisions import Decisions
@@ -161,8 +161,8 @@ def _model(config: Config, tags: int) -> nn.Module:
 
 def example(config: Config, classes: Classes, train: bool) -> pipeline.Example:
     """How a record becomes a row of a batch."""
-    fields = {
-        "tags": pipeline.Marks("tags", classes),
-        "known": pipeline.Marks("unknown_tags", classes, mark=0),
+    marks = {
+        "tags": fields.Marks("tags", classes),
+        "known": fields.Marks("unknown_tags", classes, mark=0),
     }
-    return pipeline.Example(classify.example(config, classes, train).image, fields)
+    return pipeline.Example(classify.example(config, classes, train).image, marks)

@@ -7,7 +7,8 @@ import pytest
 
 from jaxtag.data.balance import BalancedOrder
 from jaxtag.data.crops import Squash
-from jaxtag.data.pipeline import Example, Label, train_batches
+from jaxtag.data.fields import Label
+from jaxtag.data.pipeline import Example, train_batches
 from jaxtag.errors import UsageError
 
 LABELS = np.array([4] * 9 + [0] * 6 + [7] * 2 + [2] * 12 + [5] * 7)[

@@ -16,9 +16,9 @@ from PIL import Image
 from jaxtag.data import pipeline
 from jaxtag.data.crops import CenterCrop, RandomCrop, Squash
 from jaxtag.data.decode import open_picture
+from jaxtag.data.fields import CaptionTokens
 from jaxtag.data.files import FileRecords, list_files
 from jaxtag.data.pipeline import (
-    CaptionTokens,
     Example,
     eval_batches,
     file_batches,
