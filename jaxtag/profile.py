@@ -10,6 +10,9 @@ Written to DIR/profile: profile.html (to look at), profile.json, step.before.hlo
 step.after.hlo.txt (the program before and after the compiler), and trace, which xprof and Perfetto
 open. `diff` compares two profiles, given by work directory or file. benchmarks/profiling.md goes
 from a slow step to the kernel.
+
+Several processes are started as those of jaxtag.train; the first of them times and traces the
+devices that it has.
 """
 
 import sys
@@ -18,7 +21,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from jaxtag import commands, config_flag
+from jaxtag import commands, config_flag, process_flags
 from jaxtag import config as configuration
 from jaxtag.config import Config
 from jaxtag.errors import UsageError, UserError
@@ -27,6 +30,7 @@ from jaxtag.profiling import diff, measuring, page, report, tables
 
 _CONFIG = config_flag.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run; gets the folder `profile`.")
+_PROCESSES = process_flags.define()
 _DATA = flags.DEFINE_enum(
     "data",
     "pipeline",
@@ -57,26 +61,27 @@ def main(words: list[str]) -> int:
         runtime.use_compilation_cache()
     # A program from the cache would name the lines and modules of the code that it was made from.
     jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
-    profile = _profile(config, folder)
-    if jax.process_index() == 0:
-        report.write(profile, folder)
-        page.write(profile, folder)
-        print(tables.as_text(profile))
-        print(f"\nto look at: {folder / 'profile.html'}")
+    with _PROCESSES.joined():
+        job = measuring.prepare(config, folder, random=_DATA.value == "random")
+        print("compiling, timing and tracing the step …", file=sys.stderr)
+        try:
+            measured = measuring.measure(job, _STEPS.value, _TRACED.value, folder)
+        finally:
+            job.close()
+        if jax.process_index() == 0:
+            _write(config, job, measured, folder)
     return 0
 
 
-def _profile(config: Config, folder: Path) -> report.Profile:
-    job = measuring.prepare(config, folder, random=_DATA.value == "random")
-    print("compiling, timing and tracing the step …", file=sys.stderr)
-    try:
-        measured = measuring.measure(job, _STEPS.value, _TRACED.value, folder)
-    finally:
-        job.close()
+def _write(config: Config, job: measuring.Job, measured: measuring.Measured, folder: Path) -> None:
     (folder / "step.before.hlo.txt").write_text(measured.before, encoding="utf-8")
     (folder / "step.after.hlo.txt").write_text(measured.compiled.as_text(), encoding="utf-8")
     title = f"{config.task}, {config.model.encoder}, {config.data.dataset}, {config.batch_size} x"
-    return report.make(f"{title} {config.data.image_size} px", job, measured, folder)
+    profile = report.make(f"{title} {config.data.image_size} px", job, measured, folder)
+    report.write(profile, folder)
+    page.write(profile, folder)
+    print(tables.as_text(profile))
+    print(f"\nto look at: {folder / 'profile.html'}")
 
 
 if __name__ == "__main__":

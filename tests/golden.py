@@ -6,10 +6,21 @@ from pathlib import Path
 _FOLDER = Path(__file__).parent / "ahead" / "golden"
 
 
-def check(name: str, text: str) -> None:
-    """Compares with the file `name`; with JAXTAG_WRITE_GOLDEN set, writes it."""
+def writing() -> bool:
+    """Whether the files are to be written anew."""
+    return bool(os.environ.get("JAXTAG_WRITE_GOLDEN"))
+
+
+def read(name: str) -> str:
+    """The file `name`; "" where there is none."""
     path = _FOLDER / name
-    if os.environ.get("JAXTAG_WRITE_GOLDEN"):
+    return path.read_text() if path.exists() else ""
+
+
+def check(name: str, text: str) -> None:
+    """Compares with the file `name`, or writes it."""
+    path = _FOLDER / name
+    if writing():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert text == path.read_text(), f"{path} differs: see tests/ahead/test_golden.py"
+    assert text == read(name), f"{path} differs: see tests/ahead/test_golden.py"

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jobs
 import pytest
 from calling import call
 
@@ -112,3 +113,16 @@ def test_wrong_use_is_one_line(arguments, message, tmp_path):
 def test_a_profile_that_is_not_there(tmp_path):
     done = call("profile", "diff", tmp_path, tmp_path)
     assert done.status == 1 and done.err.startswith(f"error: {tmp_path}: no profile.json is there")
+
+
+@pytest.mark.slow
+def test_two_processes(own_config, tmp_path):
+    """One profile, of the devices of the first, with the counts of the step over all."""
+    few = ["--steps=4", "--traced=2", "--data=random"]
+    job = jobs.start("profile", f"--config={own_config}", f"--workdir={tmp_path}", *few)
+    assert job.wait() == [0, 0], job.errors
+    profile = json.loads((tmp_path / "profile" / "profile.json").read_text())
+    assert (profile["device"]["count"], profile["device"]["processes"]) == (4, 2)
+    assert profile["kernels"] and len(profile["step"]["each"]) == 4
+    assert len(list((tmp_path / "profile" / "trace").glob("plugins/profile/*/*.xplane.pb"))) == 1
+    assert not (tmp_path / "profile" / "checkpoint").exists()

@@ -38,7 +38,8 @@ CHIPS = {
         1200e9,
         275e12,
         300e9,
-        "Google Cloud documentation, TPU v4: key specifications",
+        "Google Cloud documentation, TPU v4: key specifications; links: Jouppi et al. 2023 "
+        "(arXiv:2304.01433), table 4: 6 x 50 GB/s",
     ),
     "v5e": Chip(
         "TPU v5e",

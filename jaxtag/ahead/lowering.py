@@ -20,6 +20,11 @@ from jaxtag.training.experiment import Experiment
 # XLA chooses the tiles of its own products for GPUs by trying them on one, and gives up on odd
 # shapes where it has none; cuBLAS takes any.
 _FOR_GPUS = {"xla_gpu_enable_triton_gemm": False}
+_AMOUNT = r"([\d.]+)([KMGT]?)"
+# "Used 17.5G of 15.75G hbm", "HLO temporaries (1.5T) exceeds available HBM (15.75G)"
+_OUT_OF_MEMORY = (
+    rf"(?:Used |HLO temporaries \(){_AMOUNT}(?: of |\) exceeds available HBM \(){_AMOUNT}"
+)
 
 
 class DoesNotFit(Exception):
@@ -32,9 +37,9 @@ class DoesNotFit(Exception):
 
     def __init__(self, message: str):
         super().__init__(message)
-        used = re.search(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm", message)
-        self.peak = _bytes(used[1], used[2]) if used else None
-        self.capacity = _bytes(used[3], used[4]) if used else None
+        said = re.search(_OUT_OF_MEMORY, message)
+        self.peak = _bytes(said[1], said[2]) if said else None
+        self.capacity = _bytes(said[3], said[4]) if said else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,4 +135,4 @@ def compile_step(lowered: Lowered) -> Compiled:
 
 
 def _bytes(number: str, unit: str) -> int:
-    return int(float(number) * 1024 ** " KMG".index(unit or " "))
+    return int(float(number) * 1024 ** " KMGT".index(unit or " "))

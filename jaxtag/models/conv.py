@@ -26,6 +26,7 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxtag.models.layers import settle
+from jaxtag.parallel import mesh as meshes
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # pixels (above, below), (left, right)
 
@@ -233,8 +234,9 @@ def _product_over_pixels(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """`[B, H, W, C]` and `[B, H, W, O]` to `[C, O]` float32."""
     x, gradient = (a.reshape(-1, a.shape[-1]) for a in (x, gradient))
     product = partial(jnp.einsum, "nc,no->co", preferred_element_type=jnp.float32)
-    if x.dtype == jnp.bfloat16:
-        # Fast only where the first operand lies row by row.
+    if x.dtype == jnp.bfloat16 and not meshes.in_step_of_many():
+        # Fast only where the first operand lies row by row. XLA splits no array between devices
+        # whose layout is said: each would get the pictures of all.
         turned = with_layout_constraint(gradient.T, Layout((0, 1)))
         product = jnp.matmul(turned, x, preferred_element_type=jnp.float32)
         return lax.optimization_barrier(product).T

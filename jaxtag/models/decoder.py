@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from jaxtag.models import layers
+from jaxtag.parallel import mesh as meshes
 
 
 class DecoderBlock(nn.Module):
@@ -47,6 +48,7 @@ class DecoderBlock(nn.Module):
 
     def __call__(self, x: jax.Array, memory: jax.Array, train: bool) -> tuple[jax.Array, None]:
         """x `[B, K, T, D]`, memory `[B, N, D]`: K captions a picture share its keys and values."""
+        x = meshes.keep_split(x)
         batch, captions, length, width = x.shape
         dropped = partial(self.residual_dropout, train=train)
         weights_dropped = partial(self.weights_dropout, train=train)

@@ -185,10 +185,12 @@ def head_major_attention(
 ) -> jax.Array:
     """`attention` over `[B, H, T, d]` and `[B, H, S, d]`, as a cache holds them."""
     attend = partial(_attend, mask=mask, dropout=dropout)
+    # The scores of a part stay in the memory on the chip, where those of all would travel to the
+    # main memory and back six times a layer.
     parts = _parts(query, key)
     if parts > 1 and dropout is None and (mask is None or mask.ndim < 4 or mask.shape[0] == 1):
         attended = jax.lax.platform_dependent(
-            query, key, value, tpu=partial(_in_parts, attend, parts), default=attend
+            query, key, value, tpu=partial(in_parts, attend, parts), default=attend
         )
     else:
         attended = attend(query, key, value)
@@ -214,31 +216,40 @@ def _attend(
 
 
 def _parts(query: jax.Array, key: jax.Array) -> int:
-    """In how many parts each device takes its examples, so that the scores of one fit `_SCORES`."""
+    """In how many parts to attend, so that the scores of one fit `_SCORES` on each device."""
     batch, heads, length, _ = query.shape
+    tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+    return parts_that_fit(batch, heads * length * key.shape[2] * 4 // tensor, _SCORES)
+
+
+def parts_that_fit(batch: int, size: int, room: int) -> int:
+    """The least number of equal parts of a batch of which each device's share fits into `room`.
+
+    Args:
+      batch: examples over all devices.
+      size: bytes that one takes.
+      room: bytes that a part may take on a device.
+    """
     sizes = jax.sharding.get_abstract_mesh().shape
     shards = sizes.get("data", 1) * sizes.get("fsdp", 1)
     own = batch // shards if batch % shards == 0 else 1
-    wanted = own * heads * length * key.shape[2] * 4 // sizes.get("tensor", 1) / _SCORES
-    return next(
-        parts for parts in range(1, own + 1) if own % parts == 0 and parts >= min(wanted, own)
-    )
+    wanted = min(own * size / room, own)
+    return next(parts for parts in range(1, own + 1) if own % parts == 0 and parts >= wanted)
 
 
-def _in_parts(attend: Callable[..., jax.Array], parts: int, *operands: jax.Array) -> jax.Array:
-    """`attend` one part of the examples after the other, forwards and backwards.
+def in_parts(function: Callable[..., jax.Array], parts: int, *operands: jax.Array) -> jax.Array:
+    """`function` of one part of the examples after the other, forwards and backwards.
 
-    The scores of a part stay in the memory on the chip, where those of all would travel to the
-    main memory and back six times a layer. Every `parts`-th example is of a part, so that each
-    device keeps its own.
+    What it makes on the way exists for one part at a time, and is computed again for its gradient.
+    Every `parts`-th example is of a part, so that each device keeps its own.
     """
 
     def split(x: jax.Array) -> jax.Array:
         return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
-    body = jax.checkpoint(lambda part: attend(*part), prevent_cse=False)
-    attended = jax.lax.map(body, tuple(split(x) for x in operands))
-    return jnp.swapaxes(attended, 0, 1).reshape(operands[0].shape[0], *attended.shape[2:])
+    body = jax.checkpoint(lambda part: function(*part), prevent_cse=False)
+    found = jax.lax.map(body, tuple(split(x) for x in operands))
+    return jnp.swapaxes(found, 0, 1).reshape(operands[0].shape[0], *found.shape[2:])
 
 
 def exact_gelu(x: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from flax.typing import Dtype
 from jaxtag.models import layers
 from jaxtag.models.conv import Conv
 from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.parallel import mesh as meshes
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"width": 192, "depth": 12, "heads": 3, "mlp_dim": 768},
@@ -36,6 +37,7 @@ class ViTBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, rate: jax.Array, train: bool) -> tuple[jax.Array, None]:
+        x = meshes.keep_split(x)
         norm = partial(layers.LayerNorm, self.norm_eps, self.dtype)
         width = x.shape[-1]
         qkv = layers.Linear((3, width), dtype=self.dtype, name="qkv")(norm(name="norm1")(x))

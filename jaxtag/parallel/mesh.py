@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxtag.errors import UserError
 
@@ -69,6 +69,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def keep_split(x: jax.Array) -> jax.Array:
+    """`x` [B, ...] of a step, split over the devices as its batch is, and whole along the rest.
+
+    Where `fsdp` splits the parameters along a model's width, XLA may choose to split activations
+    likewise and to hold all pictures on every device. Said at each layer's input, the activations
+    stay with their pictures, and the parameters come to them. Outside of a step it does nothing.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or _parts(mesh) == 1 or x.shape[0] % _parts(mesh):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+def in_step_of_many() -> bool:
+    """Whether what is traced is a step of several devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.size > 1
+
+
 def check_batch(mesh: Mesh, batch_size: int, field: str = "config.batch_size") -> None:
     """Raises UserError unless `batch_size` splits evenly over the mesh."""
     parts = _parts(mesh)
@@ -111,7 +130,7 @@ def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]
     return {name: globally(np.asarray(value)) for name, value in batch.items()}
 
 
-def _parts(mesh: Mesh) -> int:
+def _parts(mesh: Mesh | AbstractMesh) -> int:
     """Blocks that a batch is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 

@@ -1,5 +1,6 @@
 """Runs the training step of a configuration as `training.loop` does, and times its parts."""
 
+import contextlib
 import dataclasses
 import itertools
 import shutil
@@ -17,6 +18,7 @@ from jaxtag.ahead import lowering, sizes
 from jaxtag.config import Config
 from jaxtag.data import builders, pipeline, sources
 from jaxtag.parallel import mesh as meshes
+from jaxtag.parallel import processes
 from jaxtag.profiling.recompilation import Recompilations
 from jaxtag.training import experiment as experiments
 from jaxtag.training import loop, vocabulary
@@ -133,7 +135,7 @@ def measure(job: Job, steps: int, traced: int, folder: Path) -> Measured:
     """Compiles the step, times a checkpoint and `steps` steps, and traces `traced` more.
 
     Args:
-      folder: gets the folder `trace`.
+      folder: gets the folder `trace`, of the first process.
     """
     experiment = job.experiment
     began = time.perf_counter()
@@ -146,10 +148,7 @@ def measure(job: Job, steps: int, traced: int, folder: Path) -> Measured:
     with Recompilations("on_mesh", state, job.shapes) as recompilations:
         state, _ = _run(job, state, _WARM, recompilations)
         state, timed = _run(job, state, steps, recompilations)
-        options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # calls of Python functions: large, and slow to record
-        shutil.rmtree(folder / "trace", ignore_errors=True)
-        with jax.profiler.trace(folder / "trace", profiler_options=options):
+        with _trace(folder / "trace"):
             state, traced_steps = _run(job, state, traced, recompilations)
     return Measured(
         compiled,
@@ -161,6 +160,16 @@ def measure(job: Job, steps: int, traced: int, folder: Path) -> Measured:
         checkpoint,
         recompilations.found,
     )
+
+
+def _trace(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Within it the profiler records what the first process's devices do."""
+    if jax.process_index() > 0:
+        return contextlib.nullcontext()
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # calls of Python functions: large, and slow to record
+    shutil.rmtree(folder, ignore_errors=True)
+    return jax.profiler.trace(folder, profiler_options=options)
 
 
 def _run(
@@ -205,7 +214,7 @@ def _split(before: float, start: tuple[float, float, float], end: float) -> Step
 def _checkpoint(experiment: Experiment, state: State, folder: Path) -> Checkpoint:
     """Times the second of two saves: the first one starts Orbax's threads."""
     place = folder / "checkpoint"
-    shutil.rmtree(place, ignore_errors=True)
+    _remove(place)
     with Checkpoints(place, keep_last=1) as checkpoints:
         for number in range(2):
             checkpoints.wait()
@@ -214,8 +223,13 @@ def _checkpoint(experiment: Experiment, state: State, folder: Path) -> Checkpoin
             blocked = time.perf_counter() - began
         checkpoints.wait()
         written = time.perf_counter() - began
-    shutil.rmtree(place, ignore_errors=True)
+    _remove(place)
     return Checkpoint(blocked, written, experiment.config.checkpoint_every)
+
+
+def _remove(folder: Path) -> None:
+    """By the first process, while the others wait."""
+    processes.on_first(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def _made_up(shapes: dict[str, jax.ShapeDtypeStruct], mesh: Mesh) -> dict[str, np.ndarray]:

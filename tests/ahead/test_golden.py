@@ -6,14 +6,17 @@ After a change that is meant, write the files anew and look at their difference 
 """
 
 import re
+from importlib import metadata
 
 import golden
 import jax
 import pytest
+from shrinking import VOCABULARY, shrink
 
 from jaxtag import config_flag
-from jaxtag.ahead import lowering, sizes
+from jaxtag.ahead import lowering, reading, sizes, topologies, traffic
 from jaxtag.parallel.sharding import Placement
+from jaxtag.profiling import hlo
 
 # One of each kind; the others take longer to trace, and are slow tests.
 QUICK = ("cifar10_resnet18", "cifar10_speed", "coco_caption", "imagenet_vit", "mnist_capsnet")
@@ -43,3 +46,41 @@ def test_partition_specs(name):
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 2, 2, 2
     experiment = lowering.plan(config, sizes.words(config), jax.devices())
     golden.check(f"partition_specs/{name}.txt", lines(experiment.placements))
+
+
+def summary(name: str, devices: list[jax.Device]) -> dict[str, int]:
+    """Of a small form of a configuration's step: what of each kind its program has."""
+    config = shrink(config_flag.load(name))
+    lowered = lowering.lower(lowering.plan(config, VOCABULARY, devices), VOCABULARY)
+    text = lowering.compile_step(lowered).program.as_text()
+    program = hlo.parse(text)
+    exchanged = reading.collectives(program, traffic.turns(program, text, fused=True))
+    given = {f"bytes given to {kind}": found.bytes for kind, found in exchanged.items()}
+    return reading.fingerprint(program, text) | given
+
+
+def check_program(name: str, found: dict[str, int], compiler: str) -> None:
+    """Programs are compared where they come from the compiler that the file names."""
+    compiler = f"{compiler} {metadata.version(compiler)}"
+    written = golden.read(name).partition("\n")[0]
+    if written not in ("", compiler) and not golden.writing():
+        pytest.skip(f"{name} is of {written}, this is {compiler}")
+    lines = [compiler, *(f"{count:9,d}  {kind}" for kind, count in found.items())]
+    golden.check(name, "\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("name", ["cifar10_resnet18", "coco_caption"])
+def test_exchanges_and_donated_buffers_on_cpu(name):
+    """What of the program does not depend on the kind of CPU."""
+    found = summary(name, jax.devices())
+    kinds = ("donated buffers", *reading.COLLECTIVES)
+    kept = {kind: count for kind, count in found.items() if kind.split(" to ")[-1] in kinds}
+    check_program(f"programs/cpu/{name}.txt", kept, "jaxlib")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_programs_for_a_tpu(name):
+    pytest.importorskip("libtpu")
+    found = summary(name, topologies.devices(topologies.parse("v5e:2x2")))
+    check_program(f"programs/v5e/{name}.txt", found, "libtpu")

@@ -119,6 +119,12 @@ def test_parameters_whole_on_a_mesh_that_splits_them_are_named():
     ("message", "peak", "capacity"),
     [
         ("RESOURCE_EXHAUSTED: Used 17.50G of 15.75G hbm. Exceeded", 17.5 * 2**30, 15.75 * 2**30),
+        (
+            "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (1.50T) exceeds "
+            "available HBM (15.75G)",
+            1.5 * 2**40,
+            15.75 * 2**30,
+        ),
         ("RESOURCE_EXHAUSTED: no room", None, CHIP.memory_bytes),
     ],
 )

@@ -33,7 +33,7 @@ def test_parts_change_neither_values_nor_gradients(mask, parts):
         return found, *back(jnp.cos(jnp.arange(found.size)).reshape(found.shape))
 
     expected = values_and_gradients(attend)
-    found = values_and_gradients(partial(layers._in_parts, attend, parts))
+    found = values_and_gradients(partial(layers.in_parts, attend, parts))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -42,7 +42,7 @@ def test_each_device_keeps_its_own_examples():
     mesh = meshes.make()
     split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     attend = partial(layers._attend, mask=None, dropout=None)
-    form = jax.jit(partial(layers._in_parts, attend, 2), out_shardings=split)
+    form = jax.jit(partial(layers.in_parts, attend, 2), out_shardings=split)
     placed = jax.device_put(operands(), split)
     text = form.lower(*placed).compile().as_text()
     for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxtag import models
+from jaxtag.models import capsnet, layers
 from jaxtag.models.capsnet import CapsNet
 from jaxtag.models.naming import table
 from jaxtag.models.routing import length, route, squash
@@ -160,6 +161,29 @@ def test_any_size_and_class_count() -> None:
     assert outputs["pooled"].shape == (2, 256)
     assert outputs["reconstruction"].shape == (2, 32, 41, 3)
     assert variables["params"]["classes"]["kernel"].shape == (8 * 13 * 32, 8, 3, 16)
+
+
+@pytest.mark.parametrize("parts", [2, 6])
+def test_votes_in_parts_change_neither_values_nor_gradients(parts: int, monkeypatch) -> None:
+    """Six pictures as one part, and as `parts` of which each has room for 6 / parts."""
+    model = CapsNet(**NARROW)
+    images = jax.random.uniform(jax.random.key(1), (6, 20, 20, 1))
+    variables = model.init(jax.random.key(0), images)
+
+    def values_and_gradients():
+        def loss(variables):
+            outputs = model.apply(variables, images)
+            return margin_loss(outputs["logits"], jnp.arange(6) % 5).sum(), outputs["capsules"]
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
+
+    whole = values_and_gradients()
+    kernel = variables["params"]["classes"]["kernel"]
+    a_picture = kernel.shape[0] * 5 * 6 * 4
+    monkeypatch.setattr(capsnet, "_VOTES", 6 // parts * a_picture)
+    assert layers.parts_that_fit(6, a_picture, capsnet._VOTES) == parts
+    for a, b in zip(*map(jax.tree.leaves, (values_and_gradients(), whole)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_without_classes_it_gives_primary_capsules() -> None:

@@ -1,8 +1,9 @@
-"""Steps whose result depends on the whole batch, for test_global_batch.py.
+"""What depends on the arrays of all processes, for test_global_batch.py.
 
     python global_steps.py FLAGS
 
-Process 0 prints one object: {name: [losses of three steps, then the norm of the parameters]}.
+Process 0 prints one object, {name: numbers}: of a step whose result depends on the whole batch, the
+losses of three and then the norm of the parameters; of a search, the scores and the rows found.
 """
 
 import dataclasses
@@ -72,12 +73,28 @@ def run(config) -> list[float]:
     return [*losses, float(np.asarray(norm))]
 
 
+def neighbours() -> list[float]:
+    """Of five queries among rows that all devices share, after some have gone."""
+    import numpy as np
+
+    from jaxtag.evaluation.neighbours import Rows
+
+    rng = np.random.RandomState(0)
+    rows = Rows(dimension=24, metric="euclidean")
+    rows.add(rng.randn(1500, 24))
+    rows.remove(np.arange(0, 1500, 7))
+    rows.add(rng.randn(100, 24))
+    scores, numbers = rows.search(rng.randn(5, 24), 10)
+    return [*scores.ravel().tolist(), *numbers.ravel().tolist()]
+
+
 def main() -> None:
     with PROCESSES.joined():
         import jax
 
         jax.config.update("jax_disable_most_optimizations", True)
         found = {name: run(config) for name, config in configurations().items()}
+        found["neighbours"] = neighbours()
         if jax.process_index() == 0:
             print(json.dumps(found))
 

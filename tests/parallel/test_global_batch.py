@@ -1,4 +1,4 @@
-"""What depends on the whole batch is the same for two processes as for one."""
+"""What depends on the arrays of all processes is the same for two as for one."""
 
 import json
 from pathlib import Path
@@ -18,8 +18,8 @@ def found(processes: int) -> dict[str, list[float]]:
 
 
 @pytest.mark.slow
-def test_two_processes_step_as_one():
+def test_two_processes_find_what_one_finds():
     alone, together = found(1), found(2)
-    assert len(alone) == 4
+    assert len(alone) == 5
     for name, values in alone.items():
         np.testing.assert_allclose(together[name], values, rtol=1e-4, err_msg=name)
