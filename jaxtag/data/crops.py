@@ -14,13 +14,15 @@ class ImageTransform(Protocol):
     """Writes a picture into one square of a batch; small and picklable.
 
     `size` is the side in pixels; calling it fills `out`, uint8 [size, size, 3], drawing what is
-    random from `rng` alone. `random` says whether it draws anything.
+    random from `rng` alone. `random` says whether it draws anything; else `rng` may be None.
     """
 
     size: int
     random: bool
 
-    def __call__(self, picture: Picture, rng: np.random.Generator, out: np.ndarray) -> None: ...
+    def __call__(
+        self, picture: Picture, rng: np.random.Generator | None, out: np.ndarray
+    ) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)

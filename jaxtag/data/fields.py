@@ -13,7 +13,7 @@ class Field(Protocol):
     """Makes one array of the batch from a record; small and picklable.
 
     `empty` is what a row without a record holds; its shape and dtype are those of every row.
-    `random` says whether it draws anything from the generator.
+    `random` says whether it draws anything from the generator, which else may be None.
     """
 
     random: bool
@@ -21,7 +21,7 @@ class Field(Protocol):
     @property
     def empty(self) -> np.ndarray: ...
 
-    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray: ...
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator | None) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtag import config as configuration
 from jaxtag.config import Config
 from jaxtag.data import pipeline, sources
-from jaxtag.data.balance import BalancedOrder
+from jaxtag.data.order import BalancedOrder
 from jaxtag.errors import UserError
 from jaxtag.evaluation import evaluators
 from jaxtag.parallel import mesh as meshes

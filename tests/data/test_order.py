@@ -1,13 +1,13 @@
-"""Batches of P classes with K pictures each: strict, even, exact after a resume, over processes."""
+"""Shuffled passes, and batches of P classes with K pictures each: even, exact after a resume."""
 
 import pickle
 
 import numpy as np
 import pytest
 
-from jaxtag.data.balance import BalancedOrder
 from jaxtag.data.crops import Squash
 from jaxtag.data.fields import Label
+from jaxtag.data.order import BalancedOrder, ShuffledOrder
 from jaxtag.data.pipeline import Example, train_batches
 from jaxtag.errors import UsageError
 
@@ -43,6 +43,25 @@ def take(iterator, count):
     taken = [next(iterator) for _ in range(count)]
     iterator.close()
     return taken
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 25])
+def test_shuffled_passes_hold_each_record_once_in_new_orders(batch_size):
+    order = ShuffledOrder(10, batch_size=batch_size, seed=4)
+    stream = np.concatenate([order(batch) for batch in range(-(-60 // batch_size))])
+    passes = stream[:60].reshape(6, 10)
+    np.testing.assert_array_equal(np.sort(passes), np.tile(np.arange(10), (6, 1)))
+    assert len({tuple(one) for one in passes.tolist()}) == 6
+    other = ShuffledOrder(10, batch_size=7, seed=4)
+    np.testing.assert_array_equal(other(1), stream[7:14])
+
+
+def test_a_shuffled_batch_depends_on_the_seed_and_its_number_alone():
+    order, other = (ShuffledOrder(1000, batch_size=64, seed=s) for s in (1, 2))
+    copy = pickle.loads(pickle.dumps(order))
+    for number in (7, 3, 10**6, 15, 16):
+        np.testing.assert_array_equal(order(number), copy(number))
+        assert (order(number) != other(number)).any()
 
 
 def test_a_batch_has_k_pictures_of_each_of_p_classes():
