@@ -1,6 +1,5 @@
-"""The pipeline: one global order, exact resume, whoever decodes; broken pictures; files."""
+"""The pipeline: one global order, exact resume, whoever decodes; broken pictures."""
 
-import io
 import os
 import signal
 import time
@@ -11,17 +10,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import simplejpeg
-from PIL import Image
 
 from jaxtag.data import pipeline
-from jaxtag.data.crops import CenterCrop, RandomCrop, Squash
-from jaxtag.data.decode import open_picture
+from jaxtag.data.crops import RandomCrop, Squash
 from jaxtag.data.fields import CaptionTokens
-from jaxtag.data.files import FileRecords, list_files
 from jaxtag.data.pipeline import (
     Example,
     eval_batches,
-    file_batches,
     train_batches,
 )
 from jaxtag.data.text import BOS, PAD, Tokenizer
@@ -254,36 +249,6 @@ def test_another_field_does_not_change_the_crops(records, example):
     np.testing.assert_array_equal(a["image"], b["image"])
 
 
-def gradient(height, width):
-    """Red is the column, green the row, as shares of 255."""
-    y, x = np.mgrid[0:height, 0:width]
-    image = np.stack([x * 255 / (width - 1), y * 255 / (height - 1), 0 * x], axis=2)
-    out = io.BytesIO()
-    Image.fromarray(image.astype(np.uint8)).save(out, "JPEG", quality=95, subsampling=0)
-    return open_picture(out.getvalue())
-
-
-def apply(transform, picture, seed=0):
-    out = np.zeros((transform.size, transform.size, 3), np.uint8)
-    transform(picture, np.random.default_rng(seed), out)
-    return out.astype(int)
-
-
-@pytest.mark.parametrize("shape", [(300, 300), (240, 600), (40, 30), (3000, 10), (9, 2000)])
-def test_squash_keeps_the_corners(shape):
-    out = apply(Squash(64), gradient(*shape))
-    assert np.abs(out[[0, -1], 0, 1] - [0, 255]).max() < 20
-    assert np.abs(out[0, [0, -1], 0] - [0, 255]).max() < 20
-
-
-def test_centre_crop_takes_the_middle():
-    out = apply(CenterCrop(64, share=0.5), gradient(200, 400))
-    assert abs(out[0, 0, 1] - 64) < 5
-    assert abs(out[-1, 0, 1] - 191) < 5
-    assert abs(out[0, 0, 0] - 96) < 5
-    assert abs(out[0, -1, 0] - 159) < 5
-
-
 @pytest.mark.parametrize(("threads", "at_once"), [(1, 512), (1, 6), (4, 6)])
 def test_rows_that_stay_the_same_are_made_once(records, tokenizer, threads, at_once, monkeypatch):
     """What threads keep is what a worker makes each time anew; broken pictures stay broken."""
@@ -327,36 +292,6 @@ def test_much_is_not_kept(records, monkeypatch):
         batches.close()
 
 
-def test_random_crops_have_the_areas_and_ratios_asked_for():
-    picture = gradient(400, 600)
-    areas, ratios = [], []
-    for seed in range(200):
-        out = apply(RandomCrop(32, area_range=(0.2, 0.6)), picture, seed)
-        # How far the colours run tells how large the crop was.
-        height, width = (out[-1, 0, 1] - out[0, 0, 1]) / 255, (out[0, -1, 0] - out[0, 0, 0]) / 255
-        areas.append(height * width)
-        ratios.append(width * 600 / (height * 400))
-    assert 0.16 < min(areas) < 0.25
-    assert 0.5 < max(areas) < 0.64
-    assert 0.65 < min(ratios) < 0.85
-    assert 1.2 < max(ratios) < 1.5
-    assert abs(np.mean(areas) - 0.4) < 0.05
-
-
-def test_a_reduced_decode_shows_what_a_full_one_shows(real_data):
-    file = sorted((real_data / "coco_mini" / "val2017").glob("*.jpg"))[0]
-    got = apply(Squash(96), open_picture(file.read_bytes()))
-    expected = Image.open(file).convert("RGB").resize((96, 96), Image.BOX)
-    assert np.abs(got - np.asarray(expected, int)).mean() < 6
-
-
-def test_crops_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="area_range"):
-        RandomCrop(8, area_range=(0.5, 0.2))
-    with pytest.raises(ValueError, match="share"):
-        CenterCrop(8, share=1.5)
-
-
 def test_an_empty_split_is_named(example):
     with pytest.raises(UserError, match="empty"):
         train_batches(MemoryRecords(0), example=example, batch_size=8, seed=0)
@@ -369,88 +304,3 @@ def test_a_killed_worker_is_an_error_and_not_a_hang(example):
         next(batches)
     assert time.monotonic() - start < 40
     batches.close()
-
-
-def test_files_of_every_kind_keep_their_order_and_their_errors(tmp_path):
-    good = simplejpeg.encode_jpeg(np.full((20, 30, 3), 200, np.uint8))
-    folder = tmp_path / "some pictures"
-    (folder / "deeper").mkdir(parents=True)
-    (folder / ".hidden").write_bytes(good)
-    content = {
-        "a.jpg": good,
-        "b 'ü 🐶.jpeg": good,
-        "c": good,
-        "d.jpg": good[:100],
-        "e.txt": b"hello",
-        "f.png": b"",
-        "deeper/g.jpg": good,
-    }
-    for name, data in content.items():
-        (folder / name).write_bytes(data)
-    os.mkfifo(folder / "pipe.jpg")
-    missing = tmp_path / "missing.jpg"
-    paths = [missing, folder, folder / "a.jpg", tmp_path / "*" / "deeper" / "*.jpg"]
-    batches = list(file_batches(paths, image=Squash(SIZE), batch_size=4))
-    names = [name for batch in batches for name in batch["file"]]
-    errors = dict(zip(names, (e for batch in batches for e in batch["error"]), strict=True))
-    expected = [
-        missing,
-        *(
-            folder / n
-            for n in (
-                "a.jpg",
-                "b 'ü 🐶.jpeg",
-                "c",
-                "d.jpg",
-                "e.txt",
-                "f.png",
-                "pipe.jpg",
-                "deeper/g.jpg",
-            )
-        ),
-    ]
-    assert [name for name in names if name] == [str(path) for path in expected]
-    failed = {os.path.basename(name) for name, error in errors.items() if error}
-    assert failed == {"missing.jpg", "d.jpg", "e.txt", "f.png", "pipe.jpg"}
-    assert "No such file" in errors[str(missing)]
-    index = np.concatenate([batch["index"] for batch in batches])
-    mask = np.concatenate([batch["mask"] for batch in batches])
-    assert len(index) == 12
-    assert mask.sum() == 4
-    assert (batches[0]["image"][1] == 200).all()
-
-
-def test_files_through_workers(tmp_path):
-    for number in range(7):
-        pixels = np.full((20, 20, 3), number * 30, np.uint8)
-        (tmp_path / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels))
-    batches = list(file_batches([tmp_path], image=Squash(SIZE), batch_size=2, workers=2))
-    shades = np.concatenate([batch["image"][:, 8, 8, 0] for batch in batches])[:7]
-    assert np.abs(shades - np.arange(7) * 30.0).max() < 3
-
-
-def test_no_files_is_the_users_mistake(tmp_path):
-    with pytest.raises(UserError, match="no files in"):
-        file_batches([tmp_path, tmp_path / "*.jpg"], image=Squash(SIZE), batch_size=2)
-
-
-def test_nothing_that_was_named_is_left_out_in_silence(tmp_path, monkeypatch):
-    """A pattern without a match, a missing path, a closed folder: each leaves a record."""
-    picture, closed = tmp_path / "a.png", tmp_path / "closed"
-    picture.write_bytes(b"x")
-    closed.mkdir()
-    listed = os.scandir
-
-    def scandir(folder):
-        if os.fspath(folder) == os.fspath(closed):
-            raise PermissionError(13, "Permission denied", os.fspath(folder))
-        return listed(folder)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    pattern, missing = tmp_path / "*.jpg", tmp_path / "missing.png"
-    names = list_files([pattern, tmp_path, missing])
-    assert names == [os.fspath(path) for path in (pattern, picture, closed, missing)]
-    errors = [record["error"] for record in FileRecords(names).__getitems__(range(4))]
-    assert errors[1] is None
-    assert "No such file" in errors[0] and "No such file" in errors[3]
-    assert errors[2] == "a folder that cannot be listed"

@@ -1,0 +1,99 @@
+"""Pictures from files, folders and patterns: their order, and what is wrong with each."""
+
+import os
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from jaxtag.data.crops import Squash
+from jaxtag.data.files import FileRecords, list_files
+from jaxtag.data.pipeline import file_batches
+from jaxtag.errors import UserError
+
+SIZE = 16
+
+
+def test_files_of_every_kind_keep_their_order_and_their_errors(tmp_path):
+    good = simplejpeg.encode_jpeg(np.full((20, 30, 3), 200, np.uint8))
+    folder = tmp_path / "some pictures"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / ".hidden").write_bytes(good)
+    content = {
+        "a.jpg": good,
+        "b 'ü 🐶.jpeg": good,
+        "c": good,
+        "d.jpg": good[:100],
+        "e.txt": b"hello",
+        "f.png": b"",
+        "deeper/g.jpg": good,
+    }
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    os.mkfifo(folder / "pipe.jpg")
+    missing = tmp_path / "missing.jpg"
+    paths = [missing, folder, folder / "a.jpg", tmp_path / "*" / "deeper" / "*.jpg"]
+    batches = list(file_batches(paths, image=Squash(SIZE), batch_size=4))
+    names = [name for batch in batches for name in batch["file"]]
+    errors = dict(zip(names, (e for batch in batches for e in batch["error"]), strict=True))
+    expected = [
+        missing,
+        *(
+            folder / n
+            for n in (
+                "a.jpg",
+                "b 'ü 🐶.jpeg",
+                "c",
+                "d.jpg",
+                "e.txt",
+                "f.png",
+                "pipe.jpg",
+                "deeper/g.jpg",
+            )
+        ),
+    ]
+    assert [name for name in names if name] == [str(path) for path in expected]
+    failed = {os.path.basename(name) for name, error in errors.items() if error}
+    assert failed == {"missing.jpg", "d.jpg", "e.txt", "f.png", "pipe.jpg"}
+    assert "No such file" in errors[str(missing)]
+    index = np.concatenate([batch["index"] for batch in batches])
+    mask = np.concatenate([batch["mask"] for batch in batches])
+    assert len(index) == 12
+    assert mask.sum() == 4
+    assert (batches[0]["image"][1] == 200).all()
+
+
+def test_files_through_workers(tmp_path):
+    for number in range(7):
+        pixels = np.full((20, 20, 3), number * 30, np.uint8)
+        (tmp_path / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels))
+    batches = list(file_batches([tmp_path], image=Squash(SIZE), batch_size=2, workers=2))
+    shades = np.concatenate([batch["image"][:, 8, 8, 0] for batch in batches])[:7]
+    assert np.abs(shades - np.arange(7) * 30.0).max() < 3
+
+
+def test_no_files_is_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match="no files in"):
+        file_batches([tmp_path, tmp_path / "*.jpg"], image=Squash(SIZE), batch_size=2)
+
+
+def test_nothing_that_was_named_is_left_out_in_silence(tmp_path, monkeypatch):
+    """A pattern without a match, a missing path, a closed folder: each leaves a record."""
+    picture, closed = tmp_path / "a.png", tmp_path / "closed"
+    picture.write_bytes(b"x")
+    closed.mkdir()
+    listed = os.scandir
+
+    def scandir(folder):
+        if os.fspath(folder) == os.fspath(closed):
+            raise PermissionError(13, "Permission denied", os.fspath(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    pattern, missing = tmp_path / "*.jpg", tmp_path / "missing.png"
+    names = list_files([pattern, tmp_path, missing])
+    assert names == [os.fspath(path) for path in (pattern, picture, closed, missing)]
+    errors = [record["error"] for record in FileRecords(names).__getitems__(range(4))]
+    assert errors[1] is None
+    assert "No such file" in errors[0] and "No such file" in errors[3]
+    assert errors[2] == "a folder that cannot be listed"
