@@ -8,10 +8,15 @@ from jaxtag.evaluation import tagging
 from jaxtag.tasks.tag_decisions import Decisions
 
 
+_FEW = 5  # pictures with a tag, of which no threshold of its own can be told
+
+
 def choose(logits: np.ndarray, tags: np.ndarray, known: np.ndarray) -> Decisions:
     """Calibration, then for each tag the threshold of its best F1.
 
-    A tag that no picture has gets the one threshold that is best for all tags together.
+    A tag that few pictures have gets the one threshold that is best for all tags together: the
+    best F1 over one or two lies wherever their scores happen to, and a threshold near 0 gives a
+    rare tag to every picture (Lipton et al. 2014, arXiv:1402.1892).
 
     Args:
       logits: float [N, T].
@@ -25,7 +30,7 @@ def choose(logits: np.ndarray, tags: np.ndarray, known: np.ndarray) -> Decisions
     values = calibrated(logits, scale, shift)
     usual = _threshold(values[known], tags[known])
     thresholds = [
-        _threshold(column[rows], truth[rows]) if truth[rows].any() else usual
+        _threshold(column[rows], truth[rows]) if truth[rows].sum() >= _FEW else usual
         for column, truth, rows in zip(values.T, tags.T, known.T, strict=True)
     ]
     return Decisions(scale, shift, tuple(thresholds))

@@ -100,6 +100,18 @@ def test_thresholds_have_the_best_f1_of_all() -> None:
     assert tagging.decided(usual)["micro_f1"] == pytest.approx(max(micro))
 
 
+@pytest.mark.parametrize("count", [0, 1, 4, 5])
+def test_a_tag_of_few_pictures_has_the_threshold_of_all(count: int) -> None:
+    """A tag that chance gave a low score does not get a threshold that takes every picture in."""
+    logits, tags = np.log(SCORES + 0.1), TAGS.copy()
+    lowest = np.argsort(np.where(KNOWN[:, 0], logits[:, 0], np.inf))
+    tags[:, 0] = False
+    tags[lowest[:count], 0] = True
+    thresholds = deciding.choose(logits, tags, KNOWN).thresholds
+    usual = thresholds[-1]  # no picture has the last
+    assert (thresholds[0] == usual) == (count < 5)
+
+
 def test_calibration_finds_the_scale_that_made_the_labels() -> None:
     rng = np.random.RandomState(0)
     logits = rng.normal(-1.0, 3.0, (20_000, 2))
