@@ -7,7 +7,6 @@ import scipy.special
 from jaxtag.evaluation import tagging
 from jaxtag.tasks.tag_decisions import Decisions
 
-
 _FEW = 5  # pictures with a tag, of which no threshold of its own can be told
 
 
