@@ -15,7 +15,7 @@ class ShuffledOrder:
 
     Row j of batch t is record `t * batch_size + j` of all passes, one after the other: a batch may
     hold the end of one and the start of the next. The orders of two passes are kept, 4 bytes a
-    record: looking one up costs a fiftieth of computing a place in a shuffle that nobody keeps.
+    record: looking one up costs a hundredth of computing a place in a shuffle that nobody keeps.
 
     Args:
       count: of the records, at least 1.

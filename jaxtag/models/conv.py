@@ -239,7 +239,7 @@ def _product_over_pixels(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """`[B, H, W, C]` and `[B, H, W, O]` to `[C, O]` float32."""
     x, gradient = (a.reshape(-1, a.shape[-1]) for a in (x, gradient))
     product = partial(jnp.einsum, "nc,no->co", preferred_element_type=jnp.float32)
-    if x.dtype == jnp.bfloat16 and not meshes.in_step_of_many():
+    if x.dtype == jnp.bfloat16 and meshes.shards_of_step() == 1:
         # Fast only where the first operand lies row by row. XLA splits no array between devices
         # whose layout is said: each would get the pictures of all.
         turned = with_layout_constraint(gradient.T, Layout((0, 1)))

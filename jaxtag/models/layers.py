@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxtag.parallel import mesh as meshes
+
 xavier = nn.initializers.xavier_uniform()
 
 _ATTENDED, _PROJECTED = "attended", "projected"
@@ -230,8 +232,7 @@ def parts_that_fit(batch: int, size: int, room: int) -> int:
       size: bytes that one takes.
       room: bytes that a part may take on a device.
     """
-    sizes = jax.sharding.get_abstract_mesh().shape
-    shards = sizes.get("data", 1) * sizes.get("fsdp", 1)
+    shards = meshes.shards_of_step()
     own = batch // shards if batch % shards == 0 else 1
     wanted = min(own * size / room, own)
     return next(parts for parts in range(1, own + 1) if own % parts == 0 and parts >= wanted)

@@ -69,6 +69,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def shards_of_step() -> int:
+    """Over how many devices the batch of the step that is traced is split; 1 outside of a step."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else _parts(mesh)
+
+
 def keep_split(x: jax.Array) -> jax.Array:
     """`x` [B, ...] of a step, split over the devices as its batch is, and whole along the rest.
 
@@ -76,16 +82,10 @@ def keep_split(x: jax.Array) -> jax.Array:
     likewise and to hold all pictures on every device. Said at each layer's input, the activations
     stay with their pictures, and the parameters come to them. Outside of a step it does nothing.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or _parts(mesh) == 1 or x.shape[0] % _parts(mesh):
+    shards = shards_of_step()
+    if shards == 1 or x.shape[0] % shards:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
-
-
-def in_step_of_many() -> bool:
-    """Whether what is traced is a step of several devices."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and mesh.size > 1
 
 
 def check_batch(mesh: Mesh, batch_size: int, field: str = "config.batch_size") -> None:
