@@ -15,7 +15,10 @@ Several processes are started as those of jaxtag.train; the first of them times 
 devices that it has.
 """
 
+import contextlib
+import errno
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -61,7 +64,7 @@ def main(words: list[str]) -> int:
         runtime.use_compilation_cache()
     # A program from the cache would name the lines and modules of the code that it was made from.
     jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
-    with _PROCESSES.joined():
+    with _PROCESSES.joined(), _full_disk_told(folder):
         job = measuring.prepare(config, folder, random=_DATA.value == "random")
         print("compiling, timing and tracing the step …", file=sys.stderr)
         try:
@@ -71,6 +74,17 @@ def main(words: list[str]) -> int:
         if jax.process_index() == 0:
             _write(config, job, measured, folder)
     return 0
+
+
+@contextlib.contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """Vocabulary, checkpoint, trace and pages: a disk that takes no more is the user's to mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
 
 
 def _write(config: Config, job: measuring.Job, measured: measuring.Measured, folder: Path) -> None:

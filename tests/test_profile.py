@@ -1,13 +1,15 @@
 """The command, on a small captioner: what it leaves, and that its figures agree with each other."""
 
+import errno
 import json
+import os
 
 import jax
 import jobs
 import pytest
 from calling import call
 
-from jaxtag.profiling import hlo, peaks
+from jaxtag.profiling import hlo, measuring, peaks
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,6 +110,21 @@ def test_wrong_use_is_one_line(arguments, message, tmp_path):
     done = call("profile", *(argument.format(tmp=tmp_path) for argument in arguments))
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith("error: ") and message in done.err
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
+    def fails(number):
+        def prepare(*_, **__):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(measuring, "prepare", prepare)
+        return call("profile", "--config=shapes_caption", f"--workdir={tmp_path}")
+
+    done = fails(errno.ENOSPC)
+    assert done.status == 1
+    assert done.err == f"error: {tmp_path}/profile cannot be written: No space left on device\n"
+    with pytest.raises(OSError, match="Input/output"):  # of which nobody knows what it means
+        fails(errno.EIO)
 
 
 def test_a_profile_that_is_not_there(tmp_path):

@@ -421,7 +421,8 @@ def _free_name(path: epath.Path, suffix: str) -> epath.Path:
 
 def _failed_save(path: epath.Path, error: BaseException) -> UserError:
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line.partition(" [tensorstore_spec=")[0]  # what follows helps no user
     return UserError(
-        f"checkpoint {path} could not be saved: {first_line}. See that the folder is writable and "
+        f"checkpoint {path} could not be saved: {reason}. See that the folder is writable and "
         "the disk has room, then run the same command again: it goes on from the last checkpoint"
     )

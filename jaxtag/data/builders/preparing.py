@@ -168,7 +168,7 @@ def _check_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{folder.parent} has {free / 1e9:,.1f} GB free, and about {needed / 1e9:,.1f} GB are "
+            f"{folder.parent} has {free / 1e6:,.0f} MB free, and about {needed / 1e6:,.0f} MB are "
             "needed: make room, or choose another --data_dir"
         )
 
