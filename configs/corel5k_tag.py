@@ -4,7 +4,8 @@
     python -m jaxtag.train --config=corel5k_tag --workdir=runs/corel5k
 
 Rare tags, of which there are many, weigh more. Smoke run: --config.total_steps=5. Hardware: 2 CPU
-cores, minutes. Expected: not yet measured.
+cores, a quarter of an hour. Expected on the 500 held-out pictures: mAP 0.302, F1@5 0.228, N+ 106
+(one seed, benchmarks/README.md; the most frequent tags: F1@5 0.006).
 """
 
 from jaxtag import models
