@@ -1,23 +1,27 @@
-"""The peer's models of `zoo_step`: those of transformers, and plain definitions of the others."""
+"""The peer's models of `zoo_step`: of transformers or timm, and plain definitions of the others."""
 
 from collections.abc import Callable
 
 import torch
-import transformers
 from torch import nn
 from torch.nn import functional as F
 
 Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def build(name: str, classes: int) -> tuple[nn.Module, Loss]:
-    """The model, and its loss as a function of (model, pixels, labels)."""
+def build(name: str, classes: int, timm: bool = False) -> tuple[nn.Module, Loss]:
+    """The model (of transformers, or of timm), and its loss of (model, pixels, labels)."""
     torch.manual_seed(0)
     if name == "capsnet":
         return CapsNet(classes), margin_loss
     if name == "airbench":
         return Airbench(classes), cross_entropy
-    return Logits(_TRANSFORMERS[name](classes)), cross_entropy
+    if timm:
+        import timm as library
+
+        known = {"vit_base_patch16": "vit_base_patch16_224"}
+        return library.create_model(known.get(name, name), num_classes=classes), cross_entropy
+    return Logits(_of_transformers(name, classes)), cross_entropy
 
 
 def cross_entropy(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -42,34 +46,22 @@ class Logits(nn.Module):
         return self.model(pixels).logits
 
 
-def _vit(classes: int) -> nn.Module:
-    config = transformers.ViTConfig(
-        hidden_size=384, num_attention_heads=6, intermediate_size=1536, num_labels=classes
-    )
-    return transformers.ViTForImageClassification(config)
+def _of_transformers(name: str, classes: int) -> nn.Module:
+    import transformers as t
 
-
-def _efficientnet(classes: int) -> nn.Module:
-    config = transformers.EfficientNetConfig(  # B0
-        width_coefficient=1.0,
-        depth_coefficient=1.0,
-        hidden_dim=1280,
-        image_size=224,
-        num_labels=classes,
-    )
-    return transformers.EfficientNetForImageClassification(config)
-
-
-_TRANSFORMERS = {
-    "resnet50": lambda classes: transformers.ResNetForImageClassification(
-        transformers.ResNetConfig(num_labels=classes)
-    ),
-    "mobilenet_v2": lambda classes: transformers.MobileNetV2ForImageClassification(
-        transformers.MobileNetV2Config(num_labels=classes, tf_padding=False)
-    ),
-    "efficientnet_b0": _efficientnet,
-    "vit_small_patch16": _vit,
-}
+    if name == "resnet50":
+        return t.ResNetForImageClassification(t.ResNetConfig(num_labels=classes))
+    if name == "mobilenet_v2":
+        config = t.MobileNetV2Config(num_labels=classes, tf_padding=False)
+        return t.MobileNetV2ForImageClassification(config)
+    if name == "efficientnet_b0":
+        scales = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280}
+        config = t.EfficientNetConfig(**scales, image_size=224, num_labels=classes)
+        return t.EfficientNetForImageClassification(config)
+    if name == "vit_small_patch16":
+        sizes = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+        return t.ViTForImageClassification(t.ViTConfig(**sizes, num_labels=classes))
+    raise ValueError(f"{name} is not one of the models compared with transformers")
 
 
 class CapsNet(nn.Module):

@@ -1,34 +1,50 @@
-"""Training step and inference of the model zoo, beside PyTorch, on CPU.
+"""Training step and inference of the model zoo, beside PyTorch, on CPU or on a GPU.
 
     python benchmarks/zoo_step.py --peer_python=/path/to/python --models=resnet50,capsnet
+    python benchmarks/zoo_step.py --peer_python=/path/to/python --device=gpu
 
-The peer needs torch and transformers. float32, SGD with Nesterov momentum; PyTorch runs with
-whichever of its two memory layouts is faster. Both sides are pinned to the same cores and take
-turns.
+On CPU the peer needs torch and transformers, and runs in float32 with whichever of its two memory
+layouts is faster; both sides are pinned to the same cores. On a GPU it needs torch and timm, and
+trains compiled (`torch.compile`), in bfloat16 (autocast) and with channels last. SGD with Nesterov
+momentum. Both sides take turns.
 """
 
 import argparse
+import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import turns
 
-# name: (batch, pixels, channels, classes)
+# device: {name: (batch, pixels, channels, classes)}
 MODELS = {
-    "resnet50": (8, 224, 3, 1000),
-    "mobilenet_v2": (8, 224, 3, 1000),
-    "efficientnet_b0": (8, 224, 3, 1000),
-    "vit_small_patch16": (8, 224, 3, 1000),
-    "capsnet": (32, 28, 1, 10),
-    "airbench": (128, 32, 3, 10),
+    "cpu": {
+        "resnet50": (8, 224, 3, 1000),
+        "mobilenet_v2": (8, 224, 3, 1000),
+        "efficientnet_b0": (8, 224, 3, 1000),
+        "vit_small_patch16": (8, 224, 3, 1000),
+        "capsnet": (32, 28, 1, 10),
+        "airbench": (128, 32, 3, 10),
+    },
+    "gpu": {
+        "resnet50": (256, 224, 3, 1000),
+        "resnet152": (256, 224, 3, 1000),
+        "efficientnet_b0": (256, 224, 3, 1000),
+        "efficientnet_b4": (128, 380, 3, 1000),
+        "vit_base_patch16": (128, 224, 3, 1000),
+        "capsnet": (1024, 28, 1, 10),
+        "airbench": (1000, 32, 3, 10),
+    },
 }
+STEPS = {"cpu": 1, "gpu": 20}  # of a turn
 RATE, MOMENTUM = 1e-3, 0.9
 
 
-def inputs(name: str) -> tuple[np.ndarray, np.ndarray]:
-    batch, size, channels, classes = MODELS[name]
+def inputs(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    batch, size, channels, classes = MODELS[args.device][args.model]
     rng = np.random.RandomState(0)
     images = rng.rand(batch, size, size, channels).astype(np.float32)
     return images, rng.randint(0, classes, batch)
@@ -38,29 +54,43 @@ def theirs(args: argparse.Namespace) -> None:
     import torch
     import torch_zoo
 
+    gpu = args.device == "gpu"
+    device = torch.device("cuda" if gpu else "cpu")
     torch.set_num_threads(args.threads)
-    images, labels = inputs(args.model)
-    labels = torch.from_numpy(labels)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    images, labels = inputs(args)
+    labels = torch.from_numpy(labels).to(device)
+    layouts = (torch.channels_last,) if gpu else (torch.contiguous_format, torch.channels_last)
     runs = {}
-    for layout in (torch.contiguous_format, torch.channels_last):
-        model, loss_of = torch_zoo.build(args.model, MODELS[args.model][3])
-        model = model.to(memory_format=layout)
+    for layout in layouts:
+        classes = MODELS[args.device][args.model][3]
+        model, loss_of = torch_zoo.build(args.model, classes, timm=gpu)
+        model = model.to(device, memory_format=layout)
         pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-        pixels = pixels.contiguous(memory_format=layout)
-        optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=MOMENTUM, nesterov=True)
+        pixels = pixels.to(device).contiguous(memory_format=layout)
+        optimizer = torch.optim.SGD(
+            model.parameters(), RATE, momentum=MOMENTUM, nesterov=True, fused=gpu
+        )
+        called = torch.compile(model) if gpu else model
 
-        def train(model=model, loss_of=loss_of, pixels=pixels, optimizer=optimizer) -> None:
+        def train(model=called, loss_of=loss_of, pixels=pixels, optimizer=optimizer) -> None:
             model.train()
-            optimizer.zero_grad(set_to_none=True)
-            loss_of(model, pixels, labels).backward()
-            optimizer.step()
+            for _ in range(STEPS[args.device]):
+                optimizer.zero_grad(set_to_none=True)
+                with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
+                    loss = loss_of(model, pixels, labels)
+                loss.backward()
+                optimizer.step()
+            if gpu:
+                torch.cuda.synchronize()
 
         def infer(model=model, pixels=pixels) -> None:
             model.eval()
             with torch.no_grad():
                 model(pixels)
 
-        for what, run in (("train", train), ("infer", infer)):
+        for what, run in (("train", train),) if gpu else (("train", train), ("infer", infer)):
             run()
             seconds = min(turns.seconds(run) for _ in range(2))
             if what not in runs or seconds < runs[what][0]:
@@ -68,8 +98,8 @@ def theirs(args: argparse.Namespace) -> None:
     turns.serve(lambda what: turns.seconds(runs[what][1]))
 
 
-def ours(name: str):
-    """(training step, inference) as functions without arguments, compiled."""
+def ours(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
+    """A turn of training steps and one of inference (on CPU), compiled."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -78,13 +108,15 @@ def ours(name: str):
     from jaxtag.tasks import backbones
     from jaxtag.tasks.margin import margin_loss
 
-    images, labels = (jnp.asarray(x) for x in inputs(name))
-    model = models.create(name, num_classes=MODELS[name][3])
+    name, gpu = args.model, args.device == "gpu"
+    images, labels = (jnp.asarray(x) for x in inputs(args))
+    dtype = jnp.bfloat16 if gpu else jnp.float32
+    model = models.create(name, num_classes=MODELS[args.device][name][3], dtype=dtype)
     optimizer = optax.sgd(RATE, momentum=MOMENTUM, nesterov=True)
     variables = jax.jit(model.init)(jax.random.key(0), images)
     params = variables.pop("params")
 
-    def loss_of(params, collections):
+    def loss_of(params, collections, images, labels):
         variables = {"params": params, **collections}
         outputs, changed = backbones.apply(model, variables, images, key=jax.random.key(1))
         logits = outputs["logits"]
@@ -93,53 +125,71 @@ def ours(name: str):
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), changed
 
-    def update(state):
+    def update(state, images, labels):
         params, collections, moments = state
         gradient = jax.value_and_grad(loss_of, has_aux=True)
-        (_, collections), grads = gradient(params, collections)
+        (_, collections), grads = gradient(params, collections, images, labels)
         updates, moments = optimizer.update(grads, moments)
         return optax.apply_updates(params, updates), collections, moments
 
     state = [(params, variables, optimizer.init(params))]
-    step = jax.jit(update, donate_argnums=0).lower(state[0]).compile()
+    step = jax.jit(update, donate_argnums=0).lower(state[0], images, labels).compile()
     predict = jax.jit(lambda v: model.apply(v, images)["logits"])
 
-    def train():
-        state[0] = jax.block_until_ready(step(state[0]))
+    def train() -> None:
+        for _ in range(STEPS[args.device]):
+            state[0] = step(state[0], images, labels)
+        jax.block_until_ready(state[0])
 
-    def infer():
+    def infer() -> None:
         predict({"params": state[0][0], **state[0][1]}).block_until_ready()
 
-    return train, infer
+    return {"train": train} if gpu else {"train": train, "infer": infer}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer_python", help="a Python with torch and transformers")
-    parser.add_argument("--models", default=",".join(MODELS), help="names, with commas")
+    parser.add_argument("--peer_python", help="a Python with torch, and transformers or timm")
+    parser.add_argument("--device", choices=list(MODELS), default="cpu")
+    parser.add_argument("--models", help="names, with commas; default: all of the device")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
-    parser.add_argument("--threads", type=int, default=2, help="cores that both sides may use")
+    parser.add_argument("--threads", type=int, default=2, help="CPU cores that both sides may use")
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    turns.pin(args.threads)
+    if args.device == "gpu":
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the peer needs memory too
+    else:
+        turns.pin(args.threads)
     if args.serve:
         theirs(args)
         return
-    for name in args.models.split(","):
-        measure(args, name)
+    for name in args.models.split(",") if args.models else MODELS[args.device]:
+        args.model = name
+        measure(args)
 
 
-def measure(args: argparse.Namespace, name: str) -> None:
-    more = ("--model", name)
+def measure(args: argparse.Namespace) -> None:
+    more = ("--model", args.model)
     with tempfile.TemporaryDirectory() as folder, turns.peer(args, Path(folder), *more) as ask:
         start = time.perf_counter()
-        runs = dict(zip(("train", "infer"), ours(name), strict=True))
-        print(f"{name}: compiled in {time.perf_counter() - start:.1f} s")
-        for what, run in runs.items():
-            run()
-            times = [(turns.seconds(run), ask(what)) for _ in range(args.rounds)]
-            turns.report(f"{name} {what}", *map(list, zip(*times, strict=True)))
+        runs = ours(args)
+        print(f"{args.model}: compiled in {time.perf_counter() - start:.1f} s", flush=True)
+        compare(args, runs, ask)
+
+
+def compare(args: argparse.Namespace, runs: dict, ask: Callable[[str], float]) -> None:
+    for what, run in runs.items():
+        ask(what)
+        run()
+        times = [(turns.seconds(run), ask(what)) for _ in range(args.rounds)]
+        mine, peers = map(list, zip(*times, strict=True))
+        turns.report(f"{args.model} {what}", mine, peers)
+        images = MODELS[args.device][args.model][0] * STEPS[args.device]
+        best = [images / min(times) for times in (mine, peers)]
+        print(
+            f"{args.model} {what}: images/s at best {best[0]:,.0f}, peer {best[1]:,.0f}", flush=True
+        )
 
 
 if __name__ == "__main__":

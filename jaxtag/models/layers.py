@@ -3,6 +3,7 @@
 All keep float32 parameters and compute in `dtype`; norms and softmax always run in float32.
 """
 
+import importlib.util
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,6 +31,8 @@ REMAT_POLICIES: dict[str, Any] = {
 # Bytes of attention scores that a TPU core holds in its vector memory (VMEM: 128 MiB on v5e and
 # v6e, 16 to 32 MiB on the others).
 _SCORES = 16 << 20
+# Tokens from which on cuDNN's attention is taken on GPUs.
+_LONG = 64
 
 
 class Linear(nn.Module):
@@ -119,6 +122,34 @@ def settle(x: jax.Array) -> jax.Array:
 settled.defvjp(lambda x: (x, None), _settled_gradient)
 
 
+@jax.custom_vjp
+def add_to_each(x: jax.Array, shared: jax.Array) -> jax.Array:
+    """x `[B, ...]` plus what all examples share, `[...]`, in x's dtype.
+
+    The gradient of the shared part is a sum over the examples. For it XLA's GPU backend would lay
+    out x, and with it the activations of every layer, with the examples side by side, and turn them
+    for each product (a ViT-B/16, compiled for an H200: two passes more over each). A
+    product with ones asks for no layout.
+    """
+    return x + shared.astype(x.dtype)
+
+
+def _add_to_each_gradients(shared: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def by_product(gradient: jax.Array) -> jax.Array:
+        flat = gradient.reshape(len(gradient), -1)
+        ones = jnp.ones((1, len(gradient)), gradient.dtype)
+        return jnp.matmul(ones, flat, preferred_element_type=jnp.float32).reshape(shared.shape)
+
+    def plainly(gradient: jax.Array) -> jax.Array:
+        return gradient.sum(0, dtype=jnp.float32)
+
+    summed = jax.lax.platform_dependent(gradient, cuda=by_product, default=plainly)
+    return gradient, summed.astype(shared.dtype)
+
+
+add_to_each.defvjp(lambda x, shared: (add_to_each(x, shared), shared), _add_to_each_gradients)
+
+
 class Dropout(nn.Module):
     """Zeroes a share `rate` of the elements in training; the random key is `dropout`.
 
@@ -174,8 +205,48 @@ def attention(
     query `[B, T, H, d]`, key and value `[B, S, H, d]`, mask boolean, broadcastable to
     `[B, H, T, S]` (True: attend), dropout: applied to the weights. Gives `[B, T, H, d]`.
     """
-    q, k, v = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
-    return head_major_attention(q, k, v, mask, dropout).transpose(0, 2, 1, 3)
+
+    def plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        q, k, v = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
+        return _head_major(q, k, v, mask, dropout).transpose(0, 2, 1, 3)
+
+    if mask is None and dropout is None and _cudnn_takes(query, key):
+        attended = jax.lax.platform_dependent(query, key, value, cuda=_by_cudnn, default=plain)
+    else:
+        attended = plain(query, key, value)
+    return checkpoint_name(attended, _ATTENDED)
+
+
+def _cudnn_takes(query: jax.Array, key: jax.Array) -> bool:
+    """Whether a GPU's program may have cuDNN's attention, whose scores never leave the chip.
+
+    It is asked where a program is traced, for a GPU that is there or for one that is not
+    (`jaxtag.compile`).
+    """
+    if query.dtype != jnp.bfloat16 or min(query.shape[1], key.shape[1]) < _LONG:
+        return False
+    if query.shape[-1] % 8 or query.shape[-1] > 128:
+        return False
+    if not any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
+        return False
+    gpus = jax.local_devices() if jax.default_backend() == "gpu" else []
+    return all(float(gpu.compute_capability) >= 8.0 for gpu in gpus)
+
+
+def _by_cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    cudnn = partial(jax.nn.dot_product_attention, implementation="cudnn")
+    length, seen = query.shape[1], key.shape[1]
+    if length % 2 == seen % 2 == 0:
+        return cudnn(query, key, value)
+    # JAX refuses odd lengths in training, for a bias that there is not.
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
+    )
+    lengths = [jnp.full(len(query), n, jnp.int32) for n in (length, seen)]
+    attended = cudnn(
+        query, key, value, query_seq_lengths=lengths[0], key_value_seq_lengths=lengths[1]
+    )
+    return attended[:, :length]
 
 
 def head_major_attention(
@@ -186,17 +257,25 @@ def head_major_attention(
     dropout: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """`attention` over `[B, H, T, d]` and `[B, H, S, d]`, as a cache holds them."""
+    return checkpoint_name(_head_major(query, key, value, mask, dropout), _ATTENDED)
+
+
+def _head_major(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None,
+    dropout: Callable[[jax.Array], jax.Array] | None,
+) -> jax.Array:
     attend = partial(_attend, mask=mask, dropout=dropout)
     # The scores of a part stay in the memory on the chip, where those of all would travel to the
     # main memory and back six times a layer.
     parts = _parts(query, key)
     if parts > 1 and dropout is None and (mask is None or mask.ndim < 4 or mask.shape[0] == 1):
-        attended = jax.lax.platform_dependent(
+        return jax.lax.platform_dependent(
             query, key, value, tpu=partial(in_parts, attend, parts), default=attend
         )
-    else:
-        attended = attend(query, key, value)
-    return checkpoint_name(attended, _ATTENDED)
+    return attend(query, key, value)
 
 
 def _attend(

@@ -178,7 +178,7 @@ class ViT(nn.Module):
         positions = self.param("pos_embed", _init_positions, (rows, columns), extra, self.width)
         grid = interpolate_positions(positions[extra:].reshape(rows, columns, -1), (h, w))
         grid = grid.reshape(h * w, -1)
-        x = x + grid.astype(self.dtype)
+        x = layers.add_to_each(x, grid)
         if self.class_token:
             token = self.param("cls_token", nn.initializers.normal(1e-6), (1, self.width))
             token = (token + positions[:1]).astype(self.dtype)

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from jaxtag import __version__
 from jaxtag.errors import UserError
 from jaxtag.profiling import costs, hlo, memory, peaks, trace
 from jaxtag.profiling.measuring import Job, Measured, Step
@@ -47,7 +48,8 @@ def make(title: str, job: Job, measured: Measured, folder: Path) -> Profile:
         "config": dataclasses.asdict(config),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": _device(job),
-        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "jaxtag")},
+        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")}
+        | {"jaxtag": __version__},
         "dtype": dtype.name,
         "compilation": {
             "trace_seconds": measured.lower_seconds,

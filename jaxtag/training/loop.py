@@ -118,7 +118,7 @@ def train(
             step += 1
             window.add(metrics)
             if step % config.log_every == 0 or step == total:
-                values = window.read(step, *clock.window())
+                values = window.read(step, clock)
                 journal.write(step, "train", values)
                 journal.progress(step, values)
                 clock.reset()
@@ -185,9 +185,10 @@ class _Window:
     def add(self, metrics: dict[str, Any]) -> None:
         self._metrics.append(metrics)
 
-    def read(self, step: int, seconds: float, data_wait: float) -> dict[str, float]:
+    def read(self, step: int, clock: StepClock) -> dict[str, float]:
         """Means over the window, which starts anew. Waits for its last step."""
         fetched = jax.device_get(self._metrics)
+        seconds, data_wait = clock.window()  # now that its steps have ended
         steps, self._metrics = len(fetched), []
         sums = {
             name: np.sum([np.asarray(item[name], np.float64) for item in fetched], axis=0)

@@ -1,5 +1,6 @@
 """Attention in parts of the batch, as TPUs compute it, against all at once."""
 
+import importlib.util
 from functools import partial
 
 import jax
@@ -66,3 +67,50 @@ def test_tpus_alone_take_parts(platform, monkeypatch):
     form = jax.jit(layers.head_major_attention)
     text = form.trace(*operands()).lower(lowering_platforms=(platform,)).as_text()
     assert ("stablehlo.while" in text) is (platform == "tpu")
+
+
+def test_what_all_examples_share_is_added_and_gets_the_sum_of_gradients():
+    rng = np.random.RandomState(0)
+    x, shared = (jnp.asarray(rng.randn(*s), jnp.float32) for s in ((6, 5, 8), (5, 8)))
+    y, back = jax.vjp(layers.add_to_each, x, shared)
+    to_x, to_shared = back(y)
+    np.testing.assert_array_equal(y, x + shared)
+    np.testing.assert_array_equal(to_x, y)
+    np.testing.assert_allclose(to_shared, y.sum(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [(8, 6), (7, 6), (8, 5), (7, 5)])
+def test_cudnn_gets_even_lengths_and_which_tokens_count(lengths, monkeypatch):
+    """JAX refuses it odd ones in training; what it computes is in tests/models/test_on_gpu.py."""
+
+    def cudnn(query, key, value, implementation, **counted):
+        assert implementation == "cudnn"
+        assert query.shape[1] % 2 == key.shape[1] % 2 == value.shape[1] % 2 == 0
+        return plain(query, key, value, implementation="xla", **counted)
+
+    plain = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", cudnn)
+    rng = np.random.RandomState(0)
+    length, seen = lengths
+    query = jnp.asarray(rng.randn(3, length, 2, 4), jnp.float32)
+    key, value = (jnp.asarray(rng.randn(3, seen, 2, 4), jnp.float32) for _ in range(2))
+    found = layers._by_cudnn(query, key, value)
+    np.testing.assert_allclose(found, layers.attention(query, key, value), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "length", "dim", "taken"),
+    [
+        (jnp.bfloat16, 196, 64, True),
+        (jnp.float32, 196, 64, False),
+        (jnp.bfloat16, 24, 64, False),
+        (jnp.bfloat16, 196, 60, False),
+        (jnp.bfloat16, 196, 192, False),
+    ],
+)
+def test_cudnn_is_asked_for_what_it_can_do(dtype, length, dim, taken, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    query = jax.ShapeDtypeStruct((2, length, 4, dim), dtype)
+    assert layers._cudnn_takes(query, query) is taken
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not layers._cudnn_takes(query, query)  # there is no plugin for CUDA

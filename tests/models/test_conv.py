@@ -1,5 +1,7 @@
 """Every form of a convolution against XLA's own, outputs and gradients; padding and pooling."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,29 @@ def test_forms_equal_xla(case: str) -> None:
     for a, b in zip(back(gradient), expected_back(gradient), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "case", ["stem", "stem same", "stem no padding", "dense large strided", "one channel"]
+)
+def test_forms_of_nvidias_gpus_equal_xla(case: str) -> None:
+    """The functions alone: tests/models/test_on_gpu.py runs them where they are meant to run."""
+    cases = {**CASES, "one channel": ((14, 13), 1, 8, (9, 5), 1, 2, 1)}
+    size, channels, features, kernel_size, stride, padding, groups = cases[case]
+    padding = conv.resolve_padding(padding, kernel_size, stride, size)
+    rng = np.random.RandomState(0)
+    x = jnp.asarray(rng.randn(3, *size, channels), jnp.float32)
+    kernel = jnp.asarray(rng.randn(*kernel_size, channels, features), jnp.float32)
+    form = conv._on_nvidia(x, kernel, stride, padding, groups)
+    native = functools.partial(conv._native, stride=stride, padding=padding, groups=groups)
+    assert form.func is not native.func
+    output, back = jax.vjp(form, x, kernel)
+    wanted, wanted_back = jax.vjp(native, x, kernel)
+    gradient = jnp.asarray(rng.randn(*wanted.shape), jnp.float32)
+    for found, right in zip(
+        (output, *back(gradient)), (wanted, *wanted_back(gradient)), strict=True
+    ):
+        np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-3)
 
 
 BFLOAT16_CASES = {

@@ -56,8 +56,17 @@ def test_a_dense_kernels_gradient_is_no_convolution_on_cpu(platform: str) -> Non
     assert found == ["3x3x5x8"] if platform == "cpu" else len(found) == 2
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_a_first_convolution_sees_squares_of_pixels_on_cpu_and_tpu(platform: str) -> None:
+@pytest.mark.parametrize(
+    ("platform", "small", "large"),
+    [
+        # XLA's own form of a large one is the faster on CPU.
+        ("cpu", "2x2x12x16", "7x7x3x16"),
+        ("tpu", "2x2x12x16", "4x4x12x16"),
+        ("cuda", "2x2x16x16", "4x4x16x16"),
+        ("rocm", "3x3x3x16", "7x7x3x16"),
+    ],
+)
+def test_a_first_convolution_sees_squares_of_pixels(platform: str, small: str, large: str) -> None:
     stem = lambda x, kernel: convolve(x, kernel, 2, ((1, 1), (1, 1)))  # noqa: E731
 
     def seen(size: int) -> str:
@@ -65,6 +74,13 @@ def test_a_first_convolution_sees_squares_of_pixels_on_cpu_and_tpu(platform: str
         (found,) = re.findall(r"stablehlo\.convolution.*?, tensor<([\dx]+)xf32>\)", text)
         return found
 
-    assert seen(3) == ("3x3x3x16" if platform == "cuda" else "2x2x12x16")
-    # XLA's own form of a large one is the faster on CPU.
-    assert seen(7) == ("4x4x12x16" if platform == "tpu" else "7x7x3x16")
+    assert seen(3) == small
+    assert seen(7) == large
+
+
+@pytest.mark.parametrize("platform", (*PLATFORMS, "rocm"))
+def test_large_kernels_have_forms_of_their_own_on_nvidias_gpus_alone(platform: str) -> None:
+    one_channel = convolutions((9, 9, 1, 16), 1, 1, platform)
+    strided = convolutions((9, 9, 8, 16), 2, 1, platform)
+    assert ("9x1x16x16" in one_channel) is (platform == "cuda")
+    assert ("5x5x32x16" in strided) is (platform == "cuda")
