@@ -1,7 +1,8 @@
 """Convolutions, and the only place that chooses how they are computed.
 
-Accelerators get XLA's own convolution. On CPU its gradients are slow, so that there each kind has
-forms of its own (measured in benchmarks/README.md):
+Accelerators get XLA's own convolution, NVIDIA's GPUs but for large kernels and first ones
+(`_on_nvidia`, benchmarks/gpu.md). On CPU its gradients are slow, so that there each kind has forms
+of its own (measured in benchmarks/README.md):
 
 - 1x1: a matrix product;
 - few channels and taps: a matrix product over gathered patches;
@@ -10,9 +11,9 @@ forms of its own (measured in benchmarks/README.md):
   gradient of the input; matrix products over gathered rows for the gradient of the kernel, and in
   place of XLA's where the kernel is large or the arithmetic bfloat16.
 
-A first convolution (few channels, stride 2) sees 2x2 squares of pixels laid out as channels, on TPU
-and, but for the output of a large kernel, on CPU: the same function of the same kernel, which fills
-their matrix units better.
+A first convolution (few channels, stride 2) sees 2x2 squares of pixels laid out as channels, on TPU,
+NVIDIA's GPUs and, but for the output of a large kernel, on CPU: the same function of the same
+kernel, which fills their matrix units better.
 """
 
 from collections.abc import Callable

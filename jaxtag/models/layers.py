@@ -127,9 +127,9 @@ def add_to_each(x: jax.Array, shared: jax.Array) -> jax.Array:
     """x `[B, ...]` plus what all examples share, `[...]`, in x's dtype.
 
     The gradient of the shared part is a sum over the examples. For it XLA's GPU backend would lay
-    out x, and with it the activations of every layer, with the examples side by side, and turn them
-    for each product (a ViT-B/16, compiled for an H200: two passes more over each). A
-    product with ones asks for no layout.
+    out x, and with it the activations of every layer, with the examples innermost, and turn them
+    for each product (a ViT-B/16: 606 MB of traffic an image instead of 529). A product with ones
+    asks for no layout.
     """
     return x + shared.astype(x.dtype)
 

@@ -21,7 +21,10 @@ _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
 # Instructions that move no data and compute nothing.
 FREE = frozenset(
-    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id")
+    (
+        *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
+        *("partition-id", "fusion-done"),
+    )
 )
 # Instructions whose time is that of the computations they run.
 CONTROL = frozenset(("while", "conditional", "call", "async-start", "async-done"))
@@ -130,15 +133,18 @@ def bytes_of(shape: str) -> int:
 def _instruction(name: str, text: str) -> Instruction:
     shape, rest = _shape(text)
     opcode, _, rest = rest.partition("(")
+    opcode = opcode.strip()
+    if opcode == "fusion-start":  # one that runs beside others: (operands, result, …)
+        opcode, shape = "fusion", _second(shape)
     inside, attributes = _parenthesis(rest)
     called = [name.strip("% ") for found in _CALLED.findall(attributes) for name in _split(found)]
     op_name, frame = _OP_NAME.search(attributes), _FRAME.search(attributes)
     return Instruction(
         name=name,
-        opcode=opcode.strip(),
+        opcode=opcode,
         shape=shape,
         operands=tuple(_NAME.findall(inside)),
-        number=int(inside) if opcode.strip() == "parameter" else 0,
+        number=int(inside) if opcode == "parameter" else 0,
         called=tuple(called),
         op_name=op_name[1].replace("\\'", "'") if op_name else "",
         frame=int(frame[1]) if frame else 0,
@@ -153,6 +159,15 @@ def _shape(text: str) -> tuple[str, str]:
         return f"({inside})", rest
     shape, _, rest = text.partition(" ")
     return shape, rest
+
+
+def _second(shape: str) -> str:
+    """Of a tuple whose first part is a tuple."""
+    _, rest = _parenthesis(shape.removeprefix("(("))
+    rest = rest.removeprefix(", ")
+    if rest.startswith("("):
+        return _shape(rest)[0]
+    return re.match(r"[^\[]*\[[^\]]*\](\{[^}]*\})?", rest)[0]
 
 
 def _parenthesis(text: str) -> tuple[str, str]:

@@ -157,3 +157,30 @@ def test_a_fingerprint_names_what_changes_in_review(loop):
         "while": 1,
         "donated buffers": 1,
     }
+
+
+@pytest.mark.parametrize(
+    "result", ["f32[256]{0}", "f32[256]{0:T(256)}", "(f32[128]{0}, f32[128]{0})"]
+)
+def test_a_fusion_that_runs_beside_others_moves_what_it_reads_and_writes(result):
+    text = f"""HloModule step
+
+%slices (row: f32[8,256], at: s32[]) -> f32[256] {{
+  %row = f32[8,256]{{1,0}} parameter(0)
+  %at = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %one = f32[1,256]{{1,0}} dynamic-slice(%row, %at, %zero), dynamic_slice_sizes={{1,256}}
+  ROOT %flat = f32[256]{{0}} bitcast(%one)
+}}
+
+ENTRY %main (all: f32[8,256], at: s32[]) -> f32[256] {{
+  %all = f32[8,256]{{1,0}} parameter(0)
+  %at.1 = s32[] parameter(1)
+  %begun = ((f32[8,256]{{1,0}}, s32[]), {result}, u32[]) fusion-start(%all, %at.1), calls=%slices
+  ROOT %there = {result} fusion-done(%begun)
+}}
+"""
+    program = hlo.parse(text)
+    costs = {item.name: traffic.hbm_bytes(program, item) for item in program.computations["main"]}
+    assert {name: cost for name, cost in costs.items() if cost} == {"begun": 2 * KB + 4}
+    assert program.instructions["begun"].opcode == "fusion"
