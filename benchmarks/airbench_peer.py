@@ -1,0 +1,192 @@
+"""What airbench94's recipe reaches in PyTorch on the pictures that `cifar10_speed` trains on.
+
+    python benchmarks/airbench_peer.py --peer_python=/path/to/python --data_dir=DIR
+
+Written after Jordan 2024 (arXiv:2404.00498, sections 3 and 4): whitening, whose bias is trained for
+three epochs, partial identities, alternating flip, shifts by two pixels, a triangle for the
+learning rate, 64 times as much of it for biases, Lookahead, the mean over six views in evaluation.
+The peer needs torch, and takes a GPU where there is one.
+"""
+
+import argparse
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+RATE, DECAY, MOMENTUM, SMOOTHING = 11.5, 0.0153, 0.85, 0.2
+BIAS_RATE, BIAS_EPOCHS = 64, 3
+KILOSTEP = 1024 * (1 + 1 / (1 - MOMENTUM))
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def pictures(data_dir: str | None, folder: Path) -> None:
+    """The prepared data set as arrays: `{split}_{images,labels}.npy` in `folder`."""
+    from jaxtag.data import sources
+    from jaxtag.data.decode import decode
+
+    for split in ("train", "test"):
+        source = sources.open_split("cifar10", split, data_dir)
+        records = source.__getitems__(range(len(source)))
+        images = [decode(record["image"]) for record in records]
+        np.save(folder / f"{split}_images.npy", np.stack(images))
+        np.save(folder / f"{split}_labels.npy", np.array([r["label"] for r in records]))
+
+
+def train(args: argparse.Namespace) -> None:
+    import torch
+    import torch_zoo
+    from torch import nn
+    from torch.nn import functional as F
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    data = {
+        name: torch.from_numpy(np.load(Path(args.serve) / f"{name}.npy")).to(device)
+        for name in ("train_images", "train_labels", "test_images", "test_labels")
+    }
+    mean, std = (torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (MEAN, STD))
+
+    def normalized(images: torch.Tensor) -> torch.Tensor:
+        x = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        return x.contiguous(memory_format=torch.channels_last)
+
+    model = torch_zoo.Airbench(10)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum, module.eps = 0.4, 1e-12  # torch's: 1 minus the paper's 0.6
+            module.weight.requires_grad = False
+        elif isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            nn.init.dirac_(module.weight.data[: module.in_channels])
+    model = model.to(device, memory_format=torch.channels_last)
+    first = model.body[0]
+    first.weight.data[:] = whitening(normalized(data["train_images"][:5000]))
+    first.weight.requires_grad = False
+
+    batch, count = args.batch, len(data["train_images"])
+    steps_an_epoch = count // batch
+    total = math.ceil(args.epochs * steps_an_epoch)
+    rate = RATE / KILOSTEP
+    decay = DECAY * batch / KILOSTEP
+    biases = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim == 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    groups = [
+        {"params": biases, "lr": rate * BIAS_RATE, "weight_decay": decay / (rate * BIAS_RATE)},
+        {"params": others, "lr": rate, "weight_decay": decay / rate},
+    ]
+    optimizer = torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=True)
+    peak = round(0.23 * total)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: float(np.interp(i, [0, peak, total], [0.2, 1, 0.07]))
+    )
+    slow = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def average(share: float) -> None:
+        """Lookahead: the slow values go a part of the way to the fast ones, which take theirs."""
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                slow[name].lerp_(value, 1 - share)
+                value.copy_(slow[name])
+
+    start, step, model_epochs = time.perf_counter(), 0, 0
+    mirrored = torch.rand(count, device=device) < 0.5
+    while step < total:
+        model.train()
+        first.bias.requires_grad = model_epochs < BIAS_EPOCHS
+        order = torch.randperm(count, device=device)
+        for place in range(steps_an_epoch):
+            chosen = order[place * batch :][:batch]
+            x = normalized(data["train_images"][chosen])
+            x = moved(x, mirrored[chosen] ^ bool(model_epochs % 2))
+            logits = model(x)
+            loss = F.cross_entropy(
+                logits, data["train_labels"][chosen], label_smoothing=SMOOTHING, reduction="sum"
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            step += 1
+            if step % 5 == 0:
+                average(0.95**5 * (step / total) ** 3)
+            if step >= total:
+                average(1.0)
+                break
+        model_epochs += 1
+        took = time.perf_counter() - start
+        print(f"epoch {model_epochs}: loss {loss.item() / batch:.3f}, {took:.0f} s", flush=True)
+    model.eval()
+    with torch.no_grad():
+        hits = [
+            (views(model, normalized(images)).argmax(1) == labels).sum().item()
+            for images, labels in zip(
+                data["test_images"].split(500), data["test_labels"].split(500), strict=True
+            )
+        ]
+    print(f"top1 {sum(hits) / len(data['test_labels']):.4f} after {took:.0f} s of training")
+
+
+def whitening(images):
+    """The first convolution's kernel (section 3.2), largest variance first."""
+    import torch
+
+    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
+    patches = patches.double()
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    scaled = (vectors / (values + 5e-4).sqrt()).T.flip(0).reshape(12, 3, 2, 2)
+    return torch.cat([scaled, -scaled]).float()
+
+
+def moved(x, mirrored):
+    """Each picture mirrored or not, and shifted by up to two pixels (reflected at the border)."""
+    import torch
+    from torch.nn import functional as F
+
+    x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
+    padded = F.pad(x, (2,) * 4, "reflect")
+    out = torch.empty_like(x)
+    shifts = torch.randint(0, 5, (2, len(x)), device=x.device)
+    for down in range(5):
+        for right in range(5):
+            here = (shifts[0] == down) & (shifts[1] == right)
+            out[here] = padded[here, :, down : down + 32, right : right + 32]
+    return out
+
+
+def views(model, x):
+    """Logits: half of the picture and its mirror image, half of both shifted by a pixel."""
+    from torch.nn import functional as F
+
+    def both(x):
+        return (model(x) + model(x.flip(-1))) / 2
+
+    padded = F.pad(x, (1,) * 4, "reflect")
+    shifted = [both(padded[..., i : i + 32, i : i + 32]) for i in (0, 2)]
+    return both(x) / 2 + sum(shifted) / 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer_python", help="a Python with torch")
+    parser.add_argument("--data_dir", help="where cifar10 is prepared")
+    parser.add_argument("--epochs", type=float, default=9.9)
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        train(args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        pictures(args.data_dir, Path(folder))
+        subprocess.run([args.peer_python, *sys.argv, "--serve", folder], check=True)
+
+
+if __name__ == "__main__":
+    main()
