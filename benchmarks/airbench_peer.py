@@ -20,6 +20,7 @@ import numpy as np
 
 RATE, DECAY, MOMENTUM, SMOOTHING = 11.5, 0.0153, 0.85, 0.2
 BIAS_RATE, BIAS_EPOCHS = 64, 3
+LOOKAHEAD = 5  # steps
 KILOSTEP = 1024 * (1 + 1 / (1 - MOMENTUM))
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -39,22 +40,58 @@ def pictures(data_dir: str | None, folder: Path) -> None:
 
 def train(args: argparse.Namespace) -> None:
     import torch
-    import torch_zoo
-    from torch import nn
     from torch.nn import functional as F
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    data = {
-        name: torch.from_numpy(np.load(Path(args.serve) / f"{name}.npy")).to(device)
-        for name in ("train_images", "train_labels", "test_images", "test_labels")
-    }
-    mean, std = (torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (MEAN, STD))
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    arrays = (np.load(Path(args.serve) / f"{name}.npy") for name in names)
+    images, labels, *held_out = (torch.from_numpy(array).to(device) for array in arrays)
+    model = network(images[:5000])
+    whiten = model.body[0]
+    batch, steps_an_epoch = args.batch, len(images) // args.batch
+    total = math.ceil(args.epochs * steps_an_epoch)
+    optimizer, schedule = optimizer_of(model, batch, total)
+    lookahead = Lookahead(model)
+    mirrored = torch.rand(len(images), device=device) < 0.5
+    start, step = time.perf_counter(), 0
+    while step < total:
+        epoch, place = divmod(step, steps_an_epoch)
+        if place == 0:
+            order = torch.randperm(len(images), device=device)
+            whiten.bias.requires_grad = epoch < BIAS_EPOCHS
+        chosen = order[place * batch :][:batch]
+        x = moved(normalized(images[chosen]), mirrored[chosen] ^ bool(epoch % 2))
+        loss = F.cross_entropy(model(x), labels[chosen], label_smoothing=SMOOTHING, reduction="sum")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        step += 1
+        if step % LOOKAHEAD == 0:
+            lookahead.step(0.95**LOOKAHEAD * (step / total) ** 3)
+        if step % steps_an_epoch == 0 or step == total:
+            took = time.perf_counter() - start
+            print(f"step {step}/{total}: loss {loss.item() / batch:.3f}, {took:.0f} s", flush=True)
+    lookahead.step(1.0)
+    print(f"top1 {accuracy(model, *held_out):.4f} after {took:.0f} s of training")
 
-    def normalized(images: torch.Tensor) -> torch.Tensor:
-        x = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
-        return x.contiguous(memory_format=torch.channels_last)
+
+def normalized(images):
+    """uint8 [B, H, W, 3] to float [B, 3, H, W]."""
+    import torch
+
+    mean, std = (torch.tensor(x, device=images.device).view(1, 3, 1, 1) for x in (MEAN, STD))
+    x = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def network(some):
+    """The network as it starts; `some`: training pictures, for the whitening."""
+    import torch
+    import torch_zoo
+    from torch import nn
 
     model = torch_zoo.Airbench(10)
     for module in model.modules():
@@ -63,72 +100,55 @@ def train(args: argparse.Namespace) -> None:
             module.weight.requires_grad = False
         elif isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
             nn.init.dirac_(module.weight.data[: module.in_channels])
-    model = model.to(device, memory_format=torch.channels_last)
-    first = model.body[0]
-    first.weight.data[:] = whitening(normalized(data["train_images"][:5000]))
-    first.weight.requires_grad = False
+    model = model.to(some.device, memory_format=torch.channels_last).train()
+    model.body[0].weight.data[:] = whitening(normalized(some))
+    model.body[0].weight.requires_grad = False
+    return model
 
-    batch, count = args.batch, len(data["train_images"])
-    steps_an_epoch = count // batch
-    total = math.ceil(args.epochs * steps_an_epoch)
-    rate = RATE / KILOSTEP
-    decay = DECAY * batch / KILOSTEP
-    biases = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim == 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+
+def optimizer_of(model, batch: int, total: int):
+    """SGD, and its learning rate: a triangle over `total` steps."""
+    import torch
+
+    rate, decay = RATE / KILOSTEP, DECAY * batch / KILOSTEP
+    trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": biases, "lr": rate * BIAS_RATE, "weight_decay": decay / (rate * BIAS_RATE)},
-        {"params": others, "lr": rate, "weight_decay": decay / rate},
+        {"params": [p for p in trained if (p.ndim == 1) is bias], "lr": own}
+        | {"weight_decay": decay / own}
+        for bias, own in ((True, rate * BIAS_RATE), (False, rate))
     ]
     optimizer = torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=True)
-    peak = round(0.23 * total)
+    turns = [0, round(0.23 * total), total]
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: float(np.interp(i, [0, peak, total], [0.2, 1, 0.07]))
+        optimizer, lambda step: float(np.interp(step, turns, [0.2, 1, 0.07]))
     )
-    slow = {name: value.clone() for name, value in model.state_dict().items()}
+    return optimizer, schedule
 
-    def average(share: float) -> None:
-        """Lookahead: the slow values go a part of the way to the fast ones, which take theirs."""
-        for name, value in model.state_dict().items():
+
+class Lookahead:
+    """Slow values that go a part of the way to the fast ones, which then take theirs."""
+
+    def __init__(self, model):
+        self._model = model
+        self._slow = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def step(self, kept: float) -> None:
+        for name, value in self._model.state_dict().items():
             if value.is_floating_point():
-                slow[name].lerp_(value, 1 - share)
-                value.copy_(slow[name])
+                self._slow[name].lerp_(value, 1 - kept)
+                value.copy_(self._slow[name])
 
-    start, step, model_epochs = time.perf_counter(), 0, 0
-    mirrored = torch.rand(count, device=device) < 0.5
-    while step < total:
-        model.train()
-        first.bias.requires_grad = model_epochs < BIAS_EPOCHS
-        order = torch.randperm(count, device=device)
-        for place in range(steps_an_epoch):
-            chosen = order[place * batch :][:batch]
-            x = normalized(data["train_images"][chosen])
-            x = moved(x, mirrored[chosen] ^ bool(model_epochs % 2))
-            logits = model(x)
-            loss = F.cross_entropy(
-                logits, data["train_labels"][chosen], label_smoothing=SMOOTHING, reduction="sum"
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            step += 1
-            if step % 5 == 0:
-                average(0.95**5 * (step / total) ** 3)
-            if step >= total:
-                average(1.0)
-                break
-        model_epochs += 1
-        took = time.perf_counter() - start
-        print(f"epoch {model_epochs}: loss {loss.item() / batch:.3f}, {took:.0f} s", flush=True)
+
+def accuracy(model, images, labels) -> float:
+    import torch
+
     model.eval()
     with torch.no_grad():
-        hits = [
-            (views(model, normalized(images)).argmax(1) == labels).sum().item()
-            for images, labels in zip(
-                data["test_images"].split(500), data["test_labels"].split(500), strict=True
-            )
-        ]
-    print(f"top1 {sum(hits) / len(data['test_labels']):.4f} after {took:.0f} s of training")
+        hits = sum(
+            int((views(model, normalized(some)).argmax(1) == right).sum())
+            for some, right in zip(images.split(500), labels.split(500), strict=True)
+        )
+    return hits / len(labels)
 
 
 def whitening(images):

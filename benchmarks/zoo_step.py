@@ -57,8 +57,9 @@ def theirs(args: argparse.Namespace) -> None:
     gpu = args.device == "gpu"
     device = torch.device("cuda" if gpu else "cpu")
     torch.set_num_threads(args.threads)
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
+    if gpu:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
     images, labels = inputs(args)
     labels = torch.from_numpy(labels).to(device)
     layouts = (torch.channels_last,) if gpu else (torch.contiguous_format, torch.channels_last)

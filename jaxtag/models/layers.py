@@ -208,13 +208,12 @@ def attention(
 
     def plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         q, k, v = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
-        return _head_major(q, k, v, mask, dropout).transpose(0, 2, 1, 3)
+        return head_major_attention(q, k, v, mask, dropout).transpose(0, 2, 1, 3)
 
     if mask is None and dropout is None and _cudnn_takes(query, key):
         attended = jax.lax.platform_dependent(query, key, value, cuda=_by_cudnn, default=plain)
-    else:
-        attended = plain(query, key, value)
-    return checkpoint_name(attended, _ATTENDED)
+        return checkpoint_name(attended, _ATTENDED)
+    return plain(query, key, value)
 
 
 def _cudnn_takes(query: jax.Array, key: jax.Array) -> bool:
@@ -257,25 +256,17 @@ def head_major_attention(
     dropout: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """`attention` over `[B, H, T, d]` and `[B, H, S, d]`, as a cache holds them."""
-    return checkpoint_name(_head_major(query, key, value, mask, dropout), _ATTENDED)
-
-
-def _head_major(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mask: jax.Array | None,
-    dropout: Callable[[jax.Array], jax.Array] | None,
-) -> jax.Array:
     attend = partial(_attend, mask=mask, dropout=dropout)
     # The scores of a part stay in the memory on the chip, where those of all would travel to the
     # main memory and back six times a layer.
     parts = _parts(query, key)
     if parts > 1 and dropout is None and (mask is None or mask.ndim < 4 or mask.shape[0] == 1):
-        return jax.lax.platform_dependent(
+        attended = jax.lax.platform_dependent(
             query, key, value, tpu=partial(in_parts, attend, parts), default=attend
         )
-    return attend(query, key, value)
+    else:
+        attended = attend(query, key, value)
+    return checkpoint_name(attended, _ATTENDED)
 
 
 def _attend(

@@ -2,17 +2,26 @@
 
 import dataclasses
 import json
+import time
 
 import jax
 import numpy as np
 import pytest
 from tiny import tiny_config
 
-from jaxtag.config import DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TextConfig
+from jaxtag.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TextConfig,
+)
 from jaxtag.data import builders
 from jaxtag.errors import UserError
 from jaxtag.tasks import caption
 from jaxtag.training import loop, preemption, trained, vocabulary
+from jaxtag.training.clock import Startup, StepClock
 
 
 def _run(config, workdir, **flags):
@@ -186,3 +195,24 @@ def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
         assert [caption] == outcome.evaluation.references[index]
     assert outcome.evaluation.metrics["BLEU-4"] == pytest.approx(1.0)
     assert outcome.evaluation.metrics["CIDEr"] == pytest.approx(10.0)
+
+
+def test_a_windows_rate_counts_the_time_of_its_last_steps(monkeypatch):
+    """Steps are started ahead: what is left of them is waited for, and is time of the window."""
+    get = jax.device_get
+
+    def slow(values):
+        time.sleep(0.5)
+        return get(values)
+
+    monkeypatch.setattr(jax, "device_get", slow)
+    clock = StepClock(Startup(), lambda text: None)
+    window = loop._Window(Config(batch_size=8))
+    one = (np.float32(1), np.float32(1))
+    names = ("loss", "learning_rate", "skipped", "skipped_in_row")
+    for _ in range(2):
+        window.add({**dict.fromkeys(names, one), "broken": (np.float32(0), np.float32(8))})
+    values = window.read(2, clock)
+    clock.close()
+    assert values["seconds_per_step"] >= 0.25
+    assert values["images_per_second"] <= 32
