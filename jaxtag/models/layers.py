@@ -135,16 +135,16 @@ def add_to_each(x: jax.Array, shared: jax.Array) -> jax.Array:
 
 
 def _add_to_each_gradients(shared: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    def by_product(gradient: jax.Array) -> jax.Array:
-        flat = gradient.reshape(len(gradient), -1)
-        ones = jnp.ones((1, len(gradient)), gradient.dtype)
-        return jnp.matmul(ones, flat, preferred_element_type=jnp.float32).reshape(shared.shape)
-
-    def plainly(gradient: jax.Array) -> jax.Array:
-        return gradient.sum(0, dtype=jnp.float32)
-
-    summed = jax.lax.platform_dependent(gradient, cuda=by_product, default=plainly)
+    plainly = partial(jnp.sum, axis=0, dtype=jnp.float32)
+    summed = jax.lax.platform_dependent(gradient, cuda=_sum_by_product, default=plainly)
     return gradient, summed.astype(shared.dtype)
+
+
+def _sum_by_product(x: jax.Array) -> jax.Array:
+    """`[B, ...]` to its sum over B, float32 `[...]`."""
+    ones = jnp.ones((1, len(x)), x.dtype)
+    flat = jnp.matmul(ones, x.reshape(len(x), -1), preferred_element_type=jnp.float32)
+    return flat.reshape(x.shape[1:])
 
 
 add_to_each.defvjp(lambda x, shared: (add_to_each(x, shared), shared), _add_to_each_gradients)
