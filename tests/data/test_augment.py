@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from scipy import ndimage, stats
 
-from jaxtag.data.augment import Augmentation, draws, normalize, randaugment
+from jaxtag.data.augment import Augmentation, draws, geometry, normalize, randaugment
 from jaxtag.errors import UsageError
 from jaxtag.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 EVERYTHING = Augmentation(
     flip=True,
+    affine=(10.0, 0.1, 0.1),
     crop_padding=2,
     crop_border="reflect",
     randaugment=(2, 9),
@@ -82,6 +84,50 @@ def test_crops_are_uniform_over_all_offsets(border, shift):
     freedom = sides**2 - 1
     expected = count / sides**2
     assert ((seen - expected) ** 2 / expected).sum() < freedom + 5 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize(
+    "by", [(30, 0, 0), (-90, 0, 0), (0, 0.3, 0), (0, 0, -0.2), (12, -0.2, 0.1)]
+)
+def test_bent_pictures_are_scipys(images, by):
+    angle, slope, scale = np.deg2rad(by[0]), by[1], 1 + by[2]
+    turned = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    slanted = np.array([[1, 0], [slope, 1]])  # of (row, column)
+    inverse = turned @ slanted / scale
+    centre = (np.array(images.shape[1:3]) - 1) / 2
+    wanted = [
+        ndimage.affine_transform(
+            plane.astype(float), inverse, centre - inverse @ centre, order=1, mode="constant"
+        )
+        for plane in np.moveaxis(images[:4], -1, 1).reshape(-1, *images.shape[1:3])
+    ]
+    wanted = np.moveaxis(np.reshape(wanted, (4, 3, *images.shape[1:3])), 1, -1)
+    bend = jax.jit(jax.vmap(geometry.bent, (0, None)))
+    found = np.asarray(bend(images[:4], jnp.asarray(by, jnp.float32)))
+    inside = ndimage.affine_transform(
+        np.ones(images.shape[1:3]),
+        inverse,
+        centre - inverse @ centre,
+        order=1,
+        mode="grid-constant",
+    )
+    assert found.dtype == np.uint8
+    # scipy leaves out what lies between the outermost pixels and the black around them.
+    same = inside > 0.999
+    assert same.sum() >= 8
+    assert np.abs(found - wanted)[:, same].max() <= 0.51
+
+
+def test_turns_slants_and_scales_are_uniform_in_their_limits(monkeypatch):
+    monkeypatch.setattr(geometry, "bent", lambda image, by: by)
+    drawn = np.asarray(
+        Augmentation(affine=(10.0, 0.2, 0.5)).images(np.zeros((2048, 2, 2, 1)), jax.random.key(0))
+    )
+    drawn = drawn / (10.0, 0.2, 0.5)
+    assert np.abs(drawn).max() <= 1
+    assert (np.abs(np.corrcoef(drawn.T)[np.triu_indices(3, 1)]) < 0.1).all()
+    for values in drawn.T:
+        assert stats.kstest(values, stats.uniform(-1, 2).cdf).pvalue > 1e-4
 
 
 def test_randaugment_draws_every_operation_and_both_directions_alike():
@@ -183,6 +229,7 @@ def test_on_a_mesh_the_form_for_accelerators_needs_no_other_device(images):
 
 def test_settings_out_of_range_are_named():
     for settings in (
+        {"affine": (10.0, 0.1, 1.0)},
         {"crop_padding": -1},
         {"crop_border": "mirror"},
         {"randaugment": (2, 31)},

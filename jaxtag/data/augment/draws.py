@@ -17,6 +17,7 @@ class Part(IntEnum):
     RANDAUGMENT = 3
     ERASING = 4
     MIXING = 5
+    AFFINE = 6
 
 
 def example_keys(key: jax.Array, count: int) -> jax.Array:

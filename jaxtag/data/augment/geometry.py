@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
 
 from jaxtag.data.augment.draws import Part, draw
 
@@ -59,6 +60,39 @@ def crop(images: jax.Array, corners: jax.Array, padding: int, mode: str = "const
     return jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (at[0], at[1], 0), size))(
         padded, corners
     )
+
+
+def random_affine(images: jax.Array, key: jax.Array, limits: tuple[float, float, float]):
+    """Turns, slants and scales each of `images` uint8 [B, H, W, C] about its centre.
+
+    Args:
+        limits: largest turn in degrees, slope of a slant, change of scale; each uniform between
+            plus and minus its limit.
+    """
+    drawn = draw(
+        key, images.shape[0], Part.AFFINE, lambda k: jax.random.uniform(k, (3,), minval=-1.0)
+    )
+    return jax.vmap(bent)(images, drawn * jnp.asarray(limits))
+
+
+def bent(image: jax.Array, by: jax.Array) -> jax.Array:
+    """`image` [H, W, C] turned, slanted and scaled about its centre: bilinear, black outside.
+
+    Args:
+        by: float32 [3], degrees counter-clockwise, slope by which rows move, change of scale.
+    """
+    height, width, _ = image.shape
+    x = (jnp.arange(width) - (width - 1) / 2) / (1 + by[2])
+    y = (jnp.arange(height)[:, None] - (height - 1) / 2) / (1 + by[2])
+    x = x + by[1] * y
+    angle = jnp.deg2rad(by[0])
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    places = (sin * x + cos * y + (height - 1) / 2, cos * x - sin * y + (width - 1) / 2)
+
+    def plane(values: jax.Array) -> jax.Array:
+        return map_coordinates(values.astype(jnp.float32), places, order=1, mode="constant")
+
+    return jnp.round(jax.vmap(plane, -1, -1)(image)).astype(image.dtype)
 
 
 def affine(image: jax.Array, inverse: jax.Array) -> jax.Array:

@@ -19,13 +19,16 @@ _named = partial(jax.named_call, name="augmentation")  # so that a profile can t
 class Augmentation:
     """The augmentation of training, with everything off by default.
 
-    `images` comes before normalisation: crop, flip, colour jitter, RandAugment, in this order.
+    `images` comes before normalisation: affine, crop, flip, colour jitter, RandAugment, in this
+    order.
     `mix` comes after it: random erasing, then mixup or CutMix. Raises UsageError where a field is
     out of range.
 
     Fields:
         flip: mirror with probability 1/2.
         alternate: with `flip`, mirror on every second pass over the data instead.
+        affine: largest turn in degrees, slope of a slant, change of scale, each uniform between
+            plus and minus its limit; bilinear, black outside.
         crop_padding: pixels around the picture, out of which a crop of its size is drawn.
         crop_border: what is in them: "constant" (black), "reflect" or "edge".
         randaugment: (operations, magnitude up to 30).
@@ -38,6 +41,7 @@ class Augmentation:
 
     flip: bool = False
     alternate: bool = False
+    affine: tuple[float, float, float] | None = None
     crop_padding: int = 0
     crop_border: str = "constant"
     randaugment: tuple[int, int] | None = None
@@ -50,9 +54,11 @@ class Augmentation:
     def __post_init__(self) -> None:
         operations, magnitude = self.randaugment or (0, 0)
         strengths = self.colour_jitter or (0, 0, 0, 0)
+        limits = self.affine or (0, 0, 0)
         borders = ("constant", "reflect", "edge")
         for field, fits, wanted in (
             ("alternate", self.flip or not self.alternate, "False where config.data.flip is"),
+            ("affine", min(limits) >= 0 and limits[2] < 1, "at least 0 each, scale below 1"),
             ("crop_padding", self.crop_padding >= 0, "at least 0"),
             ("crop_border", self.crop_border in borders, f"one of {', '.join(borders)}"),
             (
@@ -82,6 +88,8 @@ class Augmentation:
 
         `batch` says which pictures they are (`index` and `epoch` int32 [B]), for `alternate`.
         """
+        if self.affine:
+            images = geometry.random_affine(images, key, self.affine)
         if self.crop_padding:
             images = geometry.random_crop(images, key, self.crop_padding, self.crop_border)
         if self.flip and self.alternate:
