@@ -25,13 +25,14 @@ def max_pool(
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x: jax.Array, window: int, stride: int, pads: Padding) -> jax.Array:
-    # On CPU XLA's own form takes up to five times as long as pixel after pixel of the windows.
+    # On CPU XLA's own form takes up to five times as long as pixel after pixel of the windows; on
+    # GPU it writes float32 values and places beside them.
 
-    def cpu(x: jax.Array) -> jax.Array:
+    def by_taps(x: jax.Array) -> jax.Array:
         return reduce(jnp.maximum, _windows(x, window, stride, pads))
 
     native = partial(_native, window=window, stride=stride, pads=pads)
-    return lax.platform_dependent(x, cpu=cpu, default=native)
+    return lax.platform_dependent(x, cpu=by_taps, cuda=by_taps, default=native)
 
 
 def _windows(x: jax.Array, window: int, stride: int, pads: Padding) -> tuple[jax.Array, ...]:
@@ -43,55 +44,60 @@ def _windows(x: jax.Array, window: int, stride: int, pads: Padding) -> tuple[jax
 
 def _forward(x, window, stride, pads):
     y = _max_pool(x, window, stride, pads)
-    return y, (x, y)
+
+    def places(x: jax.Array, y: jax.Array) -> jax.Array:
+        won = jnp.zeros(y.shape, jnp.int8)
+        for place, seen in reversed(list(enumerate(_windows(x, window, stride, pads)))):
+            won = jnp.where(seen == y, jnp.int8(place), won)
+        return won
+
+    def none(_: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.zeros(y.shape, jnp.int8)
+
+    won = lax.platform_dependent(x, y, cpu=places, cuda=places, default=none)
+    y, won = lax.optimization_barrier((y, won))  # not from x once more in the backward pass
+    return y, (x, won)
 
 
 def _backward(window, stride, pads, saved, gradient):
-    """XLA's own gradient (select and scatter) is a scalar loop on CPU."""
+    """By the place in its window that won. XLA's own gradient (select and scatter) is a scalar loop
+    on CPU, and adds atomically on GPU."""
 
     def native(x, _, gradient):
         form = partial(_native, window=window, stride=stride, pads=pads)
         return jax.vjp(form, x)[1](gradient)[0]
 
-    def cpu(x, y, gradient):
+    def by_places(x, won, gradient):
+        form = partial(_windows, window=window, stride=stride, pads=pads)
+        owed = tuple(jnp.where(won == place, gradient, 0) for place in range(window**2))
+        return jax.vjp(form, x)[1](owed)[0]
+
+    def cpu(x, won, gradient):
         if window == stride:
-            return _apart(x, y, gradient, window, pads)
+            return _apart(x.shape, won, gradient, window, pads)
+        return by_places(x, won, gradient)
 
-        seen, back = jax.vjp(partial(_windows, window=window, stride=stride, pads=pads), x)
-        taken, owed = jnp.zeros(y.shape, bool), []
-        for tap in seen:
-            hit = (tap == y) & ~taken
-            taken |= hit
-            owed.append(jnp.where(hit, gradient, 0))
-        return back(tuple(owed))[0]
-
-    return (lax.platform_dependent(*saved, gradient, cpu=cpu, default=native),)
+    forms = {"cpu": cpu, "cuda": by_places, "default": native}
+    return (lax.platform_dependent(*saved, gradient, **forms),)
 
 
 _max_pool.defvjp(_forward, _backward)
 
 
 def _apart(
-    x: jax.Array, y: jax.Array, gradient: jax.Array, window: int, pads: Padding
+    shape: tuple[int, ...], won: jax.Array, gradient: jax.Array, window: int, pads: Padding
 ) -> jax.Array:
     """The gradient where windows share no pixel: each pixel looks whether its window took it."""
-    batch, high, wide, channels = y.shape
-    sizes = (high * window, wide * window)
-    edges = [
-        (first, size - length - first, 0)
-        for (first, _), size, length in zip(pads, sizes, x.shape[1:3], strict=True)
-    ]
-    padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    seen = taps(padded, (window, window), window, ((0, 0), (0, 0)))
-    taken = jnp.zeros(y.shape, jnp.int8)
-    for place, tap in reversed(list(enumerate(seen.values()))):
-        taken = jnp.where(tap == y, jnp.int8(place), taken)
-    taken = lax.optimization_barrier(taken)  # once a window, not once a pixel
+    batch, high, wide, channels = won.shape
     places = jnp.arange(window**2, dtype=jnp.int8).reshape(window, 1, window, 1)
-    mine = taken[:, :, None, :, None] == places
-    owed = jnp.where(mine, gradient[:, :, None, :, None], 0).reshape(batch, *sizes, channels)
-    back = [(-first, -last, 0) for first, last, _ in edges]
-    return lax.pad(owed, jnp.zeros((), x.dtype), ((0, 0, 0), *back, (0, 0, 0)))
+    mine = won[:, :, None, :, None] == places
+    owed = jnp.where(mine, gradient[:, :, None, :, None], 0)
+    owed = owed.reshape(batch, high * window, wide * window, channels)
+    back = [
+        (-first, length + first - size, 0)
+        for (first, _), size, length in zip(pads, owed.shape[1:3], shape[1:3], strict=True)
+    ]
+    return lax.pad(owed, jnp.zeros((), owed.dtype), ((0, 0, 0), *back, (0, 0, 0)))
 
 
 def _native(x: jax.Array, window: int, stride: int, pads: Padding) -> jax.Array:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxtag import models
-from jaxtag.models import conv, layers
+from jaxtag.models import conv, layers, pooling
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 
@@ -62,6 +62,24 @@ def test_convolutions(shape, kernel, stride, padding):
 
     native = partial(conv._native, stride=stride, padding=pads, groups=1)
     assert distance(both(lambda x, k: conv.convolve(x, k, stride, pads)), both(native)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "padding", "ceil"),
+    [((15, 14), 2, 2, 0, False), ((12, 12), 3, 2, 1, False), ((13, 10), 3, 2, 0, True)],
+)
+def test_max_pool(size, window, stride, padding, ceil):
+    """Of few values, so that many are equal: each gradient goes where XLA's own goes."""
+    x = jnp.asarray(np.random.RandomState(0).randint(0, 4, (2, *size, 8)), jnp.bfloat16)
+    pads = pooling._pads(size, window, stride, padding, ceil)
+    forms = (
+        lambda x: pooling.max_pool(x, window, stride, padding, ceil),
+        partial(pooling._native, window=window, stride=stride, pads=pads),
+    )
+    (y, back), (wanted, wanted_back) = (jax.vjp(jax.jit(form), x) for form in forms)
+    np.testing.assert_array_equal(y, wanted)
+    gradient = jnp.asarray(np.random.RandomState(1).randint(-9, 9, y.shape), jnp.bfloat16)
+    np.testing.assert_array_equal(back(gradient)[0], wanted_back(gradient)[0])
 
 
 def test_what_all_examples_share():
