@@ -68,16 +68,13 @@ def _backward(window, stride, pads, saved, gradient):
         return jax.vjp(form, x)[1](gradient)[0]
 
     def by_places(x, won, gradient):
+        if window == stride:
+            return _apart(x.shape, won, gradient, window, pads)
         form = partial(_windows, window=window, stride=stride, pads=pads)
         owed = tuple(jnp.where(won == place, gradient, 0) for place in range(window**2))
         return jax.vjp(form, x)[1](owed)[0]
 
-    def cpu(x, won, gradient):
-        if window == stride:
-            return _apart(x.shape, won, gradient, window, pads)
-        return by_places(x, won, gradient)
-
-    forms = {"cpu": cpu, "cuda": by_places, "default": native}
+    forms = {"cpu": by_places, "cuda": by_places, "default": native}
     return (lax.platform_dependent(*saved, gradient, **forms),)
 
 
@@ -88,16 +85,19 @@ def _apart(
     shape: tuple[int, ...], won: jax.Array, gradient: jax.Array, window: int, pads: Padding
 ) -> jax.Array:
     """The gradient where windows share no pixel: each pixel looks whether its window took it."""
-    batch, high, wide, channels = won.shape
-    places = jnp.arange(window**2, dtype=jnp.int8).reshape(window, 1, window, 1)
-    mine = won[:, :, None, :, None] == places
-    owed = jnp.where(mine, gradient[:, :, None, :, None], 0)
-    owed = owed.reshape(batch, high * window, wide * window, channels)
-    back = [
-        (-first, length + first - size, 0)
-        for (first, _), size, length in zip(pads, owed.shape[1:3], shape[1:3], strict=True)
+    batch, _, _, channels = won.shape
+    seen = [
+        (0, -(-(size + first) // window) - windows, 0)  # windows that reach beyond the picture
+        for size, (first, _), windows in zip(shape[1:3], pads, won.shape[1:3], strict=True)
     ]
-    return lax.pad(owed, jnp.zeros((), owed.dtype), ((0, 0, 0), *back, (0, 0, 0)))
+    edges = ((0, 0, 0), *seen, (0, 0, 0))
+    won = lax.pad(won, jnp.int8(-1), edges)[:, :, None, :, None]
+    gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), edges)[:, :, None, :, None]
+    places = jnp.arange(window**2, dtype=jnp.int8).reshape(window, 1, window, 1)
+    owed = jnp.where(won == places, gradient, 0)
+    owed = owed.reshape(batch, owed.shape[1] * window, owed.shape[3] * window, channels)
+    (top, _), (left, _) = pads
+    return owed[:, top : top + shape[1], left : left + shape[2]]
 
 
 def _native(x: jax.Array, window: int, stride: int, pads: Padding) -> jax.Array:
