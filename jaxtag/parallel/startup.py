@@ -7,6 +7,7 @@ that two processes understand differently) is checked here, each wait with a lim
 
 import collections
 import dataclasses
+import faulthandler
 import importlib.util
 import os
 import re
@@ -98,6 +99,9 @@ def connect(place: Place, seconds: int) -> str:
         members = meeting.meet(host.strip("[]"), int(port), own, seconds)
     except meeting.Failed as problem:
         raise UserError(f"{problem}. {_advice(host)}") from problem
+    # Where another process is lost, JAX aborts this one from a thread of its own. To print then the
+    # stacks of all threads, as absl does, can crash: in one of ten times where these run.
+    faulthandler.enable(all_threads=False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         place.coordinator,

@@ -3,9 +3,13 @@
     python ending_job.py HOW FLAGS
 
 HOW: done, fails (process 1, over a user's mistake), breaks (process 1, over a bug), mistake
-(process 0, while the other waits for its answer), hangs (both; process 0 had promised to go on).
+(process 0, while the other waits for its answer), hangs (both; process 0 had promised to go on),
+lost (process 0, killed).
 """
 
+import faulthandler
+import os
+import signal
 import sys
 import time
 
@@ -34,6 +38,8 @@ def main(how: str) -> int:
             raise KeyError("a bug")
         if jax.process_index() == 0 and how == "hangs":
             watchdog.expect(1.0)
+        if jax.process_index() == 0 and how == "lost":
+            os.kill(os.getpid(), signal.SIGKILL)
         if how != "done":
             time.sleep(120)
     return 0
@@ -41,5 +47,6 @@ def main(how: str) -> int:
 
 if __name__ == "__main__":
     PROCESSES = process_flags.define()
+    faulthandler.enable()  # as absl.app.run does
     _, how = flags.FLAGS(sys.argv)
     sys.exit(main(how))

@@ -1,5 +1,6 @@
 """However one of two processes ends, both do, soon and with one status."""
 
+import signal
 from pathlib import Path
 
 import jobs
@@ -26,3 +27,11 @@ def test_both_end_alike(how, status, messages):
     assert job.wait() == [status, status], job.errors
     for said, message in zip(job.errors, messages, strict=True):
         assert message in said
+
+
+def test_one_whose_coordinator_is_lost_aborts_without_a_look_at_its_threads():
+    """Which run: to walk their stacks ends in a segmentation fault now and then."""
+    job = jobs.start(PROGRAM, "lost", devices=2)
+    assert job.wait() == [-signal.SIGKILL, -signal.SIGABRT], job.errors
+    assert "Fatal Python error: Aborted" in job.errors[1]
+    assert "Thread 0x" not in job.errors[1]
