@@ -45,17 +45,16 @@ def _windows(x: jax.Array, window: int, stride: int, pads: Padding) -> tuple[jax
 def _forward(x, window, stride, pads):
     y = _max_pool(x, window, stride, pads)
 
-    def places(x: jax.Array, y: jax.Array) -> jax.Array:
+    def with_places(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         won = jnp.zeros(y.shape, jnp.int8)
         for place, seen in reversed(list(enumerate(_windows(x, window, stride, pads)))):
             won = jnp.where(seen == y, jnp.int8(place), won)
-        return won
+        return lax.optimization_barrier((y, won))  # not from x once more in the backward pass
 
-    def none(_: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.zeros(y.shape, jnp.int8)
+    def without(_: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return y, jnp.zeros(y.shape, jnp.int8)
 
-    won = lax.platform_dependent(x, y, cpu=places, cuda=places, default=none)
-    y, won = lax.optimization_barrier((y, won))  # not from x once more in the backward pass
+    y, won = lax.platform_dependent(x, y, cpu=with_places, cuda=with_places, default=without)
     return y, (x, won)
 
 
