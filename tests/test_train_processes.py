@@ -64,9 +64,18 @@ def assert_ended_to_start_again(job: jobs.Job, but: int) -> None:
         assert status == RESTART_STATUS or status == -signal.SIGABRT, job.errors
 
 
+def until_saved(workdir: Path) -> None:
+    """Until a checkpoint is complete, which is written beside the steps."""
+    began = time.monotonic()
+    while not any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*")):
+        assert time.monotonic() - began < NOTICED
+        time.sleep(0.02)
+
+
 def test_one_of_two_is_killed_and_one_goes_on_alone(own_config, alone, tmp_path):
     job = start(own_config, tmp_path, 2)
     job.until(0, "step 4/")
+    until_saved(tmp_path)
     job.kill(1)
     assert_ended_to_start_again(job, but=1)
     (said,) = finish(own_config, tmp_path, 1)
