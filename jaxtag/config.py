@@ -98,7 +98,7 @@ class AugmentationConfig:
     """What training does to pictures on the device, beside data.flip (see data.augment)."""
 
     alternate: bool = False  # data.flip in turns: mirrored on every second pass, not at random
-    affine: tuple[float, float, float] | None = None  # limits: degrees, slant, scale
+    affine: tuple[float, float, float] | None = None  # limits: degrees, shear, scale
     crop_padding: int = 0  # pixels around the picture, out of which a crop of its size is drawn
     crop_border: str = "constant"  # what is in them: constant (black), reflect, edge
     randaugment: tuple[int, int] | None = None  # (operations, magnitude of 30)

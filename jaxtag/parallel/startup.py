@@ -101,7 +101,8 @@ def connect(place: Place, seconds: int) -> str:
         raise UserError(f"{problem}. {_advice(host)}") from problem
     # Where another process is lost, JAX aborts this one from a thread of its own. To print then the
     # stacks of all threads, as absl does, can crash: in one of ten times where these run.
-    faulthandler.enable(all_threads=False)
+    if faulthandler.is_enabled():
+        faulthandler.enable(all_threads=False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         place.coordinator,

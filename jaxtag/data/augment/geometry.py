@@ -62,32 +62,36 @@ def crop(images: jax.Array, corners: jax.Array, padding: int, mode: str = "const
     )
 
 
-def random_affine(images: jax.Array, key: jax.Array, limits: tuple[float, float, float]):
-    """Turns, slants and scales each of `images` uint8 [B, H, W, C] about its centre.
+def random_affine(
+    images: jax.Array, key: jax.Array, limits: tuple[float, float, float]
+) -> jax.Array:
+    """Rotates, shears and scales each of `images` uint8 [B, H, W, C] about its centre.
+
+    As torchvision's `RandomAffine` without translation, but bilinear; black outside.
 
     Args:
-        limits: largest turn in degrees, slope of a slant, change of scale; each uniform between
-            plus and minus its limit.
+        limits: largest rotation in degrees, shear of rows as a slope, change of scale; each uniform
+            between plus and minus its limit.
     """
     drawn = draw(
         key, images.shape[0], Part.AFFINE, lambda k: jax.random.uniform(k, (3,), minval=-1.0)
     )
-    return jax.vmap(bent)(images, drawn * jnp.asarray(limits))
+    return jax.vmap(lambda image, by: warp(image, inverse_of(*by)))(
+        images, drawn * jnp.asarray(limits)
+    )
 
 
-def bent(image: jax.Array, by: jax.Array) -> jax.Array:
-    """`image` [H, W, C] turned, slanted and scaled about its centre: bilinear, black outside.
+def inverse_of(degrees: jax.Array, shear: jax.Array, scale: jax.Array) -> jax.Array:
+    """The inverse map [2, 3] that rotates counter-clockwise, shears rows and scales by 1 + `scale`,
+    about the centre."""
+    sheared = jnp.eye(2).at[0, 1].set(shear)
+    linear = rotate(degrees, 0, 0)[:, :2] @ sheared / (1 + scale)
+    return jnp.pad(linear, ((0, 0), (0, 1)))
 
-    Args:
-        by: float32 [3], degrees counter-clockwise, slope by which rows move, change of scale.
-    """
-    height, width, _ = image.shape
-    x = (jnp.arange(width) - (width - 1) / 2) / (1 + by[2])
-    y = (jnp.arange(height)[:, None] - (height - 1) / 2) / (1 + by[2])
-    x = x + by[1] * y
-    angle = jnp.deg2rad(by[0])
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    places = (sin * x + cos * y + (height - 1) / 2, cos * x - sin * y + (width - 1) / 2)
+
+def warp(image: jax.Array, inverse: jax.Array) -> jax.Array:
+    """As `affine`, but bilinear: `image` uint8 [H, W, C], `inverse` float32 [2, 3]."""
+    places = _places(inverse, *image.shape[:2])
 
     def plane(values: jax.Array) -> jax.Array:
         return map_coordinates(values.astype(jnp.float32), places, order=1, mode="constant")
@@ -103,17 +107,23 @@ def affine(image: jax.Array, inverse: jax.Array) -> jax.Array:
             in pixels from the picture's centre: as torchvision's `affine`, with its rounding.
     """
     height, width, _ = image.shape
-    x = jnp.arange(width) - (width - 1) / 2
-    y = (jnp.arange(height) - (height - 1) / 2)[:, None]
-    column, row = (
-        jnp.round(of[0] * x + of[1] * y + of[2] + (size - 1) / 2).astype(jnp.int32)
-        for of, size in zip(inverse, (width, height), strict=True)
-    )
+    row, column = (jnp.round(x).astype(jnp.int32) for x in _places(inverse, height, width))
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     # One index into the pixels, whole pixels at a time.
     pixels = image.reshape(height * width, -1)
     found = pixels.at[jnp.where(inside, row * width + column, 0)].get(mode="promise_in_bounds")
     return jnp.where(inside[..., None], found, 0).astype(image.dtype)
+
+
+def _places(inverse: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+    """Where in the picture each pixel of the result comes from: (row, column), float32 [H, W]."""
+    x = jnp.arange(width) - (width - 1) / 2
+    y = (jnp.arange(height) - (height - 1) / 2)[:, None]
+    column, row = (
+        of[0] * x + of[1] * y + of[2] + (size - 1) / 2
+        for of, size in zip(inverse, (width, height), strict=True)
+    )
+    return row, column
 
 
 def shear_x(by: jax.Array, height: int, width: int) -> jax.Array:

@@ -27,7 +27,7 @@ class Augmentation:
     Fields:
         flip: mirror with probability 1/2.
         alternate: with `flip`, mirror on every second pass over the data instead.
-        affine: largest turn in degrees, slope of a slant, change of scale, each uniform between
+        affine: largest rotation in degrees, shear as a slope, change of scale, each uniform between
             plus and minus its limit; bilinear, black outside.
         crop_padding: pixels around the picture, out of which a crop of its size is drawn.
         crop_border: what is in them: "constant" (black), "reflect" or "edge".
@@ -58,7 +58,11 @@ class Augmentation:
         borders = ("constant", "reflect", "edge")
         for field, fits, wanted in (
             ("alternate", self.flip or not self.alternate, "False where config.data.flip is"),
-            ("affine", min(limits) >= 0 and limits[2] < 1, "at least 0 each, scale below 1"),
+            (
+                "affine",
+                min(limits) >= 0 and limits[2] < 1,
+                "(degrees, shear, scale), at least 0 each, scale below 1",
+            ),
             ("crop_padding", self.crop_padding >= 0, "at least 0"),
             ("crop_border", self.crop_border in borders, f"one of {', '.join(borders)}"),
             (
