@@ -44,15 +44,16 @@ def _windows(x: jax.Array, window: int, stride: int, pads: Padding) -> tuple[jax
 
 def _forward(x, window, stride, pads):
     y = _max_pool(x, window, stride, pads)
+    kind = jnp.int8 if window**2 <= jnp.iinfo(jnp.int8).max else jnp.int32
 
     def with_places(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        won = jnp.zeros(y.shape, jnp.int8)
+        won = jnp.zeros(y.shape, kind)
         for place, seen in reversed(list(enumerate(_windows(x, window, stride, pads)))):
-            won = jnp.where(seen == y, jnp.int8(place), won)
+            won = jnp.where(seen == y, kind(place), won)
         return lax.optimization_barrier((y, won))  # not from x once more in the backward pass
 
     def without(_: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return y, jnp.zeros(y.shape, jnp.int8)
+        return y, jnp.zeros(y.shape, kind)
 
     y, won = lax.platform_dependent(x, y, cpu=with_places, cuda=with_places, default=without)
     return y, (x, won)
@@ -90,9 +91,9 @@ def _apart(
         for size, (first, _), windows in zip(shape[1:3], pads, won.shape[1:3], strict=True)
     ]
     edges = ((0, 0, 0), *seen, (0, 0, 0))
-    won = lax.pad(won, jnp.int8(-1), edges)[:, :, None, :, None]
+    won = lax.pad(won, jnp.asarray(-1, won.dtype), edges)[:, :, None, :, None]
     gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), edges)[:, :, None, :, None]
-    places = jnp.arange(window**2, dtype=jnp.int8).reshape(window, 1, window, 1)
+    places = jnp.arange(window**2, dtype=won.dtype).reshape(window, 1, window, 1)
     owed = jnp.where(won == places, gradient, 0)
     owed = owed.reshape(batch, owed.shape[1] * window, owed.shape[3] * window, channels)
     (top, _), (left, _) = pads

@@ -169,6 +169,17 @@ def test_max_pool_equals_a_plain_reading(size, window, stride, padding, ceil) ->
     np.testing.assert_allclose(back(jnp.asarray(gradient))[0], owed, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [6, 12])
+def test_max_pool_of_large_windows(stride) -> None:
+    """More places in a window than an int8 counts."""
+    x = np.zeros((1, 24, 24, 1), np.float32)
+    x[0, 11, 11] = x[0, 23, 12] = 1.0  # the last place of its window, and one of the last row
+    y, back = jax.vjp(lambda x: pooling.max_pool(x, 12, stride), jnp.asarray(x))
+    owed = back(jnp.ones_like(y))[0]
+    assert owed[0, 11, 11, 0] >= 1 and owed[0, 23, 12, 0] >= 1
+    assert owed.sum() == y.size
+
+
 def test_ceil_mode_sizes_are_torchs() -> None:
     """torch.nn.MaxPool2d(3, 2, ceil_mode=True): 112 -> 56, 55 -> 27, 54 -> 27."""
     for size, expected in ((112, 56), (55, 27), (54, 27)):
