@@ -90,6 +90,16 @@ def test_a_failure_leaves_what_was_there(tmp_path, few_scenes, monkeypatch, befo
     assert whole(tmp_path / "shapes_captions") == (["1.0.0"] if before else [])
 
 
+def test_a_file_of_the_source_that_cannot_be_read_is_named(tmp_path, few_scenes, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error", str(tmp_path / "own" / "a.jpg"))
+
+    monkeypatch.setattr(preparing.Summary, "of", broken)
+    with pytest.raises(UserError, match=r"own/a\.jpg: Input/output error$"):
+        builders.prepare("shapes_captions", None, tmp_path / "data")
+    assert whole(tmp_path / "data/shapes_captions") == []
+
+
 def test_a_disk_that_is_too_small_is_noticed_first(tmp_path, monkeypatch):
     source = tmp_path / "own"
     source.mkdir()

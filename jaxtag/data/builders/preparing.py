@@ -175,7 +175,8 @@ def _check_space(folder: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def _readable_errors(folder: Path) -> Iterator[None]:
-    """A full or read-only disk becomes a message; tfds wraps such errors in others."""
+    """A full or read-only disk becomes a message, as does a file of the source that cannot be read;
+    tfds wraps such errors in others."""
     try:
         yield
     except UserError:
@@ -184,10 +185,21 @@ def _readable_errors(folder: Path) -> Iterator[None]:
         cause = error
         while cause is not None:
             reason = _disk_reason(cause)
+            if reason and (file := _foreign(cause, folder)):
+                raise UserError(f"{file}: {reason}") from error
             if reason:
                 raise UserError(f"{folder} cannot be written: {reason}") from error
             cause = cause.__cause__
         raise
+
+
+def _foreign(error: BaseException, folder: Path) -> Path | None:
+    """The file that an error is about, where it is neither in `folder` nor above it."""
+    name = getattr(error, "filename", None)
+    if not isinstance(name, str | os.PathLike):
+        return None
+    file, folder = Path(name).absolute(), folder.absolute()
+    return None if file in (folder, *folder.parents) or folder in file.parents else file
 
 
 def _disk_reason(error: BaseException) -> str:
