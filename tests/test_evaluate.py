@@ -121,6 +121,7 @@ def test_caption_files_are_scored_as_the_library_scores_them(caption_files, caps
         (["--workdir={tmp}/none"], 1, "{tmp}/none is no work directory"),
         (["--workdir={tmp}"], 1, "{tmp} is no work directory"),
         (["--workdir={run}", "--split=tset"], 1, "has no split 'tset' (it has: test, train, "),
+        (["--workdir={run}", "--split=tset"], 1, "or --split"),
         (["--workdir={run}", "--splt=test"], 2, "'splt'. Did you mean: split"),
         (["--workdir={run}", "test"], 2, "unexpected argument: test"),
         (["--workdir={run}", "--step=7"], 1, "has no step 7; it has [60]"),

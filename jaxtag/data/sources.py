@@ -115,7 +115,11 @@ def open_split(dataset: str, split: str, data_dir: str | os.PathLike | None = No
         files = builder.info.splits[split].file_instructions
     except (KeyError, ValueError) as error:
         names = ", ".join(sorted(builder.info.splits)) or "none"
-        raise UserError(f"{folder} has no split {split!r} (it has: {names}): {error}") from error
+        why = f" ({error})" if "[" in split else ""  # a slice that tfds does not understand
+        raise UserError(
+            f"{folder} has no split {split!r} (it has: {names}){why}: name one with "
+            "--config.data.train_split, --config.data.evaluation_split or --split"
+        ) from error
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
             f"{folder} is stored as {builder.info.file_format.value}, which has no random access: "
