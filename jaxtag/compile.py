@@ -62,7 +62,7 @@ def main(_: list[str]) -> int:
             return reading.read_failure(lowered, error, topology.chip)
         if not _SEARCH.value:
             _keep(compiled)
-        return reading.read(compiled, topology.chip)
+        return reading.read(compiled, topology)
 
     if _SEARCH.value:
         tried = search.best(config, len(devices), attempt, say=_say)

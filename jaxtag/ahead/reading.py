@@ -7,48 +7,16 @@ from typing import Any
 
 import jax
 
-from jaxtag.ahead import traffic
+from jaxtag.ahead import exchanges, traffic
 from jaxtag.ahead.chips import Chip
 from jaxtag.ahead.lowering import Compiled, DoesNotFit, Lowered
+from jaxtag.ahead.topologies import Topology
 from jaxtag.parallel.sharding import Placement
 from jaxtag.profiling import hlo
-from jaxtag.profiling.hlo import Instruction, Program, bytes_of
+from jaxtag.profiling.hlo import Instruction, Program
 from jaxtag.training.experiment import Experiment
 
-COLLECTIVES = (
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-broadcast",
-    "collective-permute",
-    "ragged-all-to-all",
-    "reduce-scatter",
-)
 _SMALL = 2**14  # elements, below which a whole copy on every device is meant
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-    """All exchanges of one kind between devices, in a step.
-
-    Attributes:
-      count: instructions of the program.
-      runs: how often they are run, the turns of loops counted.
-      bytes: that a device gives to them in all runs.
-      sent: bytes that leave it in a ring of many devices: all that it gives, twice for an
-        all-reduce; for an all-gather all that comes together.
-      overlapped: instructions that are started and awaited apart, so that others run meanwhile.
-    """
-
-    count: int
-    runs: int
-    bytes: int
-    sent: int
-    overlapped: int
-
-    def __add__(self, other: "Collective") -> "Collective":
-        mine, others = dataclasses.astuple(self), dataclasses.astuple(other)
-        return Collective(*map(sum, zip(mine, others, strict=True)))
 
 
 def memory(program: jax.stages.Compiled, chip: Chip) -> dict[str, int]:
@@ -74,39 +42,6 @@ def hbm_bytes(program: Program, turns: dict[str, int]) -> int:
         for name, times in turns.items()
         for instruction in program.computations[name]
     )
-
-
-def collectives(program: Program, turns: dict[str, int]) -> dict[str, Collective]:
-    """The exchanges of a step by kind; `turns` are those inside of fusions too."""
-    apart = {
-        name
-        for item in program.instructions.values()
-        if item.opcode == "async-start"
-        for name in item.called
-    }
-    found: dict[str, Collective] = {}
-    for name, times in turns.items():
-        for item in program.computations[name]:
-            kind = item.opcode.removesuffix("-start")
-            if kind in COLLECTIVES:
-                given = sum(bytes_of(program.instructions[one].shape) for one in item.operands)
-                together = item.bytes if item.opcode == kind else item.bytes - given
-                sent = {"all-reduce": 2 * given, "all-gather": together}.get(kind, given)
-                # XLA for GPUs starts all of them apart, and marks those that it awaits at once.
-                waits = '"is_sync":true' in item.attributes
-                beside = (item.opcode != kind or name in apart) and not waits
-                one = Collective(1, times, times * given, times * sent, int(beside))
-                found[kind] = one + found[kind] if kind in found else one
-    return dict(sorted(found.items()))
-
-
-def link_seconds(found: dict[str, Collective], devices: int, chip: Chip) -> float:
-    """How long the exchanges take at least, with each device's links full.
-
-    In a ring over all devices (Patarasu and Yuan 2009, section 3).
-    """
-    sent = sum(item.sent for item in found.values())
-    return sent * (devices - 1) / devices / chip.link_bandwidth
 
 
 def replicated_by_accident(experiment: Experiment) -> list[Placement]:
@@ -137,40 +72,51 @@ def _interesting(instruction: Instruction) -> str | None:
         kind = re.search(r"kind=k(\w+)", instruction.attributes)
         return f"fusion {kind[1].lower()}"
     opcode = instruction.opcode.removesuffix("-start")
-    wanted = (*COLLECTIVES, "convolution", "dot", "while", "custom-call")
+    wanted = (*exchanges.COLLECTIVES, "convolution", "dot", "while", "custom-call")
     return opcode if opcode in wanted else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """How long a step takes at least, by resource, in seconds."""
+    """How long a step takes at least, by resource, in seconds.
+
+    Attributes:
+      links: within a slice of TPUs, or a host of GPUs.
+      network: between them; None where nobody says how fast it is.
+    """
 
     arithmetic: float
     memory: float
     links: float
+    network: float | None
 
     @property
     def seconds(self) -> float:
-        return max(self.arithmetic, self.memory, self.links)
+        return getattr(self, self.binding)
 
     @property
     def binding(self) -> str:
         """The resource that takes longest."""
-        return max(("arithmetic", "memory", "links"), key=lambda name: getattr(self, name))
+        known = {name: s for name, s in dataclasses.asdict(self).items() if s is not None}
+        return max(known, key=lambda name: known[name])
 
 
-def read(compiled: Compiled, chip: Chip) -> dict[str, Any]:
+def read(compiled: Compiled, topology: Topology) -> dict[str, Any]:
     """All of it, as `jaxtag.compile` writes it in JSON."""
+    chip = topology.chip
     experiment, text = compiled.lowered.experiment, compiled.program.as_text()
     devices, batch = experiment.mesh.devices.size, experiment.config.batch_size
     program = hlo.parse(text)
     turns = traffic.turns(program, text)
-    found = collectives(program, traffic.turns(program, text, fused=True))
+    inside = traffic.turns(program, text, fused=True)
+    found = exchanges.collectives(program, inside)
+    away = exchanges.network_bytes(program, inside, topology.islands, devices)
     moved = hbm_bytes(program, turns)
     bound = Bound(
         arithmetic=compiled.lowered.flops / devices / chip.bfloat16_flops,
         memory=moved / chip.memory_bandwidth,
-        links=link_seconds(found, devices, chip),
+        links=exchanges.link_seconds(found, devices, chip),
+        network=_network_seconds(away, chip),
     )
     held = memory(compiled.program, chip)
     xla = compiled.program.cost_analysis() or {}  # there is none for GPUs
@@ -184,6 +130,7 @@ def read(compiled: Compiled, chip: Chip) -> dict[str, Any]:
             "bytes_accessed_per_example": _each(xla, "bytes accessed", devices / batch),
         },
         "collectives": {kind: dataclasses.asdict(item) for kind, item in found.items()},
+        "network_bytes_per_device": away,
         "bound": {
             "by": bound.binding,
             "seconds": bound.seconds,
@@ -196,6 +143,12 @@ def read(compiled: Compiled, chip: Chip) -> dict[str, Any]:
     }
 
 
+def _network_seconds(sent: float, chip: Chip) -> float | None:
+    if not sent:
+        return 0.0
+    return sent / chip.network_bandwidth if chip.network_bandwidth else None
+
+
 def _each(costs: dict[str, float], name: str, share: float) -> float | None:
     """A cost of XLA's for one picture; None where it does not say."""
     return costs[name] * share if name in costs else None
@@ -203,7 +156,13 @@ def _each(costs: dict[str, float], name: str, share: float) -> float | None:
 
 def read_failure(lowered: Lowered, error: DoesNotFit, chip: Chip) -> dict[str, Any]:
     """What is known of a step that does not fit; the rest is None."""
-    unknown = ("hbm_bytes_per_example", "collectives", "bound", "compile_seconds")
+    unknown = (
+        "hbm_bytes_per_example",
+        "collectives",
+        "network_bytes_per_device",
+        "bound",
+        "compile_seconds",
+    )
     return {
         **heading(lowered),
         **dict.fromkeys(unknown),

@@ -48,7 +48,10 @@ def _advice(found: dict[str, Any]) -> str:
 
 def _program(found: dict[str, Any], topology: Topology) -> list[tuple[str, str]]:
     bound, chip = found["bound"], topology.chip
-    parts = ", ".join(f"{name} {1e3 * s:.2f}" for name, s in bound["seconds_by_resource"].items())
+    parts = ", ".join(
+        f"{name} {'unknown' if s is None else f'{1e3 * s:.2f}'}"
+        for name, s in bound["seconds_by_resource"].items()
+    )
     rows = [
         ("memory traffic", f"{_short(found['hbm_bytes_per_example'])}B an image"),
         (
@@ -66,6 +69,9 @@ def _program(found: dict[str, Any], topology: Topology) -> list[tuple[str, str]]
                 f"{item['overlapped']} beside other work",
             )
         )
+    if topology.islands > 1:
+        sent = f"{_short(found['network_bytes_per_device'])}B a device to other"
+        rows.append(("network", f"{sent} {'slices' if chip.platform == 'tpu' else 'hosts'}"))
     if not found["collectives"]:
         rows.append(("collectives", "none"))
     rows.append(("gradients", f"{_short(found['gradient_bytes'])}B"))

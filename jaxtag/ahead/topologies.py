@@ -59,6 +59,12 @@ class Topology:
         """How many devices."""
         return math.prod(self.shape) * self.slices
 
+    @property
+    def islands(self) -> int:
+        """Parts between which there is the data centre's network: slices, or hosts of GPUs."""
+        hosts = 1 if self.chip.platform == "tpu" else -(-self.shape[0] // _GPUS_OF_A_HOST)
+        return hosts * self.slices
+
 
 def parse(name: str, slices: int = 1) -> Topology:
     """The topology of a name. Raises UsageError, with the nearest name, where there is none."""

@@ -14,7 +14,7 @@ import pytest
 from shrinking import VOCABULARY, shrink
 
 from jaxtag import config_flag
-from jaxtag.ahead import lowering, reading, sizes, topologies, traffic
+from jaxtag.ahead import exchanges, lowering, reading, sizes, topologies, traffic
 from jaxtag.parallel.sharding import Placement
 from jaxtag.profiling import hlo
 
@@ -54,7 +54,7 @@ def summary(name: str, devices: list[jax.Device]) -> dict[str, int]:
     lowered = lowering.lower(lowering.plan(config, VOCABULARY, devices), VOCABULARY)
     text = lowering.compile_step(lowered).program.as_text()
     program = hlo.parse(text)
-    exchanged = reading.collectives(program, traffic.turns(program, text, fused=True))
+    exchanged = exchanges.collectives(program, traffic.turns(program, text, fused=True))
     given = {f"bytes given to {kind}": found.bytes for kind, found in exchanged.items()}
     return reading.fingerprint(program, text) | given
 
@@ -73,7 +73,7 @@ def check_program(name: str, found: dict[str, int], compiler: str) -> None:
 def test_exchanges_and_donated_buffers_on_cpu(name):
     """What of the program does not depend on the kind of CPU."""
     found = summary(name, jax.devices())
-    kinds = ("donated buffers", *reading.COLLECTIVES)
+    kinds = ("donated buffers", *exchanges.COLLECTIVES)
     kept = {kind: count for kind, count in found.items() if kind.split(" to ")[-1] in kinds}
     check_program(f"programs/cpu/{name}.txt", kept, "jaxlib")
 

@@ -9,14 +9,14 @@ import shrinking
 
 from jaxtag import config_flag
 from jaxtag.ahead import lowering, reading, sizes
-from jaxtag.ahead.chips import CHIPS
 from jaxtag.ahead.tables import table
 from jaxtag.ahead.topologies import parse
 from jaxtag.config import Config
 from jaxtag.models import counting
 from jaxtag.parallel import mesh as meshes
 
-CHIP = CHIPS["v5e"]
+TOPOLOGY = parse("v5e:2x4")
+CHIP = TOPOLOGY.chip
 
 
 def small(**mesh: int) -> Config:
@@ -37,7 +37,7 @@ def plain(quick_compilation) -> lowering.Compiled:
 
 @pytest.fixture(scope="module")
 def found(plain) -> dict:
-    return reading.read(plain, CHIP)
+    return reading.read(plain, TOPOLOGY)
 
 
 def test_it_is_the_step_of_an_accelerator(plain):
@@ -96,7 +96,7 @@ def test_the_bound_is_that_of_the_slowest_resource(found):
 
 
 def test_the_table_says_what_people_ask_first(found):
-    text = table(found, parse("v5e:2x4"))
+    text = table(found, TOPOLOGY)
     assert "8 x TPU v5e (v5e:2x4), data 8 x fsdp 1 x tensor 1" in text
     assert "17.2 GB a device: fits" in text
     assert f"{found['bound']['by']}: " in text

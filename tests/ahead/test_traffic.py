@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxtag.ahead import reading, traffic
+from jaxtag.ahead import exchanges, reading, traffic
 from jaxtag.profiling import hlo
 
 KB = 1024
@@ -91,9 +91,9 @@ def test_a_slice_inside_of_nested_fusions_is_what_is_read(loop):
 
 
 def test_exchanges_count_in_each_turn(loop):
-    ((kind, found),) = reading.collectives(*loop).items()
+    ((kind, found),) = exchanges.collectives(*loop).items()
     assert kind == "all-reduce"
-    assert found == reading.Collective(count=1, runs=5, bytes=5 * KB, sent=10 * KB, overlapped=0)
+    assert found == exchanges.Collective(count=1, runs=5, bytes=5 * KB, sent=10 * KB, overlapped=0)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_what_is_started_apart_is_overlapped(attributes, overlapped):
     text = LOOP.replace("all-reduce(", "all-reduce-start(")
     text = text.replace("to_apply=%add\n", f"to_apply=%add{attributes}\n")
     program = hlo.parse(text)
-    found = reading.collectives(program, traffic.turns(program, text))
+    found = exchanges.collectives(program, traffic.turns(program, text))
     assert found["all-reduce"].overlapped == overlapped
 
 
@@ -121,8 +121,8 @@ def test_an_exchange_that_is_wrapped_is_overlapped_and_counted_in_its_loop():
         "  %shared = f32[256]{0} async-done(%begun)",
     )
     program = hlo.parse(text)
-    found = reading.collectives(program, traffic.turns(program, text, fused=True))["all-reduce"]
-    assert found == reading.Collective(count=1, runs=5, bytes=5 * KB, sent=10 * KB, overlapped=1)
+    found = exchanges.collectives(program, traffic.turns(program, text, fused=True))["all-reduce"]
+    assert found == exchanges.Collective(count=1, runs=5, bytes=5 * KB, sent=10 * KB, overlapped=1)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_an_exchange_that_is_wrapped_is_overlapped_and_counted_in_its_loop():
 def test_of_a_gathering_all_parts_go_round(form):
     text = LOOP.replace("f32[256]{0} all-reduce(%fused)", form)
     program = hlo.parse(text)
-    found = reading.collectives(program, traffic.turns(program, text, fused=True))["all-gather"]
+    found = exchanges.collectives(program, traffic.turns(program, text, fused=True))["all-gather"]
     assert (found.bytes, found.sent) == (5 * KB, 20 * KB)
 
 
