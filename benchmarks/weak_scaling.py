@@ -8,7 +8,7 @@ here was measured on chips; it says what the compiled program's counts allow. As
 - A chip computes for as long as the slower of its arithmetic and its memory at their peaks.
 - Gradients are exchanged after that, not beside it: inside a slice by reduce-scatter and all-gather
   over the chip's links at their peak, between slices each chip its share over the data centre's
-  network (6.4 Tbit/s a slice of 256, Google Cloud documentation, TPU v5e).
+  network at its peak.
 - A message needs 1 microsecond a hop inside a slice, and 50 between slices in each round of a tree.
 - Chips are equally fast and none fails; input keeps up.
 """
@@ -19,20 +19,19 @@ import sys
 from pathlib import Path
 
 SLICE = 256  # chips
-NETWORK = 6.4e12 / 8 / SLICE  # bytes/s of a chip's share
 HOP = 1e-6
 ROUND = 50e-6
 CHIPS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 50_176)
 
 
-def exchange(chips: int, given: float, links: float) -> float:
+def exchange(chips: int, given: float, links: float, network: float) -> float:
     """Seconds to add up `given` bytes over all chips."""
     inside = min(chips, SLICE)
     slices = chips // inside
     seconds = 2 * (inside - 1) / inside * given / links
     seconds += 4 * (math.isqrt(inside) - 1) * HOP  # both ways along both sides of the torus
     if slices > 1:
-        seconds += 2 * (slices - 1) / slices * given / inside / NETWORK
+        seconds += 2 * (slices - 1) / slices * given / inside / network
         seconds += 2 * math.ceil(math.log2(slices)) * ROUND
     return seconds
 
@@ -45,7 +44,7 @@ def table(found: dict) -> str:
     batch = found["batch_size"] / found["devices"]
     rows = ["| chips | exchange, ms | step, ms | images/s | efficiency |", "|---|---|---|---|---|"]
     for chips in CHIPS:
-        spent = exchange(chips, given, peaks["link_bandwidth"])
+        spent = exchange(chips, given, peaks["link_bandwidth"], peaks["network_bandwidth"])
         step = alone + spent
         rows.append(
             f"| {chips:,} | {1e3 * spent:.2f} | {1e3 * step:.2f} | {chips * batch / step:,.0f} | "
