@@ -107,6 +107,9 @@ def write_crop(picture: Picture, box: tuple[int, int, int, int], out: np.ndarray
     The picture is decoded no larger than the crop needs.
     """
     top, left, height, width = box
+    if out.shape[:2] == (height, width) == (picture.height, picture.width):
+        out[...] = picture.pixels()  # a fifth of a small picture's time is all that follows
+        return
     scale = min(1.0, max(out.shape[0] / height, out.shape[1] / width))
     pixels, factor = picture.pixels(scale, bottom=top + height), picture.factor(scale)
     y = min(round(top * factor), pixels.shape[0] - 1)

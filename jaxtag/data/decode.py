@@ -120,15 +120,20 @@ class _Jpeg(Picture):
             shorter = _cut_below(data, bottom + _MARGIN)
             data, height = (data, height) if shorter is None else (shorter, bottom + _MARGIN)
         inks = self._colour in ("CMYK", "YCCK")
-        size = {"min_height": math.ceil(height * factor), "min_width": math.ceil(width * factor)}
-        image = self._decode(data, "CMYK" if inks else "RGB", size)
+        reduced = {}
+        if factor < 1:
+            reduced = {"min_height": math.ceil(height * factor)}
+            reduced["min_width"] = math.ceil(width * factor)
+            height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False, **reduced)
+        image = np.empty((height, width, 4 if inks else 3), np.uint8)
+        image = self._decode(data, "CMYK" if inks else "RGB", image, reduced)
         return _upright(_cmyk_to_rgb(image) if inks else image, self._orientation)
 
     @staticmethod
-    def _decode(data: bytes | bytearray, colour: str, size: dict[str, int]) -> np.ndarray:
+    def _decode(
+        data: bytes | bytearray, colour: str, buffer: np.ndarray, size: dict[str, int]
+    ) -> np.ndarray:
         # fastdct and fastupsample saved nothing (at most 2%) and cost up to 3 grey levels.
-        height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False, **size)
-        buffer = np.empty((height, width, len(colour)), np.uint8)
         try:
             return simplejpeg.decode_jpeg(data, colour, buffer=buffer, **size)
         except ValueError as error:
@@ -262,6 +267,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     """`image` turned and mirrored as the EXIF tag 0x0112 asks (1 and unknown values: as is)."""
+    if orientation == 1:
+        return image
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):

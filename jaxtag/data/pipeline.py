@@ -1,5 +1,6 @@
 """Records to batches: a global order from the seed alone, decoding in workers, exact resume."""
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -26,6 +27,9 @@ _IMAGE_STREAM = 0
 _SHARED_FROM_BYTES = 1 << 16
 _KEPT_BYTES = 512 << 20
 _READ_AT_ONCE = 512  # records, of rows that are kept
+# Encoded pictures up to which threads wait longer for Python's lock than they gain: each is decoded
+# in some 10 us, between which the lock changes hands.
+_SHORT_BYTES = 4096
 
 
 class Records(Protocol):
@@ -250,15 +254,18 @@ class _Load:
         records = self._records(indices[filled]) if len(filled) else []
         image, fields = self._example.image, self._example.fields.items()
         streams, notes = _Streams(self._seed), {}
+        images, places = batch["image"], positions.tolist()
         for row, record in zip(filled.tolist(), records, strict=True):
-            position = int(positions[row])
-            rng = streams.at(position, _IMAGE_STREAM) if image.random else None
-            reason = _fill_image(record, self._example, rng, batch["image"][row])
-            batch["broken"][row], batch["mask"][row] = reason is not None, reason is None
-            for name, field in fields:
-                rng = streams.at(position, zlib.crc32(name.encode())) if field.random else None
+            rng = streams.at(places[row], _IMAGE_STREAM) if image.random else None
+            notes[row] = record, _fill_image(record, self._example, rng, images[row])
+        batch["broken"][filled] = [reason is not None for _, reason in notes.values()]
+        batch["mask"][filled] = ~batch["broken"][filled]
+        for name, field in fields:
+            stream, rng = zlib.crc32(name.encode()), None
+            for row, (record, _) in notes.items():
+                if field.random:
+                    rng = streams.at(places[row], stream)
                 batch[name][row] = field(record, rng)
-            notes[row] = record, reason
         return batch, notes
 
     def _records(self, indices: np.ndarray) -> list[dict[str, Any]]:
@@ -301,20 +308,29 @@ class _LoadOnce(_Load):
         self._made = np.zeros(len(source), bool)
         self._ahead: dict[int, dict[str, Any]] = {}
         self._reading = threading.Lock()
+        self._making = threading.Lock()
+        self._short = False  # the pictures, as far as they were read
 
     def __call__(self, batch: int) -> Batch:
         positions, indices = self._take(batch)
         new = np.unique(indices[~self._made[indices]])
         if len(new):
             self._read_ahead(batch, new)
-            made, _ = self._load(new, new)
-            for name, kept in self._rows.items():
-                kept[new] = made[name]
-            self._made[new] = True  # at last: other threads look at it
-            for index in new.tolist():
-                self._ahead.pop(index, None)
+            with self._making if self._short else contextlib.nullcontext():
+                self._make(new[~self._made[new]])
         rows = {name: kept[indices] for name, kept in self._rows.items()}
         return rows | {"epoch": self._epoch(positions).astype(np.int32)}
+
+    def _make(self, new: np.ndarray) -> None:
+        """The rows of these records, for this batch and all later ones."""
+        if not len(new):
+            return  # another thread has made them meanwhile
+        made, _ = self._load(new, new)
+        for name, kept in self._rows.items():
+            kept[new] = made[name]
+        self._made[new] = True  # at last: other threads look at it
+        for index in new.tolist():
+            self._ahead.pop(index, None)
 
     def _read_ahead(self, batch: int, wanted: np.ndarray) -> None:
         """Reads records of this batch and those after it: many at once take a fifth of the time."""
@@ -331,7 +347,9 @@ class _LoadOnce(_Load):
                 for index in dict.fromkeys(indices.tolist())
                 if index not in self._ahead and not self._made[index]
             ]
-            self._ahead.update(zip(new, super()._records(np.array(new)), strict=True))
+            records = super()._records(np.array(new))
+            self._ahead.update(zip(new, records, strict=True))
+            self._short = all(len(record["image"]) <= _SHORT_BYTES for record in records)
 
     def _records(self, indices: np.ndarray) -> list[dict[str, Any]]:
         found = [self._ahead.get(index) for index in indices.tolist()]
