@@ -15,10 +15,12 @@ class ImageTransform(Protocol):
 
     `size` is the side in pixels; calling it fills `out`, uint8 [size, size, 3], drawing what is
     random from `rng` alone. `random` says whether it draws anything; else `rng` may be None.
+    `whole` says that a picture of just this size becomes the square as it is.
     """
 
     size: int
     random: bool
+    whole: bool
 
     def __call__(
         self, picture: Picture, rng: np.random.Generator | None, out: np.ndarray
@@ -35,6 +37,7 @@ class RandomCrop:
     """
 
     random: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
     size: int
     area_range: tuple[float, float] = (0.08, 1.0)
     ratio_range: tuple[float, float] = (3 / 4, 4 / 3)
@@ -74,6 +77,10 @@ class CenterCrop:
     size: int
     share: float = 1.0
 
+    @property
+    def whole(self) -> bool:
+        return self.share == 1
+
     def __post_init__(self) -> None:
         _check_size(self.size)
         if not 0 < self.share <= 1:
@@ -91,6 +98,7 @@ class Squash:
     """The whole picture, scaled to a square without regard to its aspect ratio."""
 
     random: ClassVar[bool] = False
+    whole: ClassVar[bool] = True
     size: int
 
     def __post_init__(self) -> None:

@@ -85,6 +85,20 @@ def decode(data: bytes, *, min_size: int | None = None, max_pixels: int = MAX_PI
     return picture.pixels(1.0 if min_size is None else min(1.0, min_size / shorter))
 
 
+def decode_into(data: bytes, out: np.ndarray) -> bool:
+    """Decodes straight into `out`, uint8 [H, W, 3], where the picture is just as large.
+
+    False for whatever else it may be or be wrong with it: `open_picture` then tells. It takes two
+    thirds of the time of a picture of 32 x 32 pixels.
+    """
+    if data[:2] != b"\xff\xd8" or _may_be_turned(data):
+        return False
+    try:  # a larger one does not fit, and is refused by its header
+        return simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape == out.shape
+    except (ValueError, KeyError):
+        return False
+
+
 # The reduced sizes (in eighths) that libjpeg-turbo decodes faster than the whole picture. It also
 # offers 5 to 7 eighths, without vector instructions: slower than the whole (2.1 to 2.4 ms
 # against 1.9 ms for 640x427).
@@ -280,9 +294,7 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def _jpeg_orientation(data: bytes) -> int:
     """The EXIF orientation of a JPEG, 1 where there is none or it cannot be read."""
-    start = data.find(b"\xff\xe1", 2, 1 << 16)
-    # Most pictures have no EXIF: a look for its mark is all that they cost.
-    if start < 0 or data.find(b"Exif\0\0", start, 1 << 16) < 0:
+    if not _may_be_turned(data):
         return 1
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "MPO")) as image:
@@ -290,6 +302,12 @@ def _jpeg_orientation(data: bytes) -> int:
     except Exception:  # Damaged EXIF of a sound picture: Pillow raises many kinds.
         return 1
     return orientation if orientation in range(1, 9) else 1
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Whether a JPEG has EXIF: most have none, and a look for its mark is all that they cost."""
+    start = data.find(b"\xff\xe1", 2, 1 << 16)
+    return start >= 0 and data.find(b"Exif\0\0", start, 1 << 16) >= 0
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

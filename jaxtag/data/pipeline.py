@@ -1,12 +1,15 @@
 """Records to batches: a global order from the seed alone, decoding in workers, exact resume."""
 
-import contextlib
 import dataclasses
+import math
+import mmap
 import os
 import sys
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+from functools import partial
 from typing import Any, Protocol
 
 import cv2
@@ -15,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from jaxtag.data.crops import ImageTransform
-from jaxtag.data.decode import MAX_PIXELS, DecodeError, open_picture
+from jaxtag.data.decode import MAX_PIXELS, DecodeError, decode_into, open_picture
 from jaxtag.data.fields import Field
 from jaxtag.data.files import FileRecords, list_files
 from jaxtag.data.order import ShuffledOrder
@@ -27,9 +30,10 @@ _IMAGE_STREAM = 0
 _SHARED_FROM_BYTES = 1 << 16
 _KEPT_BYTES = 512 << 20
 _READ_AT_ONCE = 512  # records, of rows that are kept
-# Encoded pictures up to which threads wait longer for Python's lock than they gain: each is decoded
-# in some 10 us, between which the lock changes hands.
+# Encoded pictures up to which threads that decode wait longer for Python's lock than they gain: the
+# lock changes hands every 10 us.
 _SHORT_BYTES = 4096
+_zeros = partial(np.zeros, dtype=np.uint8)
 
 
 class Records(Protocol):
@@ -82,7 +86,8 @@ def train_batches(
             `ShuffledOrder`.
         rows: of the global batch that are for this process, ascending; by default all.
         workers: processes that decode; 0: threads of this process.
-        threads: threads that decode, each a batch of its own, in each process that decodes.
+        threads: threads that decode in each process that decodes, each a batch of its own (or, of
+            rows that are kept, a part of the batch).
         buffer: batches ready ahead for each thread or worker (the memory this takes).
 
     Returns:
@@ -100,7 +105,8 @@ def train_batches(
 
     numbers = grain.MapDataset.range(sys.maxsize)
     if not workers and not example.random and _bytes(source, example) <= _KEPT_BYTES:
-        batches = numbers.map(_LoadOnce(source, example, take))
+        batches = numbers.map(_LoadOnce(source, example, take, threads))
+        threads, buffer = 1, buffer * threads
     else:
         batches = numbers.map(take).map(_Load(source, example, seed))
     return BatchIterator(batches, workers=workers, threads=threads, buffer=buffer)
@@ -158,8 +164,11 @@ def _fill_image(
     """Decodes and transforms into `out`; a broken picture leaves zeros and gives the reason."""
     if record.get("error"):
         return record["error"]
+    data, image = record["image"], example.image
+    if image.whole and decode_into(data, out):
+        return None
     try:
-        example.image(open_picture(record["image"], max_pixels=example.max_pixels), rng, out)
+        image(open_picture(data, max_pixels=example.max_pixels), rng, out)
     except DecodeError as error:
         out[...] = 0
         return str(error)
@@ -247,26 +256,36 @@ class _Load:
         self, positions: np.ndarray, indices: np.ndarray
     ) -> tuple[Batch, dict[int, tuple[dict[str, Any], str | None]]]:
         """The batch, and (record, why it is broken) by row."""
-        cv2.setNumThreads(0)  # the pipeline's threads are enough; OpenCV's own only contend
         batch = self._empty(indices)
         batch["epoch"][:] = self._epoch(positions)
         filled = np.flatnonzero(indices != _PADDING)
         records = self._records(indices[filled]) if len(filled) else []
-        image, fields = self._example.image, self._example.fields.items()
+        return batch, self._fill(batch, filled, positions[filled], records)
+
+    def _fill(
+        self,
+        batch: Batch,
+        rows: np.ndarray,
+        positions: np.ndarray,
+        records: list[dict[str, Any]],
+    ) -> dict[int, tuple[dict[str, Any], str | None]]:
+        """Makes rows of a batch; gives (record, why it is broken) by row."""
+        cv2.setNumThreads(0)  # the pipeline's threads are enough; OpenCV's own only contend
+        image, images = self._example.image, batch["image"]
         streams, notes = _Streams(self._seed), {}
-        images, places = batch["image"], positions.tolist()
-        for row, record in zip(filled.tolist(), records, strict=True):
-            rng = streams.at(places[row], _IMAGE_STREAM) if image.random else None
+        places = list(zip(rows.tolist(), positions.tolist(), records, strict=True))
+        for row, place, record in places:
+            rng = streams.at(place, _IMAGE_STREAM) if image.random else None
             notes[row] = record, _fill_image(record, self._example, rng, images[row])
-        batch["broken"][filled] = [reason is not None for _, reason in notes.values()]
-        batch["mask"][filled] = ~batch["broken"][filled]
-        for name, field in fields:
-            stream, rng = zlib.crc32(name.encode()), None
-            for row, (record, _) in notes.items():
+        batch["broken"][rows] = [reason is not None for _, reason in notes.values()]
+        batch["mask"][rows] = ~batch["broken"][rows]
+        for name, field in self._example.fields.items():
+            stream, rng, values = zlib.crc32(name.encode()), None, batch[name]
+            for row, place, record in places:
                 if field.random:
-                    rng = streams.at(places[row], stream)
-                batch[name][row] = field(record, rng)
-        return batch, notes
+                    rng = streams.at(place, stream)
+                values[row] = field(record, rng)
+        return notes
 
     def _records(self, indices: np.ndarray) -> list[dict[str, Any]]:
         return self._source.__getitems__(indices.tolist())
@@ -274,10 +293,14 @@ class _Load:
     def _epoch(self, positions: np.ndarray) -> np.ndarray:
         return positions // max(1, len(self._source))
 
-    def _empty(self, indices: np.ndarray) -> Batch:
+    def _empty(
+        self,
+        indices: np.ndarray,
+        pixels: Callable[[tuple[int, ...]], np.ndarray] = _zeros,
+    ) -> Batch:
         count, size = len(indices), self._example.image.size
         batch = {
-            "image": np.zeros((count, size, size, 3), np.uint8),
+            "image": pixels((count, size, size, 3)),
             "mask": np.zeros(count, np.float32),
             "broken": np.zeros(count, bool),
             "index": np.asarray(indices, np.int32),
@@ -291,8 +314,12 @@ class _Load:
 class _LoadOnce(_Load):
     """The number of a batch → the batch, of rows that are the same each time: each is made once.
 
+    Made for one thread that asks: handing out rows takes so little that a second one would wait
+    for Python's lock longer than it gains.
+
     Args:
       take: from the number of a batch to its positions and indices.
+      threads: that decode, where pictures are large enough for more than one.
     """
 
     def __init__(
@@ -300,62 +327,46 @@ class _LoadOnce(_Load):
         source: Records,
         example: Example,
         take: Callable[[int], tuple[np.ndarray, np.ndarray]],
+        threads: int,
     ):
         super().__init__(source, example, seed=0)
         self._take = take
-        # Memory that nothing was written to costs nothing.
-        self._rows = self._empty(np.arange(len(source)))
+        self._rows = self._empty(np.arange(len(source)), _untouched)
         self._made = np.zeros(len(source), bool)
         self._ahead: dict[int, dict[str, Any]] = {}
-        self._reading = threading.Lock()
         self._making = threading.Lock()
-        self._short = False  # the pictures, as far as they were read
+        self._threads = threads
+        self._pool = futures.ThreadPoolExecutor(threads)
 
     def __call__(self, batch: int) -> Batch:
         positions, indices = self._take(batch)
-        new = np.unique(indices[~self._made[indices]])
-        if len(new):
-            self._read_ahead(batch, new)
-            with self._making if self._short else contextlib.nullcontext():
-                self._make(new[~self._made[new]])
+        made = self._made[indices]
+        if not made.all():
+            with self._making:
+                self._make(batch, np.unique(indices[~made]))
         rows = {name: kept[indices] for name, kept in self._rows.items()}
         return rows | {"epoch": self._epoch(positions).astype(np.int32)}
 
-    def _make(self, new: np.ndarray) -> None:
-        """The rows of these records, for this batch and all later ones."""
-        if not len(new):
-            return  # another thread has made them meanwhile
-        made, _ = self._load(new, new)
-        for name, kept in self._rows.items():
-            kept[new] = made[name]
-        self._made[new] = True  # at last: other threads look at it
-        for index in new.tolist():
-            self._ahead.pop(index, None)
+    def _make(self, batch: int, new: np.ndarray) -> None:
+        if any(index not in self._ahead for index in new.tolist()):
+            self._read_ahead(batch)
+        records = [self._ahead.pop(index) for index in new.tolist()]
+        if max(len(record["image"]) for record in records) <= _SHORT_BYTES:
+            self._fill(self._rows, new, new, records)
+        else:
+            parts = [slice(first, None, self._threads) for first in range(self._threads)]
+            fill = lambda part: self._fill(self._rows, new[part], new[part], records[part])  # noqa: E731
+            list(self._pool.map(fill, parts))
+        self._made[new] = True
 
-    def _read_ahead(self, batch: int, wanted: np.ndarray) -> None:
+    def _read_ahead(self, batch: int) -> None:
         """Reads records of this batch and those after it: many at once take a fifth of the time."""
-        with self._reading:
-            if all(index in self._ahead for index in wanted.tolist()):
-                return
-            indices, number = self._take(batch)[1], batch + 1
-            while len(indices) < min(_READ_AT_ONCE, len(self._made)):
-                indices = np.concatenate([indices, self._take(number)[1]])
-                number += 1
-            # In this order: what another thread has made since is made before it is not ahead.
-            new = [
-                index
-                for index in dict.fromkeys(indices.tolist())
-                if index not in self._ahead and not self._made[index]
-            ]
-            records = super()._records(np.array(new))
-            self._ahead.update(zip(new, records, strict=True))
-            self._short = all(len(record["image"]) <= _SHORT_BYTES for record in records)
-
-    def _records(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        found = [self._ahead.get(index) for index in indices.tolist()]
-        if None not in found:
-            return found
-        return super()._records(indices)  # another thread has just made one of them
+        indices = self._take(batch)[1]
+        while len(indices) < min(_READ_AT_ONCE, len(self._made)):
+            batch += 1
+            indices = np.concatenate([indices, self._take(batch)[1]])
+        new = np.unique(indices[~self._made[indices]])
+        self._ahead = dict(zip(new.tolist(), self._records(new), strict=True))
 
 
 class _LoadFiles(_Load):
@@ -389,6 +400,18 @@ class _Streams:
         self._state["has_uint32"] = 0
         self._bits.state = self._state
         return self._generator
+
+
+def _untouched(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 zeros that take no memory before they are written to.
+
+    In huge pages where there are any: rows written here and there met a new page of 4 KiB each,
+    which took half as long as decoding the picture.
+    """
+    memory = mmap.mmap(-1, math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8).reshape(shape)
 
 
 def _bytes(source: Records, example: Example) -> int:
