@@ -39,8 +39,9 @@ def best(
 ) -> list[Trial]:
     """All that was tried, the fastest first.
 
-    For each remat policy and mesh the largest batch that fits is found among powers of two, and
-    the first batch a device is that of `config`.
+    For each remat policy and mesh the largest batch that fits is found among powers of two times
+    the batch a device of `config`, and below that one whichever is fastest: what a chip keeps in
+    its fast memory may make a smaller batch faster.
 
     Args:
       attempt: compiles a configuration and gives what `reading.read` gives.
@@ -48,23 +49,27 @@ def best(
     """
     trials: list[Trial] = []
 
-    def fits(batch: int, remat: str, mesh: str) -> bool:
+    def attempted(batch: int, remat: str, mesh: str) -> Trial:
         changed = _changed(config, batch * devices, remat, mesh)
         trial = _trial(batch, remat, mesh, attempt(changed))
         trials.append(trial)
         say(_line(trial))
-        return trial.fits
+        return trial
 
     start = max(1, config.batch_size // (devices * config.optimizer.accumulate))
-    for remat, mesh in _ways(config, devices):
-        if fits(start, remat, mesh):
-            batch = 2 * start
-            while batch <= _LARGEST and fits(batch, remat, mesh):
-                batch *= 2
-        else:
-            batch = start // 2
-            while batch >= 1 and not fits(batch, remat, mesh):
-                batch //= 2
+    for way in _ways(config, devices):
+        fastest = last = attempted(start, *way)
+        batch = 2 * start
+        while last.fits and batch <= _LARGEST:
+            last = attempted(batch, *way)
+            batch *= 2
+        batch = start // 2
+        while batch >= 1:
+            last = attempted(batch, *way)
+            if fastest.fits and last.examples_per_second <= fastest.examples_per_second:
+                break
+            fastest = last
+            batch //= 2
     return sorted(trials, key=lambda trial: -trial.examples_per_second)
 
 

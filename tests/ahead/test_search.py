@@ -52,8 +52,19 @@ def test_the_largest_batch_of_each_way_is_found():
 def test_a_batch_that_does_not_fit_is_halved_until_it_does():
     tried = search.best(config(batch=128 * DEVICES), DEVICES, attempt)
     plain = [trial for trial in tried if (trial.remat, trial.mesh) == ("none", "data")]
-    assert sorted(trial.batch for trial in plain) == [16, 32, 64, 128]
-    assert [trial.batch for trial in plain if trial.fits] == [16]
+    assert sorted(trial.batch for trial in plain) == [8, 16, 32, 64, 128]
+    assert [trial.batch for trial in plain if trial.fits] == [16, 8]
+
+
+def test_smaller_batches_are_tried_while_they_are_faster():
+    def fastest_with_two(changed: Config) -> dict:
+        batch = changed.batch_size // DEVICES
+        found = attempt(changed)
+        return {**found, "bound": {"examples_per_second": 9.0 - abs(batch - 2), "by": "memory"}}
+
+    tried = search.best(config(), DEVICES, fastest_with_two)
+    assert tried[0].batch == 2
+    assert min(trial.batch for trial in tried) == 1
 
 
 def test_where_nothing_fits_it_ends():
