@@ -2,7 +2,7 @@
 
     python benchmarks/input_pipeline.py --images=DIR --torch_python=PATH --tf_python=PATH
 
-Ours: ArrayRecord → grain workers (random-resized crop, uint8) → jitted flip and normalisation.
+Ours: ArrayRecord → threads (random-resized crop, uint8) → jitted flip and normalisation.
 DataLoader: files → workers with Pillow, written as torchvision's RandomResizedCrop,
 RandomHorizontalFlip, ToTensor and Normalize do it. tf.data: files → decode_and_crop_jpeg of the
 same kind of box (sample_distorted_bounding_box), resized, flipped, in as many threads as it finds
@@ -50,8 +50,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tf_python", help="Python with tensorflow-cpu")
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 128])
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=2, help="of both sides")
-    parser.add_argument("--threads", type=int, default=1, help="of ours, in each worker")
+    parser.add_argument("--workers", type=int, default=2, help="processes of DataLoader")
+    parser.add_argument("--threads", type=int, default=2, help="of ours")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="counted in each round")
     parser.add_argument("--part", help=argparse.SUPPRESS)
@@ -154,7 +154,6 @@ def ours(args: argparse.Namespace) -> float:
         example=pipeline.Example(crops.RandomCrop(args.sizes[0])),
         batch_size=args.batch_size,
         seed=0,
-        workers=args.workers,
         threads=args.threads,
     )
 

@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 import zlib
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -106,7 +107,9 @@ _FAST_EIGHTHS = (1, 2, 3, 4, 8)
 _EXTRANEOUS_AT_END = re.compile(r"^Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9$")
 
 
-_END = b"\xff\xd9"
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+_EXIF = b"Exif\0\0"
+_SHORT_HEADER = 1024  # bytes; the tables of a colour picture take some 600
 _MARGIN = 16  # rows that smooth chroma upsampling and reduced decoding may look ahead
 
 
@@ -167,10 +170,8 @@ def _cut_below(data: bytes, rows: int) -> bytearray | None:
     """
     if data.rfind(_END, len(data) - 64) < 0:
         return None
-    place = 2
     frame = components = None
-    while place + 10 <= len(data) and data[place] == 0xFF:
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
+    for marker, place in _segments(data):
         if marker in (0xC0, 0xC1):  # baseline and extended sequential, Huffman-coded
             frame, components = place, data[place + 9]
         elif marker == 0xDA:  # the first scan: all colours in one, or not
@@ -179,8 +180,16 @@ def _cut_below(data: bytes, rows: int) -> bytearray | None:
             shorter = bytearray(data)
             shorter[frame + 5 : frame + 7] = rows.to_bytes(2)
             return shorter
-        place += 2 + length
     return None
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, place) of each part of a JPEG's header, up to the first scan."""
+    place, marker = 2, 0
+    while marker != 0xDA and place + 10 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        yield marker, place
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
 
 
 def _cmyk_to_rgb(image: np.ndarray) -> np.ndarray:
@@ -306,8 +315,13 @@ def _jpeg_orientation(data: bytes) -> int:
 
 def _may_be_turned(data: bytes) -> bool:
     """Whether a JPEG has EXIF: most have none, and a look for its mark is all that they cost."""
-    start = data.find(b"\xff\xe1", 2, 1 << 16)
-    return start >= 0 and data.find(b"Exif\0\0", start, 1 << 16) >= 0
+    scan = data.find(_SCAN)
+    if data.find(_EXIF, 2, max(scan, 0)) >= 0:
+        return True
+    # In a short header there is no profile or thumbnail that holds the mark of a scan by chance.
+    return scan > _SHORT_HEADER and any(
+        marker == 0xE1 and data.startswith(_EXIF, place + 4) for marker, place in _segments(data)
+    )
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -240,6 +240,17 @@ def test_orientations_are_undone(orientation, kind):
     assert_close(decode(data), scene(), mean=2)
 
 
+def test_exif_is_found_behind_a_profile_with_the_mark_of_a_scan():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = save(scene(), "JPEG", exif=exif)
+    profile = b"ICC_PROFILE\0\1\1" + b"\xff\xda" * 1000
+    before = b"\xff\xe2" + (2 + len(profile)).to_bytes(2) + profile
+    found = decode(data[:2] + before + data[2:])
+    np.testing.assert_array_equal(found, decode(data))
+    assert found.shape == (WIDTH, HEIGHT, 3)
+
+
 def test_damaged_exif_does_not_cost_the_picture():
     exif = Image.Exif()
     exif[0x0112] = 6
