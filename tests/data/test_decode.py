@@ -11,7 +11,7 @@ import simplejpeg
 from PIL import Image, PngImagePlugin
 
 from jaxtag.data import decode as decode_module
-from jaxtag.data.decode import DecodeError, decode, open_picture
+from jaxtag.data.decode import DecodeError, decode, decode_into, open_picture
 
 HEIGHT, WIDTH = 48, 64
 
@@ -249,6 +249,35 @@ def test_exif_is_found_behind_a_profile_with_the_mark_of_a_scan():
     found = decode(data[:2] + before + data[2:])
     np.testing.assert_array_equal(found, decode(data))
     assert found.shape == (WIDTH, HEIGHT, 3)
+
+
+def test_a_jpeg_of_the_size_wanted_is_decoded_into_its_place():
+    data = save(scene(), "JPEG")
+    out = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    assert decode_into(data, out)
+    np.testing.assert_array_equal(out, decode(data))
+    grey = save(scene()[..., 0], "JPEG")
+    assert decode_into(grey, out)
+    np.testing.assert_array_equal(out, decode(grey))
+
+
+def test_what_is_not_just_that_is_left_to_others():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    inks = Image.fromarray(scene()).convert("CMYK")
+    data = save(scene(), "JPEG")
+    others = (
+        save(scene(), "PNG"),
+        save(scene(), "JPEG", exif=exif),
+        save(inks, "JPEG"),
+        data[: len(data) // 2],
+        b"\xff\xd8",
+        b"",
+    )
+    for other in others:
+        assert not decode_into(other, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    for larger in (1, -1):
+        assert not decode_into(data, np.zeros((HEIGHT + larger, WIDTH, 3), np.uint8))
 
 
 def test_damaged_exif_does_not_cost_the_picture():

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 import simplejpeg
 
-from jaxtag.data import pipeline
+from jaxtag.data import loading, pipeline
 from jaxtag.data.crops import RandomCrop, Squash
 from jaxtag.data.fields import CaptionTokens
 from jaxtag.data.pipeline import (
@@ -249,10 +249,15 @@ def test_another_field_does_not_change_the_crops(records, example):
     np.testing.assert_array_equal(a["image"], b["image"])
 
 
-@pytest.mark.parametrize(("threads", "at_once"), [(1, 512), (1, 6), (4, 6)])
-def test_rows_that_stay_the_same_are_made_once(records, tokenizer, threads, at_once, monkeypatch):
+@pytest.mark.parametrize(
+    ("threads", "at_once", "short"), [(1, 512, 1 << 20), (1, 6, 0), (4, 6, 0), (4, 6, 1 << 20)]
+)
+def test_rows_that_stay_the_same_are_made_once(
+    records, tokenizer, threads, at_once, short, monkeypatch
+):
     """What threads keep is what a worker makes each time anew; broken pictures stay broken."""
-    monkeypatch.setattr(pipeline, "_READ_AT_ONCE", at_once)
+    monkeypatch.setattr(loading, "_READ_AT_ONCE", at_once)
+    monkeypatch.setattr(loading, "_SHORT_BYTES", short)  # longer ones are shared out to threads
 
     class Counted(MemoryRecords):
         read: ClassVar[list] = []
@@ -277,13 +282,12 @@ def test_rows_that_stay_the_same_are_made_once(records, tokenizer, threads, at_o
     assert broken >= 2
     kept.close(), made.close()
     assert set(Counted.read) == set(range(len(records)))
-    if threads == 1:  # several may find that another has just made what they wait for
-        assert len(Counted.read) == len(records)
+    assert len(Counted.read) == len(records)
 
 
 def test_much_is_not_kept(records, monkeypatch):
     options = {"example": Example(Squash(SIZE)), "batch_size": 4, "seed": 1}
-    monkeypatch.setattr(pipeline._LoadOnce, "__call__", lambda self, rows: {"kept": True})
+    monkeypatch.setattr(pipeline.LoadOnce, "__call__", lambda self, rows: {"kept": True})
     for limit, kept in ((0, True), (-1, False)):
         bytes_of_all = len(records) * SIZE * SIZE * 3
         monkeypatch.setattr(pipeline, "_KEPT_BYTES", bytes_of_all + limit)
