@@ -91,7 +91,7 @@ def decode_into(data: bytes, out: np.ndarray) -> bool:
     False for whatever else it may be or be wrong with it: `open_picture` then tells. It takes two
     thirds of the time of a picture of 32 x 32 pixels.
     """
-    if data[:2] != b"\xff\xd8" or _may_be_turned(data):
+    if data[:2] != b"\xff\xd8" or not _is_plain_jpeg(data):
         return False
     try:  # a larger one does not fit, and is refused by its header
         return simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape == out.shape
@@ -107,6 +107,9 @@ _EXTRANEOUS_AT_END = re.compile(r"^Corrupt JPEG data: \d+ extraneous bytes befor
 
 
 _END = b"\xff\xd9"
+_FRAMES = frozenset(
+    {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+)  # markers of a picture's size and kind
 _MARGIN = 16  # rows that smooth chroma upsampling and reduced decoding may look ahead
 
 
@@ -309,6 +312,12 @@ def _jpeg_orientation(data: bytes) -> int:
     except Exception:  # Damaged EXIF of a sound picture: Pillow raises many kinds.
         return 1
     return orientation if orientation in range(1, 9) else 1
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Whether a JPEG is upright, as far as it says, and of grey or three colours, not of inks."""
+    frames = [place for marker, place in _segments(data) if marker in _FRAMES]
+    return bool(frames) and data[frames[0] + 9] in (1, 3) and not _may_be_turned(data)
 
 
 def _may_be_turned(data: bytes) -> bool:
