@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from jaxtag.models import layers
+from jaxtag.models import attention, layers
 from jaxtag.parallel import mesh as meshes
 
 
@@ -55,19 +55,21 @@ class DecoderBlock(nn.Module):
 
         qkv = self.qkv(self.norm1(x)).reshape(batch * captions, length, 3, width)
         causal = jnp.tril(jnp.ones((length, length), bool))
-        attended = layers.attention(*layers.split_parts(qkv, self.heads), causal, weights_dropped)
-        x = x + dropped(self.out(layers.merge_heads(attended).reshape(x.shape)))
+        attended = attention.attention(
+            *attention.split_parts(qkv, self.heads), causal, weights_dropped
+        )
+        x = x + dropped(self.out(attention.merge_heads(attended).reshape(x.shape)))
 
         query = self.cross_query(self.norm_cross(x)).reshape(batch, captions * length, width)
-        query = layers.split_heads(query, self.heads)
-        keys, values = layers.split_parts(self.cross_key_value(memory), self.heads)
-        attended = layers.attention(query, keys, values, None, weights_dropped)
-        x = x + dropped(self.cross_out(layers.merge_heads(attended).reshape(x.shape)))
+        query = attention.split_heads(query, self.heads)
+        keys, values = attention.split_parts(self.cross_key_value(memory), self.heads)
+        attended = attention.attention(query, keys, values, None, weights_dropped)
+        x = x + dropped(self.cross_out(attention.merge_heads(attended).reshape(x.shape)))
         return x + dropped(self.mlp(self.norm2(x))), None
 
     def project_memory(self, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Memory `[B, N, D]` -> keys and values `[B, H, N, d]` for `step`."""
-        keys_values = layers.split_heads(self.cross_key_value(memory), self.heads)
+        keys_values = attention.split_heads(self.cross_key_value(memory), self.heads)
         keys_values = keys_values.transpose(2, 0, 3, 1, 4)
         return keys_values[0], keys_values[1]
 
@@ -86,17 +88,17 @@ class DecoderBlock(nn.Module):
         Gives x `[B, W, D]` and the new cache.
         """
         hypotheses = x.shape[1]
-        qkv = layers.split_heads(self.qkv(self.norm1(x)), self.heads).transpose(2, 0, 3, 1, 4)
+        qkv = attention.split_heads(self.qkv(self.norm1(x)), self.heads).transpose(2, 0, 3, 1, 4)
         keys, values = (
             jax.lax.dynamic_update_slice_in_dim(old, new, position * hypotheses, axis=2)
             for old, new in zip(cache, (qkv[1], qkv[2]), strict=True)
         )
-        attended = layers.head_major_attention(qkv[0], keys, values, mask)
-        x = x + self.out(layers.merge_heads(attended.transpose(0, 2, 1, 3)))
+        attended = attention.head_major_attention(qkv[0], keys, values, mask)
+        x = x + self.out(attention.merge_heads(attended.transpose(0, 2, 1, 3)))
 
-        query = layers.split_heads(self.cross_query(self.norm_cross(x)), self.heads)
-        attended = layers.head_major_attention(query.transpose(0, 2, 1, 3), *memory)
-        x = x + self.cross_out(layers.merge_heads(attended.transpose(0, 2, 1, 3)))
+        query = attention.split_heads(self.cross_query(self.norm_cross(x)), self.heads)
+        attended = attention.head_major_attention(query.transpose(0, 2, 1, 3), *memory)
+        x = x + self.cross_out(attention.merge_heads(attended.transpose(0, 2, 1, 3)))
         return x + self.mlp(self.norm2(x)), (keys, values)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from jaxtag.models import layers
+from jaxtag.models import attention, layers
 
 
 class QueryTagger(nn.Module):
@@ -54,12 +54,12 @@ class QueryTagger(nn.Module):
         norm = partial(layers.LayerNorm, 1e-5, self.dtype)
         dropped = partial(layers.Dropout(self.dropout), train=train)
         x = norm(name="norm1")(queries + dropped(queries))
-        query = layers.split_heads(linear((self.width,), name="query")(x), self.heads)
+        query = attention.split_heads(linear((self.width,), name="query")(x), self.heads)
         keys_values = linear((2, self.width), name="key_value")(memory)
-        attended = layers.attention(
-            query, *layers.split_parts(keys_values, self.heads), None, dropped
+        attended = attention.attention(
+            query, *attention.split_parts(keys_values, self.heads), None, dropped
         )
-        attended = linear((self.width,), name="out")(layers.merge_heads(attended))
+        attended = linear((self.width,), name="out")(attention.merge_heads(attended))
         x = norm(name="norm2")(x + dropped(attended))
         hidden = nn.relu(linear((4 * self.width,), name="fc1")(x))
         y = linear((self.width,), name="fc2")(dropped(hidden))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
 
-from jaxtag.models import layers
+from jaxtag.models import attention, layers
 from jaxtag.models.conv import Conv
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.parallel import mesh as meshes
@@ -41,9 +41,9 @@ class ViTBlock(nn.Module):
         norm = partial(layers.LayerNorm, self.norm_eps, self.dtype)
         width = x.shape[-1]
         qkv = layers.Linear((3, width), dtype=self.dtype, name="qkv")(norm(name="norm1")(x))
-        attended = layers.attention(*layers.split_parts(qkv, self.heads))
+        attended = attention.attention(*attention.split_parts(qkv, self.heads))
         out = layers.Linear((width,), dtype=self.dtype, name="out")
-        x = x + self._regularise(out(layers.merge_heads(attended)), rate, train)
+        x = x + self._regularise(out(attention.merge_heads(attended)), rate, train)
         mlp = layers.MLP(self.mlp_dim, layers.exact_gelu, dtype=self.dtype, name="mlp")
         return x + self._regularise(mlp(norm(name="norm2")(x)), rate, train), None
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxtag.models import layers
+from jaxtag.models import attention, layers
 from jaxtag.parallel import mesh as meshes
 
 SHAPE = (16, 3, 5, 8)  # examples, heads, positions, width
@@ -27,7 +27,7 @@ def causal():
 @pytest.mark.parametrize("mask", [None, causal()])
 @pytest.mark.parametrize("parts", [2, 16])
 def test_parts_change_neither_values_nor_gradients(mask, parts):
-    attend = partial(layers._attend, mask=mask, dropout=None)
+    attend = partial(attention._attend, mask=mask, dropout=None)
 
     def values_and_gradients(form):
         found, back = jax.vjp(jax.jit(form), *operands())
@@ -42,7 +42,7 @@ def test_parts_change_neither_values_nor_gradients(mask, parts):
 def test_each_device_keeps_its_own_examples():
     mesh = meshes.make()
     split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    attend = partial(layers._attend, mask=None, dropout=None)
+    attend = partial(attention._attend, mask=None, dropout=None)
     form = jax.jit(partial(layers.in_parts, attend, 2), out_shardings=split)
     placed = jax.device_put(operands(), split)
     text = form.lower(*placed).compile().as_text()
@@ -54,17 +54,17 @@ def test_parts_are_as_few_as_fit(monkeypatch):
     score = 3 * 5 * 5 * 4  # bytes an example
     query, key, _ = operands()
     for room, expected in ((16 * score, 1), (16 * score - 1, 2), (5 * score, 4), (1, 16)):
-        monkeypatch.setattr(layers, "_SCORES", room)
-        assert layers._parts(query, key) == expected
+        monkeypatch.setattr(attention, "_SCORES", room)
+        assert attention._parts(query, key) == expected
     with jax.sharding.use_abstract_mesh(meshes.make().abstract_mesh):  # 8 devices, 2 examples each
-        assert layers._parts(query, key) == 2
-        assert layers._parts(query[:3], key) == 1
+        assert attention._parts(query, key) == 2
+        assert attention._parts(query[:3], key) == 1
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
 def test_tpus_alone_take_parts(platform, monkeypatch):
-    monkeypatch.setattr(layers, "_SCORES", 2000)
-    form = jax.jit(layers.head_major_attention)
+    monkeypatch.setattr(attention, "_SCORES", 2000)
+    form = jax.jit(attention.head_major_attention)
     text = form.trace(*operands()).lower(lowering_platforms=(platform,)).as_text()
     assert ("stablehlo.while" in text) is (platform == "tpu")
 
@@ -96,8 +96,8 @@ def test_cudnn_gets_even_lengths_and_which_tokens_count(lengths, monkeypatch):
     length, seen = lengths
     query = jnp.asarray(rng.randn(3, length, 2, 4), jnp.float32)
     key, value = (jnp.asarray(rng.randn(3, seen, 2, 4), jnp.float32) for _ in range(2))
-    found = layers._by_cudnn(query, key, value)
-    np.testing.assert_allclose(found, layers.attention(query, key, value), rtol=1e-5, atol=1e-5)
+    found = attention._by_cudnn(query, key, value)
+    np.testing.assert_allclose(found, attention.attention(query, key, value), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,6 @@ def test_cudnn_gets_even_lengths_and_which_tokens_count(lengths, monkeypatch):
 def test_cudnn_is_asked_for_what_it_can_do(dtype, length, dim, taken, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     query = jax.ShapeDtypeStruct((2, length, 4, dim), dtype)
-    assert layers._cudnn_takes(query, query) is taken
+    assert attention._cudnn_takes(query, query) is taken
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert not layers._cudnn_takes(query, query)  # there is no plugin for CUDA
+    assert not attention._cudnn_takes(query, query)  # there is no plugin for CUDA

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxtag import models
-from jaxtag.models import conv, layers, pooling
+from jaxtag.models import attention, conv, layers, pooling
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 
@@ -32,10 +32,10 @@ def test_attention(length, seen):
     def both(dtype):
         operands = [jnp.asarray(x, dtype) for x in (query, key, value)]
         with jax.default_matmul_precision("highest"):
-            y, back = jax.jit(partial(jax.vjp, layers.attention))(*operands)
+            y, back = jax.jit(partial(jax.vjp, attention.attention))(*operands)
             return y, back(jnp.asarray(gradient, dtype))
 
-    program = jax.jit(layers.attention).lower(
+    program = jax.jit(attention.attention).lower(
         *(jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in (query, key, value))
     )
     assert "cudnn" in program.as_text()
