@@ -148,24 +148,27 @@ class LoadOnce(Load):
 
     def __call__(self, batch: int) -> Batch:
         positions, indices = self._take(batch)
-        made = self._made[indices]
-        if not made.all():
+        if not self._made[indices].all():
             with self._making:
-                self._make(batch, np.unique(indices[~made]))
+                self._make(batch, indices)
         rows = {name: kept[indices] for name, kept in self._rows.items()}
         return rows | {"epoch": self._epoch(positions).astype(np.int32)}
 
-    def _make(self, batch: int, new: np.ndarray) -> None:
+    def _make(self, batch: int, indices: np.ndarray) -> None:
+        # Looked up here: the thread of an iterator that was just closed may have made some.
+        new = np.unique(indices[~self._made[indices]])
         if any(index not in self._ahead for index in new.tolist()):
             self._read_ahead(batch)
         records = [self._ahead.pop(index) for index in new.tolist()]
-        if max(len(record["image"]) for record in records) <= _SHORT_BYTES:
+        if all(len(record["image"]) <= _SHORT_BYTES for record in records):
             self._fill(self._rows, new, new, records)
         else:
             parts = [slice(first, None, self._threads) for first in range(self._threads)]
-            fill = lambda part: self._fill(self._rows, new[part], new[part], records[part])  # noqa: E731
-            list(self._pool.map(fill, parts))
+            list(self._pool.map(partial(self._make_part, new, records), parts))
         self._made[new] = True
+
+    def _make_part(self, new: np.ndarray, records: list[dict[str, Any]], part: slice) -> None:
+        self._fill(self._rows, new[part], new[part], records[part])
 
     def _read_ahead(self, batch: int) -> None:
         """Reads records of this batch and those after it: many at once take a fifth of the time."""

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from concurrent import futures
 from typing import ClassVar
 
 import grain
@@ -283,6 +284,24 @@ def test_rows_that_stay_the_same_are_made_once(
     kept.close(), made.close()
     assert set(Counted.read) == set(range(len(records)))
     assert len(Counted.read) == len(records)
+
+
+def test_a_thread_that_was_not_done_yet_does_no_harm():
+    """Of an iterator that was closed while its thread made the same rows."""
+
+    class Slow(MemoryRecords):
+        def __getitems__(self, indices):
+            time.sleep(0.05)
+            return super().__getitems__(indices)
+
+    records = Slow()
+    take = lambda batch: (np.arange(4) + 4 * batch, np.arange(4) + 4 * (batch % 2))  # noqa: E731
+    load = loading.LoadOnce(records, Example(Squash(SIZE)), take, 1)
+    with futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(load, [0, 0, 0, 0]))
+    for other in found[1:]:
+        np.testing.assert_array_equal(other["image"], found[0]["image"])
+    assert found[0]["image"].any()
 
 
 def test_much_is_not_kept(records, monkeypatch):
