@@ -290,6 +290,7 @@ def _check_choices(config: Config) -> None:
 
 def _check_numbers(config: Config) -> None:
     least = dict.fromkeys(("optimizer.ema_moments", "optimizer.lookahead", "evaluation.shift"), 0)
+    least |= {"data.workers": 0, "data.threads": 0}
     positive = ["batch_size", "log_every", "evaluate_every", "checkpoint_every"]
     positive += ["data.image_size", "text.length", "text.captions_per_image"]
     positive += ["embed.size", "embed.pictures_per_class", "tag.groups"]

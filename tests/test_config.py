@@ -109,6 +109,8 @@ def test_an_argument_without_a_default_must_be_given(tmp_path):
     "changes, words",
     [
         ({"batch_size": 0}, "config.batch_size"),
+        ({"data": DataConfig(threads=-1)}, "config.data.threads = -1: must be at least 0"),
+        ({"data": DataConfig(workers=-1)}, "config.data.workers = -1: must be at least 0"),
         ({"batch_size": "8"}, "config.batch_size = '8': must be int"),
         ({"total_steps": None}, "total_steps"),
         ({"data": DataConfig(mean=0.5)}, "config.data.mean"),

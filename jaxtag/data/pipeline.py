@@ -48,7 +48,7 @@ def train_batches(
         rows: of the global batch that are for this process, ascending; by default all.
         workers: processes that decode; 0: threads of this process.
         threads: threads that decode in each process that decodes, each a batch of its own (or, of
-            rows that are kept, a part of the batch).
+            rows that are kept, a part of the batch); 0: the one that asks, when it asks.
         buffer: batches ready ahead for each thread or worker (the memory this takes).
 
     Returns:
@@ -66,8 +66,8 @@ def train_batches(
 
     numbers = grain.MapDataset.range(sys.maxsize)
     if not workers and not example.random and _bytes(source, example) <= _KEPT_BYTES:
-        batches = numbers.map(LoadOnce(source, example, take, threads))
-        threads, buffer = 1, buffer * threads
+        batches = numbers.map(LoadOnce(source, example, take, max(1, threads)))
+        threads, buffer = min(1, threads), buffer * threads
     else:
         batches = numbers.map(take).map(Load(source, example, seed))
     return BatchIterator(batches, workers=workers, threads=threads, buffer=buffer)

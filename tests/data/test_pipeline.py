@@ -251,7 +251,8 @@ def test_another_field_does_not_change_the_crops(records, example):
 
 
 @pytest.mark.parametrize(
-    ("threads", "at_once", "short"), [(1, 512, 1 << 20), (1, 6, 0), (4, 6, 0), (4, 6, 1 << 20)]
+    ("threads", "at_once", "short"),
+    [(0, 6, 0), (1, 512, 1 << 20), (1, 6, 0), (4, 6, 0), (4, 6, 1 << 20)],
 )
 def test_rows_that_stay_the_same_are_made_once(
     records, tokenizer, threads, at_once, short, monkeypatch
