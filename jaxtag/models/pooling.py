@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxtag.models.conv import Padding, taps
+from jaxtag.models.conv_on_cpu import Padding, taps
 
 
 def max_pool(

@@ -54,7 +54,7 @@ def test_convolutions(shape, kernel, stride, padding):
     rng = np.random.RandomState(0)
     x, k = (jnp.asarray(rng.randn(*s), jnp.float32) for s in (shape, kernel))
     pads = ((padding, padding), (padding, padding))
-    native = partial(conv._native, stride=stride, padding=pads, groups=1)
+    native = partial(conv.native, stride=stride, padding=pads, groups=1)
     gradient = jnp.asarray(rng.randn(*jax.eval_shape(native, x, k).shape), jnp.float32)
 
     def both(form):
