@@ -1,9 +1,7 @@
 """The three products of a convolution as JAX functions that oneDNN computes, on CPU."""
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import cache, partial
 
 import jax
@@ -12,7 +10,7 @@ import jax.numpy as jnp
 from jaxtag.onednn import calls, library
 from jaxtag.onednn.library import Spec
 
-_TARGET = "jaxtag_onednn_convolution"
+TARGET = "jaxtag_onednn_convolution"
 
 
 def form(spec: Spec) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
@@ -39,15 +37,15 @@ def _call(spec: Spec, first: jax.Array, second: jax.Array) -> jax.Array:
     shapes = {"output": spec.output, "input_gradient": spec.x, "kernel_gradient": spec.kernel}
     dtype = jnp.float32 if spec.kind == "kernel_gradient" else spec.dtype
     result = jax.ShapeDtypeStruct(shapes[spec.kind], dtype)
-    product = jax.ffi.ffi_call(_TARGET, result, vmap_method="sequential")
-    return product(first, second, spec=json.dumps(asdict(spec)))
+    product = jax.ffi.ffi_call(TARGET, result, vmap_method="sequential")
+    return product(first, second, spec=str(spec))
 
 
 @cache
 def _register() -> None:
     # One thread for all: OpenMP keeps as many threads as there are cores for each that calls it.
     thread = ThreadPoolExecutor(1, thread_name_prefix="onednn")
-    calls.register(_TARGET, lambda *arguments: thread.submit(_work, *arguments).result())
+    calls.register(TARGET, lambda *arguments: thread.submit(_work, *arguments).result())
 
 
 def _work(text: bytes, arguments: list[int], results: list[int]) -> None:
@@ -63,9 +61,5 @@ def _work(text: bytes, arguments: list[int], results: list[int]) -> None:
 
 @cache
 def _convolution(text: bytes) -> tuple[library.Kind, library.Convolution]:
-    spec = Spec(**{name: _tuples(value) for name, value in json.loads(text).items()})
+    spec = Spec.parse(text.decode())
     return spec.kind, library.Convolution(spec)
-
-
-def _tuples(value: object) -> object:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -6,6 +6,7 @@ https://uxlfoundation.github.io/oneDNN/dev_guide_convolution.html
 
 import ctypes
 import importlib.metadata
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,26 @@ class Spec:
     stride: int
     padding: tuple[tuple[int, int], tuple[int, int]]
     groups: int
+
+    def __str__(self) -> str:
+        """As it stands in a program: `output float32 8x7x7x64 3x3x64x32 8x7x7x32 1 1x1x1x1 1`."""
+        sizes = (self.x, self.kernel, self.output, (self.stride,), sum(self.padding, ()))
+        texts = ("x".join(map(str, some)) for some in (*sizes, (self.groups,)))
+        return " ".join((self.kind, self.dtype, *texts))
+
+    @classmethod
+    def parse(cls, text: str) -> "Spec":
+        """The inverse of `str`."""
+        kind, dtype, *texts = text.split()
+        x, kernel, output, (stride,), padding, (groups,) = (
+            tuple(map(int, some.split("x"))) for some in texts
+        )
+        return cls(kind, dtype, x, kernel, output, stride, (padding[:2], padding[2:]), groups)
+
+    @property
+    def flops(self) -> int:
+        """Two for a multiply-add, those over the padding included."""
+        return 2 * math.prod(self.output) * math.prod(self.kernel[:3])
 
 
 class _Argument(ctypes.Structure):

@@ -14,6 +14,8 @@ import re
 from typing import Any
 
 from jaxtag.models import counting
+from jaxtag.onednn import convolution
+from jaxtag.onednn.library import Spec
 from jaxtag.profiling.hlo import CONTROL, FREE, Instruction, Program
 from jaxtag.training import experiment as experiments
 from jaxtag.training.experiment import Experiment
@@ -139,8 +141,10 @@ def _of_convolution(program: Program, instruction: Instruction) -> int:
 
 
 def _of_library(program: Program, instruction: Instruction) -> int:
-    """Of a call of cuBLAS or cuDNN; 0 for others."""
+    """Of a call of cuBLAS, cuDNN or oneDNN; 0 for others."""
     text = instruction.attributes
+    if f'custom_call_target="{convolution.TARGET}"' in text:
+        return Spec.parse(re.search(r'spec = "([^"]*)"', text)[1]).flops
     if "__cudnn$conv" in text and "dim_labels" in text:
         return _of_convolution(program, instruction)
     if "__cublas$" in text:
