@@ -1,4 +1,7 @@
-"""Every form of a convolution against XLA's own, outputs and gradients; padding and pooling."""
+"""Every form of a convolution against XLA's own, outputs and gradients; padding and pooling.
+
+oneDNN's have tests/onednn.
+"""
 
 import functools
 
@@ -9,6 +12,7 @@ import pytest
 from jax import lax
 
 from jaxtag.models import conv, pooling
+from jaxtag.onednn import convolution
 
 CASES = {
     # name: (image, channels, features, kernel, stride, padding, groups)
@@ -44,8 +48,14 @@ CASES = {
 }
 
 
+@pytest.fixture
+def without_onednn(monkeypatch) -> None:
+    """As on machines where it is not installed."""
+    monkeypatch.setattr(convolution, "form", lambda spec: None)
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_forms_equal_xla(case: str) -> None:
+def test_forms_equal_xla(case: str, without_onednn) -> None:
     size, channels, features, kernel_size, stride, padding, groups = CASES[case]
     padding = conv.resolve_padding(padding, kernel_size, stride, size)
     rng = np.random.RandomState(0)
@@ -111,7 +121,7 @@ BFLOAT16_CASES = {
 
 
 @pytest.mark.parametrize("case", BFLOAT16_CASES)
-def test_bfloat16_sums_in_float32(case: str) -> None:
+def test_bfloat16_sums_in_float32(case: str, without_onednn) -> None:
     """Off by the rounding of what is given back (2^-9 of it), not of each term of a sum."""
     size, channels, features, kernel_size, stride, padding = BFLOAT16_CASES[case]
     pairs = ((padding, padding), (padding, padding))

@@ -8,8 +8,15 @@ import pytest
 
 from jaxtag.models import ViT
 from jaxtag.models.conv import convolve
+from jaxtag.onednn import convolution
 
 PLATFORMS = ("cpu", "tpu", "cuda")
+
+
+@pytest.fixture(autouse=True)
+def without_onednn(monkeypatch) -> None:
+    """Which a CPU without it would take for all but 1x1 (tests/onednn)."""
+    monkeypatch.setattr(convolution, "form", lambda spec: None)
 
 
 def lowered(function, platform: str, *shapes: tuple[int, ...]) -> str:
