@@ -1,6 +1,7 @@
 """The convolutions of oneDNN's C library (version 3), called through `ctypes`.
 
-The library comes with the Python package `onednn-cpu-gomp` (`jaxtag[cpu]`).
+The library comes with the Python package `onednn-cpu-gomp` (`jaxtag[cpu]`). What it makes for a
+convolution is kept as long as the process lives: a model has some tens of them.
 https://uxlfoundation.github.io/oneDNN/dev_guide_convolution.html
 """
 
@@ -34,6 +35,7 @@ _IMPLEMENTATION = 8  # queries
 _QUERIES = {"output": 131, "input_gradient": 131, "kernel_gradient": 132}
 _SCRATCHPAD_QUERY = 136
 _FROM, _TO, _SCRATCHPAD = 1, 17, 80  # arguments of a primitive
+_PAGE = 4096  # bytes; where the room for what a convolution needs begins
 _ROLES: dict[Kind, tuple[int, int, int]] = {  # pictures, kernel, output
     "output": (1, 33, 17),
     "input_gradient": (129, 33, 145),
@@ -82,9 +84,6 @@ class Spec:
 
 class _Argument(ctypes.Structure):
     _fields_ = (("role", c_int), ("memory", c_void_p))
-
-
-_PAGE = 4096
 
 
 class OneDnnError(RuntimeError):

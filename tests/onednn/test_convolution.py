@@ -1,4 +1,4 @@
-"""oneDNN's convolutions: equal to XLA's, called from every kind of program, and replaced if absent."""
+"""oneDNN's convolutions: equal to XLA's, in every kind of program, and what if it is absent."""
 
 import importlib.metadata
 import os
