@@ -171,8 +171,7 @@ def _by_onednn(
     padding: Padding,
     groups: int,
 ) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-    # XLA's own products are the faster in a whole step for 1x1 (MobileNetV2's by a sixth).
-    if conv_on_cpu.is_pointwise(kernel, padding, groups) or meshes.shards_of_step() > 1:
+    if conv_on_cpu.suits_products(kernel, padding, groups) or meshes.shards_of_step() > 1:
         return None
     spec = Spec(kind, str(x.dtype), x.shape, kernel.shape, output, stride, padding, groups)
     return convolution.form(spec)

@@ -1,7 +1,7 @@
 """Forms of a convolution that XLA's CPU backend computes faster than its own.
 
-They serve where oneDNN is not installed, and programs that run on several CPU devices; 1x1
-convolutions always (figures in benchmarks/README.md):
+They serve where oneDNN is not installed, and programs that run on several CPU devices; 1x1 and
+large ones (`suits_products`) always (figures in benchmarks/README.md):
 
 - 1x1: a matrix product;
 - few channels and taps: a matrix product over gathered patches;
@@ -28,7 +28,7 @@ def output(
     x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding, groups: int
 ) -> jax.Array:
     """As `conv.convolve`."""
-    if is_pointwise(kernel, padding, groups):
+    if _is_pointwise(kernel, padding, groups):
         return _pointwise(x, kernel, stride=stride)
     if _is_depthwise(x, kernel, groups):
         return _depthwise(x, kernel, stride=stride, padding=padding)
@@ -49,14 +49,14 @@ def gradients(
     groups: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Those of the pictures and of the kernel, for that of the output."""
-    if is_pointwise(kernel, padding, groups):
+    if _is_pointwise(kernel, padding, groups):
         return _pointwise_gradients(x, kernel, gradient, stride=stride)
     if _is_depthwise(x, kernel, groups):
         return _depthwise_gradients(x, kernel, gradient, stride=stride, padding=padding)
     return _dense_gradients(x, kernel, gradient, stride=stride, padding=padding, groups=groups)
 
 
-def is_pointwise(kernel: jax.Array, padding: Padding, groups: int) -> bool:
+def _is_pointwise(kernel: jax.Array, padding: Padding, groups: int) -> bool:
     return kernel.shape[:2] == (1, 1) and groups == 1 and not np.any(padding)
 
 
@@ -67,6 +67,19 @@ def _is_depthwise(x: jax.Array, kernel: jax.Array, groups: int) -> bool:
 def _is_thin(kernel: jax.Array) -> bool:
     """Few values to a patch: XLA's convolution takes 14 times a product's time for 12 of them."""
     return kernel[..., 0].size <= 32
+
+
+def suits_products(kernel: jax.Array, padding: Padding, groups: int) -> bool:
+    """Whether a step with matrix products of XLA's is faster than one with oneDNN's convolution.
+
+    1x1: MobileNetV2's step by a sixth, ResNet-50's by a twelfth. 9x9 over 256 channels: CapsNet's
+    by a twelfth, in float32 and in bfloat16.
+    """
+    return _is_pointwise(kernel, padding, groups) or (groups == 1 and _is_large(kernel))
+
+
+def _is_large(kernel: jax.Array) -> bool:
+    return kernel.shape[0] * kernel.shape[1] > 25 and min(kernel.shape[2:]) >= 16
 
 
 def _gathering_pays(x: jax.Array, kernel: jax.Array) -> bool:
@@ -83,7 +96,7 @@ def _gathering_pays(x: jax.Array, kernel: jax.Array) -> bool:
         return True
     if kernel.dtype == jnp.bfloat16:
         return min(kernel.shape[2:]) >= 32
-    return kernel.shape[0] * kernel.shape[1] > 25 and min(kernel.shape[2:]) >= 16
+    return _is_large(kernel)
 
 
 def native(
