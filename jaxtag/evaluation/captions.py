@@ -79,10 +79,10 @@ class CaptionEvaluator:
         meshes.check_batch(mesh, config.evaluation.batch_size, "config.evaluation.batch_size")
         self._mesh, self._config, self._tokenizer = mesh, config, tokenizer
         self._loss = jax.jit(
-            lambda variables, batch: task.loss(variables, batch, None)[2],
+            meshes.within(mesh, lambda variables, batch: task.loss(variables, batch, None)[2]),
             out_shardings=meshes.replicated(mesh),
         )
-        self._generate = caption_generator(task, config, tokenizer)
+        self._generate = meshes.within(mesh, caption_generator(task, config, tokenizer))
 
     def __call__(self, variables: Any, source: Source) -> Evaluation:
         """Evaluates every example of `source` once, on any number of processes."""

@@ -69,7 +69,9 @@ class ClassEvaluator:
     ):
         meshes.check_batch(mesh, config.evaluation.batch_size, "config.evaluation.batch_size")
         self._mesh, self._config, self._classes = mesh, config, classes
-        self._score = jax.jit(task.score, out_shardings=meshes.replicated(mesh))
+        self._score = jax.jit(
+            meshes.within(mesh, task.score), out_shardings=meshes.replicated(mesh)
+        )
 
     def __call__(self, variables: Any, source: Source) -> Evaluation:
         """Evaluates every example of `source` once, on any number of processes."""

@@ -85,7 +85,9 @@ class EmbeddingEvaluator:
         meshes.check_batch(mesh, config.evaluation.batch_size, "config.evaluation.batch_size")
         self._mesh, self._config, self._classes = mesh, config, classes
         self._labels = label_feature(config)
-        self._embed = jax.jit(task.embed, out_shardings=meshes.replicated(mesh))
+        self._embed = jax.jit(
+            meshes.within(mesh, task.embed), out_shardings=meshes.replicated(mesh)
+        )
 
     def __call__(self, variables: Any, source: Source) -> Evaluation:
         """Evaluates every example of `source` once, on any number of processes."""

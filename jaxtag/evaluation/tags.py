@@ -123,7 +123,9 @@ class TagEvaluator:
         meshes.check_batch(mesh, config.evaluation.batch_size, "config.evaluation.batch_size")
         self._mesh, self._config, self._classes = mesh, config, classes
         self._decisions = task.decisions
-        self._logits = jax.jit(task.logits, out_shardings=meshes.replicated(mesh))
+        self._logits = jax.jit(
+            meshes.within(mesh, task.logits), out_shardings=meshes.replicated(mesh)
+        )
 
     def __call__(self, variables: Any, source: Source) -> Evaluation:
         """Evaluates every example of `source` once, on any number of processes.

@@ -1,11 +1,16 @@
 """The mesh of devices, and how a batch lies on it."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxtag.errors import UserError
+
+_Result = TypeVar("_Result")
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # a batch is split over these; `tensor` splits the layers
@@ -69,18 +74,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def within(mesh: Mesh, function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """`function`, which knows while it is traced over how many devices its batch is split."""
+
+    def on_mesh(*arguments: Any) -> _Result:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return on_mesh
+
+
 def shards_of_step() -> int:
-    """Over how many devices the batch of the step that is traced is split; 1 outside of a step."""
+    """Over how many devices the batch of what is traced `within` a mesh is split; 1 outside."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else _parts(mesh)
 
 
 def keep_split(x: jax.Array) -> jax.Array:
-    """`x` [B, ...] of a step, split over the devices as its batch is, and whole along the rest.
+    """`x` [B, ...], split over the devices as its batch is, and whole along the rest.
 
     Where `fsdp` splits the parameters along a model's width, XLA may choose to split activations
     likewise and to hold all pictures on every device. Said at each layer's input, the activations
-    stay with their pictures, and the parameters come to them. Outside of a step it does nothing.
+    stay with their pictures, and the parameters come to them. Outside of a mesh it does nothing.
     """
     shards = shards_of_step()
     if shards == 1 or x.shape[0] % shards:

@@ -196,7 +196,7 @@ def _made(
 ) -> Features:
     shape = jax.ShapeDtypeStruct((1, image.size, image.size, 3), jnp.uint8)
     dimension = jax.eval_shape(compute, variables, shape).shape[1]
-    run = jax.jit(compute, out_shardings=meshes.replicated(mesh))
+    run = jax.jit(meshes.within(mesh, compute), out_shardings=meshes.replicated(mesh))
     return Features(description, dimension, mesh, image, lambda images: run(variables, images))
 
 

@@ -36,7 +36,7 @@ def refresher(
         *_, changed = task.loss({**variables, norms.MOMENTS: {}}, batch, key)
         return changed[norms.MOMENTS]
 
-    find = jax.jit(find, out_shardings=meshes.replicated(mesh))
+    find = jax.jit(meshes.within(mesh, find), out_shardings=meshes.replicated(mesh))
 
     def refresh(state: State) -> State:
         if not count or state.ema is None or STATISTICS not in state.collections:

@@ -89,14 +89,8 @@ def compile_step(
     step: Callable[[State, Batch], tuple[State, Metrics]], shardings: Any, mesh: Mesh
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """`jit` of the step: state in and out as `shardings` say, its buffers used again."""
-
-    def on_mesh(state: State, batch: Batch) -> tuple[State, Metrics]:
-        # For what says itself how it is split over devices (see tasks.metric_losses).
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return step(state, batch)
-
     return jax.jit(
-        on_mesh,
+        meshes.within(mesh, step),
         in_shardings=(shardings, meshes.batch_sharding(mesh)),
         out_shardings=(shardings, meshes.replicated(mesh)),
         donate_argnums=0,

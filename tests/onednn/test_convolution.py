@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxtag.models.conv import convolve, resolve_padding
 from jaxtag.onednn import calls, convolution, library
@@ -142,13 +141,14 @@ def test_other_platforms_get_their_own() -> None:
         assert not targets(text)
 
 
-def test_a_step_on_several_devices_does_without() -> None:
+def test_what_runs_on_several_devices_does_without() -> None:
     """XLA would compute a foreign call whole on each device."""
     mesh = meshes.make(data=2, devices=jax.devices()[:2])
     spec, x, kernel, _ = drawn("dense of whole vectors", "float32")
-    x = jax.device_put(jnp.concatenate([x, x]), NamedSharding(mesh, PartitionSpec("data")))
-    with jax.set_mesh(mesh):
-        assert not targets(jax.jit(ours(spec)).lower(x, kernel).as_text())
+    x = jax.device_put(jnp.concatenate([x, x]), meshes.batch_sharding(mesh))
+    program = jax.jit(meshes.within(mesh, ours(spec)))
+    assert not targets(program.lower(x, kernel).as_text())
+    np.testing.assert_allclose(program(x, kernel), xla(spec)(x, kernel), atol=1e-4)
 
 
 def test_vmap_and_scan_call_it() -> None:
