@@ -60,7 +60,7 @@ class BatchNorm(nn.Module):
             )
         values = parts.astype(jnp.float32)
         found_mean = values.mean(axes)
-        found_variance = jnp.maximum(jnp.square(values).mean(axes) - jnp.square(found_mean), 0.0)
+        found_variance = _variance(values, found_mean, axes)
         if not self.is_initializing():
             unbiased = found_variance * (count / (count - 1))
             for running, found in ((mean, found_mean), (variance, unbiased)):
@@ -83,6 +83,24 @@ class BatchNorm(nn.Module):
         factor = scale * jax.lax.rsqrt(variance + self.epsilon)
         y = x.astype(jnp.float32) * factor + (bias - mean * factor)
         return y.astype(self.dtype)
+
+
+def _variance(values: jax.Array, mean: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """`[groups, ..., C]` with its means `[groups, C]` to the biased variances `[groups, C]`.
+
+    Accelerators sum the values and their squares in one pass. On CPU each sum is a pass of its own
+    anyway, so that the second one can be of the deviations, which loses no digits.
+    """
+
+    def of_squares(values: jax.Array, mean: jax.Array) -> jax.Array:
+        return jnp.maximum(jnp.square(values).mean(axes) - jnp.square(mean), 0.0)
+
+    def of_deviations(values: jax.Array, mean: jax.Array) -> jax.Array:
+        # What the mean adds to the gradient is a sum of deviations: 0.
+        around = jax.lax.stop_gradient(jnp.expand_dims(mean, axes))
+        return jnp.square(values - around).mean(axes)
+
+    return jax.lax.platform_dependent(values, mean, cpu=of_deviations, default=of_squares)
 
 
 def _nothing() -> None:
