@@ -110,7 +110,7 @@ def register(name: str, work: Work) -> None:
             attribute = call.attributes.values[0].contents
             spec = ctypes.string_at(attribute.data, attribute.size)
             work(spec, _addresses(call.arguments), _addresses(call.results))
-        except Exception as error:  # a C caller has no other way to learn of it
+        except BaseException as error:  # ctypes would print it, and XLA take the result for whole
             return _error(call.api.contents, f"{name}: {type(error).__name__}: {error}")
         return None
 

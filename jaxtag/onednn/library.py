@@ -265,11 +265,13 @@ def library() -> ctypes.CDLL | None:
         files = importlib.metadata.files(_PACKAGE) or ()
     except importlib.metadata.PackageNotFoundError:
         return None
-    (path,) = (file.locate() for file in files if file.name == _FILE)
     try:
+        path = next((file.locate() for file in files if file.name == _FILE), None)
+        if path is None:
+            raise OSError(f"the package {_PACKAGE} has no {_FILE}")
         with _sleeping_threads():
             found = ctypes.CDLL(str(path))
-    except OSError as error:  # there is no libgomp
+    except OSError as error:  # there is no libgomp, or the package is damaged
         logging.warning(
             "convolutions are XLA's, slower than oneDNN's, which does not load: %s", error
         )

@@ -188,6 +188,20 @@ def test_a_failure_in_a_program_is_an_error_that_tells() -> None:
         broken(jnp.ones(1), jnp.ones(1), spec="output float32").block_until_ready()
 
 
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
+def test_nothing_raised_in_a_call_is_lost(kind: type[BaseException]) -> None:
+    """ctypes prints it and goes on: the result would be whatever lay in memory."""
+
+    def work(*_: object) -> None:
+        raise kind("stopped")
+
+    name = f"jaxtag_test_{kind.__name__}"
+    calls.register(name, work)
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct((4,), jnp.float32))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=f"{name}: {kind.__name__}: stopped"):
+        call(jnp.ones(2), spec="some text").block_until_ready()
+
+
 def test_any_function_can_be_called_with_the_addresses() -> None:
     seen = []
     calls.register("jaxtag_test_call", lambda *arguments: seen.append(arguments))
@@ -247,6 +261,13 @@ def test_without_the_package_there_is_none(monkeypatch) -> None:
 
     monkeypatch.setattr(importlib.metadata, "files", absent)
     assert library.library.__wrapped__() is None
+
+
+def test_a_package_without_its_library_is_told(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
+    with caplog.at_level("WARNING"):
+        assert library.library.__wrapped__() is None
+    assert "libdnnl.so.3" in caplog.text
 
 
 def test_a_library_that_does_not_load_is_told(monkeypatch, caplog) -> None:
