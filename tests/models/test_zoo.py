@@ -15,6 +15,8 @@ from flax.traverse_util import flatten_dict
 from jaxtag import models
 from jaxtag.models import counting
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CLASSES = 5
 
 # Parameters with 1000 classes, and 1e9 multiply-adds at the model's image size: torchvision's

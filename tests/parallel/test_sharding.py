@@ -15,6 +15,8 @@ from jaxtag.parallel import mesh as meshes
 from jaxtag.parallel import sharding
 from jaxtag.training import experiment
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SIZES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (4, 1, 2), "all": (2, 2, 2)}
 
 
