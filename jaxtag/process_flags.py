@@ -77,7 +77,10 @@ def _meaning(error: BaseException) -> tuple[int, str]:
         return error.exit_status, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
-    text = str(error)
+    whole, text = "".join(traceback.format_exception(error)), str(error)
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code:
+        return error.code, whole
     if isinstance(error, jax.errors.JaxRuntimeError) and any(x in text.lower() for x in _LOST):
-        return LostProcess.exit_status, f"another process is lost: {text.splitlines()[0]}"
-    return 1, "".join(traceback.format_exception(error))
+        # Whole: other failures of XLA may have such a word in them too.
+        return LostProcess.exit_status, f"another process is lost: {text.splitlines()[0]}\n{whole}"
+    return 1, whole

@@ -94,7 +94,8 @@ def announce(status: int, message: str) -> tuple[int, str]:
     """Tells the others that this process fails, for them to end with the same status.
 
     Returns:
-      (status, message) to end with: another's where that one failed first.
+      (status, message) to end with: another's status where that one failed first, and the
+      messages of both.
     """
     own = {"status": status, "message": message, "process": jax.process_index()}
     try:
@@ -102,7 +103,8 @@ def announce(status: int, message: str) -> tuple[int, str]:
     except jax.errors.JaxRuntimeError:  # it is set already, or the coordinator is gone
         if (first := _told()) is not None:
             status = first["status"]
-            message = f"process {first['process']} failed: {first['message']}"
+            theirs = f"process {first['process']} failed: {first['message']}"
+            message = f"{theirs}\nand this one, process {own['process']}: {message}"
     _linger()
     return status, message
 

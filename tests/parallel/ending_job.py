@@ -2,9 +2,9 @@
 
     python ending_job.py HOW FLAGS
 
-HOW: done, fails (process 1, over a user's mistake), breaks (process 1, over a bug), mistake
-(process 0, while the other waits for its answer), hangs (both; process 0 had promised to go on),
-lost (process 0, killed).
+HOW: done, fails (process 1, over a user's mistake), breaks (process 1, over a bug), exits (process
+1, with status 3), both (each fails, and neither is watched), mistake (process 0, while the other
+waits for its answer), hangs (both; process 0 had promised to go on), lost (process 0, killed).
 """
 
 import faulthandler
@@ -36,6 +36,11 @@ def main(how: str) -> int:
             raise UserError("the disk is full")
         if jax.process_index() == 1 and how == "breaks":
             raise KeyError("a bug")
+        if jax.process_index() == 1 and how == "exits":
+            sys.exit(3)
+        if how == "both":
+            watchdog.stop()  # or it may end one before that one has failed
+            raise UserError(f"disk {jax.process_index()} is full")
         if jax.process_index() == 0 and how == "hangs":
             watchdog.expect(1.0)
         if jax.process_index() == 0 and how == "lost":
