@@ -100,6 +100,18 @@ def test_a_file_of_the_source_that_cannot_be_read_is_named(tmp_path, few_scenes,
     assert whole(tmp_path / "data/shapes_captions") == []
 
 
+def test_an_error_that_names_no_file_is_not_blamed_on_the_data_directory(
+    tmp_path, few_scenes, monkeypatch
+):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")  # as read() of an open file raises it
+
+    monkeypatch.setattr(preparing.Summary, "of", broken)
+    with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error$"):
+        builders.prepare("shapes_captions", None, tmp_path / "data")
+    assert whole(tmp_path / "data/shapes_captions") == []
+
+
 def test_a_disk_that_is_too_small_is_noticed_first(tmp_path, monkeypatch):
     source = tmp_path / "own"
     source.mkdir()

@@ -7,6 +7,7 @@ be decoded again.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ from jaxtag.errors import UserError
 
 LEDGER = "ledger.jsonl"
 _STAGING, _REPLACED, _EXAMINED = ".preparing-", ".replaced-", ".examined"
+_WRITING_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # tfds writes what it shuffles to disk once more when it is larger than this.
 _SHUFFLED_IN_MEMORY = 1000 << 20
 
@@ -176,7 +178,7 @@ def _check_space(folder: Path, size: int) -> None:
 @contextlib.contextmanager
 def _readable_errors(folder: Path) -> Iterator[None]:
     """A full or read-only disk becomes a message, as does a file of the source that cannot be read;
-    tfds wraps such errors in others."""
+    tfds wraps such errors in others. All else is raised as it is."""
     try:
         yield
     except UserError:
@@ -204,7 +206,8 @@ def _foreign(error: BaseException, folder: Path) -> Path | None:
 
 def _disk_reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        # Without a file it may be of a read from the source, unless only writing fails so.
+        return error.strerror if error.filename or error.errno in _WRITING_FAILED else ""
     # ArrayRecord's writer is C++: its errors carry the system's text only.
     known = ("No space left on device", "File too large", "Disk quota exceeded")
     return next((text for text in known if text in str(error)), "")
