@@ -22,7 +22,12 @@ def lowered():
 
 @pytest.fixture(scope="module")
 def program(lowered):
-    return hlo.parse(lowered.compile().as_text())
+    """Never one that another checkout left in the compilation cache, with that one's files."""
+    name = "jax_compilation_cache_include_metadata_in_key"
+    before = getattr(jax.config, name)
+    jax.config.update(name, True)
+    yield hlo.parse(lowered.compile().as_text())
+    jax.config.update(name, before)
 
 
 def test_a_product_in_a_loop_is_found_with_its_scope_shape_and_line(program):
