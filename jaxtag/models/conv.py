@@ -22,7 +22,7 @@ from jaxtag.models import conv_on_cpu
 from jaxtag.models.conv_on_cpu import Padding, native, padded
 from jaxtag.models.layers import settle
 from jaxtag.onednn import convolution
-from jaxtag.onednn.library import Kind, Spec
+from jaxtag.onednn.convolution import Kind, Spec
 from jaxtag.parallel import mesh as meshes
 
 _TENSOR_CORE = 8  # channels that a GPU's matrix units take at a time in 16 bits

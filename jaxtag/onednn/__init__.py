@@ -1,1 +1,1 @@
-"""oneDNN's convolutions for CPUs: the C library, and how XLA's programs call it."""
+"""oneDNN's convolutions and batch normalisation for CPUs, and how XLA's programs call them."""

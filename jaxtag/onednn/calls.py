@@ -7,6 +7,8 @@ interpreter's lock only between the calls of C libraries that the function makes
 
 import ctypes
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import jax
 
@@ -96,7 +98,7 @@ def register(name: str, work: Work) -> None:
     Args:
       name: of the target.
       work: is called with the string, the addresses of the arguments and those of the results;
-        what it raises ends the program with its text. It may be called in several threads at once.
+        what it raises ends the program with its text. One thread makes all calls, in turn.
     """
 
     @_Handler
@@ -109,7 +111,8 @@ def register(name: str, work: Work) -> None:
         try:
             attribute = call.attributes.values[0].contents
             spec = ctypes.string_at(attribute.data, attribute.size)
-            work(spec, _addresses(call.arguments), _addresses(call.results))
+            given = spec, _addresses(call.arguments), _addresses(call.results)
+            _thread().submit(work, *given).result()
         except BaseException as error:  # ctypes would print it, and XLA take the result for whole
             return _error(call.api.contents, f"{name}: {type(error).__name__}: {error}")
         return None
@@ -117,6 +120,12 @@ def register(name: str, work: Work) -> None:
     _kept.append(handler)
     address = ctypes.cast(handler, ctypes.c_void_p)
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
+
+
+@cache
+def _thread() -> ThreadPoolExecutor:
+    """One for all: OpenMP keeps as many threads as there are cores for each that calls it."""
+    return ThreadPoolExecutor(1, thread_name_prefix="onednn")
 
 
 def _addresses(buffers: _Buffers) -> list[int]:

@@ -15,7 +15,6 @@ from typing import Any
 
 from jaxtag.models import counting
 from jaxtag.onednn import convolution
-from jaxtag.onednn.library import Spec
 from jaxtag.profiling.hlo import CONTROL, FREE, Instruction, Program
 from jaxtag.training import experiment as experiments
 from jaxtag.training.experiment import Experiment
@@ -144,7 +143,7 @@ def _of_library(program: Program, instruction: Instruction) -> int:
     """Of a call of cuBLAS, cuDNN or oneDNN; 0 for others."""
     text = instruction.attributes
     if f'custom_call_target="{convolution.TARGET}"' in text:
-        return Spec.parse(re.search(r'spec = "([^"]*)"', text)[1]).flops
+        return convolution.Spec.parse(re.search(r'spec = "([^"]*)"', text)[1]).flops
     if "__cudnn$conv" in text and "dim_labels" in text:
         return _of_convolution(program, instruction)
     if "__cublas$" in text:

@@ -18,7 +18,7 @@ from jax import lax
 
 from jaxtag.models.conv import convolve, resolve_padding
 from jaxtag.onednn import calls, convolution, library
-from jaxtag.onednn.library import Spec
+from jaxtag.onednn.convolution import Kind, Spec
 from jaxtag.parallel import mesh as meshes
 from jaxtag.profiling import costs, hlo
 
@@ -77,7 +77,7 @@ def ours(spec: Spec):
     return lambda x, kernel: convolve(x, kernel, spec.stride, spec.padding, spec.groups)
 
 
-def of_kind(spec: Spec, kind: library.Kind) -> Spec:
+def of_kind(spec: Spec, kind: Kind) -> Spec:
     return Spec(kind, *list(vars(spec).values())[1:])
 
 
