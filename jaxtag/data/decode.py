@@ -304,7 +304,7 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def _jpeg_orientation(data: bytes) -> int:
     """The EXIF orientation of a JPEG, 1 where there is none or it cannot be read."""
-    if not _may_be_turned(data):
+    if not _has_exif(data, _segments(data)):
         return 1
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "MPO")) as image:
@@ -316,18 +316,18 @@ def _jpeg_orientation(data: bytes) -> int:
 
 def _is_plain_jpeg(data: bytes) -> bool:
     """Whether a JPEG is upright, as far as it says, and of grey or three colours, not of inks."""
-    frames = [place for marker, place in _segments(data) if marker in _FRAMES]
-    return bool(frames) and data[frames[0] + 9] in (1, 3) and not _may_be_turned(data)
+    segments = _segments(data)
+    frames = [place for marker, place in segments if marker in _FRAMES]
+    return bool(frames) and data[frames[0] + 9] in (1, 3) and not _has_exif(data, segments)
 
 
-def _may_be_turned(data: bytes) -> bool:
-    """Whether a JPEG has EXIF: most have none, and a walk along its header is all that they cost.
+def _has_exif(data: bytes, segments: list[tuple[int, int]]) -> bool:
+    """Whether a JPEG may be turned: most have no EXIF, and a walk along its header tells.
 
     (A search of the data for EXIF's mark took as long as decoding a tenth of the picture.)
     """
     return any(
-        marker == 0xE1 and data.startswith(b"Exif\0\0", place + 4)
-        for marker, place in _segments(data)
+        marker == 0xE1 and data.startswith(b"Exif\0\0", place + 4) for marker, place in segments
     )
 
 
