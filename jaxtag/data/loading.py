@@ -24,6 +24,7 @@ _READ_AT_ONCE = 512  # records, of rows that are kept
 # Encoded pictures up to which threads that decode wait longer for Python's lock than they gain: the
 # lock changes hands every 10 us.
 _SHORT_BYTES = 4096
+_zeros = partial(np.zeros, dtype=np.uint8)
 
 
 class Records(Protocol):
@@ -65,7 +66,6 @@ class Load:
         """The batch, and (record, why it is broken) by row."""
         batch = self._empty(indices)
         batch["epoch"][:] = self._epoch(positions)
-        batch["image"][indices == PADDING] = 0
         filled = np.flatnonzero(indices != PADDING)
         records = self._records(indices[filled]) if len(filled) else []
         return batch, self._fill(batch, filled, positions[filled], records)
@@ -101,14 +101,14 @@ class Load:
     def _epoch(self, positions: np.ndarray) -> np.ndarray:
         return positions // max(1, len(self._source))
 
-    def _pixels(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Of any values: each row is written, zeros where there is no picture."""
-        return np.empty(shape, np.uint8)
-
-    def _empty(self, indices: np.ndarray) -> Batch:
+    def _empty(
+        self,
+        indices: np.ndarray,
+        pixels: Callable[[tuple[int, ...]], np.ndarray] = _zeros,
+    ) -> Batch:
         count, size = len(indices), self._example.image.size
         batch = {
-            "image": self._pixels((count, size, size, 3)),
+            "image": pixels((count, size, size, 3)),
             "mask": np.zeros(count, np.float32),
             "broken": np.zeros(count, bool),
             "index": np.asarray(indices, np.int32),
@@ -139,23 +139,12 @@ class LoadOnce(Load):
     ):
         super().__init__(source, example, seed=0)
         self._take = take
-        self._rows = self._empty(np.arange(len(source)))
+        self._rows = self._empty(np.arange(len(source)), _untouched)
         self._made = np.zeros(len(source), bool)
         self._ahead: dict[int, dict[str, Any]] = {}
         self._making = threading.Lock()
         self._threads = threads
         self._pool = futures.ThreadPoolExecutor(threads)
-
-    def _pixels(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Zeros that take no memory before they are written to.
-
-        In huge pages where there are any: rows written here and there met a new page of 4 KiB
-        each, which took half as long as decoding the picture.
-        """
-        memory = mmap.mmap(-1, math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        return np.frombuffer(memory, np.uint8).reshape(shape)
 
     def __call__(self, batch: int) -> Batch:
         positions, indices = self._take(batch)
@@ -224,12 +213,23 @@ class _Streams:
         return self._generator
 
 
+def _untouched(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 zeros that take no memory before they are written to.
+
+    In huge pages where there are any: rows written here and there met a new page of 4 KiB each,
+    which took half as long as decoding the picture.
+    """
+    memory = mmap.mmap(-1, math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8).reshape(shape)
+
+
 def _fill_image(
     record: dict[str, Any], example: Example, rng: np.random.Generator | None, out: np.ndarray
 ) -> str | None:
     """Decodes and transforms into `out`; a broken picture leaves zeros and gives the reason."""
     if record.get("error"):
-        out[...] = 0
         return record["error"]
     data, image = record["image"], example.image
     if image.whole and decode_into(data, out):

@@ -18,7 +18,6 @@ from jaxtag.data.fields import CaptionTokens
 from jaxtag.data.pipeline import (
     Example,
     eval_batches,
-    file_batches,
     train_batches,
 )
 from jaxtag.data.text import BOS, PAD, Tokenizer
@@ -211,25 +210,6 @@ def test_broken_pictures_are_replaced_and_their_reason_is_kept(records, example)
     assert batch["mask"][row] == 0
     assert batch["mask"].sum() == 21
     assert not batch["image"][row].any()
-
-
-def test_rows_without_a_picture_are_zeros_whatever_lay_in_memory(records, monkeypatch, tmp_path):
-    def used(self, shape):
-        return np.full(shape, 255, np.uint8)
-
-    monkeypatch.setattr(loading.Load, "_pixels", used)
-    (tmp_path / "cut.jpg").write_bytes(records.records[BROKEN]["image"])
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "sound.jpg").write_bytes(records.records[0]["image"])
-    files = [*sorted(map(str, tmp_path.iterdir())), str(tmp_path / "absent.jpg")]
-    read = {
-        "records": eval_batches(records, example=Example(Squash(SIZE)), batch_size=8),
-        "files": file_batches(files, image=Squash(SIZE), batch_size=8),
-    }
-    for name, batches in read.items():
-        for batch in batches:
-            seen = batch["image"].any((1, 2, 3))
-            np.testing.assert_array_equal(seen, batch["mask"] > 0, err_msg=name)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
