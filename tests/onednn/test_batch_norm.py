@@ -15,7 +15,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 EPSILON = 1e-3
-SHAPES = [(4, 9, 7, 16), (2, 3, 4, 64), (1, 8, 8, 48), (3, 1, 1, 16), (2, 12, 10, 144)]
+LARGE = (4, 64, 64, 16)  # from so many values on, a layer takes it
+SHAPES = [LARGE, (4, 9, 7, 16), (2, 3, 4, 64), (1, 8, 8, 48), (3, 1, 1, 16), (2, 12, 10, 144)]
 
 
 def drawn(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -48,7 +49,8 @@ def gradients(model: BatchNorm, x: jax.Array):
     """A function of the parameters and x that gives both gradients of a loss, and those two."""
     variables = model.init(jax.random.key(0), x, True)
     params = jax.tree.map(lambda one: one + 0.5, variables.pop("params"))
-    factors = jnp.asarray(np.random.RandomState(1).randn(*x.shape), jnp.float32)
+    factors = np.random.RandomState(1).randn(*x.shape) / np.sqrt(x.size / x.shape[-1])
+    factors = jnp.asarray(factors, jnp.float32)  # sums over a channel are of the size of 1
 
     def loss(params, x):
         y, changed = model.apply({"params": params, **variables}, x, True, mutable=["batch_stats"])
@@ -88,7 +90,7 @@ def test_bfloat16_is_summed_in_float32(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("model", [BatchNorm(), BatchNorm(use_scale=False, momentum=0.4)])
 def test_a_layer_has_the_gradients_and_moments_of_xla(model: BatchNorm, monkeypatch) -> None:
-    function, *arguments = gradients(model, jnp.asarray(drawn(SHAPES[0])["x"], jnp.float32))
+    function, *arguments = gradients(model, jnp.asarray(drawn(LARGE)["x"], jnp.float32))
     assert is_used(jax.jit(function).lower(*arguments).as_text())
     found = jax.jit(function)(*arguments)
     monkeypatch.setattr(batch_norm, "form", lambda spec: None)
@@ -105,9 +107,13 @@ def test_channels_that_fill_no_vectors_are_left_to_xla() -> None:
     assert batch_norm.form(Spec("float16", SHAPES[0], EPSILON)) is None
 
 
-def test_groups_vectors_and_several_devices_do_without() -> None:
-    x = jnp.asarray(drawn((4, 3, 3, 16))["x"], jnp.float32)
-    for model, given in ((BatchNorm(groups=2), x), (BatchNorm(), x[:, 0, 0])):
+def test_groups_vectors_few_values_and_several_devices_do_without() -> None:
+    x = jnp.asarray(drawn(LARGE)["x"], jnp.float32)
+    for model, given in (
+        (BatchNorm(groups=2), x),
+        (BatchNorm(), x.reshape(-1, 16)),
+        (BatchNorm(), x[1:]),
+    ):
         function, *arguments = gradients(model, given)
         assert not is_used(jax.jit(function).lower(*arguments).as_text())
     mesh = meshes.make(data=2, devices=jax.devices()[:2])
@@ -121,7 +127,7 @@ def test_groups_vectors_and_several_devices_do_without() -> None:
 
 
 def test_other_platforms_get_xlas() -> None:
-    function, *arguments = gradients(BatchNorm(), jnp.ones((2, 3, 3, 16)))
+    function, *arguments = gradients(BatchNorm(), jnp.ones(LARGE))
     traced = jax.jit(function).trace(*arguments)
     for platform in ("tpu", "cuda"):
         assert not is_used(traced.lower(lowering_platforms=(platform,)).as_text())
