@@ -6,7 +6,7 @@
 On CPU the peer needs torch and transformers, and runs in float32 with whichever of its two memory
 layouts is faster; both sides are pinned to the same cores. On a GPU it needs torch and timm, and
 trains compiled (`torch.compile`), in bfloat16 (autocast) and with channels last. SGD with Nesterov
-momentum. Both sides take turns: a step that is not counted, for threads and caches to awake, and
+momentum. Both sides take turns: a step that is not counted, which wakes threads and caches, and
 those that are.
 """
 
