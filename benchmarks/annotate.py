@@ -30,9 +30,9 @@ def main() -> None:
     args = parser.parse_args()
 
     from jaxtag.data import files
-    from jaxtag.training import trained
+    from jaxtag.inference import predictor
 
-    model = trained.load(Path(args.workdir))
+    model = predictor.load(Path(args.workdir))
     names = files.list_files([args.images])
     few = names[: args.pictures]
     sides = {"input": _input, "model": _model, "annotate": _annotate}
@@ -76,7 +76,7 @@ def _model(model, names: list[str]) -> float:
     import jax
     import numpy as np
 
-    from jaxtag.parallel import mesh as meshes
+    from jaxtag.distributed import mesh as meshes
 
     config = model.config
     rows, side = config.evaluation.batch_size, config.data.image_size

@@ -67,7 +67,8 @@ def our_model(args: argparse.Namespace, folder: Path, dropout: float = 0.0) -> t
     from safetensors.numpy import load_file
 
     from jaxtag import models
-    from jaxtag.models.naming import captioner, table
+    from jaxtag.weights import param_mapping
+    from jaxtag.weights.mappings import captioner
 
     model = models.Captioner(
         models.create(f"vit_{args.encoder}_patch16", image_size=args.image_size),
@@ -83,4 +84,4 @@ def our_model(args: argparse.Namespace, folder: Path, dropout: float = 0.0) -> t
         ),
     )
     tensors = load_file(folder / "model.safetensors")
-    return model, table.read(tensors, captioner.transformers(model))["params"]
+    return model, param_mapping.read(tensors, captioner.transformers(model))["params"]

@@ -1,4 +1,4 @@
-"""Makes tests/evaluation/expectations/captioning.json.gz by running pycocoevalcap and Java.
+"""Makes tests/references/captioning.json.gz by running pycocoevalcap and Java.
 
     pip install pycocoevalcap          # and Java 8 or newer; neither is needed to run the tests
     LC_ALL=C.UTF-8 python benchmarks/captioning_metrics_reference.py [--captions COCO.json]
@@ -20,7 +20,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-TARGET = Path(__file__).parents[1] / "tests/evaluation/expectations/captioning.json.gz"
+TARGET = Path(__file__).parents[1] / "tests/references/captioning.json.gz"
 ODD_PICTURES = 1400
 WORDS = """a man dog the red A The on of U.S. U.S U.K. e.g. i.e. Mr. Mrs. St. Inc. Co. Jan. Ph.D.
 can't won't don't it's gonna cannot gotta lemme 'tis 'twas o'clock rock'n'roll l'eau d'art O'Neil

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags, logging
 
-from jaxtag.data import crops, pipeline, sources
-from jaxtag.evaluation import captions, evaluators
+from jaxtag.data import pipeline, sources, transforms
+from jaxtag.tasks import evaluators
+from jaxtag.tasks.caption import evaluator as captions
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "tfds's root folder.")
 _WORKDIRS = flags.DEFINE_multi_string("workdir", [], "Runs of flickr8k_caption, evaluated.")
@@ -23,7 +24,7 @@ _WORKDIRS = flags.DEFINE_multi_string("workdir", [], "Runs of flickr8k_caption, 
 
 def thumbnails(source: sources.Source) -> np.ndarray:
     """float32 [N, 768]: the pictures squashed to 16x16."""
-    example = pipeline.Example(crops.Squash(16))
+    example = pipeline.Example(transforms.Squash(16))
     rows = [
         batch["image"][batch["mask"] > 0]
         for batch in pipeline.eval_batches(source, example=example, batch_size=100)

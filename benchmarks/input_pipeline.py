@@ -147,11 +147,12 @@ def ours(args: argparse.Namespace) -> float:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import jax
 
-    from jaxtag.data import augment, crops, pipeline, sources
+    from jaxtag import augment
+    from jaxtag.data import pipeline, sources, transforms
 
     batches = pipeline.train_batches(
         sources.open_split(DATASET, "train", args.records),
-        example=pipeline.Example(crops.RandomCrop(args.sizes[0])),
+        example=pipeline.Example(transforms.RandomCrop(args.sizes[0])),
         batch_size=args.batch_size,
         seed=0,
         threads=args.threads,

@@ -1,8 +1,8 @@
-"""Makes tests/data/references/augment.safetensors: what torchvision makes of a few pictures.
+"""Makes tests/references/augment.safetensors: what torchvision makes of a few pictures.
 
 Needs torch, torchvision, safetensors, numpy (nothing of jaxtag):
 
-    python benchmarks/make_augment_references.py tests/data/references
+    python benchmarks/make_augment_references.py tests/references
 
 The committed file was made with torch 2.13.0 and torchvision 0.28.0 on a CPU.
 """

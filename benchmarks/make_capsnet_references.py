@@ -2,7 +2,7 @@
 
 Needs torch, safetensors, numpy (nothing of jaxtag):
 
-    python benchmarks/make_capsnet_references.py tests/models/references
+    python benchmarks/make_capsnet_references.py tests/references
 
 The committed files were made with torch 2.13.0 on a CPU.
 """

@@ -1,8 +1,8 @@
-"""Makes tests/tasks/references/metric_learning.safetensors: metric losses, their gradients, NMI.
+"""Makes tests/references/metric_learning.safetensors: metric losses, their gradients, NMI.
 
 Needs torch, scikit-learn, safetensors, numpy (nothing of jaxtag):
 
-    python benchmarks/make_metric_learning_references.py tests/tasks/references
+    python benchmarks/make_metric_learning_references.py tests/references
 
 Each loss is written out pair by pair from its paper's equation, in float64; autograd gives the
 gradients with respect to the vectors before they are brought to length 1. The committed file was

@@ -2,7 +2,7 @@
 
 Needs torch, torchvision, timm, transformers, safetensors, numpy (nothing of jaxtag):
 
-    python benchmarks/make_mobile_references.py tests/models/references
+    python benchmarks/make_mobile_references.py tests/references
 
 The committed files were made with torch 2.13.0, torchvision 0.28.0, timm 1.0.31 and transformers
 5.24.0 on a CPU. The weights are drawn from a seed, by name, so that the files need not hold them.

@@ -2,7 +2,7 @@
 
 Needs torch, transformers, safetensors, numpy (nothing of jaxtag):
 
-    python benchmarks/make_model_references.py tests/models/references
+    python benchmarks/make_model_references.py tests/references
 
 The committed files were made with torch 2.13.0 and transformers 5.24.0 on a CPU.
 """

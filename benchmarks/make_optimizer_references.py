@@ -1,8 +1,8 @@
-"""Makes tests/training/references/optimizers.safetensors: steps of PyTorch's and timm's optimisers.
+"""Makes tests/references/optimizers.safetensors: steps of PyTorch's and timm's optimisers.
 
 Needs torch, timm, safetensors, numpy (nothing of jaxtag):
 
-    python benchmarks/make_optimizer_references.py tests/training/references
+    python benchmarks/make_optimizer_references.py tests/references
 
 The committed file was made with torch 2.13.0 and timm 1.0.31 on a CPU.
 """

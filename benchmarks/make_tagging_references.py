@@ -1,4 +1,4 @@
-"""Makes tests/evaluation/references/tagging.json and tests/tasks/references/tagging.safetensors.
+"""Makes tests/references/tagging.json and tests/references/tagging.safetensors.
 
 Needs torch, scikit-learn, safetensors, numpy (nothing of jaxtag):
 

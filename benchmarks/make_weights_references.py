@@ -1,8 +1,8 @@
-"""Makes tests/models/references/weights*: files of other libraries, with what they compute.
+"""Makes tests/references/weights*: files of other libraries, with what they compute.
 
 Needs torch, torchvision, timm, transformers, tokenizers, safetensors, numpy (nothing of jaxtag):
 
-    python benchmarks/make_weights_references.py tests/models/references
+    python benchmarks/make_weights_references.py tests/references
 
 The committed files were made with torch 2.13.0, torchvision 0.28, timm 1.0.31 and transformers
 5.24.0 on a CPU.

@@ -130,12 +130,13 @@ def ours(args: argparse.Namespace) -> dict[str, float]:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import jax
 
-    from jaxtag.data import augment, crops, fields, pipeline, sources
+    from jaxtag import augment
+    from jaxtag.data import pipeline, sources, targets, transforms
 
     source = sources.open_split(args.dataset, "train", args.data_dir)
     batches = pipeline.train_batches(
         source,
-        example=pipeline.Example(crops.Squash(args.size), {"label": fields.Label()}),
+        example=pipeline.Example(transforms.Squash(args.size), {"label": targets.Label()}),
         batch_size=args.batch_size,
         seed=0,
         threads=2,

@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, size: str) -> None:
-    from jaxtag.evaluation.neighbours import Rows
+    from jaxtag.tag_index import Rows
 
     rows, queries = vectors(size)
     index = Rows(rows.shape[1])

@@ -110,8 +110,8 @@ def ours(args: argparse.Namespace) -> dict[str, Callable[[int], None]]:
     import optax
 
     from jaxtag import models
-    from jaxtag.tasks import backbones
-    from jaxtag.tasks.margin import margin_loss
+    from jaxtag.losses.capsule_margin import margin_loss
+    from jaxtag.tasks import common
 
     name, gpu = args.model, args.device == "gpu"
     images, labels = (jnp.asarray(x) for x in inputs(args))
@@ -125,7 +125,7 @@ def ours(args: argparse.Namespace) -> dict[str, Callable[[int], None]]:
 
     def loss_of(params, collections, images, labels):
         variables = {"params": params, **collections}
-        outputs, changed = backbones.apply(model, variables, images, key=jax.random.key(1))
+        outputs, changed = common.apply(model, variables, images, key=jax.random.key(1))
         logits = outputs["logits"]
         if name == "capsnet":
             return margin_loss(logits, labels).mean(), changed

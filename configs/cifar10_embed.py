@@ -5,18 +5,18 @@
     python -m jaxtag.train --config=cifar10_embed:criterion=proxy_anchor --workdir=runs/proxies
 
 Losses: contrastive, triplet_all, triplet_hard, triplet_semi_hard, n_pair, multi_similarity,
-proxy_anchor, arcface (see jaxtag.tasks.metric_losses). Training and evaluation know the same ten
+proxy_anchor, arcface (see jaxtag.losses.metric). Training and evaluation know the same ten
 classes, other pictures. Smoke run: --config.total_steps=5. Hardware: 2 CPU cores within an hour, a
 GPU within a minute. Expected: recall@1 of 0.26 to 0.52 after half an epoch, by the loss
 (benchmarks/README.md); after eight not yet measured.
 """
 
-from jaxtag import config_flag
-from jaxtag.config import Config, EmbedConfig, OptimizerConfig
+from jaxtag.config import flags
+from jaxtag.config.schema import Config, EmbedConfig, OptimizerConfig
 
 
 def get_config(criterion: str = "multi_similarity", total_epochs: float = 8.0) -> Config:
-    config = config_flag.load(f"cifar10_speed:total_epochs={total_epochs}")
+    config = flags.load(f"cifar10_speed:total_epochs={total_epochs}")
     config.task, config.criterion, config.label_smoothing = "embed", criterion, 0.0
     config.batch_size = 500
     config.embed = EmbedConfig(size=64, pictures_per_class=50)

@@ -9,7 +9,7 @@ Expected: not yet measured.
 """
 
 from jaxtag import models
-from jaxtag.config import (
+from jaxtag.config.schema import (
     AugmentationConfig,
     Config,
     DataConfig,

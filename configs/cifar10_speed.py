@@ -13,7 +13,7 @@ has instructions for it; on the official files not yet measured.
 """
 
 from jaxtag import models
-from jaxtag.config import (
+from jaxtag.config.schema import (
     AugmentationConfig,
     Config,
     DataConfig,

@@ -9,7 +9,7 @@ S/16; --config.model.remat=full for L/16. Expected: not yet
 measured (full COCO).
 """
 
-from jaxtag.config import (
+from jaxtag.config.schema import (
     Config,
     DataConfig,
     EvaluationConfig,

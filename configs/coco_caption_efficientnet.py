@@ -7,9 +7,9 @@ Smoke run: --config.total_steps=20 --config.batch_size=8. Hardware: one accelera
 Expected: not yet measured (full COCO).
 """
 
-from jaxtag import config_flag
-from jaxtag.config import Config
+from jaxtag.config import flags
+from jaxtag.config.schema import Config
 
 
 def get_config(encoder: str = "efficientnet_b0", image_size: int = 224) -> Config:
-    return config_flag.load(f"coco_caption_resnet50:encoder={encoder},image_size={image_size}")
+    return flags.load(f"coco_caption_resnet50:encoder={encoder},image_size={image_size}")

@@ -7,12 +7,13 @@ Smoke run: --config.total_steps=20 --config.batch_size=8. Hardware: one accelera
 Expected: not yet measured (full COCO).
 """
 
-from jaxtag import config_flag, models
-from jaxtag.config import Config, ModelConfig
+from jaxtag import models
+from jaxtag.config import flags
+from jaxtag.config.schema import Config, ModelConfig
 
 
 def get_config(encoder: str = "resnet50", image_size: int = 224) -> Config:
-    config = config_flag.load(f"coco_caption:image_size={image_size}")
+    config = flags.load(f"coco_caption:image_size={image_size}")
     wanted = models.preprocessing_of(encoder)
     config.data.mean, config.data.std = wanted.mean, wanted.std
     config.model = ModelConfig(encoder=encoder, decoder_width=384, dropout=0.1)

@@ -7,11 +7,11 @@ Architectures and data sets are named in jaxtag/comparison/cells.py. Smoke run:
 --config.total_steps=5. Hardware: 2 CPU cores, minutes. Expected: not yet measured.
 """
 
-from jaxtag.comparison import cells
-from jaxtag.config import Config
+from jaxtag.comparison import grid
+from jaxtag.config.schema import Config
 
 
 def get_config(
     architecture: str = "resnet", dataset: str = "mnist", pictures: int = 60_000, seed: int = 0
 ) -> Config:
-    return cells.configuration(architecture, dataset, pictures, seed, None)
+    return grid.configuration(architecture, dataset, pictures, seed, None)

@@ -9,7 +9,7 @@ cores, a quarter of an hour. Expected on the 500 held-out pictures: mAP 0.302, F
 """
 
 from jaxtag import models
-from jaxtag.config import (
+from jaxtag.config.schema import (
     AugmentationConfig,
     Config,
     DataConfig,

@@ -8,12 +8,12 @@ Smoke run: --config.total_steps=5 --config.batch_size=8. Hardware: one accelerat
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag import config_flag
-from jaxtag.config import Config, OptimizerConfig
+from jaxtag.config import flags
+from jaxtag.config.schema import Config, OptimizerConfig
 
 
 def get_config(model: str = "alexnet") -> Config:
-    config = config_flag.load(f"imagenet_resnet50:model={model}")
+    config = flags.load(f"imagenet_resnet50:model={model}")
     config.batch_size, config.label_smoothing = 256, 0.0
     config.optimizer = OptimizerConfig(
         name="sgd", arguments=(("momentum", 0.9),), learning_rate=0.01, weight_decay=5e-4

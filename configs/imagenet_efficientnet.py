@@ -9,12 +9,12 @@ B0, a slice of many for B7 at 600 pixels.
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag import config_flag
-from jaxtag.config import AugmentationConfig, Config, OptimizerConfig
+from jaxtag.config import flags
+from jaxtag.config.schema import AugmentationConfig, Config, OptimizerConfig
 
 
 def get_config(model: str = "efficientnet_b0") -> Config:
-    config = config_flag.load(f"imagenet_resnet50:model={model}")
+    config = flags.load(f"imagenet_resnet50:model={model}")
     config.batch_size, config.total_epochs = 2048, 350.0
     config.augmentation = AugmentationConfig(randaugment=(2, 9), erasing=0.25)
     config.optimizer = OptimizerConfig(

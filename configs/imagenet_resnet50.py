@@ -9,13 +9,7 @@ Expected: not yet measured (full ImageNet).
 """
 
 from jaxtag import models
-from jaxtag.config import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-)
+from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 
 
 def get_config(model: str = "resnet50") -> Config:

@@ -7,12 +7,12 @@ Smoke run: --config.total_steps=5 --config.batch_size=8. Hardware: one accelerat
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag import config_flag
-from jaxtag.config import Config, OptimizerConfig
+from jaxtag.config import flags
+from jaxtag.config.schema import Config, OptimizerConfig
 
 
 def get_config(model: str = "squeezenet1_1") -> Config:
-    config = config_flag.load(f"imagenet_resnet50:model={model}")
+    config = flags.load(f"imagenet_resnet50:model={model}")
     config.batch_size, config.label_smoothing = 512, 0.0
     config.optimizer = OptimizerConfig(
         name="sgd",

@@ -8,12 +8,12 @@ Smoke run: --config.total_steps=5 --config.batch_size=8. Hardware: one accelerat
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag import config_flag
-from jaxtag.config import AugmentationConfig, Config, OptimizerConfig
+from jaxtag.config import flags
+from jaxtag.config.schema import AugmentationConfig, Config, OptimizerConfig
 
 
 def get_config(model: str = "vit_small_patch16") -> Config:
-    config = config_flag.load(f"imagenet_resnet50:model={model}")
+    config = flags.load(f"imagenet_resnet50:model={model}")
     config.total_epochs = 300.0
     config.model.arguments = (("pool", "gap"), ("class_token", False), ("drop_path", 0.1))
     config.augmentation = AugmentationConfig(randaugment=(2, 10), mixup=0.2, cutmix=1.0)

@@ -8,7 +8,7 @@ Products are in bfloat16, which takes 0.6 of float32's time on a CPU that has it
 (benchmarks/README.md); the paper has 0.9975.
 """
 
-from jaxtag.config import (
+from jaxtag.config.schema import (
     AugmentationConfig,
     Config,
     DataConfig,

@@ -7,13 +7,13 @@ Smoke run: --config.total_steps=5. Hardware: 2 CPU cores, minutes. Expected: rec
 map@r 0.945 after 40 steps (raw pixels: 0.956 and 0.310); the whole run is not yet measured.
 """
 
-from jaxtag import config_flag
-from jaxtag.config import Config
+from jaxtag.config import flags
+from jaxtag.config.schema import Config
 
 
 def get_config(criterion: str = "multi_similarity", total_epochs: float = 2.0) -> Config:
     arguments = f"criterion={criterion},total_epochs={total_epochs}"
-    config = config_flag.load(f"cifar10_embed:{arguments}")
+    config = flags.load(f"cifar10_embed:{arguments}")
     config.data.dataset, config.data.image_size = "mnist", 28
     config.data.flip = False  # digits have a left and a right
     config.model.arguments = (("widths", (32, 64, 64)),)

@@ -9,13 +9,13 @@ Smoke run: --config.total_steps=5 --config.batch_size=8. Hardware: one accelerat
 Expected: not yet measured.
 """
 
-from jaxtag import config_flag
-from jaxtag.config import Config
+from jaxtag.config import flags
+from jaxtag.config.schema import Config
 
 
 def get_config(model: str = "resnet50", head: str = "query", image_size: int = 448) -> Config:
     arguments = f"model={model},head={head},image_size={image_size}"
-    config = config_flag.load(f"voc2007_tag:{arguments}")
+    config = flags.load(f"voc2007_tag:{arguments}")
     config.data.dataset = "nus_wide"
     config.evaluate_every = config.checkpoint_every = 2000
     return config

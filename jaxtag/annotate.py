@@ -29,19 +29,22 @@ import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
-from jaxtag import commands, config_flag, writers
-from jaxtag import config as configuration
-from jaxtag.config import Config
+from jaxtag import cli
+from jaxtag.config import flags as config_flag
+from jaxtag.config import schema as configuration
+from jaxtag.config.schema import Config
 from jaxtag.data import files, pipeline
-from jaxtag.data.classes import Classes
+from jaxtag.data.labels import Classes
+from jaxtag.distributed import compilation_cache
+from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError
-from jaxtag.evaluation import captions, tags
-from jaxtag.parallel import mesh as meshes
-from jaxtag.parallel import runtime
+from jaxtag.inference import predictor, writers
+from jaxtag.storage import atomic_file
+from jaxtag.tag_index import predict as indexed
 from jaxtag.tasks import TASKS
-from jaxtag.tasks.tag_decisions import Decisions
-from jaxtag.training import indexed, trained
-from jaxtag.writers import whole
+from jaxtag.tasks.caption import evaluator as captions
+from jaxtag.tasks.tag import evaluator as tags
+from jaxtag.tasks.tag.calibration import Decisions
 
 _TAGS = 5  # likeliest classes that are told
 _MOST_TAGS = 30  # of a picture, by a tagger
@@ -80,7 +83,7 @@ def main(paths: list[str]) -> None:
         config = configuration.check(_CONFIG.value or configuration.load(Path(_WORKDIR.value)))
     names = _without_own(files.list_files(paths), output)
     if config.compilation_cache:
-        runtime.use_compilation_cache()
+        compilation_cache.use_compilation_cache()
     found = _found(config, names)
     bad, outputs = 0, _writers(output, config)
     with tqdm(total=len(names), unit="picture", disable=not sys.stderr.isatty()) as bar:
@@ -98,7 +101,7 @@ def _found(config: Config, names: list[str]) -> Iterator[dict[str, Any]]:
     """A line for each file, by the model, the index or both."""
     if not _WORKDIR.value:
         return indexed.tagged(Path(_INDEX.value), names, _TAGS)
-    model = trained.load(Path(_WORKDIR.value), config, _STEP.value)
+    model = predictor.load(Path(_WORKDIR.value), config, _STEP.value)
     found = annotate(model, names)
     if not _INDEX.value:
         return found
@@ -110,7 +113,7 @@ def _found(config: Config, names: list[str]) -> Iterator[dict[str, Any]]:
 def _without_own(names: list[str], output: Path) -> list[str]:
     """`names` less what this or an earlier run wrote among the pictures."""
     written = [Path(path) for path in (output, _CSV.value) if path]
-    own = {os.path.realpath(p) for path in written for p in (path, whole.partial(path))}
+    own = {os.path.realpath(p) for path in written for p in (path, atomic_file.partial(path))}
     gallery = os.path.join(os.path.realpath(_GALLERY.value), "") if _GALLERY.value else None
     sidecars = {f"{name}.xmp" for name in names}
 
@@ -135,7 +138,7 @@ def _writers(output: Path, config: Config) -> list[Any]:
     return found
 
 
-def annotate(model: trained.Trained, names: list[str]) -> Iterator[dict[str, Any]]:
+def annotate(model: predictor.Trained, names: list[str]) -> Iterator[dict[str, Any]]:
     """A line for each file, in order; memory does not grow with their number.
 
     Raises:
@@ -161,7 +164,7 @@ Describer = Callable[[dict[str, jax.Array], jax.Array], list[dict[str, Any]]]
 
 
 def _described(
-    model: trained.Trained, describe: Describer, batches: pipeline.BatchIterator
+    model: predictor.Trained, describe: Describer, batches: pipeline.BatchIterator
 ) -> Iterator[dict[str, Any]]:
     key = jax.random.key(model.config.seed)
     for number, batch in enumerate(batches):
@@ -176,7 +179,7 @@ def _described(
     batches.close()
 
 
-def _captions(model: trained.Trained) -> Describer:
+def _captions(model: predictor.Trained) -> Describer:
     generate = captions.caption_generator(model.task, model.config, model.vocabulary)
 
     def describe(batch: dict[str, jax.Array], key: jax.Array) -> list[dict[str, Any]]:
@@ -188,7 +191,7 @@ def _captions(model: trained.Trained) -> Describer:
     return describe
 
 
-def _classes(model: trained.Trained) -> Describer:
+def _classes(model: predictor.Trained) -> Describer:
     names = model.vocabulary.names
     predict = jax.jit(model.task.predict)
 
@@ -203,7 +206,7 @@ def _classes(model: trained.Trained) -> Describer:
     return describe
 
 
-def _any_tags(model: trained.Trained) -> Describer:
+def _any_tags(model: predictor.Trained) -> Describer:
     names, predict = model.vocabulary.names, jax.jit(model.task.predict)
     decisions = model.task.decisions
     if decisions is None:
@@ -224,7 +227,7 @@ def _any_tags(model: trained.Trained) -> Describer:
     return describe
 
 
-def _embeddings(model: trained.Trained) -> Describer:
+def _embeddings(model: predictor.Trained) -> Describer:
     embed = jax.jit(model.task.embed)
 
     def describe(batch: dict[str, jax.Array], _: jax.Array) -> list[dict[str, Any]]:
@@ -243,4 +246,4 @@ _DESCRIBERS = {
 
 
 if __name__ == "__main__":
-    commands.run(main, positional=True)
+    cli.run(main, positional=True)

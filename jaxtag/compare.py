@@ -13,10 +13,10 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxtag import commands
-from jaxtag.comparison import running, tables
-from jaxtag.comparison.cells import ARCHITECTURES, DATASETS
-from jaxtag.config import nearest
+from jaxtag import cli
+from jaxtag.comparison import runner, tables
+from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
+from jaxtag.config.schema import nearest
 from jaxtag.errors import UsageError, UserError
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the cells and the table.")
@@ -51,12 +51,12 @@ def _cell(architecture: str, dataset: str, folder: Path) -> list[dict] | str:
     """Its results, one a seed, or why there are none."""
     results = []
     for seed in range(_SEEDS.value):
-        cell = running.Cell(architecture, dataset, _PICTURES.value, seed)
-        if reason := running.absent(cell, _DATA_DIR.value):
+        cell = runner.Cell(architecture, dataset, _PICTURES.value, seed)
+        if reason := runner.absent(cell, _DATA_DIR.value):
             return reason
         print(f"{cell.name} …", file=sys.stderr)
         try:
-            results.append(running.run(cell, folder, _DATA_DIR.value))
+            results.append(runner.run(cell, folder, _DATA_DIR.value))
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return f"failed: {cell.name}"
@@ -82,4 +82,4 @@ def _check(flag: str, given: list[str], known: dict) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -20,15 +20,16 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxtag import commands
-from jaxtag.ahead import environment
+from jaxtag import cli
+from jaxtag.perf.aot import environment
 
 environment.prepare()  # before JAX starts
 
-from jaxtag import config as configuration  # noqa: E402
-from jaxtag import config_flag  # noqa: E402
-from jaxtag.ahead import lowering, reading, search, sizes, tables, topologies  # noqa: E402
+from jaxtag.config import flags as config_flag  # noqa: E402
+from jaxtag.config import schema as configuration  # noqa: E402
+from jaxtag.datasets import published_sizes  # noqa: E402
 from jaxtag.errors import UsageError, UserError  # noqa: E402
+from jaxtag.perf.aot import analyze, autotune, lower, tables, topologies  # noqa: E402
 
 _CONFIG = config_flag.define()
 _TOPOLOGY = flags.DEFINE_string("topology", None, "What to compile for, as v5e:16x16 or h100:8.")
@@ -51,22 +52,22 @@ def main(_: list[str]) -> int:
         raise UsageError("--topology is missing, such as --topology=v5e:16x16 or --topology=h100:8")
     config = configuration.check(_CONFIG.value)
     topology = topologies.parse(_TOPOLOGY.value, _SLICES.value)
-    words = _WORDS.value or sizes.words(config)
+    words = _WORDS.value or published_sizes.words(config)
     devices = topologies.devices(topology)
 
     def attempt(config: configuration.Config) -> dict:
-        lowered = lowering.lower(lowering.plan(config, words, devices), words)
+        lowered = lower.lower(lower.plan(config, words, devices), words)
         try:
-            compiled = lowering.compile_step(lowered)
-        except lowering.DoesNotFit as error:
-            return reading.read_failure(lowered, error, topology.chip)
+            compiled = lower.compile_step(lowered)
+        except lower.DoesNotFit as error:
+            return analyze.read_failure(lowered, error, topology.chip)
         if not _SEARCH.value:
             _keep(compiled)
-        return reading.read(compiled, topology)
+        return analyze.read(compiled, topology)
 
     if _SEARCH.value:
-        tried = search.best(config, len(devices), attempt, say=_say)
-        print(search.table(tried))
+        tried = autotune.best(config, len(devices), attempt, say=_say)
+        print(autotune.table(tried))
         found = {"tried": [dataclasses.asdict(trial) for trial in tried]}
     else:
         found = {"topology": topology.name, "slices": topology.slices, **attempt(config)}
@@ -76,7 +77,7 @@ def main(_: list[str]) -> int:
     return 0
 
 
-def _keep(compiled: lowering.Compiled) -> None:
+def _keep(compiled: lower.Compiled) -> None:
     """Writes the program where that was asked for."""
     if _HLO.value:
         _write(_HLO.value, compiled.program.as_text().encode())
@@ -99,4 +100,4 @@ def _write(path: str, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

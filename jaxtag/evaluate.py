@@ -16,8 +16,9 @@ from typing import Any
 import jax
 from absl import flags
 
-from jaxtag import commands, config_flag, process_flags
-from jaxtag import config as configuration
+from jaxtag import cli, process_flags
+from jaxtag.config import flags as config_flag
+from jaxtag.config import schema as configuration
 from jaxtag.errors import UsageError, UserError
 
 _CONFIG = config_flag.define()
@@ -47,22 +48,22 @@ def main(_: list[str]) -> None:
 
 
 def _score_files(results: str, references: str) -> dict[str, float]:
-    from jaxtag.evaluation.captioning import formats
+    from jaxtag.metrics.captioning import coco_format
 
-    return formats.score_files(results, references)
+    return coco_format.score_files(results, references)
 
 
 def _evaluate(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     # Imported here: scoring files takes neither data sets nor a compiler.
     from jaxtag.data import sources
-    from jaxtag.evaluation import evaluators
-    from jaxtag.parallel import runtime
-    from jaxtag.training import trained
+    from jaxtag.distributed import compilation_cache
+    from jaxtag.inference import predictor
+    from jaxtag.tasks import evaluators
 
     config = configuration.check(_CONFIG.value or configuration.load(workdir))
     if config.compilation_cache:
-        runtime.use_compilation_cache()
-    model = trained.load(workdir, config, _STEP.value)
+        compilation_cache.use_compilation_cache()
+    model = predictor.load(workdir, config, _STEP.value)
     split = _SPLIT.value or config.data.evaluation_split
     source = sources.open_split(config.data.dataset, split, config.data.data_dir)
     evaluator = evaluators.make(model.task, model.mesh, config, model.vocabulary)
@@ -82,4 +83,4 @@ def _keep(metrics: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from jaxtag import commands
+from jaxtag import cli
 from jaxtag.errors import UsageError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Vectors by a run of jaxtag.train.")
@@ -34,8 +34,8 @@ _SEEDS = flags.DEFINE_integer("seeds", 5, "How often they are drawn.", 1)
 
 
 def main(_: list[str]) -> None:
-    from jaxtag.evaluation import few_shot  # after the flags: --help is quick
-    from jaxtag.training import features
+    from jaxtag.inference import features
+    from jaxtag.tag_index import few_shot
 
     if not _DATASET.value:
         raise UsageError("--dataset is missing: a prepared data set of classes")
@@ -73,4 +73,4 @@ def _labelled(maker: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -34,7 +34,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from jaxtag import commands
+from jaxtag import cli
 from jaxtag.errors import UsageError, UserError
 
 _INDEX = flags.DEFINE_string("index", None, "Folder of the index.")
@@ -64,8 +64,8 @@ def main(command: str, paths: list[str]) -> None:
 
 
 def _build(folder: Path, paths: list[str]) -> None:
-    from jaxtag.evaluation.neighbours import TWO_PASS, VOTE, TagIndex
-    from jaxtag.training import features
+    from jaxtag.inference import features
+    from jaxtag.tag_index import TWO_PASS, VOTE, TagIndex
 
     maker = features.chosen(
         _WORKDIR.value, _STEP.value, _MODEL.value, _WEIGHTS.value, _PIXELS.value
@@ -146,15 +146,15 @@ def _compact(folder: Path, _: list[str]) -> None:
 
 
 def _store(folder: Path) -> Any:
-    from jaxtag.evaluation.neighbours import Store
+    from jaxtag.tag_index import Store
 
     return Store(folder)
 
 
 def _opened(folder: Path) -> tuple[Any, Any]:
     """The index, and what makes vectors for it."""
-    from jaxtag.evaluation.neighbours import TagIndex
-    from jaxtag.training import features
+    from jaxtag.inference import features
+    from jaxtag.tag_index import TagIndex
 
     described = _store(folder).description["features"]
     if _WORKDIR.value:  # it may lie elsewhere by now
@@ -190,16 +190,16 @@ def _of_dataset() -> tuple[list[str], list[list[str]], Any]:
 
 
 def _of_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    from jaxtag.data.archives import Store
-    from jaxtag.data.builders import own_tables
+    from jaxtag.datasets import annotation_tables
+    from jaxtag.datasets.archives import Store
 
     if not path.is_file():
         raise UsageError(f"--tags={path}: there is no such file")
     found: dict[str, list[str]] = {}
     problems: list[tuple[str, str]] = []
     with Store(path.parent, lambda name: False) as store:
-        for row in own_tables.read_table(store, path.name, problems):
-            if row.kind != own_tables.TAGS:
+        for row in annotation_tables.read_table(store, path.name, problems):
+            if row.kind != annotation_tables.TAGS:
                 raise UserError(f"{row.place}: there are captions, and no tags")
             name = os.path.abspath(path.parent / row.file)
             found.setdefault(name, []).extend(row.texts)
@@ -268,4 +268,4 @@ _COMMANDS = {
 if __name__ == "__main__":
     # Taken out before absl looks at the arguments: it stops at a first word that is no flag.
     _command = sys.argv.pop(1) if sys.argv[1:2] and sys.argv[1] in _COMMANDS else ""
-    commands.run(lambda paths: main(_command, paths), positional=True)
+    cli.run(lambda paths: main(_command, paths), positional=True)

@@ -30,7 +30,7 @@ import logging
 
 from absl import flags
 
-from jaxtag import commands
+from jaxtag import cli
 from jaxtag.errors import UsageError
 
 _DATASET = flags.DEFINE_string(
@@ -60,16 +60,17 @@ _WORKERS = flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     del argv
-    from jaxtag.data import builders, sources  # after the flags: --help is quick
-    from jaxtag.evaluation import examples
+    from jaxtag import datasets
+    from jaxtag.data import sources
+    from jaxtag.datasets import preview
 
     if not _DATASET.value:
         raise UsageError(
-            f"--dataset is missing: one of {', '.join(builders.NAMES)}, or a name for your own data"
+            f"--dataset is missing: one of {', '.join(datasets.NAMES)}, or a name for your own data"
         )
     logging.getLogger("absl").setLevel(logging.WARNING)  # tfds tells of each step
     data_dir = sources.data_dir(_DATA_DIR.value)
-    summary = builders.prepare(
+    summary = datasets.prepare(
         _DATASET.value,
         _SOURCE.value,
         data_dir,
@@ -81,9 +82,9 @@ def main(argv: list[str]) -> None:
     if summary.already:
         print(f"was prepared already, in {summary.folder}; --overwrite prepares it again")
     else:
-        shown = examples.draw(summary.folder, next(iter(summary.splits)))
+        shown = preview.draw(summary.folder, next(iter(summary.splits)))
         print(f"prepared in {summary.folder}, some of it to be seen in {shown.name}")
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -39,19 +39,19 @@ class Flags:
         with the same status, and ends this process.
         """
         # Imported here, so that commands that score files start quickly.
-        from jaxtag.parallel import processes, startup, watchdog
+        from jaxtag.distributed import coordination, initialize, watchdog
 
-        place = startup.find(self.coordinator.value, self.count.value, self.index.value)
+        place = initialize.find(self.coordinator.value, self.count.value, self.index.value)
         if place is None:
             yield
             return
-        if table := startup.connect(place, self.seconds.value):
+        if table := initialize.connect(place, self.seconds.value):
             print(table, file=sys.stderr)
         watchdog.start()
         try:
             yield
             watchdog.expect(None)
-            processes.barrier("end", _END_SECONDS)
+            coordination.barrier("end", _END_SECONDS)
         except BaseException as error:
             status, message = _meaning(error)
             watchdog.stop()

@@ -24,12 +24,13 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from jaxtag import commands, config_flag, process_flags
-from jaxtag import config as configuration
-from jaxtag.config import Config
+from jaxtag import cli, process_flags
+from jaxtag.config import flags as config_flag
+from jaxtag.config import schema as configuration
+from jaxtag.config.schema import Config
+from jaxtag.distributed import compilation_cache
 from jaxtag.errors import UsageError, UserError
-from jaxtag.parallel import runtime
-from jaxtag.profiling import diff, measuring, page, report, tables
+from jaxtag.perf.profile import diff, measure, page, report, tables
 
 _CONFIG = config_flag.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run; gets the folder `profile`.")
@@ -61,14 +62,14 @@ def main(words: list[str]) -> int:
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
     if config.compilation_cache:
-        runtime.use_compilation_cache()
+        compilation_cache.use_compilation_cache()
     # A program from the cache would name the lines and modules of the code that it was made from.
     jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
     with _PROCESSES.joined(), _full_disk_told(folder):
-        job = measuring.prepare(config, folder, random=_DATA.value == "random")
+        job = measure.prepare(config, folder, random=_DATA.value == "random")
         print("compiling, timing and tracing the step …", file=sys.stderr)
         try:
-            measured = measuring.measure(job, _STEPS.value, _TRACED.value, folder)
+            measured = measure.measure(job, _STEPS.value, _TRACED.value, folder)
         finally:
             job.close()
         if jax.process_index() == 0:
@@ -87,7 +88,7 @@ def _full_disk_told(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def _write(config: Config, job: measuring.Job, measured: measuring.Measured, folder: Path) -> None:
+def _write(config: Config, job: measure.Job, measured: measure.Measured, folder: Path) -> None:
     (folder / "step.before.hlo.txt").write_text(measured.before, encoding="utf-8")
     (folder / "step.after.hlo.txt").write_text(measured.compiled.as_text(), encoding="utf-8")
     title = f"{config.task}, {config.model.encoder}, {config.data.dataset}, {config.batch_size} x"
@@ -99,4 +100,4 @@ def _write(config: Config, job: measuring.Job, measured: measuring.Measured, fol
 
 
 if __name__ == "__main__":
-    commands.run(main, positional=True)
+    cli.run(main, positional=True)

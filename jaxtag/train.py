@@ -22,14 +22,15 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from jaxtag import STARTED, commands, config_flag, process_flags
-from jaxtag import config as configuration
+from jaxtag import STARTED, cli, process_flags
+from jaxtag.config import flags as config_flag
+from jaxtag.config import schema as configuration
+from jaxtag.distributed import compilation_cache
 from jaxtag.errors import UsageError
-from jaxtag.evaluation import evaluators, report
-from jaxtag.parallel import runtime
-from jaxtag.training import loop, vocabulary
-from jaxtag.training.clock import Startup
+from jaxtag.tasks import evaluators
+from jaxtag.training import loop, report, vocabulary
 from jaxtag.training.preemption import RESTART_STATUS
+from jaxtag.training.timer import Startup
 
 _CONFIG = config_flag.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; holds all that it writes.")
@@ -48,7 +49,7 @@ def main(_: list[str]) -> int:
         raise UsageError("--workdir is missing: the folder for checkpoints and metrics")
     config, workdir = configuration.check(_CONFIG.value), Path(_WORKDIR.value)
     if config.compilation_cache:
-        runtime.use_compilation_cache()
+        compilation_cache.use_compilation_cache()
     with _PROCESSES.joined():
         return _train(config, workdir, startup)
 
@@ -69,4 +70,4 @@ def _train(config: configuration.Config, workdir: Path, startup: Startup) -> int
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

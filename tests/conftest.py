@@ -62,7 +62,7 @@ def tiny_data(tmp_path_factory) -> Path:
 
     from PIL import Image
 
-    from jaxtag.data import builders
+    from jaxtag import datasets
 
     source = tmp_path_factory.mktemp("tiny_source")
     colours = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
@@ -78,7 +78,7 @@ def tiny_data(tmp_path_factory) -> Path:
             lines.append({"file": f"{number:02}.jpg", "caption": caption, "split": split})
     (source / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     folder = tmp_path_factory.mktemp("tiny_data")
-    builders.prepare("tiny", source, folder)
+    datasets.prepare("tiny", source, folder)
     return folder
 
 

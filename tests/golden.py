@@ -1,9 +1,9 @@
-"""Texts that must not change unseen (tests/ahead/golden)."""
+"""Texts that must not change unseen (tests/perf/golden)."""
 
 import os
 from pathlib import Path
 
-_FOLDER = Path(__file__).parent / "ahead" / "golden"
+_FOLDER = Path(__file__).parent / "perf" / "golden"
 
 
 def writing() -> bool:
@@ -23,4 +23,4 @@ def check(name: str, text: str) -> None:
     if writing():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert text == read(name), f"{path} differs: see tests/ahead/test_golden.py"
+    assert text == read(name), f"{path} differs: see tests/perf/aot/test_golden.py"

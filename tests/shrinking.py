@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from jaxtag import config_flag, models
-from jaxtag.config import AugmentationConfig, Config, ModelConfig
+from jaxtag import models
+from jaxtag.config import flags
+from jaxtag.config.schema import AugmentationConfig, Config, ModelConfig
 
 VOCABULARY = 300
 
@@ -47,7 +48,7 @@ def _smaller(model: ModelConfig) -> tuple:
 def with_batch_norm(groups: int) -> Config:
     """A small classifier with batch norm in so many groups, all its augmentation random."""
     replace = dataclasses.replace
-    config = shrink(config_flag.load("cifar10_resnet18"))
+    config = shrink(flags.load("cifar10_resnet18"))
     fields = {"depths": (1,) * 4, "bottleneck": False, "small_images": True, "norm_groups": groups}
     return replace(
         config,

@@ -9,7 +9,7 @@ from calling import call
 from PIL import Image
 from whole_way import check_going_on, finished_run
 
-from jaxtag import config_flag
+from jaxtag.config import flags
 
 pytestmark = pytest.mark.usefixtures("one_device")
 CLASSES = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30)}
@@ -100,7 +100,7 @@ def test_annotate_tags_new_pictures(run, tmp_path) -> None:
 def test_going_on_gives_the_bits_of_an_unbroken_run(run, tmp_path, monkeypatch) -> None:
     """Batch statistics and their averages too, also where it stops when moments are due."""
     _, name = run
-    config = config_flag.load(f"{name},steps=6")
+    config = flags.load(f"{name},steps=6")
     config.checkpoint_every, config.evaluate_every, config.optimizer.ema_moments = 4, 3, 2
     state = check_going_on(config, tmp_path, monkeypatch, stop_at=3)
     assert np.any(state.collections["batch_stats"]["stem_norm"]["mean"])

@@ -6,7 +6,7 @@ import jax
 import pytest
 from calling import call
 
-from jaxtag.ahead import topologies
+from jaxtag.perf.aot import topologies
 
 CONFIG = """
 import shrinking

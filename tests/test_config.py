@@ -6,12 +6,12 @@ import jax
 import pytest
 from shrinking import VOCABULARY, batch, shrink
 
-from jaxtag import config as configuration
-from jaxtag import config_flag
-from jaxtag.config import Config, DataConfig, OptimizerConfig
+from jaxtag.config import flags
+from jaxtag.config import schema as configuration
+from jaxtag.config.schema import Config, DataConfig, OptimizerConfig
+from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError, UserError
-from jaxtag.parallel import mesh as meshes
-from jaxtag.training import experiment
+from jaxtag.training import setup
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 # What their step compiles differs little from that of another configuration, which comes first.
@@ -29,25 +29,25 @@ ALIKE = {
 def stepping() -> list:
     return [
         pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else [])
-        for name in config_flag.names()
+        for name in flags.names()
     ]
 
 
-@pytest.mark.parametrize("name", config_flag.names())
+@pytest.mark.parametrize("name", flags.names())
 def test_every_configuration_resolves(name):
-    config = configuration.check(config_flag.load(name))
+    config = configuration.check(flags.load(name))
     assert configuration.from_json(configuration.to_json(config)) == config
-    assert ALIKE.get(name) is None or ALIKE[name] in config_flag.names()
+    assert ALIKE.get(name) is None or ALIKE[name] in flags.names()
 
 
 @pytest.mark.parametrize("name", stepping())
 def test_every_configuration_takes_a_step(name):
-    config = config_flag.load(name)
+    config = flags.load(name)
     small = configuration.check(shrink(config))
     if config.model.encoder == "capsnet":  # votes of 2,048 capsules for 300 classes take long
         small = dataclasses.replace(small, data=dataclasses.replace(small.data, image_size=20))
     mesh = meshes.make(devices=jax.devices()[:1])
-    plan = experiment.build(small, VOCABULARY, examples=64, mesh=mesh)
+    plan = setup.build(small, VOCABULARY, examples=64, mesh=mesh)
     state, metrics = plan.step(plan.initialize(), meshes.to_devices(batch(small), mesh))
     assert int(state.step) == 1 and int(state.skipped) == 0
     total, count = metrics["loss"]
@@ -55,9 +55,9 @@ def test_every_configuration_takes_a_step(name):
         assert 4.0 < float(total / count) < 8.0  # near log(300) at the start
 
 
-@pytest.mark.parametrize("name", config_flag.names())
+@pytest.mark.parametrize("name", flags.names())
 def test_the_docstring_says_how_to_run_it(name):
-    text = (config_flag._folder() / f"{name}.py").read_text()
+    text = (flags._folder() / f"{name}.py").read_text()
     assert f"--config={name} " in text and "Smoke run" in text and "Expected" in text
 
 
@@ -75,13 +75,13 @@ def test_the_docstring_says_how_to_run_it(name):
 )
 def test_a_wrong_name_is_named_with_the_nearest(arguments, words):
     with pytest.raises(UsageError) as error:
-        config_flag.prepare_arguments(["train", *arguments])
+        flags.prepare_arguments(["train", *arguments])
     for word in words:
         assert word in str(error.value)
 
 
 def test_arguments_of_a_configuration():
-    assert config_flag.load("shapes_caption:image_size=32").data.image_size == 32
+    assert flags.load("shapes_caption:image_size=32").data.image_size == 32
 
 
 def test_a_file_of_ones_own(tmp_path):
@@ -91,8 +91,8 @@ def test_a_file_of_ones_own(tmp_path):
         "def get_config(steps: int = 5, flag: bool = False):\n"
         "    return Config(total_steps=steps, batch_size=2 if flag else 4)\n"
     )
-    assert config_flag.load(f"{path}:steps=7,flag").total_steps == 7
-    assert config_flag.load(f"{path}:flag=true").batch_size == 2
+    assert flags.load(f"{path}:steps=7,flag").total_steps == 7
+    assert flags.load(f"{path}:flag=true").batch_size == 2
 
 
 def test_an_argument_without_a_default_must_be_given(tmp_path):
@@ -102,9 +102,9 @@ def test_an_argument_without_a_default_must_be_given(tmp_path):
         "def get_config(dataset: str):\n"
         "    return Config(total_steps=1, data=DataConfig(dataset=dataset))\n"
     )
-    assert config_flag.load(f"{path}:dataset=mine").data.dataset == "mine"
+    assert flags.load(f"{path}:dataset=mine").data.dataset == "mine"
     with pytest.raises(UsageError, match=r"say what dataset is .*:dataset=…"):
-        config_flag.load(str(path))
+        flags.load(str(path))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from calling import call
 from PIL import Image
 from whole_way import check_going_on, finished_run
 
-from jaxtag import config_flag
-from jaxtag.training import trained
+from jaxtag.config import flags
+from jaxtag.inference import predictor
 
 pytestmark = pytest.mark.usefixtures("one_device")
 COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30)}
@@ -91,7 +91,7 @@ def test_annotate_gives_the_vectors_that_embed_gives(run, tmp_path) -> None:
     assert done.status == 0, done.err
     lines = {Path(line["file"]).stem: line for line in map(json.loads, output.open())}
     assert "error" in lines.pop("broken")
-    model = trained.load(workdir)
+    model = predictor.load(workdir)
     pictures = np.stack([np.asarray(Image.open(tmp_path / f"{name}.png")) for name in COLOURS])
     expected = jax.jit(model.task.embed)(model.variables, pictures)
     found = [lines[name]["embedding"] for name in COLOURS]
@@ -101,6 +101,6 @@ def test_annotate_gives_the_vectors_that_embed_gives(run, tmp_path) -> None:
 def test_going_on_gives_the_bits_of_an_unbroken_run(run, tmp_path, monkeypatch) -> None:
     """Its batches too: of each class as many, and the same ones."""
     _, name = run
-    config = config_flag.load(f"{name},steps=4")
+    config = flags.load(f"{name},steps=4")
     config.checkpoint_every = 3
     check_going_on(config, tmp_path, monkeypatch, stop_at=2)

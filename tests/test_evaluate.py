@@ -8,9 +8,10 @@ import pytest
 from calling import call, start
 
 from jaxtag.data import sources
-from jaxtag.evaluation import captioning, captions
-from jaxtag.evaluation.captioning import formats
-from jaxtag.training import trained
+from jaxtag.inference import predictor
+from jaxtag.metrics import captioning
+from jaxtag.metrics.captioning import coco_format
+from jaxtag.tasks.caption import evaluator as captions
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_run_is_scored_as_the_library_scores_it(workdir, tiny_data):
     assert json.loads((workdir / "evaluation.json").read_text()) == done.last
     assert (done.last["split"], done.last["step"], done.last["examples"]) == ("validation", 60, 8)
     assert "CIDEr" in done.err.splitlines()[0]
-    model = trained.load(workdir)
+    model = predictor.load(workdir)
     source = sources.open_split("tiny", "validation", tiny_data)
     evaluator = captions.CaptionEvaluator(model.task, model.mesh, model.config, model.vocabulary)
     evaluation = evaluator(model.variables, source)
@@ -84,7 +85,7 @@ def test_decoding_can_be_changed(workdir, tiny_data):
     }
     # How captions are made does not touch the likelihood of the references.
     assert found["greedy"]["perplexity"] == found["beam"]["perplexity"]
-    model = trained.load(workdir)
+    model = predictor.load(workdir)
     model.config.decoding.method = "beam"
     evaluator = captions.CaptionEvaluator(model.task, model.mesh, model.config, model.vocabulary)
     source = sources.open_split("tiny", "validation", tiny_data)
@@ -106,7 +107,7 @@ def test_as_a_process(workdir):
 def test_caption_files_are_scored_as_the_library_scores_them(caption_files, capsys):
     done = call("evaluate", *caption_files)
     assert done.status == 0, done.err
-    assert done.last == formats.score_files(*(flag.partition("=")[2] for flag in caption_files))
+    assert done.last == coco_format.score_files(*(flag.partition("=")[2] for flag in caption_files))
     assert (done.last["images"], done.last["images_without_result"]) == (3, 1)
     assert done.err == capsys.readouterr().err  # that a picture has no caption
 

@@ -9,9 +9,9 @@ import pytest
 from calling import call
 from PIL import Image
 
-from jaxtag.evaluation.neighbours import TWO_PASS, VOTE, TagIndex, Vote, rows
-from jaxtag.parallel import mesh as meshes
-from jaxtag.training import indexed
+from jaxtag.distributed import mesh as meshes
+from jaxtag.tag_index import TWO_PASS, VOTE, TagIndex, Vote, predict
+from jaxtag.tag_index import vectors as rows
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
 
@@ -204,6 +204,6 @@ def test_tags_of_a_model_and_an_index_together() -> None:
         {"file": "a", "tags": [{"tag": "dog", "score": 0.5}, {"tag": "surfer", "score": 0.6}]},
         {"file": "b", "error": "damaged"},
     ]
-    lines = list(indexed.together(iter(told), iter(near), ("dog", "cat"), 2))
+    lines = list(predict.together(iter(told), iter(near), ("dog", "cat"), 2))
     expected = [{"tag": "dog", "score": 0.7}, {"tag": "surfer", "score": 0.6}]
     assert lines == [{"file": "a", "tags": expected}, told[1]]

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxtag.data import builders
-from jaxtag.data.builders import preparing, shapes
+from jaxtag import datasets
+from jaxtag.datasets import shapes, write
 from jaxtag.errors import UserError
 
 
@@ -65,12 +65,12 @@ def test_help_and_wrong_use(tmp_path):
 
 
 def test_overwrite_replaces_when_the_new_one_is_whole(tmp_path, few_scenes, monkeypatch):
-    builders.prepare("shapes_captions", None, tmp_path)
+    datasets.prepare("shapes_captions", None, tmp_path)
     monkeypatch.setattr(shapes, "SCENES", {"train": 5})
-    assert builders.prepare("shapes_captions", None, tmp_path).already
-    summary = builders.prepare("shapes_captions", None, tmp_path, overwrite=True)
+    assert datasets.prepare("shapes_captions", None, tmp_path).already
+    summary = datasets.prepare("shapes_captions", None, tmp_path, overwrite=True)
     assert not summary.already
-    assert builders.Summary.load(summary.folder).splits == {
+    assert datasets.Summary.load(summary.folder).splits == {
         "train": {"pictures": 5, "captions": 25}
     }
     assert whole(tmp_path / "shapes_captions") == ["1.0.0"]
@@ -79,14 +79,14 @@ def test_overwrite_replaces_when_the_new_one_is_whole(tmp_path, few_scenes, monk
 @pytest.mark.parametrize("before", [False, True])
 def test_a_failure_leaves_what_was_there(tmp_path, few_scenes, monkeypatch, before):
     if before:
-        builders.prepare("shapes_captions", None, tmp_path)
+        datasets.prepare("shapes_captions", None, tmp_path)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(preparing.Summary, "of", full)
+    monkeypatch.setattr(write.Summary, "of", full)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
-        builders.prepare("shapes_captions", None, tmp_path, overwrite=True)
+        datasets.prepare("shapes_captions", None, tmp_path, overwrite=True)
     assert whole(tmp_path / "shapes_captions") == (["1.0.0"] if before else [])
 
 
@@ -94,9 +94,9 @@ def test_a_file_of_the_source_that_cannot_be_read_is_named(tmp_path, few_scenes,
     def broken(*_):
         raise OSError(errno.EIO, "Input/output error", str(tmp_path / "own" / "a.jpg"))
 
-    monkeypatch.setattr(preparing.Summary, "of", broken)
+    monkeypatch.setattr(write.Summary, "of", broken)
     with pytest.raises(UserError, match=r"own/a\.jpg: Input/output error$"):
-        builders.prepare("shapes_captions", None, tmp_path / "data")
+        datasets.prepare("shapes_captions", None, tmp_path / "data")
     assert whole(tmp_path / "data/shapes_captions") == []
 
 
@@ -106,9 +106,9 @@ def test_an_error_that_names_no_file_is_not_blamed_on_the_data_directory(
     def broken(*_):
         raise OSError(errno.EIO, "Input/output error")  # as read() of an open file raises it
 
-    monkeypatch.setattr(preparing.Summary, "of", broken)
+    monkeypatch.setattr(write.Summary, "of", broken)
     with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error$"):
-        builders.prepare("shapes_captions", None, tmp_path / "data")
+        datasets.prepare("shapes_captions", None, tmp_path / "data")
     assert whole(tmp_path / "data/shapes_captions") == []
 
 
@@ -117,9 +117,9 @@ def test_a_disk_that_is_too_small_is_noticed_first(tmp_path, monkeypatch):
     source.mkdir()
     (source / "c.csv").write_text("file,caption\na.jpg,x\n")
     (source / "a.jpg").write_bytes(bytes(1000))
-    monkeypatch.setattr(preparing.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    monkeypatch.setattr(write.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(UserError, match="make room"):
-        builders.prepare("mine", source, tmp_path / "d")
+        datasets.prepare("mine", source, tmp_path / "d")
     assert whole(tmp_path / "d/mine") == []
 
 
@@ -133,11 +133,11 @@ def test_an_unwritable_place_is_one_clear_message(tmp_path):
 def test_what_a_killed_run_left_is_cleaned(tmp_path, few_scenes):
     folder = tmp_path / "shapes_captions"
     (folder / ".preparing-123/x").mkdir(parents=True)
-    builders.prepare("shapes_captions", None, tmp_path)
+    datasets.prepare("shapes_captions", None, tmp_path)
     assert whole(folder) == ["1.0.0"]
     # Killed between the two renames of --overwrite: the old one comes back.
     (folder / "1.0.0").rename(folder / ".replaced-1.0.0")
-    assert builders.prepare("shapes_captions", None, tmp_path).already
+    assert datasets.prepare("shapes_captions", None, tmp_path).already
     assert whole(folder) == ["1.0.0"]
 
 
@@ -160,14 +160,14 @@ def test_two_at_once(tmp_path, few_scenes):
     with open(folder / ".lock", "a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process is preparing shapes_captions"):
-            builders.prepare("shapes_captions", None, tmp_path)
+            datasets.prepare("shapes_captions", None, tmp_path)
         threading.Timer(0.5, fcntl.flock, (other, fcntl.LOCK_UN)).start()
-        summary = builders.prepare("shapes_captions", None, tmp_path, wait_seconds=30)
+        summary = datasets.prepare("shapes_captions", None, tmp_path, wait_seconds=30)
     assert summary.splits["train"]["pictures"] == 12
 
 
 def test_a_folder_of_another_kind_is_not_taken_for_prepared(tmp_path, few_scenes):
     (tmp_path / "shapes_captions/1.0.0").mkdir(parents=True)
     with pytest.raises(UserError, match="--overwrite replaces it"):
-        builders.prepare("shapes_captions", None, tmp_path)
-    assert not builders.prepare("shapes_captions", None, tmp_path, overwrite=True).already
+        datasets.prepare("shapes_captions", None, tmp_path)
+    assert not datasets.prepare("shapes_captions", None, tmp_path, overwrite=True).already

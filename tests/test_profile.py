@@ -9,7 +9,8 @@ import jobs
 import pytest
 from calling import call
 
-from jaxtag.profiling import hlo, measuring, peaks
+from jaxtag.perf import hlo, peaks
+from jaxtag.perf.profile import measure
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,7 +118,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
         def prepare(*_, **__):
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(measuring, "prepare", prepare)
+        monkeypatch.setattr(measure, "prepare", prepare)
         return call("profile", "--config=shapes_caption", f"--workdir={tmp_path}")
 
     done = fails(errno.ENOSPC)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxtag import config as configuration
-from jaxtag import config_flag
-from jaxtag.data import builders
+from jaxtag import datasets
+from jaxtag.config import flags
+from jaxtag.config import schema as configuration
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,13 +42,13 @@ def test_commands_name_what_exists(command):
     for argument in arguments:
         flag, _, value = argument.partition("=")
         if flag == "--config":
-            config = configuration.check(config_flag.load(value))
-            assert config.data.dataset in builders.NAMES
+            config = configuration.check(flags.load(value))
+            assert config.data.dataset in datasets.NAMES
         elif flag.startswith("--config."):
             assert flag.removeprefix("--config.") in configuration.field_names(config)
         elif flag.startswith("--"):
             assert f'"{flag[2:]}"' in source, f"{name} has no flag {flag}"
-        if flag == "--dataset" and value not in builders.NAMES:
+        if flag == "--dataset" and value not in datasets.NAMES:
             assert value in ("my_pictures", "my_classes")
 
 

@@ -9,9 +9,10 @@ from calling import call
 from PIL import Image
 from whole_way import finished_run
 
-from jaxtag import config_flag
+from jaxtag.config import flags
 from jaxtag.data import sources
-from jaxtag.training import loop, trained, vocabulary
+from jaxtag.inference import predictor
+from jaxtag.training import loop, vocabulary
 
 pytestmark = pytest.mark.usefixtures("one_device")
 COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30)}
@@ -99,7 +100,7 @@ def test_it_learns_and_leaves_what_it_found(run) -> None:
 
 def test_rare_tags_weigh_more_from_the_start(run) -> None:
     workdir, _ = run
-    model = trained.load(workdir)
+    model = predictor.load(workdir)
     source = sources.open_split("patches", "train", model.config.data.data_dir)
     np.testing.assert_array_equal(sources.tag_counts(source, 3), [20, 14, 12])
     weights = model.variables["tag_weights"]["positive_weight"]
@@ -156,7 +157,7 @@ def test_a_checkpoint_without_thresholds_gets_them_from_evaluate(run, monkeypatc
     path = workdir / "thresholds/60.json"
     kept = json.loads(path.read_text())
     path.unlink()
-    assert trained.load(workdir).task.decisions is None
+    assert predictor.load(workdir).task.decisions is None
     assert call("evaluate", f"--workdir={workdir}", "--split=test").status == 0
     assert not path.exists()  # thresholds are chosen on validation alone
     assert call("evaluate", f"--workdir={workdir}").status == 0
@@ -166,7 +167,7 @@ def test_a_checkpoint_without_thresholds_gets_them_from_evaluate(run, monkeypatc
 
 def test_a_data_set_without_tags_is_refused(run, tiny_data, tmp_path) -> None:
     _, name = run
-    config = config_flag.load(name)
+    config = flags.load(name)
     config.data.dataset, config.data.data_dir = "tiny", str(tiny_data)
     with pytest.raises(loop.UserError, match="has no tags"):
         vocabulary.ensure(config, tmp_path)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxtag.config import (
+from jaxtag.config.schema import (
     Config,
     DataConfig,
     DecodingConfig,

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 from calling import call
 
-from jaxtag.config import Config
-from jaxtag.training import loop, preemption, trained, vocabulary
-from jaxtag.training.state import State
+from jaxtag.config.schema import Config
+from jaxtag.inference import predictor
+from jaxtag.training import loop, preemption, vocabulary
+from jaxtag.training.train_state import State
 
 
 def finished_run(root: Path, dataset: str, config: str) -> tuple[Path, str]:
@@ -53,7 +54,7 @@ def check_going_on(config: Config, folder: Path, monkeypatch, stop_at: int) -> S
     # The end makes some things anew: what was saved on the way has to be the same as well.
     for step in config.checkpoint_every, config.total_steps:
         one, other = (
-            trained.load(folder / name, config, str(step)).variables
+            predictor.load(folder / name, config, str(step)).variables
             for name in ("unbroken", "broken")
         )
         _check_same_bits(one, other)

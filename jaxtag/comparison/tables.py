@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
-from jaxtag.comparison.cells import ARCHITECTURES, DATASETS
+from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
 from jaxtag.comparison.published import PUBLISHED
 
 Found = dict[tuple[str, str], list[dict[str, Any]] | str]  # results of all seeds, or why none

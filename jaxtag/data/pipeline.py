@@ -8,11 +8,11 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxtag.data.crops import ImageTransform
+from jaxtag.data.batching import PADDING, Batch, Example, Load, LoadFiles, LoadOnce, Records
 from jaxtag.data.decode import MAX_PIXELS
 from jaxtag.data.files import FileRecords, list_files
-from jaxtag.data.loading import PADDING, Batch, Example, Load, LoadFiles, LoadOnce, Records
-from jaxtag.data.order import ShuffledOrder
+from jaxtag.data.samplers import ShuffledOrder
+from jaxtag.data.transforms import ImageTransform
 from jaxtag.errors import UserError
 
 _SHARED_FROM_BYTES = 1 << 16

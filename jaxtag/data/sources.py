@@ -196,10 +196,10 @@ def _version_folder(dataset: str, flag: str | os.PathLike | None) -> Path:
             if _VERSION.match(folder.name) and (folder / "dataset_info.json").is_file()
         ]
     if not found or (version and version not in found):
-        from jaxtag.data import builders  # here: it is large, and only this message needs it
+        from jaxtag import datasets
 
         held = f" (it holds {', '.join(sorted(found))})" if found else ""
-        commands = builders.how_to_get(name, flag and shlex.quote(os.fspath(flag)))
+        commands = datasets.how_to_get(name, flag and shlex.quote(os.fspath(flag)))
         raise UserError(f"the data set {dataset} is not prepared in {root}{held}.\n{commands}")
     return parent / (version or max(found, key=lambda v: tuple(map(int, v.split(".")))))
 

@@ -1,10 +1,10 @@
 """Models: pure linen modules, and a registry of backbones by name."""
 
+from jaxtag.decoding.generate import generate
 from jaxtag.models.captioner import Captioner
 from jaxtag.models.decoder import Decoder
 from jaxtag.models.embedder import Embedder
-from jaxtag.models.generation import generate
-from jaxtag.models.query_head import QueryTagger
+from jaxtag.models.ml_decoder import QueryTagger
 from jaxtag.models.registry import create, field_names, names, preprocessing_of
 from jaxtag.models.vit import ViT
 

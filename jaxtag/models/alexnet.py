@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from jaxtag.models import layers
-from jaxtag.models.conv import Conv
-from jaxtag.models.pooling import adaptive_mean_pool, max_pool
+from jaxtag.kernels import layers
+from jaxtag.kernels.conv import Conv
+from jaxtag.kernels.pooling import adaptive_mean_pool, max_pool
 from jaxtag.models.preprocessing import Preprocessing
 
 ONE_TOWER = (64, 192, 384, 256, 256)

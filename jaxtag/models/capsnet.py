@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from jaxtag.models.conv import Conv
-from jaxtag.models.layers import Linear, in_parts, parts_that_fit
+from jaxtag.kernels.conv import Conv
+from jaxtag.kernels.layers import Linear, in_parts, parts_that_fit
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.models.routing import length, route, squash
 

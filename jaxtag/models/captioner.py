@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from jaxtag.models import layers
+from jaxtag.kernels import layers
 from jaxtag.models.decoder import Decoder
 
 

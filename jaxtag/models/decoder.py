@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from jaxtag.models import attention, layers
-from jaxtag.parallel import mesh as meshes
+from jaxtag.distributed import mesh as meshes
+from jaxtag.kernels import attention, layers
 
 
 class DecoderBlock(nn.Module):

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from flax.typing import Dtype
 
-from jaxtag.models import layers
-from jaxtag.models.conv import Conv
-from jaxtag.models.norms import BatchNorm
+from jaxtag.kernels import layers
+from jaxtag.kernels.batch_norm import BatchNorm
+from jaxtag.kernels.conv import Conv
 
 Activation = Callable[[jax.Array], jax.Array]
 

@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxtag.models import layers
+from jaxtag.kernels import layers
 from jaxtag.models.mobile_blocks import ConvNorm, InvertedResidual, SmallNetwork, rounded
 from jaxtag.models.preprocessing import Preprocessing
 

@@ -9,7 +9,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from jaxtag.models import layers
+from jaxtag.kernels import layers
 from jaxtag.models.mobile_blocks import (
     ConvNorm,
     InvertedResidual,

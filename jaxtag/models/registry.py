@@ -7,13 +7,13 @@ from typing import Any
 import flax.linen as nn
 
 from jaxtag.models import (
+    airbench,
     alexnet,
     capsnet,
     efficientnet,
     mobilenet,
     mobilenet_v3,
     resnet,
-    speednet,
     squeezenet,
     vit,
 )
@@ -27,7 +27,7 @@ _FAMILIES = (
     mobilenet,
     mobilenet_v3,
     resnet,
-    speednet,
+    airbench,
     squeezenet,
     vit,
 )

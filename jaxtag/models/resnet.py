@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from jaxtag.models import layers
-from jaxtag.models.conv import Conv
-from jaxtag.models.norms import BatchNorm
-from jaxtag.models.pooling import max_pool
+from jaxtag.kernels import layers
+from jaxtag.kernels.batch_norm import BatchNorm
+from jaxtag.kernels.conv import Conv
+from jaxtag.kernels.pooling import max_pool
 from jaxtag.models.preprocessing import Preprocessing
 
 WIDTHS = (64, 128, 256, 512)

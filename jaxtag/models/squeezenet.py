@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from jaxtag.models import layers
-from jaxtag.models.conv import Conv
-from jaxtag.models.pooling import max_pool
+from jaxtag.kernels import layers
+from jaxtag.kernels.conv import Conv
+from jaxtag.kernels.pooling import max_pool
 from jaxtag.models.preprocessing import Preprocessing
 
 # (squeezed, expanded) channels of each fire module, by stage (table 1 of the paper).

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
 
-from jaxtag.models import attention, layers
-from jaxtag.models.conv import Conv
+from jaxtag.distributed import mesh as meshes
+from jaxtag.kernels import attention, layers
+from jaxtag.kernels.conv import Conv
 from jaxtag.models.preprocessing import Preprocessing
-from jaxtag.parallel import mesh as meshes
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"width": 192, "depth": 12, "heads": 3, "mlp_dim": 768},

@@ -6,7 +6,10 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 
-from jaxtag.tasks import caption, classify, embed, tag
+from jaxtag.tasks.caption import task as caption
+from jaxtag.tasks.classify import task as classify
+from jaxtag.tasks.embed import task as embed
+from jaxtag.tasks.tag import task as tag
 
 
 class Task(Protocol):

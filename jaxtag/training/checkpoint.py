@@ -37,9 +37,9 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
+from jaxtag.distributed import coordination
 from jaxtag.errors import UserError
-from jaxtag.parallel import processes
-from jaxtag.training import integrity
+from jaxtag.training import checkpoint_manifest
 
 _TEMPORARY = ".orbax-checkpoint-tmp"  # the suffix Orbax gives to a folder it is still writing
 _DELETING = ".deleting"
@@ -186,7 +186,7 @@ class Checkpoints:
     def _open_for_writing(self) -> ocp.AsyncCheckpointer:
         """Makes the folder, clears what killed runs left, sets damaged steps aside."""
         if self._writer is None:
-            processes.on_first(self._make_ready)
+            coordination.on_first(self._make_ready)
             options = ocp.options.AsyncOptions(post_finalization_callback=self._add_manifest)
             self._writer = ocp.AsyncCheckpointer(
                 ocp.CompositeCheckpointHandler(), async_options=options
@@ -210,9 +210,9 @@ class Checkpoints:
             path = self.directory / str(step)
             try:
                 if step not in self._damaged:
-                    integrity.check_sizes(path)
+                    checkpoint_manifest.check_sizes(path)
                     continue
-            except integrity.Damaged as damage:
+            except checkpoint_manifest.Damaged as damage:
                 logging.warning("%s is damaged: %s", path, damage)
             aside = _free_name(path, _DAMAGED)
             path.rename(aside)
@@ -224,7 +224,7 @@ class Checkpoints:
         path, notes = self._saving
         temporary = path.parent / (path.name + _TEMPORARY)
         # Where folders cannot be renamed (object stores) Orbax writes into the final one.
-        integrity.write(temporary if temporary.exists() else path, notes)
+        checkpoint_manifest.write(temporary if temporary.exists() else path, notes)
 
     def _finish(self, writer: ocp.AsyncCheckpointer) -> None:
         """Runs in a thread: waits for Orbax, then removes the steps that need not be kept."""
@@ -250,8 +250,8 @@ class Checkpoints:
         scores = {}
         for step in steps:
             try:
-                notes = integrity.read(self.directory / str(step)).notes
-            except integrity.Damaged:
+                notes = checkpoint_manifest.read(self.directory / str(step)).notes
+            except checkpoint_manifest.Damaged:
                 continue
             score = notes["metrics"].get(self._best_metric, math.nan)
             if not math.isnan(score):
@@ -324,7 +324,7 @@ class Checkpoints:
 
     def _choose(self, step: int | None) -> int:
         """The step to read, verified by process 0 for all processes."""
-        return processes.on_first(
+        return coordination.on_first(
             lambda: self._newest_whole() if step is None else self._whole(step)
         )
 
@@ -355,9 +355,9 @@ class Checkpoints:
         """What is wrong with `step`, or None; found out and told once, then remembered."""
         if step not in self._verified and step not in self._damaged:
             try:
-                integrity.verify(self.directory / str(step))
+                checkpoint_manifest.verify(self.directory / str(step))
                 self._verified.add(step)
-            except integrity.Damaged as damage:
+            except checkpoint_manifest.Damaged as damage:
                 self._damaged[step] = str(damage)
                 logging.warning("%s is damaged: %s", self.directory / str(step), damage)
         return self._damaged.get(step)
@@ -380,7 +380,7 @@ def _arrays(state: Any) -> dict[str, list]:
 
 def _check_fit(path: epath.Path, abstract_state: Any, partial: bool) -> None:
     """Compares before reading: Orbax would convert another dtype without a word."""
-    saved, wanted = integrity.read(path).notes["arrays"], _arrays(abstract_state)
+    saved, wanted = checkpoint_manifest.read(path).notes["arrays"], _arrays(abstract_state)
     names = wanted if partial else {**saved, **wanted}
     differing = [name for name in names if saved.get(name) != wanted.get(name)]
     if differing:

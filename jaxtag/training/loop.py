@@ -10,22 +10,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtag import config as configuration
-from jaxtag.config import Config
+from jaxtag.config import schema as configuration
+from jaxtag.config.schema import Config
 from jaxtag.data import pipeline, sources
-from jaxtag.data.order import BalancedOrder
+from jaxtag.data.samplers import BalancedOrder
+from jaxtag.distributed import coordination, sharding, watchdog
+from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UserError
-from jaxtag.evaluation import evaluators
-from jaxtag.parallel import mesh as meshes
-from jaxtag.parallel import processes, sharding, watchdog
-from jaxtag.tasks import TASKS, backbones
-from jaxtag.training import beginning, moments, vocabulary
-from jaxtag.training import experiment as experiments
+from jaxtag.tasks import TASKS, common, evaluators
+from jaxtag.training import initialization, precise_bn, vocabulary
+from jaxtag.training import setup as experiments
 from jaxtag.training.checkpoint import Checkpoints
-from jaxtag.training.clock import Startup, StepClock
-from jaxtag.training.journal import Journal
+from jaxtag.training.metric_writer import Journal
 from jaxtag.training.preemption import Preemption
-from jaxtag.training.state import State
+from jaxtag.training.timer import Startup, StepClock
+from jaxtag.training.train_state import State
 from jaxtag.training.vocabulary import Vocabulary
 
 _PATIENCE = 10  # times config.stuck_after, where the loop compiles, evaluates or saves
@@ -71,16 +70,16 @@ def train(
     iterator = batches()
     evaluator = evaluators.make(experiment.task, experiment.mesh, config, words)
     moments_batches = config.optimizer.ema_moments
-    refresh = moments.refresher(experiment.task, experiment.mesh, batches, moments_batches)
+    refresh = precise_bn.refresher(experiment.task, experiment.mesh, batches, moments_batches)
     checkpoints = _checkpoints(config, workdir)
     saved_config = dataclasses.asdict(config)
     startup.done("model")
     with checkpoints, Preemption() as preemption:
-        if processes.on_first(lambda: bool(checkpoints.steps())):
+        if coordination.on_first(lambda: bool(checkpoints.steps())):
             restored = checkpoints.restore(experiment.shapes, iterator=iterator)
             state, start = restored.state, restored.step
         else:
-            state, start = beginning.begin(config, experiment, source), 0
+            state, start = initialization.begin(config, experiment, source), 0
         startup.done("state")
         iterator.start_prefetch()
         total = experiment.total_steps
@@ -269,7 +268,7 @@ def start_of(config: Config, workdir: Path, allow_changes: bool = False) -> Conf
     def decide() -> str:
         return configuration.to_json(_decided(config, workdir, allow_changes))
 
-    decided = configuration.from_json(processes.on_first(decide))
+    decided = configuration.from_json(coordination.on_first(decide))
     if not (workdir / "config.json").exists():
         raise UserError(
             f"process {jax.process_index()} does not see what process 0 wrote into {workdir}: "
@@ -286,7 +285,7 @@ def _decided(config: Config, workdir: Path, allow_changes: bool) -> Config:
     path = workdir / "config.json"
     decided = dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, scan=backbones.resolve_scan(config.model.scan)),
+        model=dataclasses.replace(config.model, scan=common.resolve_scan(config.model.scan)),
     )
     if path.exists():
         old = configuration.load(workdir)

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import optax
 
-from jaxtag.config import OptimizerConfig, nearest
+from jaxtag.config.schema import OptimizerConfig, nearest
+from jaxtag.distributed import sharding
 from jaxtag.errors import UsageError
-from jaxtag.parallel import sharding
 
 FROZEN = "frozen"
 # Schedules that rise before they fall: the learning rate's first factor, and the share of the run

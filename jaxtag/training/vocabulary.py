@@ -6,12 +6,13 @@ from pathlib import Path
 
 from absl import logging
 
-from jaxtag.config import Config, label_feature
-from jaxtag.data import builders, sources
-from jaxtag.data.classes import Classes
-from jaxtag.data.text import Tokenizer
+from jaxtag import datasets
+from jaxtag.config.schema import Config, label_feature
+from jaxtag.data import sources
+from jaxtag.data.labels import Classes
+from jaxtag.data.tokenizer import Tokenizer
+from jaxtag.distributed import coordination
 from jaxtag.errors import UserError
-from jaxtag.parallel import processes
 
 # A task's vocabulary, and the file of a work directory that holds it.
 Vocabulary = Tokenizer | Classes
@@ -36,12 +37,12 @@ def ensure_data(config: Config) -> None:
         sources.open_split(data.dataset, data.train_split, data.data_dir)
         return
     except UserError:
-        embedded = not builders.builder_class(data.dataset).NEEDS_SOURCE
+        embedded = not datasets.builder_class(data.dataset).NEEDS_SOURCE
         if not embedded and data.source_dir is None:
             raise
     folder = sources.data_dir(data.data_dir)
     print(f"preparing the data set {data.dataset} in {folder}", file=sys.stderr)
-    builders.prepare(data.dataset, data.source_dir, folder, wait_seconds=_WAIT_SECONDS)
+    datasets.prepare(data.dataset, data.source_dir, folder, wait_seconds=_WAIT_SECONDS)
 
 
 def has_checkpoints(workdir: Path) -> bool:
@@ -68,7 +69,7 @@ def ensure(config: Config, workdir: Path) -> Vocabulary:
     A tokenizer is trained on the training captions, by process 0. What a run without checkpoints
     left may have been made from other data, and is not used.
     """
-    processes.on_first(lambda: _write(config, workdir))
+    coordination.on_first(lambda: _write(config, workdir))
     return load(config, workdir)
 
 

@@ -6,37 +6,37 @@ import sys
 
 import pytest
 
-from jaxtag import config as configuration
-from jaxtag.comparison import cells, running
-from jaxtag.comparison.running import Cell
+from jaxtag.comparison import grid, runner
+from jaxtag.comparison.runner import Cell
+from jaxtag.config import schema as configuration
 from jaxtag.errors import UserError
 
 
-@pytest.mark.parametrize("dataset", cells.DATASETS)
-@pytest.mark.parametrize("architecture", cells.ARCHITECTURES)
+@pytest.mark.parametrize("dataset", grid.DATASETS)
+@pytest.mark.parametrize("architecture", grid.ARCHITECTURES)
 def test_every_cell_has_a_sound_configuration(architecture, dataset):
-    config = configuration.check(cells.configuration(architecture, dataset, 6400, 3, None))
+    config = configuration.check(grid.configuration(architecture, dataset, 6400, 3, None))
     assert (config.seed, config.total_steps * config.batch_size) == (3, 6400)
-    row = cells.ARCHITECTURES[architecture]
+    row = grid.ARCHITECTURES[architecture]
     assert row.smallest <= config.data.image_size <= row.largest
 
 
 def test_a_cell_without_data_says_so(tmp_path):
-    assert running.absent(Cell("resnet", "mnist", 64, 0), str(tmp_path)) == "data absent"
+    assert runner.absent(Cell("resnet", "mnist", 64, 0), str(tmp_path)) == "data absent"
 
 
 def test_a_finished_cell_is_not_run_again(tmp_path, monkeypatch):
     cell = Cell("resnet", "mnist", 64, 0)
     (tmp_path / cell.name).mkdir()
     (tmp_path / cell.name / "result.json").write_text(json.dumps({"value": 0.5}))
-    monkeypatch.setattr(running, "_call", None)
-    assert running.run(cell, tmp_path, None) == {"value": 0.5}
+    monkeypatch.setattr(runner, "_call", None)
+    assert runner.run(cell, tmp_path, None) == {"value": 0.5}
 
 
 def test_a_failure_names_its_log(tmp_path):
     log = tmp_path / "log.txt"
     with pytest.raises(UserError, match=rf"failed with status 2: see {log}"):
-        running._call("jaxtag.train", ["--config=compare:architecture=nothing"], log)
+        runner._call("jaxtag.train", ["--config=compare:architecture=nothing"], log)
     assert log.read_text().startswith("error: ")
 
 
@@ -46,7 +46,7 @@ def test_memory_and_output_are_the_childs(tmp_path, monkeypatch):
     code.write_text("held = bytearray(300 << 20)\nprint('done', len(held) >> 20)")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    text, memory = running._call("greedy", [], tmp_path / "log.txt")
+    text, memory = runner._call("greedy", [], tmp_path / "log.txt")
     assert text == "done 300\n"
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert 300 << 20 <= memory <= max(600 << 20, own)

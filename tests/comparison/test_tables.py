@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from jaxtag.comparison import tables
-from jaxtag.comparison.cells import ARCHITECTURES, DATASETS
+from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
 from jaxtag.comparison.published import PUBLISHED
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from jaxtag.data.crops import Squash
 from jaxtag.data.files import FileRecords, list_files
 from jaxtag.data.pipeline import file_batches
+from jaxtag.data.transforms import Squash
 from jaxtag.errors import UserError
 
 SIZE = 16

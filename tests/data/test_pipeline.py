@@ -12,15 +12,11 @@ import orbax.checkpoint as ocp
 import pytest
 import simplejpeg
 
-from jaxtag.data import loading, pipeline
-from jaxtag.data.crops import RandomCrop, Squash
-from jaxtag.data.fields import CaptionTokens
-from jaxtag.data.pipeline import (
-    Example,
-    eval_batches,
-    train_batches,
-)
-from jaxtag.data.text import BOS, PAD, Tokenizer
+from jaxtag.data import batching, pipeline
+from jaxtag.data.pipeline import Example, eval_batches, train_batches
+from jaxtag.data.targets import CaptionTokens
+from jaxtag.data.tokenizer import BOS, PAD, Tokenizer
+from jaxtag.data.transforms import RandomCrop, Squash
 from jaxtag.errors import UserError
 
 SIZE = 16
@@ -258,8 +254,8 @@ def test_rows_that_stay_the_same_are_made_once(
     records, tokenizer, threads, at_once, short, monkeypatch
 ):
     """What threads keep is what a worker makes each time anew; broken pictures stay broken."""
-    monkeypatch.setattr(loading, "_READ_AT_ONCE", at_once)
-    monkeypatch.setattr(loading, "_SHORT_BYTES", short)  # longer ones are shared out to threads
+    monkeypatch.setattr(batching, "_READ_AT_ONCE", at_once)
+    monkeypatch.setattr(batching, "_SHORT_BYTES", short)  # longer ones are shared out to threads
 
     class Counted(MemoryRecords):
         read: ClassVar[list] = []
@@ -297,7 +293,7 @@ def test_a_thread_that_was_not_done_yet_does_no_harm():
 
     records = Slow()
     take = lambda batch: (np.arange(4) + 4 * batch, np.arange(4) + 4 * (batch % 2))  # noqa: E731
-    load = loading.LoadOnce(records, Example(Squash(SIZE)), take, 1)
+    load = batching.LoadOnce(records, Example(Squash(SIZE)), take, 1)
     with futures.ThreadPoolExecutor(4) as pool:
         found = list(pool.map(load, [0, 0, 0, 0]))
     for other in found[1:]:

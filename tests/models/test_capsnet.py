@@ -1,19 +1,19 @@
 """CapsNet, its routing and its loss: against PyTorch, NumPy in float64, and central differences."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from stored import REFERENCES
 
 from jaxtag import models
-from jaxtag.models import capsnet, layers
+from jaxtag.kernels import layers
+from jaxtag.losses.capsule_margin import margin_loss
+from jaxtag.models import capsnet
 from jaxtag.models.capsnet import CapsNet
-from jaxtag.models.naming import table
 from jaxtag.models.routing import length, route, squash
-from jaxtag.tasks.margin import margin_loss
+from jaxtag.weights import param_mapping
 
 NARROW = {
     "num_classes": 5,
@@ -98,17 +98,19 @@ def test_squash() -> None:
 
 def our_params(tensors: dict[str, np.ndarray], prefix: str):
     tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    convolutions = [table.conv(name, name, bias=True) for name in ("stem", "primary")]
+    convolutions = [param_mapping.conv(name, name, bias=True) for name in ("stem", "primary")]
     layers = [("fc1", 0), ("fc2", 2), ("out", 4)]
-    linear = [table.linear(f"decoder/{ours}", f"decoder.{theirs}") for ours, theirs in layers]
-    params = table.read(tensors, table.join([*convolutions, *linear]))["params"]
+    linear = [
+        param_mapping.linear(f"decoder/{ours}", f"decoder.{theirs}") for ours, theirs in layers
+    ]
+    params = param_mapping.read(tensors, param_mapping.join([*convolutions, *linear]))["params"]
     matrices = tensors["matrices"].transpose(1, 2, 0, 5, 3, 4)  # places, then types
     return params | {"classes": {"kernel": matrices.reshape(-1, 4, 5, 6)}}
 
 
 @pytest.mark.parametrize("mode", ["labels", "longest"])
 def test_capsnet_equals_pytorch(mode: str) -> None:
-    stored = load_file(Path(__file__).parent / "references" / "capsnet.safetensors")
+    stored = load_file(REFERENCES / "capsnet.safetensors")
     model, images, labels = CapsNet(**NARROW), stored["images"], stored["labels"]
 
     def loss(params):
@@ -129,7 +131,7 @@ def test_capsnet_equals_pytorch(mode: str) -> None:
 
 
 def test_the_reconstruction_follows_the_labels() -> None:
-    stored = load_file(Path(__file__).parent / "references" / "capsnet.safetensors")
+    stored = load_file(REFERENCES / "capsnet.safetensors")
     model = CapsNet(**NARROW)
     variables = {"params": our_params(stored, "weights/")}
     longest = model.apply(variables, stored["images"])

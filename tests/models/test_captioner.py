@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxtag.kernels.layers import Dropout, DropPath
 from jaxtag.models import Captioner, Decoder, ViT
-from jaxtag.models.layers import Dropout, DropPath
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

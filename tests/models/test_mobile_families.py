@@ -4,7 +4,6 @@ The reference files and `mobile_names.json` are of benchmarks/make_mobile_refere
 """
 
 import json
-from pathlib import Path
 
 import drawn
 import flax.linen as nn
@@ -14,15 +13,15 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
+from stored import REFERENCES
 
-from jaxtag import models
-from jaxtag.models import efficientnet, mobile_blocks, naming
+from jaxtag import models, weights
+from jaxtag.models import efficientnet, mobile_blocks
 from jaxtag.models.efficientnet import EfficientNet
 from jaxtag.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxtag.models.mobilenet_v3 import LARGE, SMALL, MobileNetV3
-from jaxtag.models.naming import table
+from jaxtag.weights import param_mapping
 
-REFERENCES = Path(__file__).parent / "references"
 NAMES = json.loads((REFERENCES / "mobile_names.json").read_text())
 
 # Small networks where the library lets one choose, else the whole depth at a small width.
@@ -65,14 +64,14 @@ CASES = {
 }
 
 
-def their_shapes(model: nn.Module, names: table.Table) -> dict[str, tuple[int, ...]]:
+def their_shapes(model: nn.Module, names: param_mapping.Table) -> dict[str, tuple[int, ...]]:
     """Of the tensors of a file, which cover our variables, each once."""
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     ours = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
     assert names.keys() == ours.keys()
     found: dict[str, tuple[int, ...]] = {}
     for path, entry in names.items():
-        found |= table.their_shapes(ours[path].shape, entry)
+        found |= param_mapping.their_shapes(ours[path].shape, entry)
     return found
 
 
@@ -93,8 +92,8 @@ def test_equals_other_libraries(case: str) -> None:
     stored = load_file(REFERENCES / f"{case}.safetensors")
     after = {k.removeprefix("after/"): v for k, v in stored.items() if k.startswith("after/")}
     model = build(case)
-    names = naming.tables(model)[case.rpartition("_")[2]](model)
-    variables = table.read(drawn.weights(their_shapes(model, names)), names)
+    names = weights.tables(model)[case.rpartition("_")[2]](model)
+    variables = param_mapping.read(drawn.weights(their_shapes(model, names)), names)
 
     sizes = [k.removeprefix("images/") for k in stored if k.startswith("images/")]
     for size in sizes:
@@ -110,7 +109,7 @@ def test_equals_other_libraries(case: str) -> None:
     step = jax.jit(jax.grad(loss, has_aux=True))
     gradients, (logits, moments) = step(variables["params"])
     np.testing.assert_allclose(logits, stored["trained_logits"], atol=1e-4)
-    got = table.write({"params": gradients, **moments}, names)
+    got = param_mapping.write({"params": gradients, **moments}, names)
     assert got.keys() == after.keys()
     for name, expected in after.items():
         # Of the tensor's largest element; a shift that the next norm takes away has gradient 0.
@@ -124,20 +123,20 @@ def test_tables_cover_every_tensor(case: str) -> None:
     """Theirs and ours, with the right shapes, of the models as registered."""
     library, name = case.split("/")
     model = models.create(name, num_classes=1000)
-    theirs = their_shapes(model, naming.tables(model)[library](model))
+    theirs = their_shapes(model, weights.tables(model)[library](model))
     assert theirs == {name: tuple(shape) for name, shape in NAMES[case].items()}
 
 
 def test_torchvision_has_no_v1() -> None:
     with pytest.raises(ValueError, match='"timm" or "transformers"'):
-        naming.tables(MobileNetV1())["torchvision"](MobileNetV1())
+        weights.tables(MobileNetV1())["torchvision"](MobileNetV1())
 
 
 @pytest.mark.parametrize("module", [MobileNetV2, EfficientNet])
 def test_transformers_is_another_function_where_it_adds_no_input(module) -> None:
     model = module(width=0.125, **TENSORFLOW)
     with pytest.raises(ValueError, match=r"transformers adds no input in .*width=0\.125"):
-        naming.tables(model)["transformers"](model)
+        weights.tables(model)["transformers"](model)
 
 
 def test_widths_are_rounded_as_in_the_papers_code() -> None:

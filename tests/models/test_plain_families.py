@@ -3,7 +3,6 @@ inference, and after a step in training (stored, benchmarks/make_plain_reference
 
 import json
 from functools import partial
-from pathlib import Path
 
 import drawn
 import flax.linen as nn
@@ -14,15 +13,14 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from stored import REFERENCES
 
-from jaxtag import models
-from jaxtag.models import naming
+from jaxtag import models, weights
 from jaxtag.models.alexnet import AlexNet, local_response_norm
-from jaxtag.models.naming import table
 from jaxtag.models.resnet import ResNet
 from jaxtag.models.squeezenet import SqueezeNet
+from jaxtag.weights import param_mapping
 
-REFERENCES = Path(__file__).parent / "references"
 CLASSES = 5
 
 
@@ -62,20 +60,20 @@ def notes(case: str) -> dict[str, str]:
         return file.metadata()
 
 
-def names_of(library: str, model: nn.Module) -> table.Table:
+def names_of(library: str, model: nn.Module) -> param_mapping.Table:
     """Our reference of two towers has the names that torchvision gives one."""
     if isinstance(model, AlexNet):
         model = model.clone(two_towers=False)
-    return naming.tables(model)[library](model)
+    return weights.tables(model)[library](model)
 
 
-def their_shapes(model: nn.Module, names: table.Table) -> dict[str, tuple[int, ...]]:
+def their_shapes(model: nn.Module, names: param_mapping.Table) -> dict[str, tuple[int, ...]]:
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     ours = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
     assert set(ours) == set(names)
     found: dict[str, tuple[int, ...]] = {}
     for path, leaf in ours.items():
-        found |= table.their_shapes(leaf.shape, names[path])
+        found |= param_mapping.their_shapes(leaf.shape, names[path])
     return found
 
 
@@ -90,7 +88,9 @@ def test_equals_other_libraries(case: str) -> None:
     stored = load_file(REFERENCES / f"{case}.safetensors")
     seed = int(notes(case)["seed"])
     names = names_of(library, model)
-    variables = table.read(drawn.weights(their_shapes(model, names), spread_norms=True), names)
+    variables = param_mapping.read(
+        drawn.weights(their_shapes(model, names), spread_norms=True), names
+    )
     sizes = [name.removeprefix("logits/") for name in stored if name.startswith("logits/")]
 
     def pictures(size: str) -> np.ndarray:
@@ -118,7 +118,7 @@ def test_equals_other_libraries(case: str) -> None:
     trained_size = "131x99" if "131x99" in sizes else "33x39"
     gradients, logits, changed = step(variables, pictures(trained_size))
     assert_close(logits, stored["trained_logits"], "logits in training")
-    after = table.write({"params": gradients, **changed}, names)
+    after = param_mapping.write({"params": gradients, **changed}, names)
     assert {f"after/{name}" for name in after} == {n for n in stored if n.startswith("after/")}
     for name, tensor in after.items():
         assert_close(drawn.sampled(tensor), stored[f"after/{name}"], name)
@@ -129,7 +129,7 @@ def test_full_size_names_and_shapes_equal_other_libraries(case: str) -> None:
     for full, expected in json.loads(notes(case)["full_size"]).items():
         library, name = full.split("/")
         model = models.create(name, num_classes=1000)
-        found = their_shapes(model, naming.tables(model)[library](model))
+        found = their_shapes(model, weights.tables(model)[library](model))
         assert found == {name: tuple(shape) for name, shape in expected.items()}
 
 
@@ -147,7 +147,9 @@ def test_response_norm_equals_a_plain_reading() -> None:
 def test_dropout_is_of_training_only(model: nn.Module) -> None:
     images = np.random.RandomState(0).standard_normal((2, 67, 67, 3)).astype(np.float32)
     names = names_of("torchvision", model)
-    variables = table.read(drawn.weights(their_shapes(model, names), spread_norms=True), names)
+    variables = param_mapping.read(
+        drawn.weights(their_shapes(model, names), spread_norms=True), names
+    )
 
     @partial(jax.jit, static_argnames=("rate", "train"))
     def logits(rate, train, seed):
@@ -178,4 +180,4 @@ def test_too_small_pictures_are_an_error(model: nn.Module, enough: int) -> None:
 
 def test_two_towers_have_no_counterpart() -> None:
     with pytest.raises(ValueError, match="two towers"):
-        naming.tables(TWO_TOWERS)["torchvision"](TWO_TOWERS)
+        weights.tables(TWO_TOWERS)["torchvision"](TWO_TOWERS)

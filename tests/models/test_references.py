@@ -1,18 +1,17 @@
 """ViT and the captioner against transformers, with the same weights (stored reference outputs)."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from safetensors.numpy import load_file
+from stored import REFERENCES
 
 from jaxtag.models import Captioner, Decoder, ViT
-from jaxtag.models.naming import captioner, table, vit
+from jaxtag.weights import param_mapping
+from jaxtag.weights.mappings import captioner, vit
 
-REFERENCES = Path(__file__).parent / "references"
 VIT = {"patch_size": 8, "width": 24, "depth": 2, "heads": 2, "mlp_dim": 40, "image_size": 32}
 
 
@@ -21,11 +20,11 @@ def under(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 
 def vit_params(tensors: dict[str, np.ndarray], model: ViT):
-    return table.read(tensors, vit.encoder(model, "", ""))["params"]
+    return param_mapping.read(tensors, vit.encoder(model, "", ""))["params"]
 
 
 def captioner_params(tensors: dict[str, np.ndarray], model: Captioner):
-    return table.read(tensors, captioner.transformers(model))["params"]
+    return param_mapping.read(tensors, captioner.transformers(model))["params"]
 
 
 def assert_trees_close(got, expected, tolerance: float) -> None:

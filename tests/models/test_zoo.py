@@ -13,7 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from jaxtag import models
-from jaxtag.models import counting
+from jaxtag.perf import flops
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -180,8 +180,8 @@ def test_gradients_by_shape(name: str) -> None:
 def test_cost_equals_what_is_published(name: str) -> None:
     model = create(name, num_classes=1000)
     size, parameters, operations = picture_shape(name)[0], *PUBLISHED[name]
-    assert counting.parameters(model, size) == parameters
-    assert counting.flops(model, size) == pytest.approx(operations * 1e9, rel=0.01)
+    assert flops.parameters(model, size) == parameters
+    assert flops.flops(model, size) == pytest.approx(operations * 1e9, rel=0.01)
 
 
 def test_every_cnn_has_a_published_cost() -> None:
@@ -206,10 +206,10 @@ def test_counting_sees_into_loops_branches_and_gradients() -> None:
         a = jax.lax.cond(a.sum() > 0, dear, lambda a: a @ b, a)
         return jax.lax.platform_dependent(a, cpu=dear, default=jax.jit(lambda a: a @ b))
 
-    assert counting.multiply_adds(jax.make_jaxpr(looped)(a, b)) == 48 * (5 + 2 + 1)
+    assert flops.multiply_adds(jax.make_jaxpr(looped)(a, b)) == 48 * (5 + 2 + 1)
     endless = lambda a: jax.lax.while_loop(lambda a: a.sum() < 9, lambda a: a @ b, a)  # noqa: E731
     with pytest.raises(ValueError, match="while loop"):
-        counting.multiply_adds(jax.make_jaxpr(endless)(a))
+        flops.multiply_adds(jax.make_jaxpr(endless)(a))
 
 
 @pytest.mark.parametrize("scan, remat", [(True, "none"), (False, "full")])
@@ -219,7 +219,7 @@ def test_count_is_the_same_in_every_form(scan: bool, remat: str) -> None:
     fields = {"width": 24, "depth": 3, "heads": 2, "mlp_dim": 96, "image_size": 32}
     model = models.create("vit_tiny_patch16", **fields, scan=scan, remat=remat)
     layer = 2 * 5**2 * 24 + 12 * 5 * 24**2
-    assert counting.flops(model, 32) == 3 * layer + 4 * 16 * 16 * 3 * 24
+    assert flops.flops(model, 32) == 3 * layer + 4 * 16 * 16 * 3 * 24
 
 
 def compiled(names: Iterable[str]) -> list:
@@ -284,12 +284,12 @@ def test_counting_a_strided_convolution_s_gradient_leaves_out_the_holes() -> Non
         ).sum()
 
     forward = jax.make_jaxpr(loss)(x, kernel)
-    assert counting.multiply_adds(forward) == 160 * 12
+    assert flops.multiply_adds(forward) == 160 * 12
     gradient = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(x, kernel)
-    assert counting.multiply_adds(gradient) == 2 * 160 * 12  # the sum itself is not needed
+    assert flops.multiply_adds(gradient) == 2 * 160 * 12  # the sum itself is not needed
 
 
 def test_counting_leaves_out_what_nothing_depends_on() -> None:
     a = jnp.ones((4, 4))
     idle = jax.make_jaxpr(lambda a: (a @ a, jax.vjp(lambda a: a @ a, a)[1](a))[1])(a)
-    assert counting.multiply_adds(idle) == 2 * 64
+    assert flops.multiply_adds(idle) == 2 * 64

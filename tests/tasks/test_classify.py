@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtag.data.augment import Augmentation
-from jaxtag.tasks.classify import ClassifyTask, finish
+from jaxtag.augment import Augmentation
+from jaxtag.tasks.classify.task import ClassifyTask, finish
 
 CLASSES = 7
 
@@ -134,7 +134,7 @@ def test_mixing_changes_targets_in_training_alone() -> None:
 
 def test_a_dataset_without_labels_is_refused(tiny_data) -> None:
     from jaxtag.data import sources
-    from jaxtag.data.classes import Classes
+    from jaxtag.data.labels import Classes
     from jaxtag.errors import UserError
 
     with pytest.raises(UserError, match="has no labels to classify by"):

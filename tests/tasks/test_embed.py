@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtag import config as configuration
-from jaxtag import config_flag, models
-from jaxtag.config import CRITERIA, AugmentationConfig, EmbedConfig
-from jaxtag.data.augment import Augmentation
+from jaxtag import models
+from jaxtag.augment import Augmentation
+from jaxtag.config import flags
+from jaxtag.config import schema as configuration
+from jaxtag.config.schema import CRITERIA, AugmentationConfig, EmbedConfig
 from jaxtag.errors import UsageError
-from jaxtag.tasks import embed, metric_losses
+from jaxtag.losses import metric
+from jaxtag.tasks.embed import task as embed
 
 CLASSES = 5
 
@@ -27,10 +29,10 @@ class Pixels(nn.Module):
 
 
 def task(criterion: str = "n_pair", **fields) -> embed.EmbedTask:
-    proxies = CLASSES if criterion in metric_losses.PROXIES else 0
+    proxies = CLASSES if criterion in metric.PROXIES else 0
     usual = {
         "model": models.Embedder(Pixels(), size=6, proxies=proxies),
-        "criterion": metric_losses.make(criterion, {}),
+        "criterion": metric.make(criterion, {}),
         "image_size": 8,
         "mean": (0.5,) * 3,
         "std": (0.5,) * 3,
@@ -73,7 +75,7 @@ def test_the_loss_is_that_of_the_pictures_that_are_there(criterion) -> None:
     kept = rows["mask"] > 0
     there = {name: value[kept] for name, value in rows.items()}
     vectors = t.embed(variables, there["image"])
-    expected = metric_losses.make(criterion, {})(vectors, there["label"], there["mask"], *proxies)
+    expected = metric.make(criterion, {})(vectors, there["label"], there["mask"], *proxies)
     np.testing.assert_allclose((total, weight), expected, rtol=1e-5)
     assert metrics["loss"] == (total, weight) and changed == {}
 
@@ -87,7 +89,7 @@ def test_tags_that_are_not_known_are_neither_shared_nor_absent() -> None:
     rows["known"] = (rng.random((12, CLASSES)) < 0.7).astype(np.uint8)
     states = np.where(rows["known"] > 0, rows["tags"], 2).astype(np.int8)
     vectors = t.embed(variables, rows["image"])
-    expected = metric_losses.make("n_pair", {})(vectors, states, rows["mask"])
+    expected = metric.make("n_pair", {})(vectors, states, rows["mask"])
     np.testing.assert_allclose(t.loss(variables, rows, None)[:2], expected, rtol=1e-5)
 
 
@@ -99,7 +101,7 @@ def test_augmentation_is_for_training_alone() -> None:
 
 
 def test_every_loss_has_its_name_in_the_configuration() -> None:
-    assert set(CRITERIA["embed"]) == {*metric_losses.PAIRS, *metric_losses.PROXIES}
+    assert set(CRITERIA["embed"]) == {*metric.PAIRS, *metric.PROXIES}
 
 
 @pytest.mark.parametrize(
@@ -119,13 +121,13 @@ def test_every_loss_has_its_name_in_the_configuration() -> None:
     ],
 )
 def test_settings_that_make_no_sense_are_named(changes, words) -> None:
-    config = dataclasses.replace(config_flag.load("cifar10_embed"), **changes)
+    config = dataclasses.replace(flags.load("cifar10_embed"), **changes)
     with pytest.raises(UsageError, match=words):
         embed.make(configuration.check(config), CLASSES)
 
 
 def test_a_batch_in_parts_is_refused() -> None:
-    config = config_flag.load("cifar10_embed")
+    config = flags.load("cifar10_embed")
     config.optimizer.accumulate = 2
     with pytest.raises(UsageError, match=r"config.optimizer.accumulate: a picture is compared"):
         embed.make(configuration.check(config), CLASSES)

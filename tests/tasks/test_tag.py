@@ -10,12 +10,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtag.config import Config, ModelConfig, TagConfig
-from jaxtag.data.augment import Augmentation
+from jaxtag.augment import Augmentation
+from jaxtag.config.schema import Config, ModelConfig, TagConfig
 from jaxtag.errors import UserError
+from jaxtag.losses import multilabel
 from jaxtag.models import QueryTagger
-from jaxtag.tasks import tag, tag_losses
-from jaxtag.tasks.tag_decisions import Decisions
+from jaxtag.tasks.tag import task as tag
+from jaxtag.tasks.tag.calibration import Decisions
 
 TAGS = 7
 NAMES = list("abcdefg")
@@ -34,7 +35,7 @@ def task(**fields) -> tag.TagTask:
     usual = {
         "model": Given(),
         "tags": TAGS,
-        "criterion": tag_losses.make("binary_cross_entropy", {}),
+        "criterion": multilabel.make("binary_cross_entropy", {}),
         "image_size": 8,
         "mean": (0.0,) * 3,
         "std": (1 / 255,) * 3,

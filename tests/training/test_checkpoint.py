@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxtag.errors import UserError
-from jaxtag.training import integrity
+from jaxtag.training import checkpoint_manifest
 from jaxtag.training.checkpoint import Checkpoints
 
 
@@ -201,7 +201,9 @@ def test_iterator_of_another_number_of_processes(tmp_path):
 
         def restore(other: str) -> None:
             (folder / "process_1-of-2.json").write_text(other)
-            integrity.write(tmp_path / "1", integrity.read(tmp_path / "1").notes)
+            checkpoint_manifest.write(
+                tmp_path / "1", checkpoint_manifest.read(tmp_path / "1").notes
+            )
             checkpoints.restore(abstract(make_state()), iterator=iterator)
 
         with pytest.raises(UserError, match="process 0 of 1"):
@@ -279,7 +281,7 @@ def test_old_steps_go_only_when_the_new_one_is_there(tmp_path, monkeypatch):
     with Checkpoints(tmp_path, keep_last=1) as checkpoints:
         checkpoints.save(1, make_state(1))
         checkpoints.wait()
-        monkeypatch.setattr(integrity, "write", fail)
+        monkeypatch.setattr(checkpoint_manifest, "write", fail)
         checkpoints.save(2, make_state(2))
         with pytest.raises(UserError, match="No space left"):
             checkpoints.wait()
@@ -338,7 +340,7 @@ DAMAGES = {
     "file empty": lambda step: (step / "state" / "_METADATA").write_bytes(b""),
     "item missing": lambda step: shutil.rmtree(step / "state"),
     "all but the folder missing": lambda step: (shutil.rmtree(step), step.mkdir()),
-    "no manifest": lambda step: (step / integrity.NAME).unlink(),
+    "no manifest": lambda step: (step / checkpoint_manifest.NAME).unlink(),
 }
 
 

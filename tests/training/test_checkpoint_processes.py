@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtag.training import integrity
+from jaxtag.training import checkpoint_manifest
 from jaxtag.training.checkpoint import Checkpoints
 
 PROGRAM = """
@@ -83,7 +83,7 @@ def test_two_processes(tmp_path):
     finally:
         for process in processes:
             process.kill()
-    integrity.verify(tmp_path / "checkpoints" / "4")
+    checkpoint_manifest.verify(tmp_path / "checkpoints" / "4")
     wanted = {"x": jax.ShapeDtypeStruct((8, 2), jnp.float32)}
     state = Checkpoints(tmp_path / "checkpoints", keep_last=2).restore(wanted).state
     np.testing.assert_array_equal(state["x"], np.arange(16.0).reshape(8, 2) + 4)

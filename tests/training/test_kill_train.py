@@ -15,10 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxtag import config as configuration
+from jaxtag.config import schema as configuration
 from jaxtag.data import sources
-from jaxtag.data.text import Tokenizer
-from jaxtag.training import experiment as experiments
+from jaxtag.data.tokenizer import Tokenizer
+from jaxtag.training import setup as experiments
 from jaxtag.training.checkpoint import Checkpoints
 
 STEPS = 40

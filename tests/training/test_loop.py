@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from jaxtag.config import (
+from jaxtag import datasets
+from jaxtag.config.schema import (
     Config,
     DataConfig,
     EvaluationConfig,
@@ -17,11 +18,11 @@ from jaxtag.config import (
     OptimizerConfig,
     TextConfig,
 )
-from jaxtag.data import builders
 from jaxtag.errors import UserError
-from jaxtag.tasks import caption
-from jaxtag.training import loop, preemption, trained, vocabulary
-from jaxtag.training.clock import Startup, StepClock
+from jaxtag.inference import predictor
+from jaxtag.tasks.caption import task as caption
+from jaxtag.training import loop, preemption, vocabulary
+from jaxtag.training.timer import Startup, StepClock
 
 
 def _run(config, workdir, **flags):
@@ -100,7 +101,7 @@ def test_a_lost_tokenizer_is_no_reason_to_train_another(unbroken, tiny_data):
 
 def test_the_average_is_what_is_used(unbroken):
     workdir, outcome = unbroken
-    model = trained.load(workdir)
+    model = predictor.load(workdir)
     for ours, theirs in zip(
         jax.tree.leaves(model.variables["params"]),
         jax.tree.leaves(outcome.state.ema["params"]),
@@ -122,7 +123,7 @@ def test_too_many_broken_pictures_stop_the_run(tiny_data, tmp_path, monkeypatch)
     monkeypatch.setattr("jaxtag.data.decode.MAX_PIXELS", 10)
     config = tiny_config(tiny_data, log_every=1)
     monkeypatch.setattr(
-        "jaxtag.tasks.caption.example", _with_max_pixels(caption.example, max_pixels=10)
+        "jaxtag.tasks.caption.task.example", _with_max_pixels(caption.example, max_pixels=10)
     )
     with pytest.raises(UserError, match="could not be decoded, more than"):
         _run(config, tmp_path)
@@ -163,7 +164,7 @@ def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
         caption = " ".join(rng.permutation(words)[:6])
         lines.append(f"{number}.png,{caption},train")
     (source / "captions.csv").write_text("\n".join(lines))
-    builders.prepare("eight", source, tmp_path / "data")
+    datasets.prepare("eight", source, tmp_path / "data")
     config = tiny_config(
         tmp_path / "data",
         total_steps=120,

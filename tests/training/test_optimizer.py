@@ -1,7 +1,6 @@
 """Optimisers by name, with rules for each parameter."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 from safetensors.numpy import load_file
+from stored import REFERENCES
 
-from jaxtag.config import OptimizerConfig
+from jaxtag.config.schema import OptimizerConfig
 from jaxtag.errors import UsageError
 from jaxtag.training import optimizer
 
 EVERYTHING = ((".*", 1.0),)
-REFERENCES = Path(__file__).parent / "references"
 
 
 def newton_schulz(matrix: np.ndarray) -> np.ndarray:

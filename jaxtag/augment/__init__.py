@@ -1,0 +1,14 @@
+"""Augmentation on the device, inside the jitted step: pure functions of (images, key).
+
+Every example draws from a key of its own, folded from the step's key with its position in the
+global batch: the same numbers on any mesh. JAX's default partitionable Threefry lets each
+device make its own share of them without communication.
+
+`policy` puts the parts together: `geometry`, `colour`, `randaugment` on uint8 pictures, then
+`erasing` and `mixing` on normalised ones.
+"""
+
+from jaxtag.augment.pipeline import Augmentation, normalize
+from jaxtag.augment.rng import example_keys
+
+__all__ = ["Augmentation", "example_keys", "normalize"]

@@ -1,0 +1,116 @@
+"""Reads the pickles of CIFAR's Python archives, and nothing else that a pickle can hold.
+
+A pickle may name any function of any module and call it. Here the few names that these files use
+stand for our own objects, and every other name is refused.
+"""
+
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+
+from jaxtag.datasets.archives import MAX_PICTURE_BYTES, ReadError, Store
+from jaxtag.errors import UserError
+
+
+def read_pickle(store: Store, name: str) -> dict[str, Any]:
+    """The dictionary of a file: texts, whole numbers, lists of them, and uint8 arrays.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or holds anything else (named).
+    """
+    where = store.where(name)
+    try:
+        content = _Reader(io.BytesIO(store.read(name, MAX_PICTURE_BYTES)), encoding="bytes").load()
+        if not isinstance(content, dict):
+            raise _RefusedError("no pickled dictionary")
+        return {_text(key): _plain(value) for key, value in content.items()}
+    except (ReadError, _RefusedError) as error:
+        raise UserError(f"{where}: {error}") from error
+    except Exception as error:  # damaged data raise many kinds from the pickle machine
+        raise UserError(f"{where} is a damaged pickle ({error}): get it again") from error
+
+
+class _RefusedError(Exception):
+    """The pickle names something that CIFAR's files do not hold."""
+
+
+class _StandIn:
+    """A class, not a function: a pickle can set attributes of whatever has no `__setstate__`."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise _RefusedError("a state where these files have none: refused")
+
+
+class _Array(_StandIn):
+    """Stands for `numpy.ndarray`; the array is `values` when its state was set."""
+
+    values: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, kind, fortran, data = state
+        if not isinstance(kind, _Kind) or not isinstance(data, bytes):
+            raise _RefusedError("an array of another kind than uint8: refused")
+        self.values = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
+
+
+class _Kind(_StandIn):
+    """Stands for `numpy.dtype`, of uint8 alone."""
+
+    def __init__(self, code: str | bytes, *_: Any):
+        if code not in ("u1", b"u1"):
+            raise _RefusedError(f"an array of {_text(code)!r} instead of bytes ('u1'): refused")
+
+    def __setstate__(self, state: tuple) -> None:
+        """Byte order and alignment mean nothing for single bytes."""
+
+
+class _Reconstruct(_StandIn):
+    """Stands for numpy's `_reconstruct`, which makes an array whose state comes later."""
+
+    def __new__(cls, kind: type, *_: Any) -> _Array:
+        if kind is not _Array:
+            raise _RefusedError("an array of an unknown class: refused")
+        return _Array()
+
+
+class _Encode(_StandIn):
+    """Stands for `_codecs.encode`, as which Python 3 writes bytes in protocol 2."""
+
+    def __new__(cls, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise _RefusedError(f"text in {encoding!r}: refused")
+        return text.encode("latin1")
+
+
+_NAMES = {
+    ("numpy.core.multiarray", "_reconstruct"): _Reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _Reconstruct,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Kind,
+    ("_codecs", "encode"): _Encode,
+}
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        known = _NAMES.get((module, name))
+        if known is None:
+            raise _RefusedError(
+                f"the pickle names {module}.{name}, which CIFAR's files do not hold: refused, as "
+                "it could run any program. Get the official file"
+            )
+        return known
+
+
+def _plain(value: Any) -> Any:
+    """A value of the dictionary: arrays as arrays; a list is as deep as it gets."""
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return value.values if isinstance(value, _Array) else _text(value)
+
+
+def _text(value: Any) -> Any:
+    """Text as `str`, for which Python 2 wrote bytes; anything else as it is."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -1,0 +1,47 @@
+"""The split files of Karpathy and Fei-Fei (dataset_coco.json, dataset_flickr8k.json).
+
+Deep Visual-Semantic Alignments for Generating Image Descriptions, CVPR 2015, section 4.
+"""
+
+from dataclasses import dataclass
+
+from jaxtag.datasets.archives import Store
+from jaxtag.datasets.coco_json import read_json
+from jaxtag.errors import UserError
+
+_SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture of a split file; `folder` and `coco_id` are COCO's (empty and None elsewhere)."""
+
+    split: str
+    file: str
+    folder: str
+    coco_id: int | None
+    captions: tuple[str, ...]
+
+
+def read_karpathy(store: Store, name: str) -> list[Entry]:
+    """All entries of the split file `name`.
+
+    Raises:
+        UserError: it is not in that form.
+    """
+    content = read_json(store, name)
+    try:
+        return [
+            Entry(
+                split=_SPLITS[image["split"]],
+                file=image["filename"],
+                folder=image.get("filepath", ""),
+                coco_id=image.get("cocoid"),
+                captions=tuple(sentence["raw"] for sentence in image["sentences"]),
+            )
+            for image in content["images"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{store.where(name)} is not a split file of Karpathy: {type(error).__name__} {error}"
+        ) from error

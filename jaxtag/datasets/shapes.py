@@ -1,0 +1,57 @@
+"""The embedded data set `shapes_captions`: made from a seed, nothing to download."""
+
+import functools
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jaxtag.datasets.archives import Store
+from jaxtag.datasets.base import Listing, Picture, PictureBuilder
+from jaxtag.datasets.captioned import CaptionListing
+from jaxtag.datasets.shapes_render import describe, paint, sample
+
+SEED = 0
+SCENES = {"train": 6000, "validation": 500, "test": 500}
+
+
+class ShapesCaptions(PictureBuilder):
+    """Scenes of one to four coloured shapes, each with five captions and its facts as JSON.
+
+    `validation` has new scenes of the kind seen in `train`; each scene of `test` holds a pair of
+    colour and shape that never occurs in the other two.
+    """
+
+    name = "shapes_captions"
+    NEEDS_SOURCE = False
+
+    @classmethod
+    @contextmanager
+    def opened(cls, source: None) -> Iterator[Listing]:
+        del source  # there is none
+        listing = CaptionListing(f"made from seed {SEED}", extra=["scene"])
+        listing.splits = {
+            split: [_picture(split, number) for number in range(count)]
+            for split, count in SCENES.items()
+        }
+        yield listing
+
+    @classmethod
+    def list_pictures(cls, store: Store) -> Listing:
+        raise TypeError("shapes_captions is made, not read from a source")
+
+
+def _picture(split: str, number: int) -> Picture:
+    # Of its own seed each, so that a scene does not depend on how many others there are.
+    lots = random.Random(f"{SEED}/{split}/{number}")
+    scene = sample(lots, unseen=split == "test")
+    return Picture(
+        file=f"{split}/{number:05d}.png",
+        load=functools.partial(paint, scene),
+        fields={
+            "image_id": f"{split}-{number}",
+            "captions": describe(scene, lots),
+            "scene": json.dumps(scene),
+        },
+        made=True,
+    )

@@ -1,0 +1,1 @@
+"""Caption decoding: greedy, sampling and beam search over a cached decoder."""

@@ -1,0 +1,156 @@
+"""Which parameter is split along which axis of the mesh: regular expressions, first match wins.
+
+A rule is (expression over the parameter's path, layout). A layout is a list of words:
+  `auto`       the largest dimension that divides is split over `fsdp` (small ones stay whole);
+  `replicate`  a whole copy on every device;
+  otherwise    one word for each of the *last* dimensions (earlier ones, such as the layers of a
+               scanned stack, stay whole): `fsdp`, `tensor`, or `.` for none. A dimension that
+               the axis does not divide stays whole, and the table says so.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxtag.distributed import mesh as meshes
+from jaxtag.errors import UsageError
+
+Rule = tuple[str, str]
+
+# Attention and MLP after Shoeybi et al. 2019 (Megatron-LM, section 3): the first matrix of a pair
+# is split by columns, the second by rows, so that one all-reduce serves both.
+TRANSFORMER: tuple[Rule, ...] = (
+    (r"(qkv|key_value)/kernel$", "fsdp . tensor"),
+    (r"(qkv|key_value|query|fc1)/bias$", "tensor"),
+    (r"(query|fc1)/kernel$", "fsdp tensor"),
+    (r"(out|fc2)/kernel$", "tensor fsdp"),
+    (r"token_embed$", "tensor fsdp"),
+    (r".*", "auto"),
+)
+_SMALL = 2**14  # elements; splitting less than this costs more than it saves
+
+
+class Placement(NamedTuple):
+    """Where one parameter ended."""
+
+    path: str
+    shape: tuple[int, ...]
+    spec: PartitionSpec
+    rule: str
+    remark: str
+
+
+def paths(tree: Any) -> list[tuple[str, Any]]:
+    """[(path joined with '/', leaf)] in the order of jax.tree.leaves."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [("/".join(map(_key, path)), leaf) for path, leaf in leaves]
+
+
+def place(params: Any, mesh: Mesh, rules: Iterable[Rule]) -> list[Placement]:
+    """A placement for each leaf of `params` (arrays or ShapeDtypeStructs), in order."""
+    rules = tuple(rules)
+    placements = []
+    for path, leaf in paths(params):
+        rule = next((rule for rule in rules if re.search(rule[0], path)), None)
+        if rule is None:
+            raise UsageError(f"config.mesh.rules: no rule covers the parameter {path}")
+        spec, remark = _spec(rule, leaf.shape, mesh)
+        placements.append(Placement(path, tuple(leaf.shape), spec, rule[0], remark))
+    return placements
+
+
+def shardings(state: Any, placements: list[Placement], mesh: Mesh) -> Any:
+    """A sharding for each leaf of `state`.
+
+    What mirrors a parameter (its path ends with the parameter's and its shape is the same: the
+    parameter itself, its moments, its average) lies as the parameter does. Batch statistics with a
+    row for each group of the batch lie where the group does. The rest is replicated.
+    """
+    known = {(item.path, item.shape): item.spec for item in placements}
+
+    def find(path: str, leaf: Any) -> NamedSharding:
+        parts = path.split("/")
+        for start in range(len(parts)):
+            spec = known.get(("/".join(parts[start:]), tuple(leaf.shape)))
+            if spec is not None:
+                return NamedSharding(mesh, spec)
+        grouped = "batch_stats" in parts and len(leaf.shape) == 2
+        if grouped and leaf.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0:
+            return meshes.batch_sharding(mesh)
+        return NamedSharding(mesh, PartitionSpec())
+
+    structure = jax.tree.structure(state)
+    return jax.tree.unflatten(structure, [find(path, leaf) for path, leaf in paths(state)])
+
+
+def table(placements: list[Placement], mesh: Mesh) -> str:
+    """A readable table: parameter, shape, layout, share of it on one device."""
+    rows = [("parameter", "shape", "layout", "on a device", "")]
+    for item in placements:
+        parts = int(np.prod([mesh.shape[axis] for axis in _axes(item.spec)] or [1]))
+        share = f"1/{parts}" if parts > 1 else "whole"
+        layout = ", ".join("." if dim is None else str(dim) for dim in item.spec) or "replicated"
+        rows.append((item.path, "x".join(map(str, item.shape)), layout, share, item.remark))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append("  ".join([*cells, row[4]]).rstrip())
+    return "\n".join(lines)
+
+
+def _key(entry: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
+
+
+def _axes(spec: PartitionSpec) -> list[str]:
+    return [axis for axis in spec if axis is not None]
+
+
+def _spec(rule: Rule, shape: tuple[int, ...], mesh: Mesh) -> tuple[PartitionSpec, str]:
+    expression, layout = rule
+    if layout == "replicate":
+        return PartitionSpec(), ""
+    if layout == "auto":
+        return _auto(shape, mesh)
+    words = layout.split()
+    unknown = [word for word in words if word not in (".", *mesh.axis_names)]
+    if unknown:
+        raise UsageError(
+            f"config.mesh.rules: {expression!r} has the unknown layout word {unknown[0]!r}; "
+            f"there are: auto, replicate, {', '.join(mesh.axis_names)}, ."
+        )
+    if len(words) > len(shape):
+        raise UsageError(
+            f"config.mesh.rules: {expression!r} lays out {len(words)} dimensions, "
+            f"the parameter has {len(shape)}"
+        )
+    spec: list[str | None] = [None] * (len(shape) - len(words))
+    remarks = []
+    for size, word in zip(shape[len(spec) :], words, strict=True):
+        if word == "." or mesh.shape[word] == 1:
+            spec.append(None)
+        elif size % mesh.shape[word]:
+            spec.append(None)
+            remarks.append(f"{size} is no multiple of {word}={mesh.shape[word]}")
+        else:
+            spec.append(word)
+    return PartitionSpec(*spec), "; ".join(remarks)
+
+
+def _auto(shape: tuple[int, ...], mesh: Mesh) -> tuple[PartitionSpec, str]:
+    parts = mesh.shape["fsdp"]
+    if parts == 1 or int(np.prod(shape)) < _SMALL:
+        return PartitionSpec(), ""
+    fitting = [dim for dim, size in enumerate(shape) if size % parts == 0]
+    if not fitting:
+        return PartitionSpec(), f"no dimension is a multiple of fsdp={parts}"
+    largest = max(fitting, key=lambda dim: shape[dim])
+    return PartitionSpec(*("fsdp" if dim == largest else None for dim in range(len(shape)))), ""

@@ -1,0 +1,1 @@
+"""Using trained models: predictions, features, and the files that they are written to."""

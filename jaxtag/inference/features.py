@@ -1,0 +1,211 @@
+"""Pictures as vectors: by a trained model, by a backbone with given weights, by their pixels."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jaxtag import augment, models
+from jaxtag.config.schema import nearest
+from jaxtag.data import pipeline, transforms
+from jaxtag.data.sources import Source
+from jaxtag.distributed import mesh as meshes
+from jaxtag.errors import UsageError, UserError
+from jaxtag.inference import predictor
+from jaxtag.tasks import TASKS
+from jaxtag.weights.loader import load
+from jaxtag.weights.preprocessing import preprocessing
+
+_BATCH = 64
+_THREADS = 4
+_ADAPTED = ("head", "image_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Vectors of some of the pictures asked for.
+
+    Attributes:
+      positions: int [M], of the pictures that could be read.
+      vectors: float32 [M, D], theirs.
+      errors: position -> why a picture could not be read.
+    """
+
+    positions: np.ndarray
+    vectors: np.ndarray
+    errors: dict[int, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """How pictures become vectors.
+
+    Attributes:
+      description: JSON from which `from_description` makes the same.
+      dimension: D.
+      mesh: the devices that compute them.
+    """
+
+    description: dict[str, Any]
+    dimension: int
+    mesh: Mesh
+    _image: transforms.ImageTransform
+    _compute: Callable[[jax.Array], jax.Array]
+
+    def of_files(self, files: Sequence[str]) -> Iterator[Part]:
+        """The vectors of files, in order, some at a time."""
+        batches = pipeline.file_batches(
+            files, image=self._image, batch_size=self._batch_size, threads=_THREADS
+        )
+        for batch in batches:
+            errors, index = batch["error"], batch["index"]
+            there = np.array([i >= 0 and not e for i, e in zip(index, errors, strict=True)])
+            told = {int(i): e for i, e in zip(index, errors, strict=True) if e}
+            vectors = self.compute(batch["image"])
+            yield Part(index[there], vectors[there], told)
+        batches.close()
+
+    def of_source(self, source: Source) -> Iterator[Part]:
+        """The vectors of a prepared split, in order, some at a time; on all processes alike."""
+        batches = pipeline.eval_batches(
+            source,
+            example=pipeline.Example(self._image),
+            batch_size=self._batch_size,
+            rows=meshes.own_rows(self.mesh, self._batch_size),
+            threads=_THREADS,
+        )
+        for batch in batches:
+            arrays = meshes.to_devices(
+                {name: batch[name] for name in ("image", "index", "broken")}, self.mesh
+            )
+            found = (self._compute(arrays["image"]), arrays["index"], arrays["broken"])
+            vectors, index, broken = multihost_utils.process_allgather(found, tiled=True)
+            there = (index >= 0) & ~broken
+            errors = dict.fromkeys(index[broken].tolist(), "a damaged picture")
+            yield Part(index[there], vectors[there], errors)
+        batches.close()
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        """Pictures uint8 [B, S, S, 3], B a multiple of the devices, to float32 [B, D]."""
+        arrays = meshes.to_devices({"image": images}, self.mesh)
+        return np.asarray(self._compute(arrays["image"]))
+
+    @property
+    def _batch_size(self) -> int:
+        shards = self.mesh.shape["data"]
+        return -(-_BATCH // shards) * shards
+
+
+def chosen(
+    workdir: str | None,
+    step: str,
+    model: str | None,
+    weights: str | None,
+    pixels: int | None,
+) -> Features:
+    """By whichever of a run, a backbone and pixels is given. Raises UsageError unless it is one."""
+    if [workdir, model, pixels].count(None) != 2:
+        raise UsageError("give one of --workdir, --model and --pixels: how pictures become vectors")
+    if workdir is not None:
+        return of_run(workdir, step)
+    return of_pixels(pixels) if model is None else of_model(model, weights)
+
+
+def from_description(description: dict[str, Any]) -> Features:
+    """The features that a description is of. Raises UserError where it makes no sense."""
+    makers = {"workdir": of_run, "model": of_model, "pixels": of_pixels}
+    known = [name for name in makers if name in description]
+    if len(known) != 1:
+        raise UserError(f"{description} says nothing of how pictures become vectors")
+    try:
+        return makers[known[0]](**description)
+    except TypeError as error:
+        raise UserError(f"{description}: {error}") from error
+
+
+def of_run(workdir: str, step: str | int = "newest") -> Features:
+    """Of a model trained by jaxtag.train: embeddings, or what its backbone makes of a picture."""
+    model = predictor.load(Path(workdir), step=str(step))
+    config, task = model.config, model.task
+    if config.task == "embed":
+        compute = task.embed
+    else:
+        module, place = task.backbone
+
+        def compute(variables: Any, images: jax.Array) -> jax.Array:
+            data = config.data
+            images = augment.normalize(images, data.mean, data.std, grey=data.grey)
+            return _pooled(module, _at(variables, place), images)
+
+    image = TASKS[config.task].example(config, model.vocabulary, train=False).image
+    description = {"workdir": str(Path(workdir).resolve()), "step": model.step}
+    return _made(description, model.mesh, image, compute, model.variables)
+
+
+def of_model(model: str, weights: str | None = None, image_size: int | None = None) -> Features:
+    """Of a backbone by name, with weights from safetensors, or at random (seed 0)."""
+    if model not in models.names():
+        raise UsageError(f"--model={model}: unknown{nearest(model, models.names())}")
+    wanted = (weights and preprocessing(weights)) or models.preprocessing_of(model)
+    size = image_size or wanted.image_size
+    fields = {"image_size": size} if "image_size" in models.field_names(model) else {}
+    module = models.create(model, **fields)
+    images = jnp.zeros((1, size, size, len(wanted.mean)))
+    if weights:
+        variables = load(
+            weights, module, adapt=_ADAPTED, channels=len(wanted.mean), image_size=size
+        )
+    else:
+        variables = jax.jit(module.init)(jax.random.key(0), images)
+
+    def compute(variables: Any, images: jax.Array) -> jax.Array:
+        grey = len(wanted.mean) == 1
+        images = augment.normalize(images, wanted.mean, wanted.std, grey=grey)
+        return _pooled(module, variables, images)
+
+    mesh = meshes.make()
+    variables = jax.device_put(variables, meshes.replicated(mesh))
+    description = {"model": model, "weights": weights and str(Path(weights).resolve())}
+    description["image_size"] = size
+    return _made(description, mesh, transforms.CenterCrop(size, wanted.crop), compute, variables)
+
+
+def of_pixels(pixels: int) -> Features:
+    """The picture itself at pixels x pixels: what learnt features are measured against."""
+    if pixels < 1:
+        raise UsageError(f"--pixels={pixels}: must be positive")
+
+    def compute(_: Any, images: jax.Array) -> jax.Array:
+        return images.reshape(len(images), -1).astype(jnp.float32) / 255
+
+    return _made({"pixels": pixels}, meshes.make(), transforms.Squash(pixels), compute, {})
+
+
+def _made(
+    description: dict[str, Any],
+    mesh: Mesh,
+    image: transforms.ImageTransform,
+    compute: Callable[[Any, jax.Array], jax.Array],
+    variables: Any,
+) -> Features:
+    shape = jax.ShapeDtypeStruct((1, image.size, image.size, 3), jnp.uint8)
+    dimension = jax.eval_shape(compute, variables, shape).shape[1]
+    run = jax.jit(meshes.within(mesh, compute), out_shardings=meshes.replicated(mesh))
+    return Features(description, dimension, mesh, image, lambda images: run(variables, images))
+
+
+def _pooled(module: Any, variables: Any, images: jax.Array) -> jax.Array:
+    return module.apply(variables, images)["pooled"].astype(jnp.float32)
+
+
+def _at(variables: Any, place: tuple[str, ...]) -> Any:
+    """The variables of a module inside a model; collections that have none of it are left out."""
+    for name in place:
+        variables = {c: tree[name] for c, tree in variables.items() if name in tree}
+    return variables

@@ -1,0 +1,186 @@
+"""A captioner of transformers as a work directory, as if it had been trained here."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from jaxtag.config import schema as configuration
+from jaxtag.config.schema import Config, DataConfig, DecodingConfig, ModelConfig, TextConfig
+from jaxtag.data.tokenizer import Tokenizer
+from jaxtag.errors import UserError
+from jaxtag.tasks.caption import task as caption
+from jaxtag.training import vocabulary
+from jaxtag.training.checkpoint import Checkpoints
+from jaxtag.weights import safetensors_io
+from jaxtag.weights.loader import load
+from jaxtag.weights.preprocessing import preprocessing
+
+_LENGTH = 20  # of captions, where nothing says it: transformers' own default
+# What our captioner is, in the words of `config.json`: part -> key -> (the only value, default).
+_ONLY: dict[str, dict[str, tuple[Any, Any]]] = {
+    "encoder": {
+        "model_type": ("vit", None),
+        "hidden_act": ("gelu", "gelu"),
+        "qkv_bias": (True, True),
+    },
+    "decoder": {
+        "model_type": ("gpt2", None),
+        "add_cross_attention": (True, False),
+        "activation_function": ("gelu_new", "gelu_new"),
+        "layer_norm_epsilon": (1e-5, 1e-5),
+        "scale_attn_weights": (True, True),
+        "scale_attn_by_inverse_layer_idx": (False, False),
+    },
+}
+
+
+def captioner(source: str | Path, workdir: Path, length: int | None = None) -> Config:
+    """Makes `workdir` from a `transformers.VisionEncoderDecoderModel` of a ViT and a GPT-2.
+
+    Args:
+      source: folder as `save_pretrained` writes it: config.json, model.safetensors (or shards),
+        the tokenizer (tokenizer.json, or vocab.json and merges.txt), preprocessor_config.json and,
+        if it is there, generation_config.json.
+      length: of captions, with the tokens that start and end them; by default what the files say,
+        else 20, which is transformers' default. Positions beyond it are left out.
+
+    Raises:
+      UserError: a file is missing or damaged, the model is of another kind, or `workdir` holds a
+        run already.
+    """
+    folder = Path(source)
+    theirs = safetensors_io.read_json(folder / "config.json")
+    _check_kind(folder, theirs)
+    if vocabulary.has_checkpoints(workdir):
+        raise UserError(f"{workdir} holds a run already: name another --workdir")
+    settings = _Settings(folder, theirs)
+    config = configuration.check(_config(folder, theirs, settings, length))
+    tokenizer = Tokenizer.adopt(_tokenizer(folder), settings.start, settings.end)
+    model = caption.make(config, len(tokenizer)).model
+    whole = model.clone(decoder=model.decoder.clone(max_length=_positions(theirs)))
+    variables = load(folder, whole)
+    _check_tied(folder)
+    decoder = variables["params"]["decoder"]
+    decoder["pos_embed"] = decoder["pos_embed"][: config.text.length]
+    tokenizer.save(vocabulary.path_of(config, workdir))
+    (workdir / "config.json").write_text(configuration.to_json(config), encoding="utf-8")
+    with Checkpoints(workdir / "checkpoints", keep_last=1) as checkpoints:
+        state = {"params": variables["params"], "collections": {}}
+        checkpoints.save(0, state, config=dataclasses.asdict(config))
+    return config
+
+
+class _Settings:
+    """How captions are made, from generation_config.json or, as older files have it, config.json.
+
+    Attributes:
+      start, end: ids of the tokens that start and end a caption.
+    """
+
+    def __init__(self, folder: Path, theirs: dict[str, Any]):
+        self._sources = [safetensors_io.read_json(folder / "generation_config.json"), theirs]
+        self._sources.append(theirs["decoder"])
+        self.start = self.get("decoder_start_token_id", self.get("bos_token_id", None))
+        self.end = self.get("eos_token_id", None)
+        if not isinstance(self.start, int) or not isinstance(self.end, int):
+            raise UserError(
+                f"{folder}: config.json must give one decoder_start_token_id and one eos_token_id"
+            )
+
+    def get(self, name: str, default: Any) -> Any:
+        """The first value there is."""
+        found = (source.get(name) for source in self._sources)
+        return next((value for value in found if value is not None), default)
+
+
+def _check_kind(folder: Path, theirs: dict[str, Any]) -> None:
+    if theirs.get("model_type") != "vision-encoder-decoder":
+        raise UserError(
+            f"{folder / 'config.json'} is of no VisionEncoderDecoderModel (model_type "
+            f"{theirs.get('model_type')!r}); a classifier is imported with --model and --output"
+        )
+    for part, only in _ONLY.items():
+        for key, (value, default) in only.items():
+            found = theirs.get(part, {}).get(key, default)
+            if found != value:
+                raise UserError(f"{folder}: {part}.{key} = {found!r}: only {value!r} can be used")
+    decoder = theirs["decoder"]
+    if decoder.get("n_inner") not in (None, 4 * decoder.get("n_embd", 768)):
+        raise UserError(f"{folder}: decoder.n_inner must be 4 n_embd, not {decoder['n_inner']}")
+
+
+def _check_tied(folder: Path) -> None:
+    tensors = safetensors_io.Tensors(folder)
+    head, tokens = "decoder.lm_head.weight", "decoder.transformer.wte.weight"
+    if head in tensors and not np.array_equal(tensors[head], tensors[tokens]):
+        raise UserError(f"{folder}: {head} differs from {tokens}; only tied ones can be used")
+
+
+def _config(
+    folder: Path, theirs: dict[str, Any], settings: _Settings, length: int | None
+) -> Config:
+    pictures = preprocessing(folder)
+    if pictures is None:
+        raise UserError(f"{folder} has no preprocessor_config.json: how pictures are prepared")
+    if pictures.crop != 1.0:
+        raise UserError(f"{folder}: captioners see whole pictures here, and this one a crop")
+    encoder, decoder = theirs["encoder"], theirs["decoder"]
+    fields = {
+        "patch_size": encoder.get("patch_size", 16),
+        "width": encoder.get("hidden_size", 768),
+        "depth": encoder.get("num_hidden_layers", 12),
+        "heads": encoder.get("num_attention_heads", 12),
+        "mlp_dim": encoder.get("intermediate_size", 3072),
+        "norm_eps": encoder.get("layer_norm_eps", 1e-12),
+    }
+    beams = settings.get("num_beams", 1)
+    asked = length or settings.get("max_length", _LENGTH)
+    return Config(
+        total_steps=0,
+        data=DataConfig(image_size=pictures.image_size, mean=pictures.mean, std=pictures.std),
+        text=TextConfig(
+            vocab_size=decoder.get("vocab_size", 50257),
+            length=min(asked, _positions(theirs)),
+            lowercase=False,
+        ),
+        model=ModelConfig(
+            encoder="vit_base_patch16",
+            arguments=tuple(fields.items()),
+            decoder_width=decoder.get("n_embd", 768),
+            decoder_depth=decoder.get("n_layer", 12),
+            decoder_heads=decoder.get("n_head", 12),
+            decoder_vocab_size=decoder.get("vocab_size", 50257),
+        ),
+        decoding=DecodingConfig(
+            method="beam" if beams > 1 else "greedy",
+            beam_size=beams,
+            length_penalty=float(settings.get("length_penalty", 1.0)),
+            early_stopping=settings.get("early_stopping", False),
+        ),
+    )
+
+
+def _positions(theirs: dict[str, Any]) -> int:
+    return theirs["decoder"].get("n_positions", 1024)
+
+
+def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
+    """GPT-2's byte-level BPE, in either form that transformers writes."""
+    whole, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
+    try:
+        if whole.is_file():
+            return tokenizers.Tokenizer.from_file(str(whole))
+        if not (vocab.is_file() and merges.is_file()):
+            raise UserError(f"{folder} has neither tokenizer.json nor vocab.json and merges.txt")
+        backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+    except UserError:
+        raise
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{folder}: its tokenizer is damaged: {error}") from error
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend

@@ -1,0 +1,1 @@
+"""Layers and primitives with one implementation per platform."""

@@ -1,0 +1,1 @@
+"""Loss functions: pure, usable without the rest of jaxtag."""

@@ -1,0 +1,1 @@
+"""Cost analysis of compiled programs: FLOPs, memory traffic, collectives, hardware limits."""

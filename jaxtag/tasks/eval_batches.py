@@ -1,0 +1,30 @@
+"""The batches of an evaluation: every example of a split once, on any number of processes."""
+
+from collections.abc import Iterator
+
+from jax.sharding import Mesh
+
+from jaxtag.config.schema import Config
+from jaxtag.data import pipeline
+from jaxtag.data.sources import Source
+from jaxtag.distributed import mesh as meshes
+from jaxtag.distributed import watchdog
+
+_PATIENCE = 10  # times config.stuck_after: the first batch compiles
+
+
+def of(
+    source: Source, config: Config, example: pipeline.Example, mesh: Mesh
+) -> Iterator[pipeline.Batch]:
+    """This process's share, as `pipeline.eval_batches` gives it."""
+    batches = pipeline.eval_batches(
+        source,
+        example=example,
+        batch_size=config.evaluation.batch_size,
+        rows=meshes.own_rows(mesh, config.evaluation.batch_size),
+        workers=config.data.workers,
+        threads=config.data.threads,
+    )
+    for batch in batches:
+        watchdog.expect(_PATIENCE * config.stuck_after)
+        yield batch

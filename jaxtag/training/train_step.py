@@ -1,0 +1,145 @@
+"""The training step: one pure function (state, batch) → (state, metrics), compiled once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jaxtag.distributed import mesh as meshes
+from jaxtag.tasks import Task
+from jaxtag.training import ema as averages
+from jaxtag.training.train_state import State
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name → (sum, count), to be added up
+
+
+def make(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    rate: optax.Schedule,
+    *,
+    accumulate: int = 1,
+    average: averages.Averages = averages.none,
+    trained: Any = True,
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """The step as a pure function, to be compiled with `compile_step`.
+
+    The loss is sum(loss sums) / sum(weights) over the global batch, whatever its parts. A step
+    whose loss or gradient is not finite changes nothing but the counters.
+
+    Args:
+      accumulate: parts in which a batch is computed.
+      average: what becomes of the moving average, where the state has one.
+      trained: a tree of bools, of which parameters the gradient is taken, or one for all.
+    """
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        with jax.named_scope("loss"):
+            key = jax.random.fold_in(state.key, state.step)
+        grads, weight, metrics, collections = _gradient(
+            task, state, batch, key, accumulate, trained
+        )
+        with jax.named_scope("optimizer"):
+            grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads)
+            norm = optax.tree.norm(grads)
+            fine = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
+            updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+            params = optax.apply_updates(state.params, updates)
+            new = {"params": params, "collections": collections}
+            new, ema = average(state.step, new, state.ema)
+
+            def keep(new: Any, old: Any) -> Any:
+                return jax.tree.map(lambda n, o: jnp.where(fine, n, o), new, old)
+
+            bad = 1 - fine.astype(jnp.int32)
+            changed = state.replace(
+                step=state.step + 1,
+                params=keep(new["params"], state.params),
+                collections=keep(new["collections"], state.collections),
+                optimizer=keep(optimizer_state, state.optimizer),
+                ema=keep(ema, state.ema),
+                skipped=state.skipped + bad,
+                skipped_in_row=(state.skipped_in_row + bad) * bad,
+            )
+        with jax.named_scope("metrics"):
+            one = jnp.ones((), jnp.float32)
+            # A skipped step must not turn the averages of its log window into NaN.
+            metrics = {
+                name: (jnp.where(fine, total, 0.0), jnp.where(fine, count, 0.0))
+                for name, (total, count) in metrics.items()
+            }
+            metrics["gradient_norm"] = (jnp.where(fine, norm, 0.0), fine.astype(jnp.float32))
+            metrics["learning_rate"] = (rate(state.step - state.skipped) * one, one)
+            metrics["skipped_in_row"] = (changed.skipped_in_row.astype(jnp.float32), one)
+            metrics["skipped"] = (bad.astype(jnp.float32), one)
+            metrics["broken"] = (
+                batch["broken"].sum().astype(jnp.float32),
+                batch["broken"].size * one,
+            )
+        return changed, metrics
+
+    return step
+
+
+def compile_step(
+    step: Callable[[State, Batch], tuple[State, Metrics]], shardings: Any, mesh: Mesh
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """`jit` of the step: state in and out as `shardings` say, its buffers used again."""
+    return jax.jit(
+        meshes.within(mesh, step),
+        in_shardings=(shardings, meshes.batch_sharding(mesh)),
+        out_shardings=(shardings, meshes.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def _gradient(
+    task: Task, state: State, batch: Batch, key: jax.Array, parts: int, trained: Any
+) -> tuple[Any, jax.Array, Metrics, Any]:
+    """Sum of the loss's gradients, sum of weights, metrics, collections; in `parts` parts.
+
+    The gradient of what is not `trained` is 0, and costs nothing.
+    """
+    trained = jax.tree.broadcast(trained, state.params)
+
+    def part(collections: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
+        def total(params: Any) -> tuple[jax.Array, Any]:
+            seen = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
+            variables = {"params": seen, **collections}
+            with jax.named_scope("loss"):
+                sums, weights, metrics, changed = task.loss(variables, batch, key)
+                return sums.sum(), (weights.sum(), metrics, changed)
+
+        (_, (weight, metrics, changed)), grads = jax.value_and_grad(total, has_aux=True)(
+            state.params
+        )
+        return changed, (grads, weight, metrics)
+
+    if parts == 1:
+        changed, (grads, weight, metrics) = part(state.collections, batch, key)
+        return grads, weight, metrics, changed
+
+    def body(carry: Any, inputs: Any) -> tuple[Any, None]:
+        collections, sums = carry
+        small, index = inputs
+        changed, new = part(collections, small, jax.random.fold_in(key, index))
+        return (changed, jax.tree.map(jnp.add, sums, new)), None
+
+    small = jax.tree.map(lambda x: _split(x, parts), batch)
+    first = jax.tree.map(lambda x: x[0], small)
+    shapes = jax.eval_shape(lambda: part(state.collections, first, key)[1])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    indices = jnp.arange(parts)
+    (changed, (grads, weight, metrics)), _ = jax.lax.scan(
+        body, (state.collections, zeros), (small, indices)
+    )
+    return grads, weight, metrics, changed
+
+
+def _split(x: jax.Array, parts: int) -> jax.Array:
+    """[B, …] → [parts, B / parts, …], taking every parts-th: each device keeps its own examples."""
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)

@@ -1,0 +1,30 @@
+"""Parameter names of other libraries: one declarative table per architecture and library."""
+
+import importlib
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from jaxtag.weights.param_mapping import Table
+
+# Class of a model -> the module here that has its tables.
+_MODULES = {
+    "AlexNet": "alexnet",
+    "Captioner": "captioner",
+    "EfficientNet": "efficientnet",
+    "MobileNetV1": "mobilenet",
+    "MobileNetV2": "mobilenet",
+    "MobileNetV3": "mobilenet_v3",
+    "ResNet": "resnet",
+    "SqueezeNet": "squeezenet",
+    "ViT": "vit",
+}
+
+
+def tables(model: nn.Module) -> dict[str, Callable[[nn.Module], Table]]:
+    """Library -> its table for `model`; empty where no other library has such a model.
+
+    A table raises ValueError where its library cannot hold what the fields of `model` make of it.
+    """
+    name = _MODULES.get(type(model).__name__)
+    return importlib.import_module(f"{__name__}.{name}").TABLES if name else {}

@@ -1,0 +1,64 @@
+"""A user's own pictures in a folder for each class."""
+
+import pytest
+from labelled import class_names, lay, ledger, picture, records
+
+from jaxtag import datasets
+from jaxtag.errors import UserError
+
+
+def own(count=30):
+    return {
+        f"{name}/deep/{n}.jpg" if n == 3 else f"{name}/{n}.jpg": picture(n)
+        for name in ("cat", "dog")
+        for n in range(count)
+    }
+
+
+def test_own_class_folders_without_splits(tmp_path):
+    files = {f"mine/{name}": data for name, data in own().items()}
+    source = lay(tmp_path / "own", files | {"mine/stray.jpg": picture(), "mine/notes.txt": "x"})
+    summary = datasets.prepare("my_classes", source, tmp_path / "d")
+    assert class_names(summary) == ["cat", "dog"]
+    assert summary.splits.keys() == {"train", "validation"}
+    train, validation = records(summary, "train"), records(summary, "validation")
+    assert {**train, **validation} == {
+        file: {"file": file, "image": data, "label": int(file.startswith("dog"))}
+        for file, data in own().items()
+    }
+    assert ledger(summary) == {"stray.jpg": "it lies in no folder of a class"}
+    more = lay(tmp_path / "more", own(60))
+    again = datasets.prepare("more_classes", more, tmp_path / "d")
+    assert records(again, "validation").keys() & own().keys() == validation.keys()
+
+
+def test_own_class_folders_with_splits(tmp_path):
+    files = {
+        "Train/cat/1.jpg": picture(1),
+        "Train/dog/1.jpg": picture(2),
+        "val/dog/1.jpg": picture(3)[:100],
+        "val/dog/2.jpg": picture(3),
+        "test/eel/1.png": picture(40, "PNG"),
+    }
+    summary = datasets.prepare("my_classes", lay(tmp_path / "own", files), tmp_path / "d")
+    assert class_names(summary) == ["cat", "dog", "eel"]
+    assert summary.splits == {
+        "train": {"pictures": 2, "classes": 2},
+        "validation": {"pictures": 1, "classes": 1},
+        "test": {"pictures": 1, "classes": 1},
+    }
+    assert records(summary, "test")["test/eel/1.png"]["label"] == 2
+    assert ledger(summary).keys() == {"val/dog/1.jpg"}
+    assert summary.warnings == []
+
+
+def test_one_folder_of_pictures_is_no_class(tmp_path):
+    source = lay(tmp_path / "own", {"pictures/a.jpg": picture(), "pictures/b.jpg": picture()})
+    with pytest.raises(UserError, match=r"nor pictures in a folder for each class \(2 pictures"):
+        datasets.prepare("my_classes", source, tmp_path / "d")
+
+
+def test_captions_win_over_folders(tmp_path):
+    source = lay(tmp_path / "own", own(3) | {"c.csv": "file,caption\ncat/1.jpg,x\ndog/1.jpg,y\n"})
+    summary = datasets.prepare("my_pictures", source, tmp_path / "d")
+    assert sum(counts["captions"] for counts in summary.splits.values()) == 2

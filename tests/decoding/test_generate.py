@@ -1,0 +1,208 @@
+"""Generation: the tokens of transformers' `generate`, and what it promises besides."""
+
+import json
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from safetensors import safe_open
+from stored import REFERENCES
+
+from jaxtag.decoding import generate as generation
+from jaxtag.decoding.cached_decoder import Settings
+from jaxtag.models import Captioner, Decoder, ViT, generate
+from jaxtag.weights import param_mapping
+from jaxtag.weights.mappings import captioner
+
+FILE = REFERENCES / "generation.safetensors"
+LENGTH, EOS, PAD = 14, 2, 0
+CASES = 9
+
+
+def model(**decoder) -> Captioner:
+    encoder = ViT(patch_size=8, width=12, depth=2, heads=2, mlp_dim=24, image_size=16)
+    return Captioner(
+        encoder,
+        Decoder(29, LENGTH, width=16, depth=2, heads=2, mlp_dim=32, **decoder),
+    )
+
+
+@cache
+def stored() -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with safe_open(FILE, "np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+@cache
+def drawn_params(seed: int, scan: bool = False):
+    """The weights of `drawn_weights` in benchmarks/make_model_references.py."""
+    shapes = json.loads(stored()[1]["shapes"])
+    random = np.random.RandomState(seed)
+    weights = {}
+    for name in sorted(shapes):
+        noise = random.standard_normal(shapes[name])
+        norm = "layernorm" in name or ".ln_" in name
+        scale = 0.1 if norm or name.endswith("bias") else 0.45
+        weights[name] = scale * noise + (1.0 if norm and name.endswith("weight") else 0.0)
+    tokens, positions = (weights[f"decoder.transformer.{n}.weight"] for n in ("wte", "wpe"))
+    rise = random.standard_normal(tokens.shape[1])
+    rise /= np.linalg.norm(rise)
+    pace = 0.15 + 0.45 * random.random_sample()
+    positions += np.outer(pace * (np.arange(len(positions)) - 4), rise)
+    tokens[EOS] += 2.2 * rise
+    weights = {name: w.astype(np.float32) for name, w in weights.items()}
+    return param_mapping.read(weights, captioner.transformers(model(scan=scan)))["params"]
+
+
+def ours(settings: dict) -> dict:
+    """transformers' words for `Settings`."""
+    settings = dict(settings)
+    beams = settings.pop("num_beams")
+    method = "beam" if beams > 1 else "greedy"
+    return {"method": method, "beam_size": beams, "max_length": LENGTH, **settings}
+
+
+def test_cases_are_varied() -> None:
+    tensors, notes = stored()
+    assert len(json.loads(notes["settings"])) == CASES
+    assert tensors["certain"].mean() > 0.98
+    ends = (tensors["tokens"] == EOS).any(-1)
+    assert 0.2 < ends.mean() < 0.99
+    assert len(np.unique((tensors["tokens"] != PAD).sum(-1))) >= 10
+
+
+@pytest.mark.parametrize("case", range(CASES))
+def test_tokens_equal_transformers(case: int) -> None:
+    tensors, notes = stored()
+    settings = ours(json.loads(notes["settings"])[case])
+    for seed in range(tensors["tokens"].shape[1]):
+        certain = tensors["certain"][case, seed].astype(bool)
+        variables = {"params": drawn_params(seed)}
+        output = generate(model(), variables, tensors["images"], **settings)
+        expected = tensors["tokens"][case, seed]
+        assert output["tokens"].dtype == jnp.int32
+        np.testing.assert_array_equal(output["tokens"][certain], expected[certain], str(seed))
+        if settings["method"] == "beam":
+            scores = tensors["scores"][case, seed][certain]
+            np.testing.assert_allclose(output["scores"][certain], scores, rtol=1e-4, atol=1e-4)
+
+
+def test_scanned_layers_give_the_same_tokens() -> None:
+    images = stored()[0]["images"]
+    for method in ("greedy", "beam"):
+        unrolled, scanned = (
+            generate(model(scan=s), {"params": drawn_params(3, s)}, images, method=method,
+                     max_length=LENGTH)["tokens"]
+            for s in (False, True)
+        )  # fmt: skip
+        np.testing.assert_array_equal(unrolled, scanned)
+
+
+def test_greedy_follows_the_training_forward_pass() -> None:
+    """Each token is the likeliest after its past by the full model, and scores add up."""
+    images, variables = stored()[0]["images"], {"params": drawn_params(1)}
+    output = generate(model(), variables, images, max_length=LENGTH)
+    tokens = output["tokens"]
+    logits = model().apply(variables, images, tokens[:, None, :-1])["logits"][:, 0]
+    written = np.asarray(tokens[:, 1:] != PAD)
+    np.testing.assert_array_equal(logits.argmax(-1)[written], tokens[:, 1:][written])
+    log_probabilities = jax.nn.log_softmax(logits)
+    chosen = jnp.take_along_axis(log_probabilities, tokens[:, 1:, None], -1)[..., 0]
+    np.testing.assert_allclose(output["scores"], (chosen * written).sum(-1), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
+def test_a_mesh_gives_the_same_tokens(method: str) -> None:
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    images = np.random.RandomState(0).standard_normal((16, 16, 16, 3)).astype(np.float32)
+    variables = {"params": drawn_params(5)}
+    settings = {"method": method, "max_length": LENGTH, "rng": jax.random.key(1)}
+    alone = generate(model(), variables, images, **settings)
+    sharded = jax.device_put(images, NamedSharding(mesh, P("data")))
+    everywhere = jax.device_put(variables, NamedSharding(mesh, P()))
+    spread = generate(model(), everywhere, sharded, **settings)
+    assert len(spread["tokens"].sharding.device_set) == 8
+    np.testing.assert_array_equal(alone["tokens"], spread["tokens"])
+    np.testing.assert_allclose(alone["scores"], spread["scores"], rtol=1e-4)
+
+
+def test_a_second_batch_compiles_nothing() -> None:
+    images, variables = stored()[0]["images"], {"params": drawn_params(2)}
+    generate(model(), variables, images, max_length=LENGTH)
+    before = generation._generate._cache_size()
+    for seed in (6, 7):
+        generate(model(), {"params": drawn_params(seed)}, images + 1, max_length=LENGTH)
+    assert generation._generate._cache_size() == before
+
+
+def test_stops_when_all_are_done() -> None:
+    """The loop writes nothing after the last end: its cache stays empty there."""
+    images, params = stored()[0]["images"], drawn_params(0)
+    params = jax.tree.map(np.array, params)
+    params["decoder"]["token_embed"][EOS] = 1e3 * params["decoder"]["norm"]["bias"]
+    params["decoder"]["norm"]["scale"][:] = 0.0
+    for method in ("greedy", "beam", "sample"):
+        output = generate(
+            model(), {"params": params}, images, method=method, max_length=LENGTH,
+            rng=jax.random.key(0),
+        )  # fmt: skip
+        expected = [[1, EOS] + [PAD] * (LENGTH - 2)] * len(images)
+        np.testing.assert_array_equal(output["tokens"], expected)
+
+
+def test_bfloat16_generates() -> None:
+    images, variables = stored()[0]["images"], {"params": drawn_params(2)}
+    half = model(dtype=jnp.bfloat16)
+    for method in ("greedy", "beam"):
+        output = generate(half, variables, images, method=method, max_length=LENGTH)
+        assert np.isfinite(output["scores"]).all()
+
+
+def test_shaped_distribution() -> None:
+    logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05], [0.05, 0.15, 0.3, 0.5]]))
+    top_k = generation.shape_distribution(logits, Settings(method="sample", top_k=2))
+    np.testing.assert_array_equal(np.isfinite(top_k), [[1, 1, 0, 0], [0, 0, 1, 1]])
+    top_p = generation.shape_distribution(logits, Settings(method="sample", top_p=0.6))
+    np.testing.assert_array_equal(np.isfinite(top_p), [[1, 1, 0, 0], [0, 0, 1, 1]])
+    tiny = generation.shape_distribution(logits, Settings(method="sample", top_p=1e-6))
+    np.testing.assert_array_equal(np.isfinite(tiny), [[1, 0, 0, 0], [0, 0, 0, 1]])
+    cold = generation.shape_distribution(logits, Settings(method="sample", temperature=0.5))
+    np.testing.assert_allclose(cold, logits / 0.5)
+
+
+def test_samples_follow_the_distribution() -> None:
+    """First tokens of many draws against the model's own probabilities; top_k=1 is greedy."""
+    image, variables = stored()[0]["images"][:1], {"params": drawn_params(4)}
+    logits = model().apply(variables, image, jnp.ones((1, 1, 1), jnp.int32))["logits"][0, 0, 0]
+    images = jnp.repeat(image, 4000, axis=0)
+    drawn = generate(
+        model(), variables, images, method="sample", max_length=2, rng=jax.random.key(3)
+    )["tokens"][:, 1]
+    shares = np.bincount(drawn, minlength=29) / len(drawn)
+    np.testing.assert_allclose(shares, jax.nn.softmax(logits), atol=0.04)
+    assert len(np.unique(drawn)) > 1
+    images = stored()[0]["images"]
+    one = generate(model(), variables, images, method="sample", top_k=1, max_length=LENGTH,
+                   rng=jax.random.key(3))  # fmt: skip
+    greedy = generate(model(), variables, images, max_length=LENGTH)
+    np.testing.assert_array_equal(one["tokens"], greedy["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"method": "best"}, "method must be one of greedy, beam, sample"),
+        ({"max_length": LENGTH + 1}, "more than the decoder's positions"),
+        ({"method": "beam", "beam_size": 15, "max_length": 4}, "half of the vocabulary"),
+        ({"method": "sample", "max_length": 4}, "needs rng"),
+        ({"method": "sample", "top_p": 0.0}, "top_p must lie in"),
+        ({"early_stopping": "maybe"}, "early_stopping must be"),
+    ],
+)
+def test_wrong_settings(settings: dict, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        generate(model(), {"params": drawn_params(0)}, stored()[0]["images"], **settings)

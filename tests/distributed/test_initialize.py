@@ -1,0 +1,118 @@
+"""Which process this is: by flags, under Slurm, under Open MPI; what is refused."""
+
+import os
+
+import pytest
+
+from jaxtag.distributed import initialize
+from jaxtag.distributed.initialize import Place
+from jaxtag.errors import UsageError
+
+SLURM = {
+    "SLURM_JOB_ID": "4097",
+    "SLURM_STEP_NODELIST": "node[03-04]",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+}
+PORT = 65535 - 2**12 + 1 + 1  # of job 4097, as JAX derives it
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+}
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Sets what a cluster sets, and nothing else of the kind."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "JOB_", "CUDA_VISIBLE", "TPU_", "JAX_COORD")):
+            monkeypatch.delenv(name)
+    return lambda **values: [monkeypatch.setenv(name, value) for name, value in values.items()]
+
+
+def test_alone(cluster):
+    assert initialize.find() is None
+    assert initialize.find("here:80", 1, 0) is None
+    cluster(**SLURM | {"SLURM_NTASKS": "1"})
+    assert initialize.find() is None
+
+
+def test_flags(cluster):
+    assert initialize.find("there:80", 4, 2) == Place("there:80", 4, 2)
+
+
+def test_slurm(cluster):
+    cluster(**SLURM)
+    assert initialize.find() == Place(f"node03:{PORT}", 4, 3, None, "slurm")
+
+
+def test_flags_go_before_the_cluster(cluster):
+    cluster(**SLURM)
+    assert initialize.find("there:80").coordinator == "there:80"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "gpus", "taken"),
+    [
+        ("1(x2)", {"SLURM_GPUS_ON_NODE": "8"}, None),  # one a node takes all
+        ("1(x2)", {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, None),
+        ("2(x2)", {"SLURM_GPUS_ON_NODE": "2"}, (1,)),  # one a GPU
+        ("4,2", {"CUDA_VISIBLE_DEVICES": "6,7"}, (1,)),
+        ("2(x2)", {"CUDA_VISIBLE_DEVICES": "1"}, None),  # Slurm has bound its own to it
+        ("2(x2)", {}, None),  # no GPUs
+    ],
+)
+def test_gpus_of_a_task(cluster, tasks, gpus, taken):
+    cluster(**SLURM | {"SLURM_STEP_TASKS_PER_NODE": tasks} | gpus)
+    assert initialize.find().devices == taken
+
+
+def test_gpus_that_no_task_would_see_are_refused(cluster):
+    cluster(**SLURM | {"SLURM_GPUS_ON_NODE": "8"})
+    with pytest.raises(UsageError, match=r"2 processes .* sees 8 GPUs: .*--ntasks-per-node=1"):
+        initialize.find()
+
+
+def test_open_mpi(cluster):
+    cluster(**OPEN_MPI)
+    place = initialize.find()
+    assert place.coordinator.startswith("10.96.0.1:")
+    assert (place.count, place.index, place.found_by) == (2, 1, "ompi")
+
+
+def test_open_mpi_5_must_be_told_where_to_meet(cluster):
+    cluster(OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="1")
+    with pytest.raises(UsageError, match="give --coordinator_address=HOST:PORT"):
+        initialize.find()
+    assert initialize.find("there:80", 2, 1) == Place("there:80", 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("there:80", 2, None), "--process_id is missing"),
+        ((None, 2, 1), "--coordinator_address is missing"),
+        (("there:80", None, 1), "--num_processes is missing"),
+        (("there", 2, 1), "--coordinator_address=there: must be HOST:PORT"),
+        (("there:http", 2, 1), "must be HOST:PORT"),
+        (("there:80", 2, 2), "--process_id=2 of --num_processes=2: must be from 0 to"),
+        (("there:80", 2, -1), "--process_id=-1"),
+    ],
+)
+def test_wrong_flags_are_named(cluster, place, message):
+    with pytest.raises(UsageError, match=message):
+        initialize.find(*place)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.1.1", "[::1]"])
+def test_a_coordinator_that_other_machines_cannot_reach_is_refused(cluster, host):
+    cluster(**SLURM)
+    with pytest.raises(UsageError, match="from its own machine only, and this job has 2"):
+        initialize.find(f"{host}:80")

@@ -1,0 +1,133 @@
+"""Placing parameters by rules, and a split run against one device."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from shrinking import VOCABULARY, batch, shrink
+
+from jaxtag.config.schema import Config, OptimizerConfig
+from jaxtag.distributed import mesh as meshes
+from jaxtag.distributed import sharding
+from jaxtag.errors import UsageError, UserError
+from jaxtag.training import setup
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SIZES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (4, 1, 2), "all": (2, 2, 2)}
+
+
+def _config() -> Config:
+    config = shrink(Config(optimizer=OptimizerConfig(ema_decay=0.9, weight_decay=0.1)))
+    config.text.captions_per_image = 2
+    config.model.decoder_width = 64
+    config.model.arguments = (*config.model.arguments, ("width", 64))
+    return dataclasses.replace(config, batch_size=16, label_smoothing=0.1)
+
+
+def _train(sizes, config, monkeypatch, steps=3):
+    monkeypatch.setattr(sharding, "_SMALL", 64)  # so that small parameters are split too
+    devices = jax.devices()[: int(np.prod(sizes))]
+    mesh = meshes.make(*sizes, devices=devices)
+    plan = setup.build(config, VOCABULARY, examples=64, mesh=mesh)
+    state, losses = plan.initialize(), []
+    for number in range(steps):
+        arrays = batch(config, number)
+        arrays["mask"][number] = 0.0
+        state, metrics = plan.step(state, meshes.to_devices(arrays, mesh))
+        losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
+    return plan, state, losses
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    with pytest.MonkeyPatch.context() as patch:
+        yield _train((1, 1, 1), _config(), patch)
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_eight_devices_give_the_losses_of_one(kind, one_device, monkeypatch):
+    plan, state, losses = _train(SIZES[kind], _config(), monkeypatch)
+    np.testing.assert_allclose(losses, one_device[2], rtol=2e-5)
+    for path, (ours, theirs) in zip(
+        [path for path, _ in sharding.paths(state.params)],
+        zip(jax.tree.leaves(state.ema), jax.tree.leaves(one_device[1].ema), strict=True),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4, err_msg=path)
+    if kind != "data":
+        split = [item for item in plan.placements if any(item.spec)]
+        assert len(split) > 20
+        share = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state.params))
+        assert share < 0.7 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_split_parameters_leave_each_device_its_own_pictures(scan, monkeypatch):
+    """Without `mesh.keep_split` the layers of all pictures lie on each device: 5 times as much."""
+    config = dataclasses.replace(_config(), batch_size=256)
+    config.model.scan = scan
+
+    def temporaries(kind):
+        mesh = meshes.make(*SIZES[kind])
+        plan = setup.build(config, VOCABULARY, examples=64, mesh=mesh)
+        place = meshes.batch_sharding(mesh)
+        arrays = {
+            name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=place)
+            for name, value in batch(config).items()
+        }
+        program = plan.step.trace(plan.shapes, arrays).lower().compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    monkeypatch.setattr(sharding, "_SMALL", 64)
+    assert temporaries("fsdp") < 1.2 * temporaries("data")
+
+
+def test_moments_and_average_lie_as_their_parameters(monkeypatch):
+    plan, state, _ = _train((2, 2, 2), _config(), monkeypatch, steps=1)
+    specs = {item.path: item.spec for item in plan.placements}
+    mirrored = 0
+    for path, leaf in sharding.paths(state.optimizer):
+        for name, spec in specs.items():
+            if path.endswith("/" + name):
+                assert leaf.sharding.spec == spec, path
+                mirrored += 1
+    assert mirrored == 2 * len(specs)  # both moments of each
+
+
+def test_accumulation_gives_the_same_step(monkeypatch, one_device):
+    config = _config()
+    config.model.dropout = 0.0
+    whole = _train((2, 1, 1), config, monkeypatch)
+    parts = dataclasses.replace(
+        config, optimizer=dataclasses.replace(config.optimizer, accumulate=4)
+    )
+    accumulated = _train((2, 1, 1), parts, monkeypatch)
+    np.testing.assert_allclose(accumulated[2], whole[2], rtol=2e-5)
+
+
+def test_first_rule_wins_and_odd_sizes_stay_whole():
+    mesh = meshes.make(2, 2, 2)
+    params = {"a": {"kernel": jnp.zeros((6, 8))}, "b": jnp.zeros((3, 5)), "c": jnp.zeros((4, 6, 8))}
+    rules = (("a/kernel", "fsdp tensor"), ("b", "tensor fsdp"), (".*", "tensor ."))
+    placed = {item.path: item for item in sharding.place(params, mesh, rules)}
+    assert placed["a/kernel"].spec == PartitionSpec("fsdp", "tensor")
+    assert not any(placed["b"].spec) and "no multiple" in placed["b"].remark
+    assert placed["c"].spec == PartitionSpec(None, "tensor", None)
+    table = sharding.table(list(placed.values()), mesh)
+    assert "1/4" in table and "3 is no multiple of tensor=2" in table
+
+
+def test_wrong_rules_and_meshes_are_named():
+    mesh = meshes.make(8)
+    with pytest.raises(UsageError, match="no rule covers the parameter a"):
+        sharding.place({"a": jnp.zeros(3)}, mesh, (("b", "auto"),))
+    with pytest.raises(UsageError, match="unknown layout word 'fdsp'"):
+        sharding.place({"a": jnp.zeros(3)}, mesh, ((".*", "fdsp"),))
+    with pytest.raises(UserError, match="does not fit the 8 devices"):
+        meshes.make(3, 1, 1)
+    with pytest.raises(UserError, match="take a multiple of 8"):
+        meshes.check_batch(mesh, 12)

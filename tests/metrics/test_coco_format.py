@@ -1,0 +1,82 @@
+"""Caption files of COCO: what is read, what is refused and with which words."""
+
+import json
+
+import pytest
+
+from jaxtag.errors import UserError
+from jaxtag.metrics.captioning import coco_format
+
+
+def write(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+    return path
+
+
+def references(tmp_path, images=None):
+    annotations = [
+        {"id": n, "image_id": key, "caption": text}
+        for n, (key, text) in enumerate([(5, "a dog runs"), (3, "a cat"), (5, "one dog")])
+    ]
+    content = {"annotations": annotations} | ({"images": images} if images else {})
+    return write(tmp_path / "references.json", content)
+
+
+def test_files_are_scored_and_what_is_missing_is_said(tmp_path, capsys):
+    results = write(tmp_path / "results.json", [{"image_id": 5, "caption": "a dog runs"}])
+    scores = coco_format.score_files(results, references(tmp_path))
+    assert scores["BLEU-1"] == pytest.approx(1)
+    assert (scores["images"], scores["images_without_result"]) == (1, 1)
+    assert "no caption for 1 of the 2 pictures" in capsys.readouterr().err
+
+
+def test_references_come_in_the_order_of_images(tmp_path):
+    path = references(tmp_path, [{"id": 3}, {"id": 9}, {"id": 5}])
+    assert coco_format.load_references(path) == {3: ["a cat"], 5: ["a dog runs", "one dog"]}
+    assert list(coco_format.load_references(path)) == [3, 5]
+    assert list(coco_format.load_references(references(tmp_path))) == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ({"a": 1}, "must be a list"),
+        ([], "no captions"),
+        ([3], "entry 0 must be an object, not a number"),
+        ([{"caption": "a"}], 'entry 0 needs an "image_id"'),
+        ([{"image_id": True, "caption": "a"}], 'entry 0 needs an "image_id"'),
+        ([{"image_id": 5, "caption": None}], r'entry 0 \(image_id 5\) needs a "caption"'),
+        ([{"image_id": 5, "caption": "a"}] * 2, "picture 5 has two captions .entries 0 and 1"),
+        ("[" * 100_000, "nested|not JSON"),
+    ],
+)
+def test_malformed_results_are_named(tmp_path, content, message):
+    path = write(tmp_path / "results.json", content)
+    with pytest.raises(UserError, match=message) as caught:
+        coco_format.load_results(path)
+    assert str(path) in str(caught.value)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.json: cannot be read"):
+        coco_format.load_results(tmp_path / "absent.json")
+    (tmp_path / "latin.json").write_bytes(b'["\xe9"]')
+    with pytest.raises(UserError, match=r"latin\.json: not UTF-8"):
+        coco_format.load_results(tmp_path / "latin.json")
+
+
+@pytest.mark.parametrize("content", [[], {}, {"annotations": {}}, {"annotations": []}])
+def test_malformed_references_are_named(tmp_path, content):
+    path = write(tmp_path / "references.json", content)
+    with pytest.raises(UserError, match=r"references\.json"):
+        coco_format.load_references(path)
+
+
+def test_results_of_unknown_pictures_are_refused(tmp_path):
+    results = write(tmp_path / "results.json", [{"image_id": 8, "caption": "a"}])
+    with pytest.raises(UserError, match=r"1 of 1 pictures have no references.*image_id 8"):
+        coco_format.score_files(results, references(tmp_path))
+    results = write(tmp_path / "results.json", [{"image_id": "5", "caption": "a"}])
+    with pytest.raises(UserError, match="they are for 5: write the ids in both files alike"):
+        coco_format.score_files(results, references(tmp_path))

@@ -1,0 +1,81 @@
+"""The page, in a browser; the tables of a profile and of two."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from profiling_example import HOSTILE, profile
+
+from jaxtag.errors import UserError
+from jaxtag.perf.profile import diff, page, report, tables
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+def test_the_page_in_a_browser(tmp_path):
+    page.write(profile(), tmp_path)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000"]
+    options += [f"--user-data-dir={tmp_path}/browser", "--dump-dom"]
+    address = (tmp_path / "profile.html").as_uri()
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [BROWSER, *options, address], capture_output=True, timeout=300, env=environment
+    )
+    shown = done.stdout.decode()
+    # Each section was drawn by the page's own program.
+    assert '<td class="name">fusion.1</td>' in shown and "3 of 3 kernels, 100.0 %" in shown
+    assert shown.count("<circle") == 2 and '<path class="roof"' in shown
+    assert "Compiled again in call 3, 2.0 s" in shown and "4.0 MiB" in shown
+    # Hostile names are text: nothing of them became an element or was run.
+    assert "<img" not in shown.replace(HOSTILE.replace("<", "\\u003c"), "")
+    assert "taken</title>" not in shown and "<title>Profile: classify" in shown
+    assert "&lt;img src=x" in shown
+    # Nothing is loaded from elsewhere.
+    assert not re.search(r"""(src|href)\s*=\s*["']?\w+:""", page_text(tmp_path))
+    assert "http" not in page_text(tmp_path).replace("http://www.w3.org/2000/svg", "")
+
+
+def page_text(folder) -> str:
+    return (folder / "profile.html").read_text()
+
+
+def test_the_table_of_a_profile():
+    text = tables.as_text(profile())
+    for part, share in (("data", "5.2%"), ("host", "1.3%"), ("checkpoint", "2.6%")):
+        assert re.search(rf"^  {part} .*{share}", text, re.M), text
+    assert f"{8 / 0.077:.1f} images/s" in text
+    assert re.search(r"^group1/conv1 +50\.00 ms +83\.3% +30\.00 ms +20\.00 ms", text, re.M)
+    assert "83.3% of the kernels' time has a part" in text
+    assert "4.00 GFLOP analytic, 4.10 by XLA" in text
+    assert "compiled again in call 3 (2.0 s), since\n  [1]['x']: a → b" in text
+
+
+def test_the_difference_of_two_profiles():
+    old, new = profile(), profile(scale=2.0, title="another", dtype="bfloat16")
+    new["config"] = {"batch_size": 8, "model": {"dtype": "bfloat16"}}
+    text = diff.table(old, new)
+    assert re.search(r"^config\.model\.dtype +float32 +bfloat16$", text, re.M)
+    assert "batch_size" not in text
+    assert re.search(r"^  device +70\.00 ms +100\.00 ms +x 1\.429$", text, re.M)
+    assert re.search(
+        r"^group1/conv1 forward fusion +30\.00 ms +60\.00 ms +\+30\.00 ms$", text, re.M
+    )
+    assert re.search(r"^group1/conv1 +50\.00 ms +80\.00 ms +\+30\.00 ms$", text, re.M)
+    assert diff.table(old, old).startswith("the same settings")
+
+
+def test_profiles_are_found_by_folder_and_file(tmp_path):
+    folder = tmp_path / "profile"
+    folder.mkdir()
+    report.write(profile(), folder)
+    for place in (tmp_path, folder, folder / "profile.json"):
+        assert report.load(str(place))["step"]["batch_size"] == 8
+    with pytest.raises(UserError, match=r"nowhere: no profile\.json is there"):
+        report.load("nowhere")
+    for text, message in (("{", "is damaged"), ("[]", "is no profile"), ('{"a": 1}', "no profile")):
+        (folder / "profile.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            report.load(str(folder))

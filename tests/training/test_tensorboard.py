@@ -1,0 +1,47 @@
+"""TensorBoard files read back as TensorBoard reads them."""
+
+import io
+
+import numpy as np
+from PIL import Image
+from tensorboardX import proto
+
+from jaxtag.training.tensorboard import Board
+
+
+def events(folder) -> list:
+    found = []
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:  # length (8 bytes), its check sum (4), the event, its check sum (4)
+            size = int.from_bytes(data[:8], "little")
+            found.append(proto.event_pb2.Event.FromString(data[12 : 12 + size]))
+            data = data[16 + size :]
+    return found
+
+
+def test_scalars_and_captioned_pictures_come_back(tmp_path):
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    board = Board(tmp_path)
+    board.scalars(3, {"train/loss": 1.5, "train/speed": np.float32(2)})
+    board.image(7, "captions/0", image, "a dog — 日本")
+    board.close()
+    values = [(event.step, value) for event in events(tmp_path) for value in event.summary.value]
+    scalars = {v.tag: (step, v.simple_value) for step, v in values if v.HasField("simple_value")}
+    assert scalars == {"train/loss": (3, 1.5), "train/speed": (3, 2.0)}
+    [(step, shown)] = [(step, v) for step, v in values if v.HasField("image")]
+    pixels = np.asarray(Image.open(io.BytesIO(shown.image.encoded_image_string)))
+    np.testing.assert_array_equal(pixels, image)
+    [(text_step, text)] = [(step, v) for step, v in values if v.tensor.string_val]
+    assert text.tensor.string_val[0].decode() == "a dog — 日本"
+    assert (step, text_step) == (7, 7)
+
+
+def test_a_resumed_run_hides_what_it_repeats(tmp_path):
+    board = Board(tmp_path, purge_step=5)
+    board.scalars(5, {"loss": 1.0})
+    board.close()
+    starts = [
+        e for e in events(tmp_path) if e.session_log.status == proto.event_pb2.SessionLog.START
+    ]
+    assert [event.step for event in starts] == [5]
