@@ -81,7 +81,7 @@ def _model(model, names: list[str]) -> float:
     config = model.config
     rows, side = config.evaluation.batch_size, config.data.image_size
     images = np.random.default_rng(0).integers(0, 256, (rows, side, side, 3), np.uint8)
-    batch = meshes.to_devices({"image": images}, model.mesh)
+    batch = meshes.make_global_batch({"image": images}, model.mesh)
     predict = _predictor(model.task)
     start = time.perf_counter()
     for _ in range(-(-len(names) // rows)):

@@ -71,7 +71,7 @@ def our_model(args: argparse.Namespace, folder: Path, dropout: float = 0.0) -> t
     from jaxtag.weights.mappings import captioner
 
     model = models.Captioner(
-        models.create(f"vit_{args.encoder}_patch16", image_size=args.image_size),
+        models.create_model(f"vit_{args.encoder}_patch16", image_size=args.image_size),
         models.Decoder(
             VOCABULARY,
             args.length,

@@ -24,7 +24,7 @@ _WORKDIRS = flags.DEFINE_multi_string("workdir", [], "Runs of flickr8k_caption, 
 
 def thumbnails(source: sources.Source) -> np.ndarray:
     """float32 [N, 768]: the pictures squashed to 16x16."""
-    example = pipeline.Example(transforms.Squash(16))
+    example = pipeline.ExampleSpec(transforms.Resize(16))
     rows = [
         batch["image"][batch["mask"] > 0]
         for batch in pipeline.eval_batches(source, example=example, batch_size=100)
@@ -36,8 +36,8 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # tfds tells of each look at a data set
     training = sources.open_split("flickr8k_captions", "train", _DATA_DIR.value)
     held_out = sources.open_split("flickr8k_captions", "validation", _DATA_DIR.value)
-    references = dict(enumerate(sources.captions_of(held_out)))
-    texts = list(sources.captions_of(training))
+    references = dict(enumerate(sources.iter_captions(held_out)))
+    texts = list(sources.iter_captions(training))
 
     some = {index: references[index] for index in range(200)}
     candidates = random.Random(0).sample([text for group in texts for text in group], 300)

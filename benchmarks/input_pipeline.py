@@ -152,7 +152,7 @@ def ours(args: argparse.Namespace) -> float:
 
     batches = pipeline.train_batches(
         sources.open_split(DATASET, "train", args.records),
-        example=pipeline.Example(transforms.RandomCrop(args.sizes[0])),
+        example=pipeline.ExampleSpec(transforms.RandomResizedCrop(args.sizes[0])),
         batch_size=args.batch_size,
         seed=0,
         threads=args.threads,

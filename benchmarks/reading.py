@@ -136,7 +136,7 @@ def ours(args: argparse.Namespace) -> dict[str, float]:
     source = sources.open_split(args.dataset, "train", args.data_dir)
     batches = pipeline.train_batches(
         source,
-        example=pipeline.Example(transforms.Squash(args.size), {"label": targets.Label()}),
+        example=pipeline.ExampleSpec(transforms.Resize(args.size), {"label": targets.ClassLabel()}),
         batch_size=args.batch_size,
         seed=0,
         threads=2,

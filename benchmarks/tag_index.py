@@ -68,10 +68,10 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, size: str) -> None:
-    from jaxtag.tag_index import Rows
+    from jaxtag.tag_index import VectorIndex
 
     rows, queries = vectors(size)
-    index = Rows(rows.shape[1])
+    index = VectorIndex(rows.shape[1])
     index.add(rows)
 
     def search() -> np.ndarray:

@@ -118,14 +118,14 @@ def ours(args: argparse.Namespace) -> dict[str, Callable[[int], None]]:
     dtype = jnp.bfloat16 if gpu else jnp.float32
     registered, arguments = VARIANTS.get(name, (name, {}))
     classes = MODELS[args.device][name][3]
-    model = models.create(registered, num_classes=classes, dtype=dtype, **arguments)
+    model = models.create_model(registered, num_classes=classes, dtype=dtype, **arguments)
     optimizer = optax.sgd(RATE, momentum=MOMENTUM, nesterov=True)
     variables = jax.jit(model.init)(jax.random.key(0), images)
     params = variables.pop("params")
 
     def loss_of(params, collections, images, labels):
         variables = {"params": params, **collections}
-        outputs, changed = common.apply(model, variables, images, key=jax.random.key(1))
+        outputs, changed = common.apply_model(model, variables, images, key=jax.random.key(1))
         logits = outputs["logits"]
         if name == "capsnet":
             return margin_loss(logits, labels).mean(), changed

@@ -20,7 +20,7 @@ from jaxtag.config.schema import (
 
 
 def get_config(model: str = "resnet18", image_size: int = 32) -> Config:
-    wanted = models.preprocessing_of(model)
+    wanted = models.get_preprocessing(model)
     small = (("small_images", True),) if model.startswith("resnet") else ()
     return Config(
         task="classify",

@@ -27,7 +27,7 @@ _BIAS_RATE = 64.0  # of the norms' biases; their decay over a step is that of th
 
 
 def get_config(total_epochs: float = 9.9) -> Config:
-    wanted = models.preprocessing_of("airbench")
+    wanted = models.get_preprocessing("airbench")
     return Config(
         task="classify",
         batch_size=1000,

@@ -14,7 +14,7 @@ from jaxtag.config.schema import Config, ModelConfig
 
 def get_config(encoder: str = "resnet50", image_size: int = 224) -> Config:
     config = flags.load(f"coco_caption:image_size={image_size}")
-    wanted = models.preprocessing_of(encoder)
+    wanted = models.get_preprocessing(encoder)
     config.data.mean, config.data.std = wanted.mean, wanted.std
     config.model = ModelConfig(encoder=encoder, decoder_width=384, dropout=0.1)
     return config

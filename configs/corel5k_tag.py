@@ -21,7 +21,7 @@ from jaxtag.config.schema import (
 
 
 def get_config(model: str = "resnet18", image_size: int = 96, total_epochs: float = 30.0) -> Config:
-    wanted = models.preprocessing_of(model)
+    wanted = models.get_preprocessing(model)
     shallow = (("depths", (1, 1, 1, 1)),) if model == "resnet18" else ()
     return Config(
         task="tag",

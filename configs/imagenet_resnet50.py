@@ -13,7 +13,7 @@ from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConf
 
 
 def get_config(model: str = "resnet50") -> Config:
-    wanted = models.preprocessing_of(model)
+    wanted = models.get_preprocessing(model)
     return Config(
         task="classify",
         batch_size=1024,

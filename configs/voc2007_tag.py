@@ -25,7 +25,7 @@ from jaxtag.config.schema import (
 
 
 def get_config(model: str = "resnet50", head: str = "query", image_size: int = 448) -> Config:
-    wanted = models.preprocessing_of(model)
+    wanted = models.get_preprocessing(model)
     return Config(
         task="tag",
         criterion="asymmetric",

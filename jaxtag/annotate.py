@@ -34,7 +34,7 @@ from jaxtag.config import flags as config_flag
 from jaxtag.config import schema as configuration
 from jaxtag.config.schema import Config
 from jaxtag.data import files, pipeline
-from jaxtag.data.labels import Classes
+from jaxtag.data.labels import LabelNames
 from jaxtag.distributed import compilation_cache
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError
@@ -44,7 +44,7 @@ from jaxtag.tag_index import predict as indexed
 from jaxtag.tasks import TASKS
 from jaxtag.tasks.caption import evaluator as captions
 from jaxtag.tasks.tag import evaluator as tags
-from jaxtag.tasks.tag.calibration import Decisions
+from jaxtag.tasks.tag.calibration import TagCalibration
 
 _TAGS = 5  # likeliest classes that are told
 _MOST_TAGS = 30  # of a picture, by a tagger
@@ -105,7 +105,7 @@ def _found(config: Config, names: list[str]) -> Iterator[dict[str, Any]]:
     found = annotate(model, names)
     if not _INDEX.value:
         return found
-    known = model.vocabulary.names if isinstance(model.vocabulary, Classes) else ()
+    known = model.vocabulary.names if isinstance(model.vocabulary, LabelNames) else ()
     near = indexed.tagged(Path(_INDEX.value), names, _MOST_TAGS)
     return indexed.together(found, near, known, _MOST_TAGS)
 
@@ -113,7 +113,7 @@ def _found(config: Config, names: list[str]) -> Iterator[dict[str, Any]]:
 def _without_own(names: list[str], output: Path) -> list[str]:
     """`names` less what this or an earlier run wrote among the pictures."""
     written = [Path(path) for path in (output, _CSV.value) if path]
-    own = {os.path.realpath(p) for path in written for p in (path, atomic_file.partial(path))}
+    own = {os.path.realpath(p) for path in written for p in (path, atomic_file.partial_path(path))}
     gallery = os.path.join(os.path.realpath(_GALLERY.value), "") if _GALLERY.value else None
     sidecars = {f"{name}.xmp" for name in names}
 
@@ -127,14 +127,14 @@ def _without_own(names: list[str], output: Path) -> list[str]:
 
 def _writers(output: Path, config: Config) -> list[Any]:
     """What the flags ask for."""
-    found: list[Any] = [writers.Lines(output)]
+    found: list[Any] = [writers.JsonlWriter(output)]
     if _CSV.value:
-        found.append(writers.Table(Path(_CSV.value)))
+        found.append(writers.CsvWriter(Path(_CSV.value)))
     if _SIDECARS.value:
         usual = 0.0 if config.task == "tag" else 0.5
-        found.append(writers.Sidecars(usual if _MIN_SCORE.value is None else _MIN_SCORE.value))
+        found.append(writers.XmpWriter(usual if _MIN_SCORE.value is None else _MIN_SCORE.value))
     if _GALLERY.value:
-        found.append(writers.Gallery(Path(_GALLERY.value), config.data.threads))
+        found.append(writers.GalleryWriter(Path(_GALLERY.value), config.data.threads))
     return found
 
 
@@ -169,7 +169,7 @@ def _described(
     key = jax.random.key(model.config.seed)
     for number, batch in enumerate(batches):
         where, errors = batch.pop("file"), batch.pop("error")
-        arrays = meshes.to_devices(batch, model.mesh)
+        arrays = meshes.make_global_batch(batch, model.mesh)
         found = describe(arrays, jax.random.fold_in(key, number))
         for row in np.flatnonzero(batch["index"] >= 0):
             if errors[row]:
@@ -214,7 +214,7 @@ def _any_tags(model: predictor.Trained) -> Describer:
             "no thresholds were chosen for step %d, 0.5 is taken: jaxtag.evaluate chooses them",
             model.step,
         )
-        decisions = Decisions.plain(len(names))
+        decisions = TagCalibration.plain(len(names))
 
     def describe(batch: dict[str, jax.Array], _: jax.Array) -> list[dict[str, Any]]:
         rows = []

@@ -52,7 +52,7 @@ def _cell(architecture: str, dataset: str, folder: Path) -> list[dict] | str:
     results = []
     for seed in range(_SEEDS.value):
         cell = runner.Cell(architecture, dataset, _PICTURES.value, seed)
-        if reason := runner.absent(cell, _DATA_DIR.value):
+        if reason := runner.skip_reason(cell, _DATA_DIR.value):
             return reason
         print(f"{cell.name} …", file=sys.stderr)
         try:

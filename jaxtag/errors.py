@@ -15,7 +15,7 @@ class UsageError(UserError):
     exit_status = 2
 
 
-class LostProcess(UserError):
+class ProcessLostError(UserError):
     """Another process of the job is gone or hangs. Status 75: start all again, and it goes on."""
 
     exit_status = os.EX_TEMPFAIL

@@ -22,7 +22,7 @@ from jaxtag.errors import UsageError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Vectors by a run of jaxtag.train.")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
-_MODEL = flags.DEFINE_string("model", None, "Vectors by a backbone of jaxtag.models.names().")
+_MODEL = flags.DEFINE_string("model", None, "Vectors by a backbone of jaxtag.models.list_models().")
 _WEIGHTS = flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
 _PIXELS = flags.DEFINE_integer("pixels", None, "Vectors are the pictures at so many pixels a side.")
 _DATASET = flags.DEFINE_string("dataset", None, "A prepared data set of classes.")
@@ -42,7 +42,7 @@ def main(_: list[str]) -> None:
     shots = [int(word) if word.isdecimal() else 0 for word in _SHOTS.value]
     if not shots or min(shots) < 1:
         raise UsageError(f"--shots={','.join(_SHOTS.value)}: must be positive numbers")
-    maker = features.chosen(
+    maker = features.from_flags(
         _WORKDIR.value, _STEP.value, _MODEL.value, _WEIGHTS.value, _PIXELS.value
     )
     training, test = (_labelled(maker, split) for split in (_TRAIN_SPLIT.value, _TEST_SPLIT.value))
@@ -69,7 +69,7 @@ def _labelled(maker: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     bad = sum(len(part.errors) for part in parts)
     if bad:
         print(f"left out of {split}: {bad} damaged pictures", file=sys.stderr)
-    return np.concatenate([part.vectors for part in parts]), sources.labels_of(source)[places]
+    return np.concatenate([part.vectors for part in parts]), sources.read_labels(source)[places]
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from jaxtag.errors import UsageError, UserError
 _INDEX = flags.DEFINE_string("index", None, "Folder of the index.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Vectors by a run of jaxtag.train.")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
-_MODEL = flags.DEFINE_string("model", None, "Vectors by a backbone of jaxtag.models.names().")
+_MODEL = flags.DEFINE_string("model", None, "Vectors by a backbone of jaxtag.models.list_models().")
 _WEIGHTS = flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
 _PIXELS = flags.DEFINE_integer("pixels", None, "Vectors are the pictures at so many pixels a side.")
 _METRIC = flags.DEFINE_enum(
@@ -65,9 +65,9 @@ def main(command: str, paths: list[str]) -> None:
 
 def _build(folder: Path, paths: list[str]) -> None:
     from jaxtag.inference import features
-    from jaxtag.tag_index import TWO_PASS, VOTE, TagIndex
+    from jaxtag.tag_index import DEFAULT_KNN, TWO_PASS, TagIndex
 
-    maker = features.chosen(
+    maker = features.from_flags(
         _WORKDIR.value, _STEP.value, _MODEL.value, _WEIGHTS.value, _PIXELS.value
     )
     pictures = _pictures(paths)
@@ -76,7 +76,7 @@ def _build(folder: Path, paths: list[str]) -> None:
         dimension=maker.dimension,
         metric=_METRIC.value,
         features=maker.description,
-        vote=TWO_PASS if _TWO_PASS.value else VOTE,
+        vote=TWO_PASS if _TWO_PASS.value else DEFAULT_KNN,
         mesh=maker.mesh,
     )
     _add_all(index, maker, *pictures)
@@ -146,9 +146,9 @@ def _compact(folder: Path, _: list[str]) -> None:
 
 
 def _store(folder: Path) -> Any:
-    from jaxtag.tag_index import Store
+    from jaxtag.tag_index import IndexStorage
 
-    return Store(folder)
+    return IndexStorage(folder)
 
 
 def _opened(folder: Path) -> tuple[Any, Any]:
@@ -183,7 +183,7 @@ def _of_dataset() -> tuple[list[str], list[list[str]], Any]:
 
     source = sources.open_split(_DATASET.value, _SPLIT.value, _DATA_DIR.value)
     names, tags = [], []
-    for file, given in sources.tags_of(source):
+    for file, given in sources.iter_tags(source):
         names.append(f"{_DATASET.value}/{_SPLIT.value}/{file}")
         tags.append(given)
     return names, tags, source

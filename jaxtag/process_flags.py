@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from jaxtag.errors import LostProcess, UserError
+from jaxtag.errors import ProcessLostError, UserError
 
 flags.disclaim_key_flags()  # they belong to the command that calls `define`, and to its --help
 _END_SECONDS = 3600  # for process 0 to finish what the others leave to it
@@ -41,11 +41,13 @@ class Flags:
         # Imported here, so that commands that score files start quickly.
         from jaxtag.distributed import coordination, initialize, watchdog
 
-        place = initialize.find(self.coordinator.value, self.count.value, self.index.value)
+        place = initialize.detect_cluster(
+            self.coordinator.value, self.count.value, self.index.value
+        )
         if place is None:
             yield
             return
-        if table := initialize.connect(place, self.seconds.value):
+        if table := initialize.initialize(place, self.seconds.value):
             print(table, file=sys.stderr)
         watchdog.start()
         try:
@@ -82,5 +84,8 @@ def _meaning(error: BaseException) -> tuple[int, str]:
         return error.code, whole
     if isinstance(error, jax.errors.JaxRuntimeError) and any(x in text.lower() for x in _LOST):
         # Whole: other failures of XLA may have such a word in them too.
-        return LostProcess.exit_status, f"another process is lost: {text.splitlines()[0]}\n{whole}"
+        return (
+            ProcessLostError.exit_status,
+            f"another process is lost: {text.splitlines()[0]}\n{whole}",
+        )
     return 1, whole

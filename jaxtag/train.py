@@ -30,7 +30,7 @@ from jaxtag.errors import UsageError
 from jaxtag.tasks import evaluators
 from jaxtag.training import loop, report, vocabulary
 from jaxtag.training.preemption import RESTART_STATUS
-from jaxtag.training.timer import Startup
+from jaxtag.training.timer import StartupTimer
 
 _CONFIG = config_flag.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; holds all that it writes.")
@@ -41,7 +41,7 @@ _ALLOW_CHANGES = flags.DEFINE_bool(
 
 
 def main(_: list[str]) -> int:
-    startup = Startup(STARTED)
+    startup = StartupTimer(STARTED)
     startup.done("imports")
     if _CONFIG.value is None:
         raise UsageError(f"--config is missing (there are: {', '.join(config_flag.names())})")
@@ -54,8 +54,8 @@ def main(_: list[str]) -> int:
         return _train(config, workdir, startup)
 
 
-def _train(config: configuration.Config, workdir: Path, startup: Startup) -> int:
-    config = loop.start_of(config, workdir, _ALLOW_CHANGES.value)
+def _train(config: configuration.Config, workdir: Path, startup: StartupTimer) -> int:
+    config = loop.resolve_run_config(config, workdir, _ALLOW_CHANGES.value)
     vocabulary.ensure_data(config)
     words = vocabulary.ensure(config, workdir)
     startup.done("data")

@@ -39,7 +39,7 @@ def _smaller(model: ModelConfig) -> tuple:
     if "heads" in known:
         small |= {"width": 32, "heads": 2, "mlp_dim": 64, "depth": 2}
     if "stages" in known:
-        small["stages"] = models.create(model.encoder).stages[:2]
+        small["stages"] = models.create_model(model.encoder).stages[:2]
     if model.encoder.startswith("alexnet"):
         small["hidden"] = 64
     return tuple((dict(model.arguments) | {k: v for k, v in small.items() if k in known}).items())

@@ -46,9 +46,9 @@ def test_every_configuration_takes_a_step(name):
     small = configuration.check(shrink(config))
     if config.model.encoder == "capsnet":  # votes of 2,048 capsules for 300 classes take long
         small = dataclasses.replace(small, data=dataclasses.replace(small.data, image_size=20))
-    mesh = meshes.make(devices=jax.devices()[:1])
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
     plan = setup.build(small, VOCABULARY, examples=64, mesh=mesh)
-    state, metrics = plan.step(plan.initialize(), meshes.to_devices(batch(small), mesh))
+    state, metrics = plan.step(plan.initialize(), meshes.make_global_batch(batch(small), mesh))
     assert int(state.step) == 1 and int(state.skipped) == 0
     total, count = metrics["loss"]
     if config.criterion == "softmax":

@@ -10,7 +10,7 @@ from calling import call
 from PIL import Image
 
 from jaxtag.distributed import mesh as meshes
-from jaxtag.tag_index import TWO_PASS, VOTE, TagIndex, Vote, predict
+from jaxtag.tag_index import DEFAULT_KNN, TWO_PASS, KnnConfig, TagIndex, predict
 from jaxtag.tag_index import vectors as rows
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
@@ -149,7 +149,7 @@ def test_a_tag_removed_from_a_picture_that_is_not_there(index, photos) -> None:
 
 
 def test_from_python_without_compiling_anew(tmp_path) -> None:
-    mesh = meshes.make(devices=jax.devices()[:1])
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
     index = TagIndex.create(tmp_path, dimension=8, features={"own": True}, mesh=mesh)
     vectors = np.random.RandomState(0).randn(60, 8).astype(np.float32)
     programs, compiled = (rows._search, rows._write, rows._grow), []
@@ -164,14 +164,14 @@ def test_from_python_without_compiling_anew(tmp_path) -> None:
     assert compiled[1:] == compiled[1:2] * 57
     again = TagIndex(tmp_path, mesh)
     np.testing.assert_array_equal(again.scores(vectors), index.scores(vectors))
-    assert again.scores(vectors, Vote(1, propagate=True)).shape == (60, len(index.tag_names))
+    assert again.scores(vectors, KnnConfig(1, propagate=True)).shape == (60, len(index.tag_names))
     assert len(again) == 60
     files, vote = [f"{place}" for place in range(60)], dict(vote=TWO_PASS, mesh=mesh)
     other = TagIndex.create(tmp_path / "two", dimension=8, features={}, **vote)
     other.add(files, vectors, [[f"tag {place % 7}"] for place in range(60)])
     two = TagIndex(tmp_path / "two", mesh)
     np.testing.assert_array_equal(two.scores(vectors), other.scores(vectors, TWO_PASS))
-    assert (two.scores(vectors) != two.scores(vectors, VOTE)).any()
+    assert (two.scores(vectors) != two.scores(vectors, DEFAULT_KNN)).any()
 
 
 def test_annotate_by_an_index_alone(index, photos, tmp_path) -> None:

@@ -10,7 +10,7 @@ from calling import call
 from jaxtag.config.schema import Config
 from jaxtag.inference import predictor
 from jaxtag.training import loop, preemption, vocabulary
-from jaxtag.training.train_state import State
+from jaxtag.training.train_state import TrainState
 
 
 def finished_run(root: Path, dataset: str, config: str) -> tuple[Path, str]:
@@ -34,13 +34,13 @@ def finished_run(root: Path, dataset: str, config: str) -> tuple[Path, str]:
     return root / "run", name
 
 
-def check_going_on(config: Config, folder: Path, monkeypatch, stop_at: int) -> State:
+def check_going_on(config: Config, folder: Path, monkeypatch, stop_at: int) -> TrainState:
     """A run that was told to stop at a step ends with the bits of an unbroken one: its state.
 
     It is to have two checkpoints, of `checkpoint_every` and of the end, with the stop before both.
     """
 
-    def train(workdir: Path) -> loop.Outcome:
+    def train(workdir: Path) -> loop.TrainResult:
         workdir.mkdir(exist_ok=True)
         return loop.train(config, workdir, vocabulary.ensure(config, workdir))
 

@@ -46,7 +46,7 @@ class Cell:
         return row.embeds or row.neighbours is not None
 
 
-def absent(cell: Cell, data_dir: str | None) -> str | None:
+def skip_reason(cell: Cell, data_dir: str | None) -> str | None:
     """Why a cell cannot be run, in a few words; None where it can."""
     column = DATASETS[cell.dataset]
     try:
@@ -105,7 +105,7 @@ def _result(cell: Cell, workdir: Path, metrics: dict[str, float]) -> dict[str, A
     fields = dict(config.model.arguments)
     if "image_size" in models.field_names(config.model.encoder):
         fields["image_size"] = config.data.image_size
-    model = models.create(config.model.encoder, num_classes=classes, **fields)
+    model = models.create_model(config.model.encoder, num_classes=classes, **fields)
     return {
         **dataclasses.asdict(cell),
         "metric": column.metric,
@@ -114,8 +114,8 @@ def _result(cell: Cell, workdir: Path, metrics: dict[str, float]) -> dict[str, A
         "split": column.split,
         "image_size": config.data.image_size,
         "pretraining": "none",
-        "parameters": flops.parameters(model, config.data.image_size),
-        "multiply_adds": flops.flops(model, config.data.image_size),
+        "parameters": flops.param_count(model, config.data.image_size),
+        "multiply_adds": flops.macs(model, config.data.image_size),
     }
 
 

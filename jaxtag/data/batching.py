@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from jaxtag.data.decode import MAX_PIXELS, DecodeError, decode_into, open_picture
-from jaxtag.data.targets import Field
+from jaxtag.data.decode import MAX_PIXELS, DecodeError, decode_into, open_image
+from jaxtag.data.targets import Target
 from jaxtag.data.transforms import ImageTransform
 
 Batch = dict[str, Any]
@@ -36,11 +36,11 @@ class Records(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class ExampleSpec:
     """How a record becomes a row of the batch: its picture and any further arrays by name."""
 
     image: ImageTransform
-    fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, Target] = dataclasses.field(default_factory=dict)
     max_pixels: int = MAX_PIXELS
 
     @property
@@ -49,10 +49,10 @@ class Example:
         return self.image.random or any(field.random for field in self.fields.values())
 
 
-class Load:
+class BatchLoader:
     """(positions, indices) of a batch → the batch; runs in the workers."""
 
-    def __init__(self, source: Records, example: Example, seed: int):
+    def __init__(self, source: Records, example: ExampleSpec, seed: int):
         self._source = source
         self._example = example
         self._seed = seed
@@ -119,7 +119,7 @@ class Load:
         return batch
 
 
-class LoadOnce(Load):
+class CachedBatchLoader(BatchLoader):
     """The number of a batch → the batch, of rows that are the same each time: each is made once.
 
     Made for one thread that asks: handing out rows takes so little that a second one would wait
@@ -133,7 +133,7 @@ class LoadOnce(Load):
     def __init__(
         self,
         source: Records,
-        example: Example,
+        example: ExampleSpec,
         take: Callable[[int], tuple[np.ndarray, np.ndarray]],
         threads: int,
     ):
@@ -180,7 +180,7 @@ class LoadOnce(Load):
         self._ahead = dict(zip(new.tolist(), self._records(new), strict=True))
 
 
-class LoadFiles(Load):
+class FileBatchLoader(BatchLoader):
     """`Load` that also says which file a row is and what is wrong with it."""
 
     def __call__(self, rows: tuple[np.ndarray, np.ndarray]) -> Batch:
@@ -226,7 +226,7 @@ def _untouched(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _fill_image(
-    record: dict[str, Any], example: Example, rng: np.random.Generator | None, out: np.ndarray
+    record: dict[str, Any], example: ExampleSpec, rng: np.random.Generator | None, out: np.ndarray
 ) -> str | None:
     """Decodes and transforms into `out`; a broken picture leaves zeros and gives the reason."""
     if record.get("error"):
@@ -235,7 +235,7 @@ def _fill_image(
     if image.whole and decode_into(data, out):
         return None
     try:
-        image(open_picture(data, max_pixels=example.max_pixels), rng, out)
+        image(open_image(data, max_pixels=example.max_pixels), rng, out)
     except DecodeError as error:
         out[...] = 0
         return str(error)

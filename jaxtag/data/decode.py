@@ -27,7 +27,7 @@ class DecodeError(ValueError):
     """A picture that cannot be used; its text is the reason, fit for a report to the user."""
 
 
-class Picture(abc.ABC):
+class EncodedImage(abc.ABC):
     """An encoded picture whose header was read: `height` and `width` upright, in pixels."""
 
     height: int
@@ -49,7 +49,7 @@ class Picture(abc.ABC):
         """
 
 
-def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> EncodedImage:
     """Reads the header of `data` (any format of `decode`).
 
     Raises:
@@ -80,7 +80,7 @@ def decode(data: bytes, *, min_size: int | None = None, max_pixels: int = MAX_PI
     Raises:
         DecodeError: no picture, damaged, cut short, or too large.
     """
-    picture = open_picture(data, max_pixels=max_pixels)
+    picture = open_image(data, max_pixels=max_pixels)
     shorter = min(picture.height, picture.width)
     return picture.pixels(1.0 if min_size is None else min(1.0, min_size / shorter))
 
@@ -113,7 +113,7 @@ _FRAMES = frozenset(
 _MARGIN = 16  # rows that smooth chroma upsampling and reduced decoding may look ahead
 
 
-class _Jpeg(Picture):
+class _Jpeg(EncodedImage):
     """A JPEG that libjpeg-turbo decodes, at a reduced DCT scale where that is enough."""
 
     def __init__(self, data: bytes, max_pixels: int):
@@ -232,7 +232,7 @@ def _crc(chunk: bytes) -> bytes:
     return zlib.crc32(chunk).to_bytes(4)
 
 
-class _Png(Picture):
+class _Png(EncodedImage):
     """A plain PNG: OpenCV takes a third of Pillow's time for a small one."""
 
     def __init__(self, data: bytes, max_pixels: int):
@@ -247,7 +247,7 @@ class _Png(Picture):
         return image
 
 
-class _General(Picture):
+class _General(EncodedImage):
     """Whatever else Pillow reads."""
 
     def __init__(self, data: bytes, max_pixels: int):

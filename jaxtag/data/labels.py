@@ -9,7 +9,7 @@ from jaxtag.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Classes:
+class LabelNames:
     """Names of the classes, or of the tags; a label is a place among them."""
 
     names: tuple[str, ...]
@@ -18,7 +18,7 @@ class Classes:
         return len(self.names)
 
     @classmethod
-    def of(cls, source: Source, feature: str = "label") -> "Classes":
+    def of(cls, source: Source, feature: str = "label") -> "LabelNames":
         """The names of `label` or `tags` of a prepared data set. UserError where it has none."""
         if feature not in source.features:
             held = ", ".join(sorted(source.features))
@@ -36,7 +36,7 @@ class Classes:
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> "Classes":
+    def load(cls, path: Path) -> "LabelNames":
         """What `save` wrote. Raises UserError where the file is damaged."""
         try:
             names = json.loads(path.read_text(encoding="utf-8"))

@@ -8,10 +8,18 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxtag.data.batching import PADDING, Batch, Example, Load, LoadFiles, LoadOnce, Records
+from jaxtag.data.batching import (
+    PADDING,
+    Batch,
+    BatchLoader,
+    CachedBatchLoader,
+    ExampleSpec,
+    FileBatchLoader,
+    Records,
+)
 from jaxtag.data.decode import MAX_PIXELS
 from jaxtag.data.files import FileRecords, list_files
-from jaxtag.data.samplers import ShuffledOrder
+from jaxtag.data.samplers import ShuffleSampler
 from jaxtag.data.transforms import ImageTransform
 from jaxtag.errors import UserError
 
@@ -22,7 +30,7 @@ _KEPT_BYTES = 512 << 20
 def train_batches(
     source: Records,
     *,
-    example: Example,
+    example: ExampleSpec,
     batch_size: int,
     seed: int,
     order: Callable[[int], np.ndarray] | None = None,
@@ -59,24 +67,24 @@ def train_batches(
     if len(source) == 0:
         raise UserError("the training split is empty: there is nothing to train on")
     own = _own_rows(batch_size, rows)
-    order = order or ShuffledOrder(len(source), batch_size=batch_size, seed=seed)
+    order = order or ShuffleSampler(len(source), batch_size=batch_size, seed=seed)
 
     def take(batch: int) -> tuple[np.ndarray, np.ndarray]:
         return batch * batch_size + own, order(batch)[own]
 
     numbers = grain.MapDataset.range(sys.maxsize)
     if not workers and not example.random and _bytes(source, example) <= _KEPT_BYTES:
-        batches = numbers.map(LoadOnce(source, example, take, max(1, threads)))
+        batches = numbers.map(CachedBatchLoader(source, example, take, max(1, threads)))
         threads, buffer = min(1, threads), buffer * threads
     else:
-        batches = numbers.map(take).map(Load(source, example, seed))
+        batches = numbers.map(take).map(BatchLoader(source, example, seed))
     return BatchIterator(batches, workers=workers, threads=threads, buffer=buffer)
 
 
 def eval_batches(
     source: Records,
     *,
-    example: Example,
+    example: ExampleSpec,
     batch_size: int,
     rows: Sequence[int] | np.ndarray | None = None,
     workers: int = 0,
@@ -89,7 +97,7 @@ def eval_batches(
     `train_batches`; what a row draws at random depends on its index alone.
     """
     order = _in_order(len(source), batch_size, rows)
-    batches = order.map(Load(source, example, seed=0))
+    batches = order.map(BatchLoader(source, example, seed=0))
     return BatchIterator(batches, workers=workers, threads=threads, buffer=buffer)
 
 
@@ -110,7 +118,7 @@ def file_batches(
         `file` (its path; "" in rows of padding) and `error` (why it is broken, else "").
     """
     records = FileRecords(list_files(paths))
-    load = LoadFiles(records, Example(image, max_pixels=max_pixels), seed=0)
+    load = FileBatchLoader(records, ExampleSpec(image, max_pixels=max_pixels), seed=0)
     return BatchIterator(
         _in_order(len(records), batch_size).map(load),
         workers=workers,
@@ -185,7 +193,7 @@ class BatchIterator(grain.DatasetIterator):
             self._iterator = None
 
 
-def _bytes(source: Records, example: Example) -> int:
+def _bytes(source: Records, example: ExampleSpec) -> int:
     """Of all rows together."""
     fields = sum(field.empty.nbytes for field in example.fields.values())
     return len(source) * (3 * example.image.size**2 + fields)

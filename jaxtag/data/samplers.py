@@ -10,7 +10,7 @@ from jaxtag.errors import UsageError
 _CLASSES = -1  # what is shuffled: they, or the pictures of one
 
 
-class ShuffledOrder:
+class ShuffleSampler:
     """Every record once a pass, each pass in an order of its own, drawn as a whole.
 
     Row j of batch t is record `t * batch_size + j` of all passes, one after the other: a batch may
@@ -49,7 +49,7 @@ class ShuffledOrder:
         return order
 
 
-class BalancedOrder:
+class ClassBalancedSampler:
     """P classes or tags a batch and `per_class` (K) pictures of each: batch_size = P K.
 
     Batches come in rounds of floor(C / P), in which no class comes twice; each round takes the C

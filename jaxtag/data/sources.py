@@ -134,18 +134,18 @@ def open_split(dataset: str, split: str, data_dir: str | os.PathLike | None = No
     return Source(folder, split)
 
 
-def captions_of(source: Source) -> Iterator[list[str]]:
+def iter_captions(source: Source) -> Iterator[list[str]]:
     """The captions of each record in order, without a look at the pictures."""
     for fields in _all_fields(source):
         yield [_text(value) for value in fields["captions"].bytes_list.value]
 
 
-def labels_of(source: Source) -> np.ndarray:
+def read_labels(source: Source) -> np.ndarray:
     """The class of each record in order, int64 [N], without a look at the pictures."""
     return np.array([f["label"].int64_list.value[0] for f in _all_fields(source)], np.int64)
 
 
-def members_of(source: Source, feature: str) -> list[np.ndarray]:
+def indices_by_class(source: Source, feature: str) -> list[np.ndarray]:
     """The records of each class or tag that has any, ascending; without a look at the pictures."""
     members = collections.defaultdict(list)
     for place, fields in enumerate(_all_fields(source)):
@@ -162,7 +162,7 @@ def tag_counts(source: Source, tags: int) -> np.ndarray:
     return counts
 
 
-def tags_of(source: Source) -> Iterator[tuple[str, list[str]]]:
+def iter_tags(source: Source) -> Iterator[tuple[str, list[str]]]:
     """(file, its tags or its class) of each record in order, without a look at the pictures.
 
     Raises:
@@ -199,7 +199,7 @@ def _version_folder(dataset: str, flag: str | os.PathLike | None) -> Path:
         from jaxtag import datasets
 
         held = f" (it holds {', '.join(sorted(found))})" if found else ""
-        commands = datasets.how_to_get(name, flag and shlex.quote(os.fspath(flag)))
+        commands = datasets.download_instructions(name, flag and shlex.quote(os.fspath(flag)))
         raise UserError(f"the data set {dataset} is not prepared in {root}{held}.\n{commands}")
     return parent / (version or max(found, key=lambda v: tuple(map(int, v.split(".")))))
 

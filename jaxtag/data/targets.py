@@ -9,7 +9,7 @@ import numpy as np
 from jaxtag.data.tokenizer import PAD, Tokenizer
 
 
-class Field(Protocol):
+class Target(Protocol):
     """Makes one array of the batch from a record; small and picklable.
 
     `empty` is what a row without a record holds; its shape and dtype are those of every row.
@@ -60,7 +60,7 @@ class CaptionTokens:
 
 
 @dataclasses.dataclass(frozen=True)
-class Label:
+class ClassLabel:
     """int32 []: the class of the record."""
 
     random: ClassVar[bool] = False
@@ -75,7 +75,7 @@ class Label:
 
 
 @dataclasses.dataclass(frozen=True)
-class Marks:
+class MultiHot:
     """uint8 [T]: `mark` (0 or 1) for each tag that a field of the record lists, else the other.
 
     Args:

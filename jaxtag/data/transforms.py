@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 import cv2
 import numpy as np
 
-from jaxtag.data.decode import Picture
+from jaxtag.data.decode import EncodedImage
 
 
 class ImageTransform(Protocol):
@@ -23,12 +23,12 @@ class ImageTransform(Protocol):
     whole: bool
 
     def __call__(
-        self, picture: Picture, rng: np.random.Generator | None, out: np.ndarray
+        self, picture: EncodedImage, rng: np.random.Generator | None, out: np.ndarray
     ) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomCrop:
+class RandomResizedCrop:
     """A crop of random area and aspect ratio (Szegedy et al. 2015, arXiv:1409.4842, section 6).
 
     Drawn as torchvision's RandomResizedCrop draws it: area uniform in `area_range` (shares of
@@ -49,7 +49,7 @@ class RandomCrop:
             if not low < start <= end <= high:
                 raise ValueError(f"{name} {(start, end)} is not an interval within ({low}, {high}]")
 
-    def __call__(self, picture: Picture, rng: np.random.Generator, out: np.ndarray) -> None:
+    def __call__(self, picture: EncodedImage, rng: np.random.Generator, out: np.ndarray) -> None:
         write_crop(picture, self._draw(picture.height, picture.width, rng), out)
 
     def _draw(self, height: int, width: int, rng: np.random.Generator):
@@ -86,7 +86,7 @@ class CenterCrop:
         if not 0 < self.share <= 1:
             raise ValueError(f"share {self.share} is not in (0, 1]")
 
-    def __call__(self, picture: Picture, rng: np.random.Generator, out: np.ndarray) -> None:
+    def __call__(self, picture: EncodedImage, rng: np.random.Generator, out: np.ndarray) -> None:
         del rng
         side = max(1, round(min(picture.height, picture.width) * self.share))
         top, left = (picture.height - side) // 2, (picture.width - side) // 2
@@ -94,7 +94,7 @@ class CenterCrop:
 
 
 @dataclasses.dataclass(frozen=True)
-class Squash:
+class Resize:
     """The whole picture, scaled to a square without regard to its aspect ratio."""
 
     random: ClassVar[bool] = False
@@ -104,12 +104,12 @@ class Squash:
     def __post_init__(self) -> None:
         _check_size(self.size)
 
-    def __call__(self, picture: Picture, rng: np.random.Generator, out: np.ndarray) -> None:
+    def __call__(self, picture: EncodedImage, rng: np.random.Generator, out: np.ndarray) -> None:
         del rng
         write_crop(picture, (0, 0, picture.height, picture.width), out)
 
 
-def write_crop(picture: Picture, box: tuple[int, int, int, int], out: np.ndarray) -> None:
+def write_crop(picture: EncodedImage, box: tuple[int, int, int, int], out: np.ndarray) -> None:
     """Scales `box` (top, left, height, width in the picture's pixels) into `out` [h, w, 3].
 
     The picture is decoded no larger than the crop needs.

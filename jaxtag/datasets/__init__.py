@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from jaxtag.datasets.base import PictureBuilder
+from jaxtag.datasets.base import ImageDatasetBuilder
 from jaxtag.datasets.cifar import Cifar10, Cifar100
 from jaxtag.datasets.coco import (
     CocoCaptions,
@@ -14,8 +14,8 @@ from jaxtag.datasets.coco import (
 )
 from jaxtag.datasets.coco_tags import CocoTags, CocoTags2014, CocoTags2017
 from jaxtag.datasets.corel5k import Corel5k
-from jaxtag.datasets.custom import own_pictures
-from jaxtag.datasets.download_instructions import how_to_get
+from jaxtag.datasets.custom import custom_dataset
+from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.flickr8k import Flickr8kCaptions
 from jaxtag.datasets.imagenet import Imagenet2012
 from jaxtag.datasets.mirflickr25k import Mirflickr25k
@@ -24,12 +24,12 @@ from jaxtag.datasets.nus_wide import NusWide
 from jaxtag.datasets.shapes import ShapesCaptions
 from jaxtag.datasets.summary import Summary
 from jaxtag.datasets.voc2007 import Voc2007
-from jaxtag.datasets.write import write
+from jaxtag.datasets.write import write_dataset
 from jaxtag.errors import UsageError, UserError
 
-__all__ = ["NAMES", "Summary", "builder_class", "how_to_get", "prepare"]
+__all__ = ["NAMES", "Summary", "builder_class", "download_instructions", "prepare"]
 
-_BUILDERS: dict[str, type[PictureBuilder]] = {
+_BUILDERS: dict[str, type[ImageDatasetBuilder]] = {
     builder.name: builder
     for builder in (
         ShapesCaptions,
@@ -55,7 +55,7 @@ _BUILDERS: dict[str, type[PictureBuilder]] = {
 NAMES = tuple(_BUILDERS)
 
 
-def builder_class(dataset: str) -> type[PictureBuilder]:
+def builder_class(dataset: str) -> type[ImageDatasetBuilder]:
     """The builder of a data set; of any name that is not built in, the one for own data.
 
     Raises:
@@ -66,7 +66,7 @@ def builder_class(dataset: str) -> type[PictureBuilder]:
             f"--dataset={dataset}: a name has small letters, digits and underscores only, and "
             "starts with a letter"
         )
-    return _BUILDERS.get(dataset) or own_pictures(dataset)
+    return _BUILDERS.get(dataset) or custom_dataset(dataset)
 
 
 def prepare(
@@ -102,13 +102,13 @@ def prepare(
     if builder.NEEDS_SOURCE:
         if source is None:
             raise UsageError(
-                f"{dataset} is read from files: say where with --source.\n{how_to_get(dataset)}"
+                f"{dataset} is read from files: say where with --source.\n{download_instructions(dataset)}"
             )
         if not Path(source).expanduser().exists():
-            raise UserError(f"--source={source} does not exist.\n{how_to_get(dataset)}")
+            raise UserError(f"--source={source} does not exist.\n{download_instructions(dataset)}")
     elif source is not None:
         raise UsageError(f"{dataset} is made from a seed and takes no --source")
-    return write(
+    return write_dataset(
         builder,
         source,
         Path(data_dir).expanduser(),

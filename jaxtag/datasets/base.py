@@ -20,7 +20,7 @@ HELD_OUT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageRecord:
     """One picture with what is known about it, not read yet.
 
     Attributes:
@@ -51,14 +51,14 @@ class Listing:
 
     features: dict[str, tfds.features.FeatureConnector]
     variant: str
-    splits: dict[str, list[Picture]] = field(default_factory=dict)
+    splits: dict[str, list[ImageRecord]] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     size: int = 0
     _files: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     _missing: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, split: str, picture: Picture, size: int) -> None:
+    def add(self, split: str, picture: ImageRecord, size: int) -> None:
         """Adds a picture of `size` bytes; one that was there already becomes a problem."""
         if self._is_new(split, picture.file):
             self.splits.setdefault(split, []).append(picture)
@@ -70,7 +70,7 @@ class Listing:
         """Adds the picture at `path` of the store; None where it is missing."""
         if path is not None:
             load = functools.partial(store.read, path)
-            self.add(split, Picture(file, load, fields), store.size(path))
+            self.add(split, ImageRecord(file, load, fields), store.size(path))
         elif self._is_new(split, file):
             self._missing[split].append(file)
 
@@ -94,10 +94,10 @@ class Listing:
 
 
 # Gets a split's name and pictures, gives those that are sound with the bytes to store.
-Check = Callable[[str, list[Picture]], Iterator[tuple[Picture, bytes]]]
+Check = Callable[[str, list[ImageRecord]], Iterator[tuple[ImageRecord, bytes]]]
 
 
-class PictureBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
+class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     """A tfds builder of pictures that needs no TensorFlow.
 
     Records: `image` (encoded bytes), `file` (text) and the features of the listing. A subclass
@@ -172,7 +172,9 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration
                 generators[split] = itertools.chain([first], examples)
         return generators
 
-    def _generate_examples(self, split: str, pictures: list[Picture]) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(
+        self, split: str, pictures: list[ImageRecord]
+    ) -> Iterator[tuple[str, dict]]:
         for picture, data in self._check(split, pictures):
             yield picture.file, {"image": data, "file": picture.file, **picture.fields}
 
@@ -184,10 +186,10 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration
 
 
 def hold_out(
-    pictures: list[Picture],
+    pictures: list[ImageRecord],
     share: float = HELD_OUT,
     groups: Mapping[str, str] | None = None,
-) -> dict[str, list[Picture]]:
+) -> dict[str, list[ImageRecord]]:
     """Splits by a hash of the file name, so that a picture stays where it is as others come.
 
     With two pictures (or groups) or more, both splits have at least one.
@@ -198,10 +200,10 @@ def hold_out(
             name. A picture without one stands for itself.
     """
 
-    def key(picture: Picture) -> str:
+    def key(picture: ImageRecord) -> str:
         return (groups or {}).get(picture.file) or picture.file
 
-    places = {name: place(name) for name in map(key, pictures)}
+    places = {name: hash_fraction(name) for name in map(key, pictures)}
     held = {name for name in places if places[name] < share}
     if len(places) >= 2 and len(held) in (0, len(places)):
         held = held ^ {max(places, key=places.get)} if held else {min(places, key=places.get)}
@@ -211,7 +213,7 @@ def hold_out(
     }
 
 
-def place(name: str) -> float:
+def hash_fraction(name: str) -> float:
     """A number in [0, 1) that depends on the name alone, as if drawn at random."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -11,11 +11,11 @@ from typing import ClassVar
 import numpy as np
 
 from jaxtag.datasets.archives import Store
-from jaxtag.datasets.base import PictureBuilder
+from jaxtag.datasets.base import ImageDatasetBuilder
 from jaxtag.datasets.cifar_files import Batch, read_binary, read_names, read_pickled
 from jaxtag.datasets.cifar_pickle import read_pickle
 from jaxtag.datasets.class_folders import list_class_folders
-from jaxtag.datasets.download_instructions import how_to_get
+from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.labelled import LabelListing
 from jaxtag.errors import UserError
 
@@ -31,7 +31,7 @@ class _Label:
     names_key: str
 
 
-class _Cifar(PictureBuilder, skip_registration=True):
+class _Cifar(ImageDatasetBuilder, skip_registration=True):
     """What both have in common. Files of the archives and their labels, in a record's order."""
 
     HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -60,7 +60,7 @@ class _Cifar(PictureBuilder, skip_registration=True):
             return listing
         raise UserError(
             f"{store.path} has no {cls.name} ({files[0]}.bin, {cls.META}, or folders of "
-            f"{cls.CLASSES} classes below train and test).\n{how_to_get(cls.name)}"
+            f"{cls.CLASSES} classes below train and test).\n{download_instructions(cls.name)}"
         )
 
     @classmethod
@@ -105,7 +105,7 @@ class _Cifar(PictureBuilder, skip_registration=True):
     def _find(cls, store: Store, file: str) -> str:
         found = store.find(file)
         if not found:
-            raise UserError(f"{store.path} has no {file}.\n{how_to_get(cls.name)}")
+            raise UserError(f"{store.path} has no {file}.\n{download_instructions(cls.name)}")
         return found[0]
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 from jaxtag.datasets import coco_json
 from jaxtag.datasets.archives import Store
-from jaxtag.datasets.base import PictureBuilder
+from jaxtag.datasets.base import ImageDatasetBuilder
 from jaxtag.datasets.captioned import CaptionListing
 from jaxtag.datasets.coco_json import read_coco_json, read_json
-from jaxtag.datasets.download_instructions import how_to_get
+from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.karpathy import read_karpathy
 from jaxtag.errors import UserError
 
@@ -22,7 +22,7 @@ _ARCHIVES = re.compile(
 )
 
 
-class CocoCaptions(PictureBuilder):
+class CocoCaptions(ImageDatasetBuilder):
     """COCO captions: photographs of everyday scenes, five captions each.
 
     Of the forms in the source the split of Karpathy (dataset_coco.json) is taken first, then 2017,
@@ -49,7 +49,7 @@ class CocoCaptions(PictureBuilder):
                 return listing
         raise UserError(
             f"{store.path} has no COCO captions ({', '.join(map(_looked_for, cls.FORMS))}).\n"
-            f"{how_to_get(cls.name)}"
+            f"{download_instructions(cls.name)}"
         )
 
 

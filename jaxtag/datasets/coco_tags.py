@@ -7,9 +7,9 @@ import re
 
 from jaxtag.datasets import coco_json
 from jaxtag.datasets.archives import Store
-from jaxtag.datasets.base import PictureBuilder
+from jaxtag.datasets.base import ImageDatasetBuilder
 from jaxtag.datasets.coco_json import CocoImage, read_coco_instances
-from jaxtag.datasets.download_instructions import how_to_get
+from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.tagged import TagListing
 from jaxtag.errors import UserError
 
@@ -17,7 +17,7 @@ _ARCHIVES = re.compile(r"^((train|val)20(14|17)|annotations_trainval20(14|17))\.
 _PARTS = {"train": "train", "validation": "val"}
 
 
-class CocoTags(PictureBuilder):
+class CocoTags(ImageDatasetBuilder):
     """COCO: photographs of everyday scenes, tagged with the categories of things seen in them.
 
     A category is present where a picture has an object of it, or a crowd. Pictures without any
@@ -42,7 +42,9 @@ class CocoTags(PictureBuilder):
             if listing is not None:
                 return listing
         files = ", ".join(f"instances_{{train,val}}{year}.json" for year in cls.FORMS)
-        raise UserError(f"{store.path} has no objects of COCO ({files}).\n{how_to_get(cls.name)}")
+        raise UserError(
+            f"{store.path} has no objects of COCO ({files}).\n{download_instructions(cls.name)}"
+        )
 
 
 class CocoTags2014(CocoTags):

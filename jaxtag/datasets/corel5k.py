@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from jaxtag.datasets.archives import Store
-from jaxtag.datasets.base import Picture, PictureBuilder, place
-from jaxtag.datasets.download_instructions import how_to_get
+from jaxtag.datasets.base import ImageDatasetBuilder, ImageRecord, hash_fraction
+from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.tagged import TagListing, numbered_lines, read_lines
 from jaxtag.errors import UserError
 
@@ -25,7 +25,7 @@ _HELD_OUT = 500 / 4500
 _Row = tuple[str, str, list[str]]
 
 
-class Corel5k(PictureBuilder):
+class Corel5k(ImageDatasetBuilder):
     """Corel-5K: stock photographs with one to five of 374 words each.
 
     The lists make `train` and `test`; of the 4,500 pictures of the former the 500 whose names have
@@ -48,7 +48,7 @@ class Corel5k(PictureBuilder):
         if not words or rows["train"] is None:
             raise UserError(
                 f"{store.path} has no Corel-5K (words, and {_LABELS['train']} or "
-                f"{_NUMBERS['train']} with {_WORDS['train']}).\n{how_to_get(cls.name)}"
+                f"{_NUMBERS['train']} with {_WORDS['train']}).\n{download_instructions(cls.name)}"
             )
         names = read_lines(store, words[0])
         listing = TagListing("official lists", names)
@@ -110,8 +110,8 @@ def _picture(store: Store, number: str) -> str | None:
     return next((found[0] for name in names if (found := store.find(name))), None)
 
 
-def _hold_out(pictures: list[Picture]) -> dict[str, list[Picture]]:
-    by_hash = sorted(pictures, key=lambda picture: place(picture.file))
+def _hold_out(pictures: list[ImageRecord]) -> dict[str, list[ImageRecord]]:
+    by_hash = sorted(pictures, key=lambda picture: hash_fraction(picture.file))
     held = {picture.file for picture in by_hash[: round(_HELD_OUT * len(pictures))]}
     return {
         "train": [picture for picture in pictures if picture.file not in held],

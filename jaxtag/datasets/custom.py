@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxtag.datasets.annotation_tables import TAGS, Row, is_table, read_table
 from jaxtag.datasets.archives import Store, is_archive
-from jaxtag.datasets.base import Listing, PictureBuilder, hold_out
+from jaxtag.datasets.base import ImageDatasetBuilder, Listing, hold_out
 from jaxtag.datasets.captioned import CaptionListing
 from jaxtag.datasets.class_folders import PICTURES, SPLITS, list_class_folders
 from jaxtag.datasets.tagged import TagListing
@@ -17,7 +17,7 @@ _OBJECTS = "instances_"
 _OTHERS = ("person_keypoints_", "panoptic_", "stuff_", "image_info_")
 
 
-class OwnPictures(PictureBuilder):
+class CustomDataset(ImageDatasetBuilder):
     """A user's own pictures with captions, tags or class labels.
 
     A table of captions or tags (COCO-style JSON, JSON-lines or CSV) lies at the top of the source,
@@ -55,10 +55,10 @@ class OwnPictures(PictureBuilder):
         return listing
 
 
-def own_pictures(name: str) -> type[OwnPictures]:
+def custom_dataset(name: str) -> type[CustomDataset]:
     """The builder of own data under a name."""
-    body = {"name": name, "__doc__": OwnPictures.__doc__, "__module__": __name__}
-    return type("OwnPictures", (OwnPictures,), body, skip_registration=True)
+    body = {"name": name, "__doc__": CustomDataset.__doc__, "__module__": __name__}
+    return type("OwnPictures", (CustomDataset,), body, skip_registration=True)
 
 
 def _tables(store: Store) -> list[str]:

@@ -103,7 +103,7 @@ folder of its name, then
   python -m jaxtag.prepare --dataset={dataset} --source=FOLDER{data_dir}"""
 
 
-def how_to_get(dataset: str, data_dir: str | None = None) -> str:
+def download_instructions(dataset: str, data_dir: str | None = None) -> str:
     """The commands that get and prepare a data set, and what to use instead.
 
     Args:

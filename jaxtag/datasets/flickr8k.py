@@ -7,10 +7,10 @@ import re
 from collections import defaultdict
 
 from jaxtag.datasets.archives import Store
-from jaxtag.datasets.base import PictureBuilder
+from jaxtag.datasets.base import ImageDatasetBuilder
 from jaxtag.datasets.captioned import CaptionListing
 from jaxtag.datasets.coco_json import read_coco_json, read_text
-from jaxtag.datasets.download_instructions import how_to_get
+from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.karpathy import read_karpathy
 from jaxtag.errors import UserError
 
@@ -24,7 +24,7 @@ _COCO_FORM = re.compile(r"(^|/)captions_flickr8k_(train|val|test)\.json$")
 _LINE = re.compile(r"^(?P<file>[^\t]+\.jpe?g)#\d+\t(?P<caption>.*)$", re.IGNORECASE)
 
 
-class Flickr8kCaptions(PictureBuilder):
+class Flickr8kCaptions(ImageDatasetBuilder):
     """Flickr8k: 8,000 photographs of people and dogs in action, five captions each.
 
     The official lists make the splits; the dev part is `validation`. Lines of the caption file
@@ -55,7 +55,7 @@ class Flickr8kCaptions(PictureBuilder):
             return _coco_form(store, in_coco_form)
         raise UserError(
             f"{store.path} has no Flickr8k captions ({_TOKENS}, dataset_flickr8k.json or "
-            f"captions_flickr8k_*.json).\n{how_to_get(cls.name)}"
+            f"captions_flickr8k_*.json).\n{download_instructions(cls.name)}"
         )
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from jaxtag.datasets.archives import Store
-from jaxtag.datasets.base import Picture, PictureBuilder
-from jaxtag.datasets.download_instructions import how_to_get
+from jaxtag.datasets.base import ImageDatasetBuilder, ImageRecord
+from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.imagenet_lists import Devkit, read_devkit, read_solution, read_synsets
 from jaxtag.datasets.labelled import LabelListing
 from jaxtag.errors import UserError
@@ -24,7 +24,7 @@ _IN_FOLDER = re.compile(
 _HEAP = re.compile(r"(^|/)(?P<file>(?P<stem>ILSVRC2012_val_\d{8})\.jpe?g)$", re.IGNORECASE)
 
 
-class Imagenet2012(PictureBuilder, skip_registration=True):  # tfds has its own
+class Imagenet2012(ImageDatasetBuilder, skip_registration=True):  # tfds has its own
     """ImageNet-1k: photographs of 1,000 kinds of things, named by their WordNet id, in its order.
 
     Pictures are read one by one from the tars, which stay packed.
@@ -54,7 +54,7 @@ class Imagenet2012(PictureBuilder, skip_registration=True):  # tfds has its own
         heap = [found for found in map(_HEAP.search, names) if found]
         heap = [found for found in heap if found["file"] not in sorted_out]
         if not (folders or tars or heap):
-            raise UserError(f"{store.path} has no ImageNet-1k.\n{how_to_get(cls.name)}")
+            raise UserError(f"{store.path} has no ImageNet-1k.\n{download_instructions(cls.name)}")
         devkit = read_devkit(store)
         truth = _truth(store, devkit) if heap else {}
         seen = {found["synset"] for found in (*folders, *tars)} | set(truth.values())
@@ -107,7 +107,7 @@ def _add_tar(
     for path, offset, size in store.tar_members(tar):
         load = functools.partial(store.read_part, tar, offset, size)
         file = f"train/{synset}/{path.rpartition('/')[2]}"
-        listing.add("train", Picture(file, load, labels[synset]), size)
+        listing.add("train", ImageRecord(file, load, labels[synset]), size)
 
 
 def _add_from_heap(

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxtag.datasets.base import Listing, Picture
+from jaxtag.datasets.base import ImageRecord, Listing
 from jaxtag.errors import UserError
 
 
@@ -40,7 +40,7 @@ class LabelListing(Listing):
         for number, (picture, own) in enumerate(zip(pixels, fields, strict=True)):
             load = functools.partial(encode_png, picture)
             file = f"{split}/{number:05d}.png"
-            self.add(split, Picture(file, load, own, made=True), picture.nbytes)
+            self.add(split, ImageRecord(file, load, own, made=True), picture.nbytes)
 
 
 def class_label(feature: str, names: Sequence[str]) -> tfds.features.ClassLabel:

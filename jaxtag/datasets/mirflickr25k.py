@@ -8,8 +8,8 @@ from collections import defaultdict
 from typing import ClassVar
 
 from jaxtag.datasets.archives import Store
-from jaxtag.datasets.base import PictureBuilder, place
-from jaxtag.datasets.download_instructions import how_to_get
+from jaxtag.datasets.base import ImageDatasetBuilder, hash_fraction
+from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.tagged import TagListing, numbered_lines
 from jaxtag.errors import UserError
 
@@ -59,7 +59,7 @@ _TAGS = (*_POTENTIAL, *(f"{name}_r1" for name in _RELEVANT))
 _PICTURE = re.compile(r"(^|/)im(?P<number>\d+)\.jpe?g$", re.IGNORECASE)
 
 
-class Mirflickr25k(PictureBuilder):
+class Mirflickr25k(ImageDatasetBuilder):
     """MIRFlickr-25K: photographs from Flickr, tagged with 38 annotations by people.
 
     The first 24 tags say that a topic is to be seen at all ("potential"), the 14 that end in `_r1`,
@@ -82,7 +82,9 @@ class Mirflickr25k(PictureBuilder):
         found = filter(None, map(_PICTURE.search, store.names()))
         paths = {int(match["number"]): match.string for match in found}
         if not paths:
-            raise UserError(f"{store.path} has no pictures im1.jpg, ….\n{how_to_get(cls.name)}")
+            raise UserError(
+                f"{store.path} has no pictures im1.jpg, ….\n{download_instructions(cls.name)}"
+            )
         listing = TagListing("annotations v080, splits made by file name", _TAGS)
         tags = _annotations(store, listing.problems)
         for number in sorted(paths.keys() | tags.keys()):
@@ -99,7 +101,7 @@ def _annotations(store: Store, problems: list[tuple[str, str]]) -> dict[int, lis
         if not found:
             raise UserError(
                 f"{store.path} has no annotations {name}.txt: they are in "
-                f"mirflickr25k_annotations_v080.zip.\n{how_to_get(Mirflickr25k.name)}"
+                f"mirflickr25k_annotations_v080.zip.\n{download_instructions(Mirflickr25k.name)}"
             )
         for at, line in numbered_lines(store, found[0]):
             if line.isdecimal():
@@ -110,5 +112,5 @@ def _annotations(store: Store, problems: list[tuple[str, str]]) -> dict[int, lis
 
 
 def _split(file: str) -> str:
-    drawn = place(file)
+    drawn = hash_fraction(file)
     return "test" if drawn < 0.1 else "validation" if drawn < 0.2 else "train"

@@ -12,9 +12,9 @@ from typing import ClassVar
 import numpy as np
 
 from jaxtag.datasets.archives import ReadError, Store
-from jaxtag.datasets.base import PictureBuilder
+from jaxtag.datasets.base import ImageDatasetBuilder
 from jaxtag.datasets.checksums import differing_content
-from jaxtag.datasets.download_instructions import how_to_get
+from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.labelled import LabelListing
 from jaxtag.errors import UserError
 
@@ -29,7 +29,7 @@ _MD5 = {
 }
 
 
-class Mnist(PictureBuilder, skip_registration=True):  # tfds has its own
+class Mnist(ImageDatasetBuilder, skip_registration=True):  # tfds has its own
     """MNIST: handwritten digits, 28x28 pixels in grey, by their number from 0 to 9."""
 
     name = "mnist"
@@ -70,7 +70,7 @@ def _find(store: Store, part: str, kind: str) -> str:
         found = store.find(name)
         if found:
             return found[0]
-    raise UserError(f"{store.path} has no {names[0]} (or .gz).\n{how_to_get('mnist')}")
+    raise UserError(f"{store.path} has no {names[0]} (or .gz).\n{download_instructions('mnist')}")
 
 
 def _read(

@@ -11,9 +11,9 @@ from typing import ClassVar
 import numpy as np
 
 from jaxtag.datasets.archives import Store
-from jaxtag.datasets.base import PictureBuilder, hold_out
+from jaxtag.datasets.base import ImageDatasetBuilder, hold_out
 from jaxtag.datasets.coco_json import read_text
-from jaxtag.datasets.download_instructions import how_to_get
+from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.tagged import TagListing, read_lines
 from jaxtag.errors import UserError
 
@@ -21,7 +21,7 @@ _PARTS = {"train": "Train", "test": "Test"}
 _LABELS = re.compile(r"(^|/)Labels_(?P<concept>[^/]+?)(_(?P<part>Train|Test))?\.txt$")
 
 
-class NusWide(PictureBuilder):
+class NusWide(ImageDatasetBuilder):
     """NUS-WIDE: photographs from Flickr, tagged with 81 concepts by people.
 
     The official lists make `train` and `test`; a tenth of the former, by a hash of their names, is
@@ -47,7 +47,9 @@ class NusWide(PictureBuilder):
         lists = {split: _list(store, f"{part}Imagelist.txt") for split, part in _PARTS.items()}
         missing = [f"{_PARTS[split]}Imagelist.txt" for split in lists if not lists[split]]
         if missing:
-            raise UserError(f"{store.path} has no {' nor '.join(missing)}.\n{how_to_get(cls.name)}")
+            raise UserError(
+                f"{store.path} has no {' nor '.join(missing)}.\n{download_instructions(cls.name)}"
+            )
         files = _label_files(store)
         concepts = _concepts(store, files)
         by_part = all((concept, part) in files for concept in concepts for part in _PARTS.values())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jaxtag.datasets.archives import Store
-from jaxtag.datasets.base import Listing, Picture, PictureBuilder
+from jaxtag.datasets.base import ImageDatasetBuilder, ImageRecord, Listing
 from jaxtag.datasets.captioned import CaptionListing
 from jaxtag.datasets.shapes_render import describe, paint, sample
 
@@ -15,7 +15,7 @@ SEED = 0
 SCENES = {"train": 6000, "validation": 500, "test": 500}
 
 
-class ShapesCaptions(PictureBuilder):
+class ShapesCaptions(ImageDatasetBuilder):
     """Scenes of one to four coloured shapes, each with five captions and its facts as JSON.
 
     `validation` has new scenes of the kind seen in `train`; each scene of `test` holds a pair of
@@ -41,11 +41,11 @@ class ShapesCaptions(PictureBuilder):
         raise TypeError("shapes_captions is made, not read from a source")
 
 
-def _picture(split: str, number: int) -> Picture:
+def _picture(split: str, number: int) -> ImageRecord:
     # Of its own seed each, so that a scene does not depend on how many others there are.
     lots = random.Random(f"{SEED}/{split}/{number}")
     scene = sample(lots, unseen=split == "test")
-    return Picture(
+    return ImageRecord(
         file=f"{split}/{number:05d}.png",
         load=functools.partial(paint, scene),
         fields={

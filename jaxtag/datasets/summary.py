@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from jaxtag.datasets.base import Listing
-from jaxtag.datasets.verify import Account
+from jaxtag.datasets.verify import PrepareReport
 
 SUMMARY = "summary.json"
 _SHOWN = 5  # classes or tags at either end
@@ -48,7 +48,7 @@ class Summary:
         dataset: str,
         version: str,
         listing: Listing,
-        account: Account,
+        account: PrepareReport,
         published: Mapping[str, int],
     ) -> "Summary":
         """Of what was just written; `published` has the pictures that a split should have."""
@@ -121,7 +121,7 @@ class Summary:
         return lines
 
 
-def _counts(split: str, account: Account) -> dict[str, int]:
+def _counts(split: str, account: PrepareReport) -> dict[str, int]:
     counts = {"pictures": account.pictures[split]}
     if split in account.captions:
         counts["captions"] = account.captions[split]
@@ -132,7 +132,7 @@ def _counts(split: str, account: Account) -> dict[str, int]:
     return counts
 
 
-def _balance(listing: Listing, account: Account) -> dict[str, int]:
+def _balance(listing: Listing, account: PrepareReport) -> dict[str, int]:
     """Pictures of the first split by class or tag, those that it lacks too, most first."""
     split = next(iter(account.pictures))
     if "label" in listing.features:

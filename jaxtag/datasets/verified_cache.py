@@ -8,7 +8,7 @@ _SIZE = 16  # bytes of a digest
 _FLUSHED = 256  # digests that a killed process may lose
 
 
-class Examined:
+class VerifiedCache:
     """Digests of sound pictures, in a file that appears with the first one.
 
     To decode a picture costs many times what it costs to read and to write it. Use it as a context
@@ -27,7 +27,7 @@ class Examined:
         if whole < len(data):
             os.truncate(path, whole)
 
-    def __enter__(self) -> "Examined":
+    def __enter__(self) -> "VerifiedCache":
         return self
 
     def __exit__(self, *exception) -> None:

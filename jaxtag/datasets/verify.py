@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from jaxtag.data.decode import DecodeError, decode
 from jaxtag.datasets.archives import ReadError
-from jaxtag.datasets.base import Picture
+from jaxtag.datasets.base import ImageRecord
 from jaxtag.datasets.exif import MetadataError
 from jaxtag.datasets.strip_metadata import strip
-from jaxtag.datasets.verified_cache import Examined
+from jaxtag.datasets.verified_cache import VerifiedCache
 
 _T, _R = TypeVar("_T"), TypeVar("_R")
 
@@ -23,7 +23,7 @@ def _counters() -> dict[str, collections.Counter]:
 
 
 @dataclass
-class Account:
+class PrepareReport:
     """What happened to the pictures.
 
     Attributes:
@@ -45,7 +45,7 @@ class Account:
     def leave_out(self, split: str, file: str, reason: str) -> None:
         self.ledger.append({"split": split, "file": file, "reason": reason})
 
-    def keep(self, split: str, picture: Picture) -> None:
+    def keep(self, split: str, picture: ImageRecord) -> None:
         self.pictures[split] += 1
         if "captions" in picture.fields:
             captions = picture.fields["captions"]
@@ -57,7 +57,7 @@ class Account:
             self.tags[split].update(picture.fields["tags"])
 
 
-class Checker:
+class ImageVerifier:
     """Calls give the sound pictures of a split with the bytes to store; see `base.Check`.
 
     Args:
@@ -70,8 +70,8 @@ class Checker:
 
     def __init__(
         self,
-        account: Account,
-        examined: Examined,
+        account: PrepareReport,
+        examined: VerifiedCache,
         *,
         keep_exif: bool = False,
         workers: int | None = None,
@@ -83,7 +83,9 @@ class Checker:
         self._workers = workers or _cores()
         self._tick = tick
 
-    def __call__(self, split: str, pictures: list[Picture]) -> Iterator[tuple[Picture, bytes]]:
+    def __call__(
+        self, split: str, pictures: list[ImageRecord]
+    ) -> Iterator[tuple[ImageRecord, bytes]]:
         results = _parallel(self._examine, pictures, self._workers)
         for picture, (data, digest, reason) in zip(pictures, results, strict=True):
             self._tick()
@@ -96,7 +98,7 @@ class Checker:
                     self._examined.add(digest)
                 yield picture, data
 
-    def _examine(self, picture: Picture) -> tuple[bytes, bytes | None, str]:
+    def _examine(self, picture: ImageRecord) -> tuple[bytes, bytes | None, str]:
         """The bytes to store, their digest if they were looked at, and the reason against them."""
         unstripped = ""
         try:
@@ -108,7 +110,7 @@ class Checker:
                     data = strip(data)
                 except MetadataError as error:
                     unstripped = f"personal metadata cannot be taken out ({error}); see --keep_exif"
-            digest = Examined.digest(data)
+            digest = VerifiedCache.digest(data)
             if digest not in self._examined:
                 decode(data)
         except (ReadError, DecodeError) as error:

@@ -8,8 +8,8 @@ from typing import ClassVar
 from xml.etree import ElementTree
 
 from jaxtag.datasets.archives import ReadError, Store
-from jaxtag.datasets.base import PictureBuilder
-from jaxtag.datasets.download_instructions import how_to_get
+from jaxtag.datasets.base import ImageDatasetBuilder
+from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.tagged import TagListing, read_lines
 from jaxtag.errors import UserError
 
@@ -40,7 +40,7 @@ _LISTS = {"train": "train", "validation": "val", "test": "test"}
 _MAX_XML_BYTES = 1 << 20
 
 
-class Voc2007(PictureBuilder):
+class Voc2007(ImageDatasetBuilder):
     """Pascal VOC 2007: photographs tagged with the 20 kinds of things of the classification task.
 
     A class of which a picture has only objects marked `difficult` is unknown in it: as in the
@@ -67,7 +67,7 @@ class Voc2007(PictureBuilder):
         if not any(found.values()):
             raise UserError(
                 f"{store.path} has no Pascal VOC 2007 (ImageSets/Main/train.txt and others).\n"
-                f"{how_to_get(cls.name)}"
+                f"{download_instructions(cls.name)}"
             )
         for split, path in found.items():
             if path:

@@ -20,10 +20,10 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from jaxtag.datasets.base import Listing, PictureBuilder
+from jaxtag.datasets.base import ImageDatasetBuilder, Listing
 from jaxtag.datasets.summary import SUMMARY, Summary
-from jaxtag.datasets.verified_cache import Examined
-from jaxtag.datasets.verify import Account, Checker
+from jaxtag.datasets.verified_cache import VerifiedCache
+from jaxtag.datasets.verify import ImageVerifier, PrepareReport
 from jaxtag.errors import UserError
 
 LEDGER = "ledger.jsonl"
@@ -33,8 +33,8 @@ _WRITING_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _SHUFFLED_IN_MEMORY = 1000 << 20
 
 
-def write(
-    builder_class: type[PictureBuilder],
+def write_dataset(
+    builder_class: type[ImageDatasetBuilder],
     source: str | os.PathLike | None,
     data_dir: Path,
     *,
@@ -52,7 +52,7 @@ def write(
     # The source is looked through first: a mistake in it leaves no trace in `data_dir`.
     with builder_class.opened(source) as listing, _readable_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder, wait_seconds), Examined(folder / _EXAMINED) as examined:
+        with _lock(folder, wait_seconds), VerifiedCache(folder / _EXAMINED) as examined:
             _clean(folder)
             if final.exists() and not overwrite:
                 return _already(final)
@@ -71,9 +71,9 @@ def write(
 
 
 def _build(
-    builder_class: type[PictureBuilder],
+    builder_class: type[ImageDatasetBuilder],
     listing: Listing,
-    examined: Examined,
+    examined: VerifiedCache,
     staging: Path,
     keep_exif: bool,
     workers: int | None,
@@ -81,7 +81,7 @@ def _build(
     """Writes everything below `staging`; returns the folder of the version, and the counts."""
     total = sum(len(pictures) for pictures in listing.splits.values())
     _check_space(staging, listing.size)
-    account = Account()
+    account = PrepareReport()
     for file, reason in listing.problems:
         account.leave_out("", file, reason)
     if len(examined):
@@ -89,7 +89,9 @@ def _build(
     tfds.disable_progress_bar()  # ours shows the same, once
     bar = tqdm(total=total, unit=" pictures", desc=builder_class.name, disable=None, leave=False)
     with bar:
-        check = Checker(account, examined, keep_exif=keep_exif, workers=workers, tick=bar.update)
+        check = ImageVerifier(
+            account, examined, keep_exif=keep_exif, workers=workers, tick=bar.update
+        )
         builder = builder_class(listing=listing, check=check, data_dir=str(staging))
         builder.download_and_prepare(download_dir=str(staging / "downloads"))
     if not account.pictures:
@@ -104,7 +106,7 @@ def _build(
     return built, summary
 
 
-def _nothing(dataset: str, account: Account) -> str:
+def _nothing(dataset: str, account: PrepareReport) -> str:
     lines = [f"{dataset}: not one picture can be used"]
     lines += [f"  {entry['file']}: {entry['reason']}" for entry in account.ledger[:5]]
     if len(account.ledger) > 5:

@@ -5,14 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtag.decoding.cached_decoder import Settings, Stepper
+from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig
 
 # A score that no hypothesis has: for places not taken and candidates that do not count. Finite,
 # because sums and products with it must stay numbers.
 NONE = -1.0e9
 
 
-def search(stepper: Stepper, settings: Settings) -> dict[str, jax.Array]:
+def search(stepper: CachedDecoder, settings: GenerationConfig) -> dict[str, jax.Array]:
     """The best hypothesis of each picture: `tokens` int32 `[B, T]`, `scores` float32 `[B]`.
 
     In each turn the 2W best continuations of the W running hypotheses are taken. Those of the
@@ -96,7 +96,7 @@ def _finish(
     ends: jax.Array,
     state: dict[str, Any],
     length: jax.Array,
-    settings: Settings,
+    settings: GenerationConfig,
 ) -> dict[str, jax.Array]:
     """The W best finished hypotheses, with those that end now; `length` without the first token."""
     width = state["is_finished"].shape[1]
@@ -118,7 +118,7 @@ def _finish(
     }
 
 
-def _can_improve(state: dict[str, Any], settings: Settings) -> jax.Array:
+def _can_improve(state: dict[str, Any], settings: GenerationConfig) -> jax.Array:
     """Whether a running hypothesis may still beat the worst finished one: bool `[B]`."""
     length = state["position"]
     if settings.early_stopping == "never" and settings.length_penalty > 0:
@@ -128,7 +128,7 @@ def _can_improve(state: dict[str, Any], settings: Settings) -> jax.Array:
     return best > worst
 
 
-def _pad_after_end(tokens: jax.Array, settings: Settings) -> jax.Array:
+def _pad_after_end(tokens: jax.Array, settings: GenerationConfig) -> jax.Array:
     """Tokens `[B, T]` with `pad_id` after the first `eos_id` behind the first token."""
     ends = (tokens == settings.eos_id).at[:, 0].set(False)
     after = jnp.cumsum(ends, axis=1) - ends > 0

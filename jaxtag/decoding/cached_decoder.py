@@ -14,7 +14,7 @@ METHODS = ("greedy", "beam", "sample")
 
 
 @dataclass(frozen=True)
-class Settings:
+class GenerationConfig:
     """How captions are made; each distinct one is compiled once for a shape of batch.
 
     method: "greedy", "beam" or "sample".
@@ -58,7 +58,7 @@ class Settings:
                 raise ValueError(f"{complaint}; got {self}")
 
 
-class Stepper:
+class CachedDecoder:
     """A captioner's decoder as a function of one token for each hypothesis and its cache.
 
     The cache is a list of (keys, values) `[B, H, T * W, d]`, one pair a layer, position-major. A
@@ -67,7 +67,11 @@ class Stepper:
     """
 
     def __init__(
-        self, model: Captioner, variables: dict[str, Any], images: jax.Array, settings: Settings
+        self,
+        model: Captioner,
+        variables: dict[str, Any],
+        images: jax.Array,
+        settings: GenerationConfig,
     ) -> None:
         decoder = model.decoder.clone(parent=None)
         # Matrices are cast once here, not in each turn of the loop.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtag.decoding import beam_search
-from jaxtag.decoding.cached_decoder import Settings, Stepper
+from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig
 from jaxtag.models.captioner import Captioner
 
 
@@ -34,14 +34,14 @@ def generate(
 
     Raises ValueError for settings that make no sense or do not fit the model.
     """
-    chosen = checked(model, Settings(**settings))
+    chosen = validate(model, GenerationConfig(**settings))
     if chosen.method == "sample" and rng is None:
         raise ValueError('method="sample" needs rng, a jax.random.key')
     rng = jax.random.key(0) if rng is None else rng
     return _generate(model, chosen, variables, images, rng)
 
 
-def checked(model: Captioner, settings: Settings) -> Settings:
+def validate(model: Captioner, settings: GenerationConfig) -> GenerationConfig:
     """Returns `settings`; raises ValueError where they do not fit the model."""
     if settings.max_length > model.decoder.max_length:
         raise ValueError(
@@ -55,15 +55,21 @@ def checked(model: Captioner, settings: Settings) -> Settings:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _generate(
-    model: Captioner, settings: Settings, variables: dict[str, Any], images: jax.Array, rng: Any
+    model: Captioner,
+    settings: GenerationConfig,
+    variables: dict[str, Any],
+    images: jax.Array,
+    rng: Any,
 ) -> dict[str, jax.Array]:
-    stepper = Stepper(model, variables, images, settings)
+    stepper = CachedDecoder(model, variables, images, settings)
     if settings.method == "beam":
         return beam_search.search(stepper, settings)
-    return _walk(stepper, settings, rng)
+    return _greedy_or_sample(stepper, settings, rng)
 
 
-def _walk(stepper: Stepper, settings: Settings, rng: jax.Array) -> dict[str, jax.Array]:
+def _greedy_or_sample(
+    stepper: CachedDecoder, settings: GenerationConfig, rng: jax.Array
+) -> dict[str, jax.Array]:
     """Greedy search and sampling: one hypothesis a picture."""
     cache, slots = stepper.start()
     tokens = jnp.full((stepper.batch, settings.max_length), settings.pad_id, jnp.int32)
@@ -87,7 +93,7 @@ def _walk(stepper: Stepper, settings: Settings, rng: jax.Array) -> dict[str, jax
         logits = logits[:, 0]
         if settings.method == "sample":
             key = jax.random.fold_in(rng, position)
-            chosen = jax.random.categorical(key, shape_distribution(logits, settings))
+            chosen = jax.random.categorical(key, warp_logits(logits, settings))
         else:
             chosen = jnp.argmax(logits, axis=-1)
         chosen = chosen.astype(jnp.int32)
@@ -109,7 +115,7 @@ def _walk(stepper: Stepper, settings: Settings, rng: jax.Array) -> dict[str, jax
     return {"tokens": state["tokens"], "scores": state["scores"]}
 
 
-def shape_distribution(logits: jax.Array, settings: Settings) -> jax.Array:
+def warp_logits(logits: jax.Array, settings: GenerationConfig) -> jax.Array:
     """Logits `[B, V]` after temperature, top_k and top_p; tokens left out are -inf."""
     logits = logits / settings.temperature
     if 0 < settings.top_k < logits.shape[-1]:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax._src import distributed
 
-from jaxtag.errors import LostProcess, UserError
+from jaxtag.errors import ProcessLostError, UserError
 
 # For what process 0 does while the others wait: it may read a large checkpoint through.
 _SECONDS = 1800
@@ -26,10 +26,10 @@ def barrier(name: str, seconds: float = _SECONDS) -> None:
     try:
         distributed.global_state.client.wait_at_barrier(key, int(1000 * seconds))
     except jax.errors.JaxRuntimeError as error:
-        raise LostProcess(f"not all processes came to '{name}': {_line(error)}") from error
+        raise ProcessLostError(f"not all processes came to '{name}': {_line(error)}") from error
 
 
-def on_first(call: Callable[[], Any], seconds: float = _SECONDS) -> Any:
+def run_on_process_zero(call: Callable[[], Any], seconds: float = _SECONDS) -> Any:
     """What `call` returns on process 0, on all of them; the others do not call it.
 
     Args:
@@ -49,7 +49,7 @@ def on_first(call: Callable[[], Any], seconds: float = _SECONDS) -> Any:
         try:
             said = json.loads(client.blocking_key_value_get(key, int(1000 * seconds)))
         except jax.errors.JaxRuntimeError as error:
-            raise LostProcess(f"process 0 did not answer: {_line(error)}") from error
+            raise ProcessLostError(f"process 0 did not answer: {_line(error)}") from error
     if "error" in said:
         error = UserError(said["error"])
         error.exit_status = said["status"]

@@ -30,7 +30,7 @@ _LOOPBACK = re.compile(r"(localhost|127\.[\d.]+|\[?::1\]?)$")
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ProcessInfo:
     """A process in its job.
 
     Attributes:
@@ -48,9 +48,9 @@ class Place:
     found_by: str = "flags"
 
 
-def find(
+def detect_cluster(
     coordinator: str | None = None, count: int | None = None, index: int | None = None
-) -> Place | None:
+) -> ProcessInfo | None:
     """This process's place, from the arguments and, for what they leave out, from the cluster.
 
     Returns:
@@ -76,12 +76,12 @@ def find(
         raise UsageError(f"--{absent[0]} is missing: no cluster was found that says it")
     if count == 1:
         return None
-    place = Place(coordinator, count, index, devices, found_by)
+    place = ProcessInfo(coordinator, count, index, devices, found_by)
     _check(place)
     return place
 
 
-def connect(place: Place, seconds: int) -> str:
+def initialize(place: ProcessInfo, seconds: int) -> str:
     """Joins the job, on JAX's distributed runtime; on CPU with Gloo's collectives.
 
     Args:
@@ -95,8 +95,8 @@ def connect(place: Place, seconds: int) -> str:
     """
     host, _, port = place.coordinator.rpartition(":")
     try:
-        own = rendezvous.Member(place.index, place.count)
-        members = rendezvous.meet(host.strip("[]"), int(port), own, seconds)
+        own = rendezvous.Peer(place.index, place.count)
+        members = rendezvous.rendezvous(host.strip("[]"), int(port), own, seconds)
     except rendezvous.Failed as problem:
         raise UserError(f"{problem}. {_advice(host)}") from problem
     # Where another process is lost, JAX aborts this one from a thread of its own. To print then the
@@ -126,7 +126,7 @@ def connect(place: Place, seconds: int) -> str:
     return _table(members, counts[0], place.found_by) if place.index == 0 else ""
 
 
-def _table(members: list[rendezvous.Member], devices: int, found_by: str) -> str:
+def _table(members: list[rendezvous.Peer], devices: int, found_by: str) -> str:
     kind = jax.local_devices()[0].device_kind
     rows = [("process", "host", "pid", "devices")]
     for member in members[:_SHOWN]:
@@ -192,7 +192,7 @@ def _check_not_alone() -> None:
         )
 
 
-def _check(place: Place) -> None:
+def _check(place: ProcessInfo) -> None:
     host, _, port = place.coordinator.rpartition(":")
     if not host or not port.isdecimal():
         raise UsageError(f"--coordinator_address={place.coordinator}: must be HOST:PORT")

@@ -16,7 +16,7 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # a batch is split over these; `tensor` splits the layers
 
 
-def make(
+def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[jax.Device] | None = None
 ) -> Mesh:
     """A mesh with the axes `data`, `fsdp` and `tensor`.
@@ -74,7 +74,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def within(mesh: Mesh, function: Callable[..., _Result]) -> Callable[..., _Result]:
+def with_mesh(mesh: Mesh, function: Callable[..., _Result]) -> Callable[..., _Result]:
     """`function`, which knows while it is traced over how many devices its batch is split."""
 
     def on_mesh(*arguments: Any) -> _Result:
@@ -84,20 +84,20 @@ def within(mesh: Mesh, function: Callable[..., _Result]) -> Callable[..., _Resul
     return on_mesh
 
 
-def shards_of_step() -> int:
+def num_batch_shards() -> int:
     """Over how many devices the batch of what is traced `within` a mesh is split; 1 outside."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else _parts(mesh)
 
 
-def keep_split(x: jax.Array) -> jax.Array:
+def constrain_batch(x: jax.Array) -> jax.Array:
     """`x` [B, ...], split over the devices as its batch is, and whole along the rest.
 
     Where `fsdp` splits the parameters along a model's width, XLA may choose to split activations
     likewise and to hold all pictures on every device. Said at each layer's input, the activations
     stay with their pictures, and the parameters come to them. Outside of a mesh it does nothing.
     """
-    shards = shards_of_step()
+    shards = num_batch_shards()
     if shards == 1 or x.shape[0] % shards:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
@@ -113,13 +113,13 @@ def check_batch(mesh: Mesh, batch_size: int, field: str = "config.batch_size") -
         )
 
 
-def place(value: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+def put_global(value: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
     """A value that all processes have, laid out over the devices of all."""
     value = np.asarray(value)
     return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
 
 
-def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+def local_row_indices(mesh: Mesh, batch_size: int) -> np.ndarray:
     """The rows of a global batch that lie on this process's devices, ascending, int64 [B].
 
     Processes whose devices differ along `tensor` only have the same rows.
@@ -128,7 +128,7 @@ def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     return np.concatenate([block * size + np.arange(size) for block in _own_blocks(mesh)])
 
 
-def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def make_global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch (see `own_rows`) → global arrays, split over the mesh."""
     sharding, own = batch_sharding(mesh), _own_blocks(mesh)
 
@@ -136,8 +136,8 @@ def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]
         size = len(local) // len(own)
 
         def block(index: tuple[slice, ...]) -> np.ndarray:
-            place = own.index((index[0].start or 0) // size) * size
-            return local[place : place + size]
+            start = own.index((index[0].start or 0) // size) * size
+            return local[start : start + size]
 
         shape = (size * _parts(mesh), *local.shape[1:])
         return jax.make_array_from_callback(shape, sharding, block)

@@ -20,7 +20,7 @@ _NAMED = 16  # processes in a message
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
+class Peer:
     """A process as it introduces itself."""
 
     index: int
@@ -33,7 +33,7 @@ class Failed(Exception):
     """The job did not come together; says why."""
 
 
-def meet(host: str, port: int, own: Member, seconds: float) -> list[Member]:
+def rendezvous(host: str, port: int, own: Peer, seconds: float) -> list[Peer]:
     """Waits until all processes are there.
 
     Args:
@@ -56,7 +56,7 @@ def meet(host: str, port: int, own: Member, seconds: float) -> list[Member]:
     return [own]
 
 
-def _host(port: int, own: Member, deadline: float, seconds: float) -> list[Member]:
+def _host(port: int, own: Peer, deadline: float, seconds: float) -> list[Peer]:
     members, waiting, problem = {0: own}, [], ""
     with _listen(port) as server:
         while len(members) < own.count and not problem:
@@ -90,19 +90,19 @@ def _listen(port: int) -> socket.socket:
         raise Failed(f"process 0 cannot listen at port {port}: {error.strerror}") from error
 
 
-def _heard(connection: socket.socket) -> Member | None:
+def _heard(connection: socket.socket) -> Peer | None:
     """Who speaks; None for whoever is no process of a job."""
     connection.settimeout(_STRANGER_SECONDS)
     try:
         with connection.makefile("rb") as lines:
             said: Any = json.loads(lines.readline(_LONGEST))
-        member = Member(said["index"], said["count"], str(said["host"]), int(said["pid"]))
+        member = Peer(said["index"], said["count"], str(said["host"]), int(said["pid"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return member if isinstance(member.index, int) and isinstance(member.count, int) else None
 
 
-def _contradiction(member: Member, members: dict[int, Member], count: int) -> str:
+def _contradiction(member: Peer, members: dict[int, Peer], count: int) -> str:
     told = f"process {member.index} (pid {member.pid} on {member.host})"
     if member.count != count:
         return f"{told} was started as one of {member.count}, process 0 as one of {count}"
@@ -111,13 +111,13 @@ def _contradiction(member: Member, members: dict[int, Member], count: int) -> st
     return ""
 
 
-def _absent(members: dict[int, Member], count: int, seconds: float) -> str:
+def _absent(members: dict[int, Peer], count: int, seconds: float) -> str:
     absent = [index for index in range(count) if index not in members]
     named = ", ".join(map(str, absent[:_NAMED])) + (", …" if len(absent) > _NAMED else "")
     return f"of {count} processes {len(absent)} did not come within {seconds:g} s: {named}"
 
 
-def _ask(host: str, port: int, own: Member, deadline: float, seconds: float) -> str:
+def _ask(host: str, port: int, own: Peer, deadline: float, seconds: float) -> str:
     """What process 0 answers; the first word comes when all are there."""
     problem = "nobody was asked"
     while (left := deadline - time.monotonic()) > 0:

@@ -34,7 +34,7 @@ TRANSFORMER: tuple[Rule, ...] = (
 _SMALL = 2**14  # elements; splitting less than this costs more than it saves
 
 
-class Placement(NamedTuple):
+class ParamSharding(NamedTuple):
     """Where one parameter ended."""
 
     path: str
@@ -50,7 +50,7 @@ def paths(tree: Any) -> list[tuple[str, Any]]:
     return [("/".join(map(_key, path)), leaf) for path, leaf in leaves]
 
 
-def place(params: Any, mesh: Mesh, rules: Iterable[Rule]) -> list[Placement]:
+def infer_sharding(params: Any, mesh: Mesh, rules: Iterable[Rule]) -> list[ParamSharding]:
     """A placement for each leaf of `params` (arrays or ShapeDtypeStructs), in order."""
     rules = tuple(rules)
     placements = []
@@ -59,11 +59,11 @@ def place(params: Any, mesh: Mesh, rules: Iterable[Rule]) -> list[Placement]:
         if rule is None:
             raise UsageError(f"config.mesh.rules: no rule covers the parameter {path}")
         spec, remark = _spec(rule, leaf.shape, mesh)
-        placements.append(Placement(path, tuple(leaf.shape), spec, rule[0], remark))
+        placements.append(ParamSharding(path, tuple(leaf.shape), spec, rule[0], remark))
     return placements
 
 
-def shardings(state: Any, placements: list[Placement], mesh: Mesh) -> Any:
+def shardings(state: Any, placements: list[ParamSharding], mesh: Mesh) -> Any:
     """A sharding for each leaf of `state`.
 
     What mirrors a parameter (its path ends with the parameter's and its shape is the same: the
@@ -87,7 +87,7 @@ def shardings(state: Any, placements: list[Placement], mesh: Mesh) -> Any:
     return jax.tree.unflatten(structure, [find(path, leaf) for path, leaf in paths(state)])
 
 
-def table(placements: list[Placement], mesh: Mesh) -> str:
+def table(placements: list[ParamSharding], mesh: Mesh) -> str:
     """A readable table: parameter, shape, layout, share of it on one device."""
     rows = [("parameter", "shape", "layout", "on a device", "")]
     for item in placements:

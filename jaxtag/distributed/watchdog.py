@@ -18,7 +18,7 @@ import time
 import jax
 from jax._src import distributed
 
-from jaxtag.errors import LostProcess
+from jaxtag.errors import ProcessLostError
 
 _FAILED = "jaxtag/failed"
 _EVERY_SECONDS = 1.0
@@ -61,9 +61,9 @@ class Watchdog:
             f"nothing has moved for {seconds:g} s: this process or another one hangs "
             "(limit: config.stuck_after)"
         )
-        announce(LostProcess.exit_status, message)
+        announce(ProcessLostError.exit_status, message)
         faulthandler.dump_traceback(sys.stderr)
-        end(LostProcess.exit_status, message)
+        end(ProcessLostError.exit_status, message)
 
 
 _current: Watchdog | None = None

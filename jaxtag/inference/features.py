@@ -28,7 +28,7 @@ _ADAPTED = ("head", "image_size")
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class FeatureBatch:
     """Vectors of some of the pictures asked for.
 
     Attributes:
@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Features:
+class FeatureExtractor:
     """How pictures become vectors.
 
     Attributes:
@@ -58,7 +58,7 @@ class Features:
     _image: transforms.ImageTransform
     _compute: Callable[[jax.Array], jax.Array]
 
-    def of_files(self, files: Sequence[str]) -> Iterator[Part]:
+    def of_files(self, files: Sequence[str]) -> Iterator[FeatureBatch]:
         """The vectors of files, in order, some at a time."""
         batches = pipeline.file_batches(
             files, image=self._image, batch_size=self._batch_size, threads=_THREADS
@@ -68,32 +68,32 @@ class Features:
             there = np.array([i >= 0 and not e for i, e in zip(index, errors, strict=True)])
             told = {int(i): e for i, e in zip(index, errors, strict=True) if e}
             vectors = self.compute(batch["image"])
-            yield Part(index[there], vectors[there], told)
+            yield FeatureBatch(index[there], vectors[there], told)
         batches.close()
 
-    def of_source(self, source: Source) -> Iterator[Part]:
+    def of_source(self, source: Source) -> Iterator[FeatureBatch]:
         """The vectors of a prepared split, in order, some at a time; on all processes alike."""
         batches = pipeline.eval_batches(
             source,
-            example=pipeline.Example(self._image),
+            example=pipeline.ExampleSpec(self._image),
             batch_size=self._batch_size,
-            rows=meshes.own_rows(self.mesh, self._batch_size),
+            rows=meshes.local_row_indices(self.mesh, self._batch_size),
             threads=_THREADS,
         )
         for batch in batches:
-            arrays = meshes.to_devices(
+            arrays = meshes.make_global_batch(
                 {name: batch[name] for name in ("image", "index", "broken")}, self.mesh
             )
             found = (self._compute(arrays["image"]), arrays["index"], arrays["broken"])
             vectors, index, broken = multihost_utils.process_allgather(found, tiled=True)
             there = (index >= 0) & ~broken
             errors = dict.fromkeys(index[broken].tolist(), "a damaged picture")
-            yield Part(index[there], vectors[there], errors)
+            yield FeatureBatch(index[there], vectors[there], errors)
         batches.close()
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Pictures uint8 [B, S, S, 3], B a multiple of the devices, to float32 [B, D]."""
-        arrays = meshes.to_devices({"image": images}, self.mesh)
+        arrays = meshes.make_global_batch({"image": images}, self.mesh)
         return np.asarray(self._compute(arrays["image"]))
 
     @property
@@ -102,24 +102,24 @@ class Features:
         return -(-_BATCH // shards) * shards
 
 
-def chosen(
+def from_flags(
     workdir: str | None,
     step: str,
     model: str | None,
     weights: str | None,
     pixels: int | None,
-) -> Features:
+) -> FeatureExtractor:
     """By whichever of a run, a backbone and pixels is given. Raises UsageError unless it is one."""
     if [workdir, model, pixels].count(None) != 2:
         raise UsageError("give one of --workdir, --model and --pixels: how pictures become vectors")
     if workdir is not None:
-        return of_run(workdir, step)
-    return of_pixels(pixels) if model is None else of_model(model, weights)
+        return from_workdir(workdir, step)
+    return from_pixels(pixels) if model is None else from_model(model, weights)
 
 
-def from_description(description: dict[str, Any]) -> Features:
+def from_description(description: dict[str, Any]) -> FeatureExtractor:
     """The features that a description is of. Raises UserError where it makes no sense."""
-    makers = {"workdir": of_run, "model": of_model, "pixels": of_pixels}
+    makers = {"workdir": from_workdir, "model": from_model, "pixels": from_pixels}
     known = [name for name in makers if name in description]
     if len(known) != 1:
         raise UserError(f"{description} says nothing of how pictures become vectors")
@@ -129,7 +129,7 @@ def from_description(description: dict[str, Any]) -> Features:
         raise UserError(f"{description}: {error}") from error
 
 
-def of_run(workdir: str, step: str | int = "newest") -> Features:
+def from_workdir(workdir: str, step: str | int = "newest") -> FeatureExtractor:
     """Of a model trained by jaxtag.train: embeddings, or what its backbone makes of a picture."""
     model = predictor.load(Path(workdir), step=str(step))
     config, task = model.config, model.task
@@ -148,14 +148,16 @@ def of_run(workdir: str, step: str | int = "newest") -> Features:
     return _made(description, model.mesh, image, compute, model.variables)
 
 
-def of_model(model: str, weights: str | None = None, image_size: int | None = None) -> Features:
+def from_model(
+    model: str, weights: str | None = None, image_size: int | None = None
+) -> FeatureExtractor:
     """Of a backbone by name, with weights from safetensors, or at random (seed 0)."""
-    if model not in models.names():
-        raise UsageError(f"--model={model}: unknown{nearest(model, models.names())}")
-    wanted = (weights and preprocessing(weights)) or models.preprocessing_of(model)
+    if model not in models.list_models():
+        raise UsageError(f"--model={model}: unknown{nearest(model, models.list_models())}")
+    wanted = (weights and preprocessing(weights)) or models.get_preprocessing(model)
     size = image_size or wanted.image_size
     fields = {"image_size": size} if "image_size" in models.field_names(model) else {}
-    module = models.create(model, **fields)
+    module = models.create_model(model, **fields)
     images = jnp.zeros((1, size, size, len(wanted.mean)))
     if weights:
         variables = load(
@@ -169,14 +171,14 @@ def of_model(model: str, weights: str | None = None, image_size: int | None = No
         images = augment.normalize(images, wanted.mean, wanted.std, grey=grey)
         return _pooled(module, variables, images)
 
-    mesh = meshes.make()
+    mesh = meshes.make_mesh()
     variables = jax.device_put(variables, meshes.replicated(mesh))
     description = {"model": model, "weights": weights and str(Path(weights).resolve())}
     description["image_size"] = size
     return _made(description, mesh, transforms.CenterCrop(size, wanted.crop), compute, variables)
 
 
-def of_pixels(pixels: int) -> Features:
+def from_pixels(pixels: int) -> FeatureExtractor:
     """The picture itself at pixels x pixels: what learnt features are measured against."""
     if pixels < 1:
         raise UsageError(f"--pixels={pixels}: must be positive")
@@ -184,7 +186,7 @@ def of_pixels(pixels: int) -> Features:
     def compute(_: Any, images: jax.Array) -> jax.Array:
         return images.reshape(len(images), -1).astype(jnp.float32) / 255
 
-    return _made({"pixels": pixels}, meshes.make(), transforms.Squash(pixels), compute, {})
+    return _made({"pixels": pixels}, meshes.make_mesh(), transforms.Resize(pixels), compute, {})
 
 
 def _made(
@@ -193,11 +195,13 @@ def _made(
     image: transforms.ImageTransform,
     compute: Callable[[Any, jax.Array], jax.Array],
     variables: Any,
-) -> Features:
+) -> FeatureExtractor:
     shape = jax.ShapeDtypeStruct((1, image.size, image.size, 3), jnp.uint8)
     dimension = jax.eval_shape(compute, variables, shape).shape[1]
-    run = jax.jit(meshes.within(mesh, compute), out_shardings=meshes.replicated(mesh))
-    return Features(description, dimension, mesh, image, lambda images: run(variables, images))
+    run = jax.jit(meshes.with_mesh(mesh, compute), out_shardings=meshes.replicated(mesh))
+    return FeatureExtractor(
+        description, dimension, mesh, image, lambda images: run(variables, images)
+    )
 
 
 def _pooled(module: Any, variables: Any, images: jax.Array) -> jax.Array:

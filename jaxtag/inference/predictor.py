@@ -46,10 +46,10 @@ def load(workdir: Path, config: Config | None = None, step: str = "newest") -> T
     config = configuration.load(workdir) if config is None else config
     vocabulary = vocabularies.load(config, workdir)
     # The devices here need not be those of the training.
-    mesh = meshes.make()
+    mesh = meshes.make_mesh()
     task = TASKS[config.task].make(config, len(vocabulary))
     variables = dict(jax.eval_shape(task.init, jax.random.key(0)))
-    placements = sharding.place(variables["params"], mesh, ((r".*", "replicate"),))
+    placements = sharding.infer_sharding(variables["params"], mesh, ((r".*", "replicate"),))
     params = variables.pop("params")
     wanted = {"params": params, "collections": variables}
     if config.optimizer.ema_decay is not None:
@@ -70,9 +70,9 @@ def load(workdir: Path, config: Config | None = None, step: str = "newest") -> T
         restored = checkpoints.restore(wanted, _number(step, checkpoints), partial=True)
     found = restored.state.get("ema", restored.state)
     variables = {"params": found["params"], **found["collections"]}
-    decisions = calibration.path_of(workdir, restored.step)
+    decisions = calibration.calibration_path(workdir, restored.step)
     if isinstance(task, tag.TagTask) and decisions.exists():
-        found = calibration.Decisions.load(decisions, vocabulary.names)
+        found = calibration.TagCalibration.load(decisions, vocabulary.names)
         task = dataclasses.replace(task, decisions=found)
     return Trained(config, task, mesh, vocabulary, variables, restored.step)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxtag.kernels.layers import ATTENDED, in_parts, parts_that_fit
+from jaxtag.kernels.layers import ATTENDED, chunked_map, num_chunks_for_budget
 
 # Bytes of attention scores that a TPU core holds in its vector memory (VMEM: 128 MiB on v5e and
 # v6e, 16 to 32 MiB on the others).
@@ -89,7 +89,7 @@ def head_major_attention(
     parts = _parts(query, key)
     if parts > 1 and dropout is None and (mask is None or mask.ndim < 4 or mask.shape[0] == 1):
         attended = jax.lax.platform_dependent(
-            query, key, value, tpu=partial(in_parts, attend, parts), default=attend
+            query, key, value, tpu=partial(chunked_map, attend, parts), default=attend
         )
     else:
         attended = attend(query, key, value)
@@ -118,7 +118,7 @@ def _parts(query: jax.Array, key: jax.Array) -> int:
     """In how many parts to attend, so that the scores of one fit `_SCORES` on each device."""
     batch, heads, length, _ = query.shape
     tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
-    return parts_that_fit(batch, heads * length * key.shape[2] * 4 // tensor, _SCORES)
+    return num_chunks_for_budget(batch, heads * length * key.shape[2] * 4 // tensor, _SCORES)
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:

@@ -116,7 +116,7 @@ def _by_onednn(parts: jax.Array, epsilon: float) -> batch_norm.Gradients | None:
     """A function for the gradients on CPU, where it is faster than XLA's."""
     if jax.default_backend() != "cpu":  # tracing both forms takes a model half as long again
         return None
-    if parts.size < _MANY or parts.shape[0] > 1 or parts.ndim != 5 or meshes.shards_of_step() > 1:
+    if parts.size < _MANY or parts.shape[0] > 1 or parts.ndim != 5 or meshes.num_batch_shards() > 1:
         return None
     return batch_norm.form(batch_norm.Spec(str(parts.dtype), parts.shape[1:], epsilon))
 

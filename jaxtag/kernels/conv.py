@@ -21,7 +21,7 @@ from jax import lax
 from jaxtag.distributed import mesh as meshes
 from jaxtag.kernels import conv_cpu
 from jaxtag.kernels.conv_cpu import Padding, native, padded
-from jaxtag.kernels.layers import settle
+from jaxtag.kernels.layers import cpu_barrier
 from jaxtag.kernels.onednn import convolution
 from jaxtag.kernels.onednn.convolution import Kind, Spec
 
@@ -103,7 +103,7 @@ def convolve(
         "default": plain,
     }
     if _is_stem(x, kernel, stride, groups):
-        forms["tpu"] = partial(_in_squares, padding=padding)
+        forms["tpu"] = partial(_space_to_depth, padding=padding)
     return lax.platform_dependent(x, kernel, **forms)
 
 
@@ -123,8 +123,8 @@ def _convolve_backward(stride, padding, groups, saved, gradient):
         "default": of(partial(native, stride=stride, padding=padding, groups=groups)),
     }
     if _is_stem(x, kernel, stride, groups):
-        forms["tpu"] = of(partial(_in_squares, padding=padding))
-    return lax.platform_dependent(x, kernel, settle(gradient), **forms)
+        forms["tpu"] = of(partial(_space_to_depth, padding=padding))
+    return lax.platform_dependent(x, kernel, cpu_barrier(gradient), **forms)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -140,7 +140,7 @@ def _on_cpu(
         return found
     # XLA's own is the faster for the output of a large kernel (7x7: 8 against 24 ms).
     if _is_stem(x, kernel, stride, groups) and kernel.shape[0] <= 4:
-        return partial(_in_squares, padding=padding)
+        return partial(_space_to_depth, padding=padding)
     return partial(conv_cpu.output, stride=stride, padding=padding, groups=groups)
 
 
@@ -158,7 +158,7 @@ def _gradients_on_cpu(
     if to_x and to_kernel:
         return to_x(gradient, kernel), to_kernel(x, gradient).astype(kernel.dtype)
     if _is_stem(x, kernel, stride, groups):
-        return jax.vjp(partial(_in_squares, padding=padding), x, kernel)[1](gradient)
+        return jax.vjp(partial(_space_to_depth, padding=padding), x, kernel)[1](gradient)
     return conv_cpu.gradients(x, kernel, gradient, stride=stride, padding=padding, groups=groups)
 
 
@@ -171,7 +171,7 @@ def _by_onednn(
     padding: Padding,
     groups: int,
 ) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-    if conv_cpu.suits_products(kernel, padding, groups) or meshes.shards_of_step() > 1:
+    if conv_cpu.suits_products(kernel, padding, groups) or meshes.num_batch_shards() > 1:
         return None
     spec = Spec(kind, str(x.dtype), x.shape, kernel.shape, output, stride, padding, groups)
     return convolution.form(spec)
@@ -195,13 +195,15 @@ def _on_nvidia(
     """
     large = groups == 1 and stride == 2 and min(kernel.shape[:2]) >= 9
     if large or _is_stem(x, kernel, stride, groups):
-        return partial(_in_squares, padding=padding, whole=_TENSOR_CORE)
+        return partial(_space_to_depth, padding=padding, whole=_TENSOR_CORE)
     if groups == 1 and stride == 1 and x.shape[-1] == 1 and kernel.shape[1] >= 5:
         return partial(_in_columns, padding=padding)
     return partial(native, stride=stride, padding=padding, groups=groups)
 
 
-def _in_squares(x: jax.Array, kernel: jax.Array, *, padding: Padding, whole: int = 1) -> jax.Array:
+def _space_to_depth(
+    x: jax.Array, kernel: jax.Array, *, padding: Padding, whole: int = 1
+) -> jax.Array:
     """A convolution with stride 2 as one with stride 1 over squares of 2x2 pixels.
 
     Their channels are filled up with zeros to a multiple of `whole`.

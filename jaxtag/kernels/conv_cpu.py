@@ -33,9 +33,9 @@ def output(
     if _is_depthwise(x, kernel, groups):
         return _depthwise(x, kernel, stride=stride, padding=padding)
     if groups == 1 and _is_thin(kernel):
-        return _in_patches(x, kernel, stride=stride, padding=padding)
+        return _im2col(x, kernel, stride=stride, padding=padding)
     if groups == 1 and _gathering_pays(x, kernel):
-        return _in_rows(x, kernel, stride=stride, padding=padding)
+        return _im2col_rows(x, kernel, stride=stride, padding=padding)
     return native(x, kernel, stride=stride, padding=padding, groups=groups)
 
 
@@ -139,7 +139,7 @@ def _product_over_pixels(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """`[B, H, W, C]` and `[B, H, W, O]` to `[C, O]` float32."""
     x, gradient = (a.reshape(-1, a.shape[-1]) for a in (x, gradient))
     product = partial(jnp.einsum, "nc,no->co", preferred_element_type=jnp.float32)
-    if x.dtype == jnp.bfloat16 and meshes.shards_of_step() == 1:
+    if x.dtype == jnp.bfloat16 and meshes.num_batch_shards() == 1:
         # Fast only where the first operand lies row by row. XLA splits no array between devices
         # whose layout is said: each would get the pictures of all.
         turned = with_layout_constraint(gradient.T, Layout((0, 1)))
@@ -150,14 +150,14 @@ def _product_over_pixels(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
-    seen = taps(x, kernel.shape[:2], stride, padding)
+    seen = kernel_views(x, kernel.shape[:2], stride, padding)
     return sum(tap * kernel[i, j, 0] for (i, j), tap in seen.items())
 
 
 def _depthwise_gradients(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, *, stride: int, padding: Padding
 ) -> tuple[jax.Array, jax.Array]:
-    seen = taps(x, kernel.shape[:2], stride, padding)
+    seen = kernel_views(x, kernel.shape[:2], stride, padding)
     sums = [
         jnp.einsum("bhwc,bhwc->c", tap, gradient, preferred_element_type=jnp.float32)
         for tap in seen.values()
@@ -194,7 +194,7 @@ def _dense_gradients(
     if stride == 1:
         turned = kernel[::-1, ::-1].swapaxes(2, 3)
         back = _turned_padding(x, kernel, gradient, padding)
-        form = _in_rows if _gathering_pays(gradient, turned) else partial(native, groups=1)
+        form = _im2col_rows if _gathering_pays(gradient, turned) else partial(native, groups=1)
         return form(gradient, turned, stride=1, padding=back), to_kernel
     # With a stride: one product gives what each output owes to each tap, and the gradient of the
     # gathering puts it in place.
@@ -202,14 +202,14 @@ def _dense_gradients(
     owed = jnp.matmul(gradient, matrix, preferred_element_type=jnp.float32)
 
     def gather(x: jax.Array) -> jax.Array:
-        seen = taps(x, kernel.shape[:2], stride, padding)
+        seen = kernel_views(x, kernel.shape[:2], stride, padding)
         return jnp.concatenate(list(seen.values()), axis=-1)
 
     to_x = jax.vjp(gather, x.astype(jnp.float32))[1](owed)[0]
     return to_x.astype(x.dtype), to_kernel
 
 
-def _in_rows(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+def _im2col_rows(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
     rows, columns, channels, features = kernel.shape
     matrices = kernel.reshape(rows, columns * channels, features)
     gathered = _gathered(x, (rows, columns), stride, padding)
@@ -217,8 +217,8 @@ def _in_rows(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) 
     return sum(map(product, gathered, matrices)).astype(x.dtype)
 
 
-def _in_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
-    seen = taps(x, kernel.shape[:2], stride, padding)
+def _im2col(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+    seen = kernel_views(x, kernel.shape[:2], stride, padding)
     patches = jnp.concatenate(list(seen.values()), axis=-1)
     return _product(patches, kernel.reshape(-1, kernel.shape[-1]))
 
@@ -237,7 +237,7 @@ def _gathered(
     batch, height, width, channels = x.shape
     high, wide = (height - rows) // stride + 1, (width - columns) // stride + 1
     if wide >= columns:
-        seen = taps(x, size, stride, ((0, 0), (0, 0)))
+        seen = kernel_views(x, size, stride, ((0, 0), (0, 0)))
         return [jnp.concatenate([seen[i, j] for j in range(columns)], -1) for i in range(rows)]
     # Fewer and longer pieces: what an output sees of a row lies side by side in memory already.
     lines = x.reshape(batch, height, width * channels)
@@ -256,7 +256,7 @@ def _kernel_gradient(
     return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
 
 
-def taps(
+def kernel_views(
     x: jax.Array, size: tuple[int, int], stride: int, padding: Padding
 ) -> dict[tuple[int, int], jax.Array]:
     """What each tap (i, j) of a kernel sees: `{(i, j): [B, H', W', C]}`."""

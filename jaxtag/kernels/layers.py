@@ -85,7 +85,7 @@ class LayerNorm(nn.Module):
         width = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (width,))
         bias = self.param("bias", nn.initializers.zeros, (width,))
-        return _normalised(settled(x), scale, bias, self.epsilon).astype(self.dtype)
+        return _normalised(barrier_grad(x), scale, bias, self.epsilon).astype(self.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -128,7 +128,7 @@ _normalised.defvjp(_normalise, _normalise_gradients)
 
 
 @jax.custom_vjp
-def settled(x: jax.Array) -> jax.Array:
+def barrier_grad(x: jax.Array) -> jax.Array:
     """`x`, whose gradient is computed once.
 
     In a residual network the gradient of each layer's input is that of the next layer's plus a
@@ -140,19 +140,19 @@ def settled(x: jax.Array) -> jax.Array:
 
 
 def _settled_gradient(_: None, gradient: jax.Array) -> tuple[jax.Array]:
-    return (settle(gradient),)
+    return (cpu_barrier(gradient),)
 
 
-def settle(x: jax.Array) -> jax.Array:
+def cpu_barrier(x: jax.Array) -> jax.Array:
     """`x`, which on CPU is computed once and kept, not again in each product that reads it."""
     return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
-settled.defvjp(lambda x: (x, None), _settled_gradient)
+barrier_grad.defvjp(lambda x: (x, None), _settled_gradient)
 
 
 @jax.custom_vjp
-def add_to_each(x: jax.Array, shared: jax.Array) -> jax.Array:
+def add_broadcast(x: jax.Array, shared: jax.Array) -> jax.Array:
     """x `[B, ...]` plus what all examples share, `[...]`, in x's dtype.
 
     The gradient of the shared part is a sum over the examples. For it XLA's GPU backend would lay
@@ -176,7 +176,7 @@ def _sum_by_product(x: jax.Array) -> jax.Array:
     return flat.reshape(x.shape[1:])
 
 
-add_to_each.defvjp(lambda x, shared: (add_to_each(x, shared), shared), _add_to_each_gradients)
+add_broadcast.defvjp(lambda x, shared: (add_broadcast(x, shared), shared), _add_to_each_gradients)
 
 
 class Dropout(nn.Module):
@@ -222,7 +222,7 @@ class DropPath(nn.Module):
         return x * jnp.where(draws < keep, 1.0 / keep, 0.0).astype(x.dtype)
 
 
-def parts_that_fit(batch: int, size: int, room: int) -> int:
+def num_chunks_for_budget(batch: int, size: int, room: int) -> int:
     """The least number of equal parts of a batch of which each device's share fits into `room`.
 
     Args:
@@ -230,13 +230,13 @@ def parts_that_fit(batch: int, size: int, room: int) -> int:
       size: bytes that one takes.
       room: bytes that a part may take on a device.
     """
-    shards = meshes.shards_of_step()
+    shards = meshes.num_batch_shards()
     own = batch // shards if batch % shards == 0 else 1
     wanted = min(own * size / room, own)
     return next(parts for parts in range(1, own + 1) if own % parts == 0 and parts >= wanted)
 
 
-def in_parts(function: Callable[..., jax.Array], parts: int, *operands: jax.Array) -> jax.Array:
+def chunked_map(function: Callable[..., jax.Array], parts: int, *operands: jax.Array) -> jax.Array:
     """`function` of one part of the examples after the other, forwards and backwards.
 
     What it makes on the way exists for one part at a time, and is computed again for its gradient.
@@ -251,7 +251,7 @@ def in_parts(function: Callable[..., jax.Array], parts: int, *operands: jax.Arra
     return jnp.swapaxes(found, 0, 1).reshape(operands[0].shape[0], *found.shape[2:])
 
 
-def exact_gelu(x: jax.Array) -> jax.Array:
+def gelu_exact(x: jax.Array) -> jax.Array:
     """x * Phi(x) by erf, as PyTorch has it; `jax.nn.gelu` takes erfc, three times as costly."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * jnp.asarray(0.5**0.5, x.dtype)))
 
@@ -270,7 +270,9 @@ class MLP(nn.Module):
         return Linear((x.shape[-1],), self.out_init, self.dtype, name="fc2")(h)
 
 
-def stack(block: type[nn.Module], *, scan: bool, remat: str, depth: int, in_axes: tuple) -> Any:
+def layer_stack(
+    block: type[nn.Module], *, scan: bool, remat: str, depth: int, in_axes: tuple
+) -> Any:
     """The class of a block under a remat policy and, with `scan`, one scan over all layers.
 
     The block is called as `block(x, *inputs, train) -> (x, None)`; `in_axes` says for each of
@@ -298,7 +300,7 @@ def stack(block: type[nn.Module], *, scan: bool, remat: str, depth: int, in_axes
     )
 
 
-def rematerialised(block: type[nn.Module], remat: str) -> type[nn.Module]:
+def remat_block(block: type[nn.Module], remat: str) -> type[nn.Module]:
     """The class of a convolutional block `block(x, train)` under a remat policy."""
     if remat not in REMAT_POLICIES:
         raise ValueError(f"remat must be one of {', '.join(REMAT_POLICIES)}; got {remat!r}")
@@ -307,7 +309,9 @@ def rematerialised(block: type[nn.Module], remat: str) -> type[nn.Module]:
     return nn.remat(block, policy=REMAT_POLICIES[remat], static_argnums=(2,))
 
 
-def classified(features: jax.Array, pooled: jax.Array, num_classes: int) -> dict[str, jax.Array]:
+def backbone_outputs(
+    features: jax.Array, pooled: jax.Array, num_classes: int
+) -> dict[str, jax.Array]:
     """A backbone's outputs; with classes also `logits`, of a linear layer `head` (float32)."""
     outputs = {"features": features, "pooled": pooled}
     if num_classes:

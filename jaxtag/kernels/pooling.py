@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxtag.kernels.conv_cpu import Padding, taps
+from jaxtag.kernels.conv_cpu import Padding, kernel_views
 
 
 def max_pool(
@@ -39,7 +39,7 @@ def _windows(x: jax.Array, window: int, stride: int, pads: Padding) -> tuple[jax
     """For each place in a window the pixels there of all windows."""
     edges = [(first, last, 0) for first, last in pads]
     padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    return tuple(taps(padded, (window, window), stride, ((0, 0), (0, 0))).values())
+    return tuple(kernel_views(padded, (window, window), stride, ((0, 0), (0, 0))).values())
 
 
 def _forward(x, window, stride, pads):

@@ -55,7 +55,7 @@ LOSSES: dict[str, Callable[..., Costs]] = {
 }
 
 
-def make(name: str, arguments: Mapping[str, Any]) -> Callable[[jax.Array], Costs]:
+def make_loss(name: str, arguments: Mapping[str, Any]) -> Callable[[jax.Array], Costs]:
     """The loss `name` with its arguments. Raises UsageError where one of them is unknown."""
     parameters = inspect.signature(LOSSES[name]).parameters.values()
     known = [item.name for item in parameters if item.kind is item.KEYWORD_ONLY]

@@ -11,18 +11,18 @@ K = 5  # tags that a picture is given in the metrics @k
 _BINS = 15
 
 
-def rankings(scores: np.ndarray, tags: np.ndarray, known: np.ndarray) -> dict[str, float]:
+def ranking_metrics(scores: np.ndarray, tags: np.ndarray, known: np.ndarray) -> dict[str, float]:
     """Metrics that take no thresholds: `map`, `map_11_point` and those of `at_k`."""
     precisions = average_precisions(scores, tags, known)
     interpolated = average_precisions(scores, tags, known, eleven_points=True)
     return {
         "map": _mean(precisions),
         "map_11_point": _mean(interpolated),
-        **at_k(scores, tags, known),
+        **metrics_at_k(scores, tags, known),
     }
 
 
-def decided(per_tag: dict[str, np.ndarray]) -> dict[str, float]:
+def threshold_metrics(per_tag: dict[str, np.ndarray]) -> dict[str, float]:
     """`micro_f1` and `macro_f1` from `of_tags`."""
     right, given, wanted = (per_tag[name] for name in ("right", "given", "present"))
     return {
@@ -31,7 +31,7 @@ def decided(per_tag: dict[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-def of_tags(
+def per_class_metrics(
     scores: np.ndarray, tags: np.ndarray, known: np.ndarray, thresholds: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Of each tag [T], where it is given from its threshold on: `present`, `given` and `right`
@@ -50,7 +50,9 @@ def of_tags(
     }
 
 
-def at_k(scores: np.ndarray, tags: np.ndarray, known: np.ndarray, k: int = K) -> dict[str, float]:
+def metrics_at_k(
+    scores: np.ndarray, tags: np.ndarray, known: np.ndarray, k: int = K
+) -> dict[str, float]:
     """Each picture is given its k highest tags, as is usual on Corel-5K.
 
     Precision and recall are means over the tags, F1 is of the two means, and N+ counts the tags
@@ -61,7 +63,7 @@ def at_k(scores: np.ndarray, tags: np.ndarray, known: np.ndarray, k: int = K) ->
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     given = np.zeros(scores.shape, bool)
     np.put_along_axis(given, order, True, axis=1)
-    found = of_tags(given, tags, known, np.ones(scores.shape[1]))
+    found = per_class_metrics(given, tags, known, np.ones(scores.shape[1]))
     wanted = found["present"] > 0
     precision, recall = (
         _mean(np.where(wanted, found[name], np.nan)) for name in ("precision", "recall")

@@ -19,7 +19,9 @@ _ENTRIES = 2**22  # distances at a time
 _ROUNDS = 25  # of k-means
 
 
-def metrics(embeddings: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, float]:
+def retrieval_metrics(
+    embeddings: np.ndarray, labels: np.ndarray, seed: int = 0
+) -> dict[str, float]:
     """`rankings`; with classes also the NMI of as many clusters as there are of them.
 
     Args:
@@ -27,7 +29,7 @@ def metrics(embeddings: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[s
       labels: int [N] or bool [N, T].
       seed: of where k-means starts.
     """
-    found = rankings(embeddings, labels)
+    found = ranking_metrics(embeddings, labels)
     if labels.ndim > 1:
         return found
     _, classes = np.unique(labels, return_inverse=True)
@@ -35,7 +37,7 @@ def metrics(embeddings: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[s
     return {**found, "nmi": normalized_mutual_information(classes, groups)}
 
 
-def rankings(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def ranking_metrics(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Recall@k, R-precision and MAP@R (Musgrave et al. 2020, arXiv:2003.08505, section 3.2).
 
     Of a query with R others that are alike: recall@k is 1 where one of them is among the k nearest;

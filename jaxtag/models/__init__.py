@@ -4,19 +4,19 @@ from jaxtag.decoding.generate import generate
 from jaxtag.models.captioner import Captioner
 from jaxtag.models.decoder import Decoder
 from jaxtag.models.embedder import Embedder
-from jaxtag.models.ml_decoder import QueryTagger
-from jaxtag.models.registry import create, field_names, names, preprocessing_of
+from jaxtag.models.ml_decoder import MLDecoder
+from jaxtag.models.registry import create_model, field_names, get_preprocessing, list_models
 from jaxtag.models.vit import ViT
 
 __all__ = [
     "Captioner",
     "Decoder",
     "Embedder",
-    "QueryTagger",
+    "MLDecoder",
     "ViT",
-    "create",
+    "create_model",
     "field_names",
     "generate",
-    "names",
-    "preprocessing_of",
+    "get_preprocessing",
+    "list_models",
 ]

@@ -81,11 +81,11 @@ class Group(nn.Module):
             norm = BatchNorm(
                 **self.norm, epsilon=1e-12, use_scale=False, dtype=self.dtype, name=f"norm{index}"
             )
-            x = layers.exact_gelu(norm(x, train))
+            x = layers.gelu_exact(norm(x, train))
         return x
 
 
-class SpeedNet(nn.Module):
+class Airbench94(nn.Module):
     """Images `[B, H, W, C]`, normalised, at least 9x9, to named outputs: `features` `[B, h, w, D]`,
     `pooled` `[B, D]` (their largest values) and, with classes, `logits` float32
     `[B, num_classes]`.
@@ -118,8 +118,8 @@ class SpeedNet(nn.Module):
         norm = {"momentum": self.norm_momentum, "groups": self.norm_groups}
         whitened = 2 * _PATCH**2 * images.shape[-1]
         fields = {"padding": 0, "use_bias": True, "kernel_init": _uniform, "dtype": self.dtype}
-        x = layers.exact_gelu(Conv(whitened, _PATCH, **fields, name="whiten")(images))
-        group = layers.rematerialised(Group, self.remat)
+        x = layers.gelu_exact(Conv(whitened, _PATCH, **fields, name="whiten")(images))
+        group = layers.remat_block(Group, self.remat)
         for index, width in enumerate(self.widths, start=1):
             x = group(width, norm, self.dtype, name=f"group{index}")(x, train)
         outputs = {"features": x, "pooled": x.max((1, 2))}
@@ -129,4 +129,4 @@ class SpeedNet(nn.Module):
         return outputs
 
 
-MODELS = {"airbench": (SpeedNet, {}, Preprocessing(32, CIFAR_MEAN, CIFAR_STD, crop=1.0))}
+MODELS = {"airbench": (Airbench94, {}, Preprocessing(32, CIFAR_MEAN, CIFAR_STD, crop=1.0))}

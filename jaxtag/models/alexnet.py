@@ -106,11 +106,11 @@ class AlexNet(nn.Module):
         else:
             x = nn.relu(hidden(name="hidden1")(drop(x)))
             pooled = seen = nn.relu(hidden(name="hidden2")(drop(x)))
-        return {**layers.classified(features, seen, self.num_classes), "pooled": pooled}
+        return {**layers.backbone_outputs(features, seen, self.num_classes), "pooled": pooled}
 
     def _convolutions(self, x: jax.Array, train: bool) -> jax.Array:
         towers = 2 if self.two_towers else 1
-        stage = partial(layers.rematerialised(Stage, self.remat), dtype=self.dtype)
+        stage = partial(layers.remat_block(Stage, self.remat), dtype=self.dtype)
         c1, c2, c3, c4, c5 = self.channels
         first = {"kernel_size": 11, "stride": 4, "padding": 0 if self.two_towers else 2}
         norm_and_pool = {"normalised": self.two_towers, "pooled": True}

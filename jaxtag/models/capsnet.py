@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from jaxtag.kernels.conv import Conv
-from jaxtag.kernels.layers import Linear, in_parts, parts_that_fit
+from jaxtag.kernels.layers import Linear, chunked_map, num_chunks_for_budget
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.models.routing import length, route, squash
 
@@ -44,12 +44,12 @@ class ClassCapsules(nn.Module):
             return route(jnp.einsum("bnk,nkcd->bncd", x, kernel), self.iterations)
 
         votes = shape[0] * self.classes * self.size * kernel.dtype.itemsize
-        parts = parts_that_fit(x.shape[0], votes, _VOTES)
+        parts = num_chunks_for_budget(x.shape[0], votes, _VOTES)
         x = x.astype(self.dtype)
-        return capsules(x) if parts == 1 else in_parts(capsules, parts, x)
+        return capsules(x) if parts == 1 else chunked_map(capsules, parts, x)
 
 
-class Decoder(nn.Module):
+class ReconstructionDecoder(nn.Module):
     """Masked class capsules `[B, C * D]` to pictures in [0, 1], float32 `[B, *shape]`."""
 
     shape: tuple[int, ...]
@@ -125,7 +125,9 @@ class CapsNet(nn.Module):
         outputs |= {"capsules": capsules, "lengths": lengths, "logits": lengths}
         if self.reconstruct:
             kept = capsules * _mask(lengths, labels)[..., None]
-            decoder = Decoder(images.shape[1:], self.decoder, self.dtype, name="decoder")
+            decoder = ReconstructionDecoder(
+                images.shape[1:], self.decoder, self.dtype, name="decoder"
+            )
             outputs["reconstruction"] = decoder(kept.reshape(batch, -1))
         return outputs
 

@@ -48,7 +48,7 @@ class DecoderBlock(nn.Module):
 
     def __call__(self, x: jax.Array, memory: jax.Array, train: bool) -> tuple[jax.Array, None]:
         """x `[B, K, T, D]`, memory `[B, N, D]`: K captions a picture share its keys and values."""
-        x = meshes.keep_split(x)
+        x = meshes.constrain_batch(x)
         batch, captions, length, width = x.shape
         dropped = partial(self.residual_dropout, train=train)
         weights_dropped = partial(self.weights_dropout, train=train)
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
         self.token_embed = self.param("token_embed", embed_init, (self.vocab_size, self.width))
         self.pos_embed = self.param("pos_embed", embed_init, (self.max_length, self.width))
         self.embed_dropout = layers.Dropout(self.dropout)
-        block = layers.stack(
+        block = layers.layer_stack(
             DecoderBlock,
             scan=self.scan,
             remat=self.remat,

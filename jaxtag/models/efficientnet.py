@@ -14,9 +14,9 @@ from jaxtag.kernels import layers
 from jaxtag.models.mobile_blocks import (
     ConvNorm,
     InvertedResidual,
-    SmallNetwork,
+    MobileNetBase,
     SqueezeExcite,
-    rounded,
+    make_divisible,
 )
 from jaxtag.models.preprocessing import Preprocessing
 
@@ -32,7 +32,7 @@ STAGES = (
 )
 
 
-class EfficientNet(SmallNetwork):
+class EfficientNet(MobileNetBase):
     """A `SmallNetwork` of inverted residuals with squeeze-and-excite.
 
     Fields:
@@ -53,13 +53,13 @@ class EfficientNet(SmallNetwork):
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         conv = partial(ConvNorm, activation=nn.silu, **self.common())
         excite = partial(SqueezeExcite, activation=nn.silu, dtype=self.dtype)
-        x = conv(rounded(32 * self.width), 3, 2, name="stem")(images, train)
-        block = layers.rematerialised(InvertedResidual, self.remat)
+        x = conv(make_divisible(32 * self.width), 3, 2, name="stem")(images, train)
+        block = layers.remat_block(InvertedResidual, self.remat)
         repeats, before = self.repeats(), 0
         for stage, (expansion, kernel, stride, channels, _) in enumerate(self.stages):
             for index in range(repeats[stage]):
                 x = block(
-                    features=rounded(channels * self.width),
+                    features=make_divisible(channels * self.width),
                     expanded=x.shape[-1] * expansion,
                     kernel_size=kernel,
                     stride=1 if index else stride,
@@ -70,7 +70,7 @@ class EfficientNet(SmallNetwork):
                     name=f"stage{stage + 1}_{index}",
                 )(x, train)
                 before += 1
-        x = conv(rounded(1280 * self.width), name="last")(x, train)
+        x = conv(make_divisible(1280 * self.width), name="last")(x, train)
         return self.classified(x, x.mean((1, 2)), train)
 
 

@@ -13,7 +13,7 @@ from flax.typing import Dtype
 from jaxtag.kernels import attention, layers
 
 
-class QueryTagger(nn.Module):
+class MLDecoder(nn.Module):
     """Images `[B, H, W, C]`, normalised, to `logits` float32 `[B, tags]` and what the backbone
     gives.
 

@@ -17,7 +17,7 @@ from jaxtag.kernels.conv import Conv
 Activation = Callable[[jax.Array], jax.Array]
 
 
-def rounded(channels: float) -> int:
+def make_divisible(channels: float) -> int:
     """The nearest multiple of 8, at least 8 and not below nine tenths of `channels`.
 
     As the code of MobileNet V2, V3 and EfficientNet rounds widths (`make_divisible`).
@@ -105,7 +105,7 @@ class InvertedResidual(nn.Module):
         return x + y
 
 
-class SmallNetwork(nn.Module):
+class MobileNetBase(nn.Module):
     """Images `[B, H, W, C]`, normalised, to named outputs: `features` `[B, H / 32, W / 32, D]`,
     `pooled` `[B, D]` and, with classes, `logits` float32 `[B, num_classes]`.
 
@@ -142,5 +142,5 @@ class SmallNetwork(nn.Module):
     ) -> dict[str, jax.Array]:
         """The named outputs; only the classifier's input goes through dropout."""
         seen = layers.Dropout(self.dropout)(pooled, train) if self.num_classes else pooled
-        outputs = layers.classified(features, seen, self.num_classes)
+        outputs = layers.backbone_outputs(features, seen, self.num_classes)
         return {**outputs, "pooled": pooled}

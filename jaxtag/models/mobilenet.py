@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 
 from jaxtag.kernels import layers
-from jaxtag.models.mobile_blocks import ConvNorm, InvertedResidual, SmallNetwork, rounded
+from jaxtag.models.mobile_blocks import ConvNorm, InvertedResidual, MobileNetBase, make_divisible
 from jaxtag.models.preprocessing import Preprocessing
 
 V1_STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))
@@ -44,7 +44,7 @@ class Separable(nn.Module):
         return conv(self.features, name="pointwise")(x, train)
 
 
-class MobileNetV1(SmallNetwork):
+class MobileNetV1(MobileNetBase):
     """A `SmallNetwork` of separable convolutions (table 1 of the paper).
 
     The published weights were trained with TensorFlow: hence the defaults of `padding` and
@@ -66,7 +66,7 @@ class MobileNetV1(SmallNetwork):
 
         stem = ConvNorm(scaled(32), 3, 2, activation=nn.relu6, **self.common(), name="stem")
         x = stem(images, train)
-        block = layers.rematerialised(Separable, self.remat)
+        block = layers.remat_block(Separable, self.remat)
         for stage, (channels, repeats, stride) in enumerate(self.stages):
             for index in range(repeats):
                 fields = (scaled(channels), 1 if index else stride, self.common())
@@ -74,7 +74,7 @@ class MobileNetV1(SmallNetwork):
         return self.classified(x, x.mean((1, 2)), train)
 
 
-class MobileNetV2(SmallNetwork):
+class MobileNetV2(MobileNetBase):
     """A `SmallNetwork` of inverted residuals (table 2 of the paper).
 
     Fields:
@@ -86,12 +86,12 @@ class MobileNetV2(SmallNetwork):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         conv = partial(ConvNorm, activation=nn.relu6, **self.common())
-        x = conv(rounded(32 * self.width), 3, 2, name="stem")(images, train)
-        block = layers.rematerialised(InvertedResidual, self.remat)
+        x = conv(make_divisible(32 * self.width), 3, 2, name="stem")(images, train)
+        block = layers.remat_block(InvertedResidual, self.remat)
         for stage, (expansion, channels, repeats, stride) in enumerate(self.stages):
             for index in range(repeats):
                 x = block(
-                    features=rounded(channels * self.width),
+                    features=make_divisible(channels * self.width),
                     expanded=x.shape[-1] * expansion,
                     kernel_size=3,
                     stride=1 if index else stride,
@@ -100,7 +100,7 @@ class MobileNetV2(SmallNetwork):
                     name=f"stage{stage + 1}_{index}",
                 )(x, train)
         # The last layer does not become narrower than the paper's (section 4.2 there).
-        x = conv(rounded(1280 * max(1.0, self.width)), name="last")(x, train)
+        x = conv(make_divisible(1280 * max(1.0, self.width)), name="last")(x, train)
         return self.classified(x, x.mean((1, 2)), train)
 
 

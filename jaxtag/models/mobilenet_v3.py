@@ -13,9 +13,9 @@ from jaxtag.kernels import layers
 from jaxtag.models.mobile_blocks import (
     ConvNorm,
     InvertedResidual,
-    SmallNetwork,
+    MobileNetBase,
     SqueezeExcite,
-    rounded,
+    make_divisible,
 )
 from jaxtag.models.preprocessing import Preprocessing
 
@@ -55,7 +55,7 @@ SMALL = (
 )
 
 
-class MobileNetV3(SmallNetwork):
+class MobileNetV3(MobileNetBase):
     """A `SmallNetwork` of inverted residuals, some with squeeze-and-excite.
 
     `features` has D channels, `pooled` is `[B, hidden * width]`: what the hidden layer between
@@ -74,20 +74,20 @@ class MobileNetV3(SmallNetwork):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         conv = partial(ConvNorm, activation=nn.hard_swish, **self.common())
-        x = conv(rounded(16 * self.width), 3, 2, name="stem")(images, train)
-        block = layers.rematerialised(InvertedResidual, self.remat)
+        x = conv(make_divisible(16 * self.width), 3, 2, name="stem")(images, train)
+        block = layers.remat_block(InvertedResidual, self.remat)
         for index, (kernel, expanded, channels, squeeze, activation, stride) in enumerate(
             self.blocks
         ):
-            expanded = rounded(expanded * self.width)
+            expanded = make_divisible(expanded * self.width)
             excite = partial(
                 SqueezeExcite,
-                rounded(expanded // 4),
+                make_divisible(expanded // 4),
                 gate=nn.hard_sigmoid,
                 dtype=self.dtype,
             )
             x = block(
-                features=rounded(channels * self.width),
+                features=make_divisible(channels * self.width),
                 expanded=expanded,
                 kernel_size=kernel,
                 stride=stride,
@@ -97,7 +97,7 @@ class MobileNetV3(SmallNetwork):
                 name=f"block{index}",
             )(x, train)
         x = conv(6 * x.shape[-1], name="last")(x, train)
-        units = rounded(self.hidden * self.width)
+        units = make_divisible(self.hidden * self.width)
         hidden = layers.Linear((units,), dtype=self.dtype, name="hidden")
         pooled = nn.hard_swish(hidden(x.mean((1, 2))))
         return self.classified(x, pooled, train)

@@ -36,12 +36,12 @@ _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], Preprocessing]] = {
 }
 
 
-def names() -> list[str]:
+def list_models() -> list[str]:
     """The names that `create` knows, sorted."""
     return sorted(_MODELS)
 
 
-def create(name: str, **fields: object) -> nn.Module:
+def create_model(name: str, **fields: object) -> nn.Module:
     """The backbone `name`; `fields` set or override fields of its module.
 
     Raises ValueError for an unknown name and TypeError for an unknown field; both name the
@@ -55,7 +55,7 @@ def create(name: str, **fields: object) -> nn.Module:
     return module(**{**defaults, **fields})
 
 
-def preprocessing_of(name: str) -> Preprocessing:
+def get_preprocessing(name: str) -> Preprocessing:
     """How the backbone `name` wants its pictures. Raises ValueError for an unknown name."""
     return _entry(name)[2]
 
@@ -68,7 +68,7 @@ def field_names(name: str) -> list[str]:
 
 def _entry(name: str) -> tuple[type[nn.Module], dict[str, Any], Preprocessing]:
     if name not in _MODELS:
-        raise ValueError(f"no model is called {name!r}{_nearest(name, names())}")
+        raise ValueError(f"no model is called {name!r}{_nearest(name, list_models())}")
     return _MODELS[name]
 
 

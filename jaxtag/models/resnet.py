@@ -86,13 +86,13 @@ class ResNet(nn.Module):
         x = nn.relu(BatchNorm(**norm, dtype=self.dtype, name="stem_norm")(x, train))
         if not self.small_images:
             x = max_pool(x, 3, 2, padding=1)
-        block = layers.rematerialised(Block, self.remat)
+        block = layers.remat_block(Block, self.remat)
         for stage, (width, depth) in enumerate(zip(WIDTHS, self.depths, strict=True)):
             for index in range(depth):
                 stride = 2 if stage and not index else 1
                 fields = (width, stride, self.bottleneck, norm, self.dtype)
                 x = block(*fields, name=f"stage{stage + 1}_{index}")(x, train)
-        return layers.classified(x, x.mean((1, 2)), self.num_classes)
+        return layers.backbone_outputs(x, x.mean((1, 2)), self.num_classes)
 
 
 _BASIC = {"bottleneck": False}

@@ -75,7 +75,7 @@ class SqueezeNet(nn.Module):
         channels, kernel_size = self.stem
         stem = Conv(channels, kernel_size, 2, 0, 1, True, he_normal, self.dtype, name="stem")
         x = nn.relu(stem(images))
-        fire = layers.rematerialised(Fire, self.remat)
+        fire = layers.remat_block(Fire, self.remat)
         for stage, sizes in enumerate(self.stages, start=1):
             x = max_pool(x, 3, 2, ceil=True)
             for index, (squeezed, expanded) in enumerate(sizes):

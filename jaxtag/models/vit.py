@@ -37,14 +37,14 @@ class ViTBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, rate: jax.Array, train: bool) -> tuple[jax.Array, None]:
-        x = meshes.keep_split(x)
+        x = meshes.constrain_batch(x)
         norm = partial(layers.LayerNorm, self.norm_eps, self.dtype)
         width = x.shape[-1]
         qkv = layers.Linear((3, width), dtype=self.dtype, name="qkv")(norm(name="norm1")(x))
         attended = attention.attention(*attention.split_parts(qkv, self.heads))
         out = layers.Linear((width,), dtype=self.dtype, name="out")
         x = x + self._regularise(out(attention.merge_heads(attended)), rate, train)
-        mlp = layers.MLP(self.mlp_dim, layers.exact_gelu, dtype=self.dtype, name="mlp")
+        mlp = layers.MLP(self.mlp_dim, layers.gelu_exact, dtype=self.dtype, name="mlp")
         return x + self._regularise(mlp(norm(name="norm2")(x)), rate, train), None
 
     def _regularise(self, branch: jax.Array, rate: jax.Array, train: bool) -> jax.Array:
@@ -149,7 +149,7 @@ class ViT(nn.Module):
         patches = x[:, 1:] if self.class_token else x
         pooled = x[:, 0] if self.pool == "cls" else patches.mean(1)
         grid = patches.reshape(x.shape[0], h, w, self.width)
-        return layers.classified(x, pooled, self.num_classes) | {"grid": grid}
+        return layers.backbone_outputs(x, pooled, self.num_classes) | {"grid": grid}
 
     def _check(self, images: jax.Array) -> None:
         if images.ndim != 4 or min(images.shape[1:3]) < self.patch_size:
@@ -178,7 +178,7 @@ class ViT(nn.Module):
         positions = self.param("pos_embed", _init_positions, (rows, columns), extra, self.width)
         grid = interpolate_positions(positions[extra:].reshape(rows, columns, -1), (h, w))
         grid = grid.reshape(h * w, -1)
-        x = layers.add_to_each(x, grid)
+        x = layers.add_broadcast(x, grid)
         if self.class_token:
             token = self.param("cls_token", nn.initializers.normal(1e-6), (1, self.width))
             token = (token + positions[:1]).astype(self.dtype)
@@ -186,7 +186,7 @@ class ViT(nn.Module):
         return x, (h, w)
 
     def _encode(self, x: jax.Array, train: bool) -> jax.Array:
-        block = layers.stack(
+        block = layers.layer_stack(
             ViTBlock, scan=self.scan, remat=self.remat, depth=self.depth, in_axes=(0,)
         )
         fields = {

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
 
-def parameters(model: nn.Module, image_size: int = 224, channels: int = 3) -> int:
+def param_count(model: nn.Module, image_size: int = 224, channels: int = 3) -> int:
     """How many numbers a backbone of `models.create` learns, for pictures of this size."""
     variables, _ = _shapes(model, image_size, channels)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
-def flops(model: nn.Module, image_size: int = 224, channels: int = 3) -> int:
+def macs(model: nn.Module, image_size: int = 224, channels: int = 3) -> int:
     """Multiply-adds of one picture's inference in convolutions and matrix products.
 
     As the papers count: a multiplication with its addition is one, pixels of the padding are

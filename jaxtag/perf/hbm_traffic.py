@@ -21,7 +21,7 @@ _PLACES = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')
 _VIEWS = frozenset(("bitcast", "get-tuple-element", "tuple", "reshape"))
 
 
-def turns(program: Program, text: str, fused: bool = False) -> dict[str, int]:
+def trip_counts(program: Program, text: str, fused: bool = False) -> dict[str, int]:
     """How often a step runs each computation: of the entry, loops and branches (all of them).
 
     The turns of a loop are those that XLA knows, or the constant that its condition compares with.

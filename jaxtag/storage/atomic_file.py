@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxtag.errors import UserError
 
 
-class WholeFile:
+class AtomicFile:
     """Text that grows in PATH.partial and takes the name PATH when it is finished.
 
     Args:
@@ -24,7 +24,7 @@ class WholeFile:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             # Python holds a byte of a file's name that is not UTF-8 as half of a surrogate pair.
             # backslashreplace spells that as \udcXX, which in JSON means the very same.
-            self._file = partial(path).open(
+            self._file = partial_path(path).open(
                 "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
             )
 
@@ -37,7 +37,7 @@ class WholeFile:
         """Nothing more comes: the file takes its name."""
         with self._told():
             self._file.close()
-            partial(self._path).replace(self._path)
+            partial_path(self._path).replace(self._path)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -49,6 +49,6 @@ class WholeFile:
             raise UserError(message) from error
 
 
-def partial(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Where the file grows."""
     return Path(f"{path}.partial")

@@ -1,7 +1,15 @@
 """The tag index: pictures as vectors, their tags, and new pictures tagged by their neighbours."""
 
-from jaxtag.tag_index.index import TWO_PASS, VOTE, TagIndex, Vote
-from jaxtag.tag_index.storage import Store
-from jaxtag.tag_index.vectors import METRICS, Rows
+from jaxtag.tag_index.index import DEFAULT_KNN, TWO_PASS, KnnConfig, TagIndex
+from jaxtag.tag_index.storage import IndexStorage
+from jaxtag.tag_index.vectors import METRICS, VectorIndex
 
-__all__ = ["METRICS", "TWO_PASS", "VOTE", "Rows", "Store", "TagIndex", "Vote"]
+__all__ = [
+    "DEFAULT_KNN",
+    "METRICS",
+    "TWO_PASS",
+    "IndexStorage",
+    "KnnConfig",
+    "TagIndex",
+    "VectorIndex",
+]

@@ -11,12 +11,12 @@ from scipy.sparse import csr_array
 
 from jaxtag.errors import UserError
 from jaxtag.tag_index import voting
-from jaxtag.tag_index.storage import Store
-from jaxtag.tag_index.vectors import METRICS, Rows
+from jaxtag.tag_index.storage import IndexStorage
+from jaxtag.tag_index.vectors import METRICS, VectorIndex
 
 
 @dataclasses.dataclass(frozen=True)
-class Vote:
+class KnnConfig:
     """How neighbours decide on tags; kept with an index.
 
     Attributes:
@@ -30,8 +30,8 @@ class Vote:
     propagate: bool = False
 
 
-VOTE = Vote()
-TWO_PASS = Vote(neighbours=5, propagate=True)
+DEFAULT_KNN = KnnConfig()
+TWO_PASS = KnnConfig(neighbours=5, propagate=True)
 
 
 class TagIndex:
@@ -46,12 +46,12 @@ class TagIndex:
     """
 
     def __init__(self, folder: Path, mesh: Mesh | None = None):
-        self._store = Store(folder)
+        self._store = IndexStorage(folder)
         description = self._store.description
         try:
             dimension, metric = int(description["dimension"]), str(description["metric"])
-            self._rows = Rows(dimension, metric, mesh)
-            self._vote = Vote(**description.get("vote", {}))
+            self._rows = VectorIndex(dimension, metric, mesh)
+            self._vote = KnnConfig(**description.get("vote", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder}: its manifest is damaged: {error}") from error
         for part in self._store.vectors():
@@ -70,7 +70,7 @@ class TagIndex:
         dimension: int,
         metric: str = "cosine",
         features: dict[str, Any],
-        vote: Vote = VOTE,
+        vote: KnnConfig = DEFAULT_KNN,
         mesh: Mesh | None = None,
     ) -> "TagIndex":
         """An empty index; `features` (JSON) says how pictures become vectors [dimension]."""
@@ -78,7 +78,7 @@ class TagIndex:
             raise UserError(f"metric {metric!r}: must be one of {', '.join(METRICS)}")
         description = {"dimension": dimension, "metric": metric, "features": features}
         description["vote"] = dataclasses.asdict(vote)
-        Store.create(folder, description)
+        IndexStorage.create(folder, description)
         return cls(folder, mesh)
 
     def __len__(self) -> int:
@@ -156,7 +156,7 @@ class TagIndex:
             for row, score in zip(numbers, scores, strict=True)
         ]
 
-    def scores(self, vectors: np.ndarray, vote: Vote | None = None) -> np.ndarray:
+    def scores(self, vectors: np.ndarray, vote: KnnConfig | None = None) -> np.ndarray:
         """How much its neighbours speak for each tag of a vector, float32 [Q, tags] in [0, 1]."""
         vote = self._vote if vote is None else vote
         if vote.propagate:
@@ -166,7 +166,7 @@ class TagIndex:
         return voting.vote(scores, numbers, self._who_has_what, vote.temperature)
 
     def tags(
-        self, vectors: np.ndarray, count: int, vote: Vote | None = None
+        self, vectors: np.ndarray, count: int, vote: KnnConfig | None = None
     ) -> list[list[tuple[str, float]]]:
         """The `count` tags that score highest for each vector, and above 0: (tag, score)."""
         names, found = self.tag_names, []

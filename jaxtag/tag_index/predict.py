@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxtag.inference import features
-from jaxtag.tag_index import Store, TagIndex
+from jaxtag.tag_index import IndexStorage, TagIndex
 
 Line = dict[str, Any]  # of a picture, as jaxtag.annotate writes it
 
@@ -18,12 +18,12 @@ def tagged(folder: Path, files: Sequence[str], most: int) -> Iterator[Line]:
     Raises:
       UserError: at once, where there is no index, or what made its vectors is gone.
     """
-    maker = features.from_description(Store(folder).description["features"])
+    maker = features.from_description(IndexStorage(folder).description["features"])
     return _tagged(TagIndex(folder, maker.mesh), maker, files, most)
 
 
 def _tagged(
-    index: TagIndex, maker: features.Features, files: Sequence[str], most: int
+    index: TagIndex, maker: features.FeatureExtractor, files: Sequence[str], most: int
 ) -> Iterator[Line]:
     for part in maker.of_files(files):
         lines = {place: {"error": reason} for place, reason in part.errors.items()}

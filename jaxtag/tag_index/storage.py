@@ -29,14 +29,14 @@ _MANIFEST = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class ImageEntry:
     """A picture in the index."""
 
     file: str
     tags: tuple[str, ...]
 
 
-class Store:
+class IndexStorage:
     """Pictures by row number, in the order in which they came; a removed one leaves a gap.
 
     Args:
@@ -51,7 +51,7 @@ class Store:
         self.refresh()
 
     @classmethod
-    def create(cls, folder: Path, description: dict[str, Any]) -> "Store":
+    def create(cls, folder: Path, description: dict[str, Any]) -> "IndexStorage":
         """An empty index; `description` (JSON) says how its vectors come about."""
         folder = Path(folder)
         if (folder / _MANIFEST).exists():
@@ -66,7 +66,7 @@ class Store:
         """Reads the files anew."""
         self._manifest = _read_manifest(self.folder)
         self.description = self._manifest["vectors"]
-        self._pictures: list[Picture | None] = []
+        self._pictures: list[ImageEntry | None] = []
         self._rows: dict[str, int] = {}
         self._names: dict[str, None] = {}
         self._files: list[tuple[str, int]] = []
@@ -83,7 +83,7 @@ class Store:
         return file in self._rows
 
     @property
-    def pictures(self) -> list[Picture | None]:
+    def pictures(self) -> list[ImageEntry | None]:
         """By row number; None where one was removed."""
         return self._pictures
 
@@ -195,7 +195,7 @@ class Store:
             self._files.append((change["vectors"], len(change["pictures"])))
             for file, tags in change["pictures"]:
                 self._rows[file] = len(self._pictures)
-                self._pictures.append(Picture(file, tuple(tags)))
+                self._pictures.append(ImageEntry(file, tuple(tags)))
                 self._names |= dict.fromkeys(tags)
         elif kind == "remove":
             for row in change["rows"]:
@@ -218,7 +218,7 @@ class Store:
             raise ValueError(f"unknown change {kind!r}")
 
     def _set_tags(self, row: int, tags: Iterable[str]) -> None:
-        self._pictures[row] = Picture(self._pictures[row].file, tuple(tags))
+        self._pictures[row] = ImageEntry(self._pictures[row].file, tuple(tags))
 
     def _numbers(self, files: Iterable[str]) -> list[int]:
         files = list(dict.fromkeys(files))

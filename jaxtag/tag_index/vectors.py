@@ -23,7 +23,7 @@ _ONE_BY_ONE = 16  # queries at once where every row is scored in float32
 _SPLIT = PartitionSpec("data")
 
 
-class Rows:
+class VectorIndex:
     """Vectors with numbers from 0, split over the mesh's `data` axis.
 
     Their room grows by an eighth at least, and programs are compiled for the room: n additions
@@ -41,7 +41,7 @@ class Rows:
         if metric not in METRICS:
             raise ValueError(f"metric {metric!r}: must be one of {', '.join(METRICS)}")
         self.metric, self._dimension = metric, dimension
-        self._mesh = meshes.make() if mesh is None else mesh
+        self._mesh = meshes.make_mesh() if mesh is None else mesh
         self._shards = self._mesh.shape["data"]
         self._count = 0
         self._limits = np.zeros(2, np.float32)

@@ -12,14 +12,14 @@ from jaxtag.config.schema import Config, ModelConfig, nearest
 from jaxtag.errors import UsageError
 
 
-def make(config: Config, **fields: Any) -> nn.Module:
+def make_backbone(config: Config, **fields: Any) -> nn.Module:
     """The backbone `config.model.encoder`; `fields` are further ones of its module.
 
     Raises UsageError where the name or one of config.model.arguments is unknown.
     """
     settings = config.model
-    if settings.encoder not in models.names():
-        hint = nearest(settings.encoder, models.names())
+    if settings.encoder not in models.list_models():
+        hint = nearest(settings.encoder, models.list_models())
         raise UsageError(f"config.model.encoder = {settings.encoder!r}: unknown{hint}")
     known = models.field_names(settings.encoder)
     usual = {
@@ -30,7 +30,9 @@ def make(config: Config, **fields: Any) -> nn.Module:
     }
     usual = {name: value for name, value in usual.items() if name in known}
     try:
-        return models.create(settings.encoder, **{**usual, **dict(settings.arguments)}, **fields)
+        return models.create_model(
+            settings.encoder, **{**usual, **dict(settings.arguments)}, **fields
+        )
     except TypeError as error:
         raise UsageError(f"config.model.arguments: {error}") from error
 
@@ -40,7 +42,7 @@ def augmentation(config: Config) -> augment.Augmentation:
     return augment.Augmentation(flip=config.data.flip, **dataclasses.asdict(config.augmentation))
 
 
-def apply(
+def apply_model(
     model: nn.Module, variables: Any, *inputs: jax.Array, key: jax.Array | None, **fields: Any
 ) -> tuple[dict[str, jax.Array], Any]:
     """A model's outputs and its collections as they are afterwards.

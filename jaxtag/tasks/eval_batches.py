@@ -14,14 +14,14 @@ _PATIENCE = 10  # times config.stuck_after: the first batch compiles
 
 
 def of(
-    source: Source, config: Config, example: pipeline.Example, mesh: Mesh
+    source: Source, config: Config, example: pipeline.ExampleSpec, mesh: Mesh
 ) -> Iterator[pipeline.Batch]:
     """This process's share, as `pipeline.eval_batches` gives it."""
     batches = pipeline.eval_batches(
         source,
         example=example,
         batch_size=config.evaluation.batch_size,
-        rows=meshes.own_rows(mesh, config.evaluation.batch_size),
+        rows=meshes.local_row_indices(mesh, config.evaluation.batch_size),
         workers=config.data.workers,
         threads=config.data.threads,
     )

@@ -186,7 +186,7 @@ class Checkpoints:
     def _open_for_writing(self) -> ocp.AsyncCheckpointer:
         """Makes the folder, clears what killed runs left, sets damaged steps aside."""
         if self._writer is None:
-            coordination.on_first(self._make_ready)
+            coordination.run_on_process_zero(self._make_ready)
             options = ocp.options.AsyncOptions(post_finalization_callback=self._add_manifest)
             self._writer = ocp.AsyncCheckpointer(
                 ocp.CompositeCheckpointHandler(), async_options=options
@@ -212,7 +212,7 @@ class Checkpoints:
                 if step not in self._damaged:
                     checkpoint_manifest.check_sizes(path)
                     continue
-            except checkpoint_manifest.Damaged as damage:
+            except checkpoint_manifest.DamagedCheckpointError as damage:
                 logging.warning("%s is damaged: %s", path, damage)
             aside = _free_name(path, _DAMAGED)
             path.rename(aside)
@@ -251,7 +251,7 @@ class Checkpoints:
         for step in steps:
             try:
                 notes = checkpoint_manifest.read(self.directory / str(step)).notes
-            except checkpoint_manifest.Damaged:
+            except checkpoint_manifest.DamagedCheckpointError:
                 continue
             score = notes["metrics"].get(self._best_metric, math.nan)
             if not math.isnan(score):
@@ -324,7 +324,7 @@ class Checkpoints:
 
     def _choose(self, step: int | None) -> int:
         """The step to read, verified by process 0 for all processes."""
-        return coordination.on_first(
+        return coordination.run_on_process_zero(
             lambda: self._newest_whole() if step is None else self._whole(step)
         )
 
@@ -357,7 +357,7 @@ class Checkpoints:
             try:
                 checkpoint_manifest.verify(self.directory / str(step))
                 self._verified.add(step)
-            except checkpoint_manifest.Damaged as damage:
+            except checkpoint_manifest.DamagedCheckpointError as damage:
                 self._damaged[step] = str(damage)
                 logging.warning("%s is damaged: %s", self.directory / str(step), damage)
         return self._damaged.get(step)

@@ -24,7 +24,7 @@ _CHUNK = 1 << 22  # bytes
 _READERS = 4
 
 
-class Damaged(Exception):
+class DamagedCheckpointError(Exception):
     """A checkpoint that cannot be trusted; the message says which file and why."""
 
 
@@ -65,11 +65,11 @@ def read(folder: os.PathLike | str) -> Manifest:
         loaded = json.loads(path.read_bytes())
         body = {"files": loaded["files"], "notes": loaded["notes"]}
         if loaded["crc"] != _crc_of_body(body):
-            raise Damaged(f"{NAME} was changed")
+            raise DamagedCheckpointError(f"{NAME} was changed")
     except FileNotFoundError:
-        raise Damaged(f"{NAME} is missing") from None
+        raise DamagedCheckpointError(f"{NAME} is missing") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{NAME} is not readable ({error})") from None
+        raise DamagedCheckpointError(f"{NAME} is not readable ({error})") from None
     return Manifest({name: tuple(sums) for name, sums in body["files"].items()}, body["notes"])
 
 
@@ -85,9 +85,9 @@ def check_sizes(folder: os.PathLike | str) -> Manifest:
         try:
             found = path.stat().length
         except FileNotFoundError:
-            raise Damaged(f"{name} is missing") from None
+            raise DamagedCheckpointError(f"{name} is missing") from None
         if found != size:
-            raise Damaged(f"{name} holds {found} bytes instead of {size}")
+            raise DamagedCheckpointError(f"{name} holds {found} bytes instead of {size}")
     return manifest
 
 
@@ -103,9 +103,9 @@ def verify(folder: os.PathLike | str) -> Manifest:
         try:
             found = _size_and_crc(folder / name)
         except OSError as error:
-            raise Damaged(f"{name} cannot be read ({error})") from None
+            raise DamagedCheckpointError(f"{name} cannot be read ({error})") from None
         if found != manifest.files[name]:
-            raise Damaged(f"{name} does not hold the bytes that were written")
+            raise DamagedCheckpointError(f"{name} does not hold the bytes that were written")
 
     with ThreadPoolExecutor(_READERS) as pool:
         for _ in pool.map(check, manifest.files):

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 
 # (step, variables after it, their average) → (variables to go on from, their average).
-Averages = Callable[[jax.Array, Any, Any], tuple[Any, Any]]
+AverageUpdate = Callable[[jax.Array, Any, Any], tuple[Any, Any]]
 
 
-def none(step: jax.Array, new: Any, average: Any) -> tuple[Any, Any]:
+def no_average(step: jax.Array, new: Any, average: Any) -> tuple[Any, Any]:
     """No average."""
     del step
     return new, average
 
 
-def moving(decay: float) -> Averages:
+def ema(decay: float) -> AverageUpdate:
     """An exponential average after each step, which training does not see.
 
     It warms up, so that a short run is not held by its random start.
@@ -29,7 +29,7 @@ def moving(decay: float) -> Averages:
     return update
 
 
-def lookahead(decay: float, every: int, total_steps: int) -> Averages:
+def lookahead(decay: float, every: int, total_steps: int) -> AverageUpdate:
     """An average after each `every` steps, from which training goes on.
 
     Lookahead (Zhang et al. 2019, arXiv:1907.08610) with the schedule of airbench (Jordan 2024,

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtag.config import schema as configuration
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline, sources
-from jaxtag.data.samplers import BalancedOrder
+from jaxtag.data.samplers import ClassBalancedSampler
 from jaxtag.distributed import coordination, sharding, watchdog
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UserError
@@ -21,10 +21,10 @@ from jaxtag.tasks import TASKS, common, evaluators
 from jaxtag.training import initialization, precise_bn, vocabulary
 from jaxtag.training import setup as experiments
 from jaxtag.training.checkpoint import Checkpoints
-from jaxtag.training.metric_writer import Journal
+from jaxtag.training.metric_writer import MetricWriter
 from jaxtag.training.preemption import Preemption
-from jaxtag.training.timer import Startup, StepClock
-from jaxtag.training.train_state import State
+from jaxtag.training.timer import StartupTimer, StepTimer
+from jaxtag.training.train_state import TrainState
 from jaxtag.training.vocabulary import Vocabulary
 
 _PATIENCE = 10  # times config.stuck_after, where the loop compiles, evaluates or saves
@@ -32,7 +32,7 @@ _ENOUGH_PICTURES = 200  # before the share of broken ones says anything
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class TrainResult:
     """How a call of `train` ended.
 
     Attributes:
@@ -41,14 +41,14 @@ class Outcome:
       preempted: it was told to stop, has saved, and wants to be started again.
     """
 
-    state: State
+    state: TrainState
     evaluation: evaluators.Evaluation | None
     preempted: bool = False
 
 
 def train(
-    config: Config, workdir: Path, words: Vocabulary, startup: Startup | None = None
-) -> Outcome:
+    config: Config, workdir: Path, words: Vocabulary, startup: StartupTimer | None = None
+) -> TrainResult:
     """Trains as `config` says, or goes on where `workdir` stopped.
 
     Args:
@@ -60,7 +60,7 @@ def train(
     Raises:
       UserError: the data, a checkpoint or a gradient is not as it must be.
     """
-    startup = startup or Startup()
+    startup = startup or StartupTimer()
     data = config.data
     source = sources.open_split(data.dataset, data.train_split, data.data_dir)
     held_out = sources.open_split(data.dataset, data.evaluation_split, data.data_dir)
@@ -70,22 +70,24 @@ def train(
     iterator = batches()
     evaluator = evaluators.make(experiment.task, experiment.mesh, config, words)
     moments_batches = config.optimizer.ema_moments
-    refresh = precise_bn.refresher(experiment.task, experiment.mesh, batches, moments_batches)
+    refresh = precise_bn.make_bn_recalibration(
+        experiment.task, experiment.mesh, batches, moments_batches
+    )
     checkpoints = _checkpoints(config, workdir)
     saved_config = dataclasses.asdict(config)
     startup.done("model")
     with checkpoints, Preemption() as preemption:
-        if coordination.on_first(lambda: bool(checkpoints.steps())):
+        if coordination.run_on_process_zero(lambda: bool(checkpoints.steps())):
             restored = checkpoints.restore(experiment.shapes, iterator=iterator)
             state, start = restored.state, restored.step
         else:
-            state, start = initialization.begin(config, experiment, source), 0
+            state, start = initialization.init_state(config, experiment, source), 0
         startup.done("state")
         iterator.start_prefetch()
         total = experiment.total_steps
-        journal = Journal(workdir, start, total, write=jax.process_index() == 0)
+        journal = MetricWriter(workdir, start, total, write=jax.process_index() == 0)
         journal.say(_opening(experiment, len(source), start))
-        window, clock = _Window(config), StepClock(startup, journal.say)
+        window, clock = _Window(config), StepTimer(startup, journal.say)
         evaluation, step = None, start
         while True:
             finished = step >= total
@@ -112,7 +114,9 @@ def train(
             began = time.perf_counter()
             batch = next(iterator)
             clock.drawn(began)
-            state, metrics = experiment.step(state, meshes.to_devices(batch, experiment.mesh))
+            state, metrics = experiment.step(
+                state, meshes.make_global_batch(batch, experiment.mesh)
+            )
             clock.dispatched(metrics["loss"])
             step += 1
             window.add(metrics)
@@ -125,7 +129,7 @@ def train(
         clock.close()
         journal.close()
         iterator.close()
-    return Outcome(state, evaluation if finished else None, preempted=not finished)
+    return TrainResult(state, evaluation if finished else None, preempted=not finished)
 
 
 def training_batches(
@@ -145,12 +149,12 @@ def _checkpoints(config: Config, workdir: Path) -> Checkpoints:
     )
 
 
-def _order(config: Config, source: sources.Source) -> BalancedOrder | None:
+def _order(config: Config, source: sources.Source) -> ClassBalancedSampler | None:
     """In which pictures come, where the task wants another order than a shuffle."""
     if config.task != "embed":
         return None
-    return BalancedOrder(
-        sources.members_of(source, configuration.label_feature(config)),
+    return ClassBalancedSampler(
+        sources.indices_by_class(source, configuration.label_feature(config)),
         batch_size=config.batch_size,
         per_class=config.embed.pictures_per_class,
         seed=config.seed,
@@ -158,7 +162,7 @@ def _order(config: Config, source: sources.Source) -> BalancedOrder | None:
 
 
 def _batches(
-    config: Config, source: sources.Source, words: Vocabulary, order: BalancedOrder | None
+    config: Config, source: sources.Source, words: Vocabulary, order: ClassBalancedSampler | None
 ) -> pipeline.BatchIterator:
     """This process's share of the training batches."""
     return pipeline.train_batches(
@@ -167,7 +171,7 @@ def _batches(
         batch_size=config.batch_size,
         seed=config.seed,
         order=order,
-        rows=meshes.own_rows(experiments.mesh_of(config), config.batch_size),
+        rows=meshes.local_row_indices(experiments.make_config_mesh(config), config.batch_size),
         workers=config.data.workers,
         threads=config.data.threads,
     )
@@ -184,7 +188,7 @@ class _Window:
     def add(self, metrics: dict[str, Any]) -> None:
         self._metrics.append(metrics)
 
-    def read(self, step: int, clock: StepClock) -> dict[str, float]:
+    def read(self, step: int, clock: StepTimer) -> dict[str, float]:
         """Means over the window, which starts anew. Waits for its last step."""
         fetched = jax.device_get(self._metrics)
         seconds, data_wait = clock.window()  # now that its steps have ended
@@ -233,7 +237,7 @@ class _Window:
             )
 
 
-def _opening(experiment: experiments.Experiment, examples: int, start: int) -> str:
+def _opening(experiment: experiments.TrainSetup, examples: int, start: int) -> str:
     """What is trained where, for the head of the log."""
     count = sum(int(np.prod(item.shape)) for item in experiment.placements)
     mesh = ", ".join(f"{axis}={size}" for axis, size in experiment.mesh.shape.items())
@@ -250,14 +254,16 @@ def _opening(experiment: experiments.Experiment, examples: int, start: int) -> s
     return "\n".join(lines)
 
 
-def _tell(journal: Journal, config: Config, step: int, evaluation: evaluators.Evaluation) -> None:
+def _tell(
+    journal: MetricWriter, config: Config, step: int, evaluation: evaluators.Evaluation
+) -> None:
     journal.write(step, "evaluation", evaluation.metrics)
     journal.say(f"evaluation at step {step}: {evaluators.headline(config, evaluation.metrics)}")
     for index, picture, said, _ in evaluation.shown():
         journal.picture(step, f"pictures/{index}", picture, said)
 
 
-def start_of(config: Config, workdir: Path, allow_changes: bool = False) -> Config:
+def resolve_run_config(config: Config, workdir: Path, allow_changes: bool = False) -> Config:
     """The configuration to train with in `workdir`; process 0 writes it there.
 
     Raises:
@@ -268,7 +274,7 @@ def start_of(config: Config, workdir: Path, allow_changes: bool = False) -> Conf
     def decide() -> str:
         return configuration.to_json(_decided(config, workdir, allow_changes))
 
-    decided = configuration.from_json(coordination.on_first(decide))
+    decided = configuration.from_json(coordination.run_on_process_zero(decide))
     if not (workdir / "config.json").exists():
         raise UserError(
             f"process {jax.process_index()} does not see what process 0 wrote into {workdir}: "

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from jaxtag.training.tensorboard import Board
+from jaxtag.training.tensorboard import TensorBoardWriter
 
 
-class Journal:
+class MetricWriter:
     """Writes the numbers of a run into its work directory and shows its progress.
 
     On a terminal there is a progress bar; on a log file one line for each window.
@@ -32,7 +32,7 @@ class Journal:
         path = workdir / "metrics.jsonl"
         _drop_after(path, step)
         self._file = path.open("a", encoding="utf-8")
-        self._board = Board(workdir / "board", purge_step=step + 1 if step else None)
+        self._board = TensorBoardWriter(workdir / "board", purge_step=step + 1 if step else None)
         if sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True)
 

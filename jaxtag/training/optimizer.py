@@ -19,7 +19,9 @@ FROZEN = "frozen"
 _CYCLES = {"one_cycle": ("cosine", 1 / 25, 0.3), "triangular": ("linear", 0.2, 0.23)}
 
 
-def schedule(config: OptimizerConfig, total_steps: int, epoch_steps: float) -> optax.Schedule:
+def make_lr_schedule(
+    config: OptimizerConfig, total_steps: int, epoch_steps: float
+) -> optax.Schedule:
     """Learning rate over steps: warm-up, then the named decay to `final_factor`.
 
     The warm-up is linear from 0; that of "one_cycle" is half a cosine from 1/25 of the rate, and
@@ -48,7 +50,7 @@ def schedule(config: OptimizerConfig, total_steps: int, epoch_steps: float) -> o
     return optax.join_schedules([optax.linear_schedule(0.0, rate, max(1, warmup)), decay], [warmup])
 
 
-def make(
+def make_optimizer(
     config: OptimizerConfig, rate: optax.Schedule, params: Any
 ) -> optax.GradientTransformation:
     """The transformation: clip, then the named optimiser with its rules.
@@ -60,8 +62,8 @@ def make(
     Args:
       params: parameters or their ShapeDtypeStructs; rules look at their paths.
     """
-    decays = match(config.decay_rules, params, "config.optimizer.decay_rules")
-    factors = match(config.rate_rules, params, "config.optimizer.rate_rules")
+    decays = match_rules(config.decay_rules, params, "config.optimizer.decay_rules")
+    factors = match_rules(config.rate_rules, params, "config.optimizer.rate_rules")
     labels = [
         FROZEN if factor == 0 else f"decay {decay:g}, rate {factor:g}"
         for decay, factor in zip(decays, factors, strict=True)
@@ -75,13 +77,13 @@ def make(
     return optax.chain(*steps, optax.partition(transforms, tree))
 
 
-def trained(config: OptimizerConfig, params: Any) -> Any:
+def trainable_mask(config: OptimizerConfig, params: Any) -> Any:
     """For each parameter whether it is trained: a tree of bools."""
-    factors = match(config.rate_rules, params, "config.optimizer.rate_rules")
+    factors = match_rules(config.rate_rules, params, "config.optimizer.rate_rules")
     return jax.tree.unflatten(jax.tree.structure(params), [factor != 0 for factor in factors])
 
 
-def match(rules: Sequence[tuple[str, float]], params: Any, name: str) -> list[float]:
+def match_rules(rules: Sequence[tuple[str, float]], params: Any, name: str) -> list[float]:
     """For each parameter the value of the first rule whose expression its path matches."""
     values = []
     for path, _ in sharding.paths(params):

@@ -16,14 +16,14 @@ from jaxtag.data import pipeline
 from jaxtag.distributed import mesh as meshes
 from jaxtag.kernels import batch_norm
 from jaxtag.tasks import Task
-from jaxtag.training.train_state import State
+from jaxtag.training.train_state import TrainState
 
 STATISTICS = "batch_stats"
 
 
-def refresher(
+def make_bn_recalibration(
     task: Task, mesh: jax.sharding.Mesh, batches: Callable[[], pipeline.BatchIterator], count: int
-) -> Callable[[State], State]:
+) -> Callable[[TrainState], TrainState]:
     """A function that gives a state whose average has moments of its own.
 
     Args:
@@ -36,26 +36,26 @@ def refresher(
         *_, changed = task.loss({**variables, batch_norm.MOMENTS: {}}, batch, key)
         return changed[batch_norm.MOMENTS]
 
-    find = jax.jit(meshes.within(mesh, find), out_shardings=meshes.replicated(mesh))
+    find = jax.jit(meshes.with_mesh(mesh, find), out_shardings=meshes.replicated(mesh))
 
-    def refresh(state: State) -> State:
+    def refresh(state: TrainState) -> TrainState:
         if not count or state.ema is None or STATISTICS not in state.collections:
             return state
         iterator, found = batches(), []
         for number, batch in enumerate(islice(iterator, count)):
             key = jax.random.fold_in(state.key, number)
-            arrays = meshes.to_devices(batch, mesh)
+            arrays = meshes.make_global_batch(batch, mesh)
             found.append(find(state.evaluation_variables, arrays, key))
         iterator.close()
         old = state.ema["collections"]
         places = jax.tree.map(lambda leaf: leaf.sharding, old[STATISTICS])
-        new = jax.jit(together, out_shardings=places)(found)
+        new = jax.jit(combine_moments, out_shardings=places)(found)
         return state.replace(ema={**state.ema, "collections": {**old, STATISTICS: new}})
 
     return refresh
 
 
-def together(found: list[Any]) -> Any:
+def combine_moments(found: list[Any]) -> Any:
     """The moments of all batches from those of each, trees of {"mean": [C], "var": [C]}."""
 
     def is_norm(tree: Any) -> bool:

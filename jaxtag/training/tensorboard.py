@@ -7,7 +7,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 
-class Board:
+class TensorBoardWriter:
     """Scalars and captioned pictures of a run, as TensorBoard shows them.
 
     Args:

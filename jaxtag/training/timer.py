@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 
-class Startup:
+class StartupTimer:
     """What the time until the end of the first step is made of.
 
     Args:
@@ -33,7 +33,7 @@ class Startup:
         return f"first step after {sum(self._parts.values()):.2f} s: {parts}"
 
 
-class StepClock:
+class StepTimer:
     """Measures the time in which no step was computed because its batch was not there yet.
 
     Steps are dispatched without waiting for them, so that drawing a batch overlaps with
@@ -47,7 +47,7 @@ class StepClock:
       ahead: steps under way at once.
     """
 
-    def __init__(self, startup: Startup, tell: Callable[[str], None], ahead: int = 2):
+    def __init__(self, startup: StartupTimer, tell: Callable[[str], None], ahead: int = 2):
         self._startup, self._tell = startup, tell
         self._ended = time.perf_counter()
         self._steps: queue.Queue[Any] = queue.Queue()

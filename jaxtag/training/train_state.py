@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 
-class State(flax.struct.PyTreeNode):
+class TrainState(flax.struct.PyTreeNode):
     """Arrays of a run. `step` counts batches, `skipped` those whose gradient was not finite."""
 
     step: jax.Array  # int32 []
@@ -34,9 +34,9 @@ class State(flax.struct.PyTreeNode):
         return {"params": self.ema["params"], **self.ema["collections"]}
 
 
-def begin(
+def create_train_state(
     variables: Mapping[str, Any], key: jax.Array, optimizer: optax.GradientTransformation, ema: bool
-) -> State:
+) -> TrainState:
     """The state before the first step.
 
     Args:
@@ -48,18 +48,18 @@ def begin(
     params = variables["params"]
     collections = {name: value for name, value in variables.items() if name != "params"}
     zero = jnp.zeros((), jnp.int32)
-    return State(
+    return TrainState(
         step=zero,
         params=params,
         collections=collections,
         optimizer=optimizer.init(params),
-        ema=averaged(params, collections) if ema else None,
+        ema=init_averages(params, collections) if ema else None,
         key=key,
         skipped=zero,
         skipped_in_row=zero,
     )
 
 
-def averaged(params: Any, collections: Any) -> dict[str, Any]:
+def init_averages(params: Any, collections: Any) -> dict[str, Any]:
     """What moving averages start as; copies, since a step gives up the memory of its state."""
     return jax.tree.map(jnp.copy, {"params": params, "collections": collections})

@@ -11,21 +11,21 @@ from jax.sharding import Mesh
 from jaxtag.distributed import mesh as meshes
 from jaxtag.tasks import Task
 from jaxtag.training import ema as averages
-from jaxtag.training.train_state import State
+from jaxtag.training.train_state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name → (sum, count), to be added up
 
 
-def make(
+def make_train_step(
     task: Task,
     optimizer: optax.GradientTransformation,
     rate: optax.Schedule,
     *,
     accumulate: int = 1,
-    average: averages.Averages = averages.none,
+    average: averages.AverageUpdate = averages.no_average,
     trained: Any = True,
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step as a pure function, to be compiled with `compile_step`.
 
     The loss is sum(loss sums) / sum(weights) over the global batch, whatever its parts. A step
@@ -37,7 +37,7 @@ def make(
       trained: a tree of bools, of which parameters the gradient is taken, or one for all.
     """
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with jax.named_scope("loss"):
             key = jax.random.fold_in(state.key, state.step)
         grads, weight, metrics, collections = _gradient(
@@ -86,11 +86,11 @@ def make(
 
 
 def compile_step(
-    step: Callable[[State, Batch], tuple[State, Metrics]], shardings: Any, mesh: Mesh
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], shardings: Any, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`jit` of the step: state in and out as `shardings` say, its buffers used again."""
     return jax.jit(
-        meshes.within(mesh, step),
+        meshes.with_mesh(mesh, step),
         in_shardings=(shardings, meshes.batch_sharding(mesh)),
         out_shardings=(shardings, meshes.replicated(mesh)),
         donate_argnums=0,
@@ -98,7 +98,7 @@ def compile_step(
 
 
 def _gradient(
-    task: Task, state: State, batch: Batch, key: jax.Array, parts: int, trained: Any
+    task: Task, state: TrainState, batch: Batch, key: jax.Array, parts: int, trained: Any
 ) -> tuple[Any, jax.Array, Metrics, Any]:
     """Sum of the loss's gradients, sum of weights, metrics, collections; in `parts` parts.
 

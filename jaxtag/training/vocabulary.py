@@ -9,18 +9,18 @@ from absl import logging
 from jaxtag import datasets
 from jaxtag.config.schema import Config, label_feature
 from jaxtag.data import sources
-from jaxtag.data.labels import Classes
+from jaxtag.data.labels import LabelNames
 from jaxtag.data.tokenizer import Tokenizer
 from jaxtag.distributed import coordination
 from jaxtag.errors import UserError
 
 # A task's vocabulary, and the file of a work directory that holds it.
-Vocabulary = Tokenizer | Classes
+Vocabulary = Tokenizer | LabelNames
 _FILES: dict[str, tuple[str, type[Vocabulary]]] = {
     "caption": ("tokenizer.json", Tokenizer),
-    "classify": ("classes.json", Classes),
-    "embed": ("classes.json", Classes),
-    "tag": ("tags.json", Classes),
+    "classify": ("classes.json", LabelNames),
+    "embed": ("classes.json", LabelNames),
+    "tag": ("tags.json", LabelNames),
 }
 _WAIT_SECONDS = 3600.0  # for another process that prepares the same data set
 
@@ -69,7 +69,7 @@ def ensure(config: Config, workdir: Path) -> Vocabulary:
     A tokenizer is trained on the training captions, by process 0. What a run without checkpoints
     left may have been made from other data, and is not used.
     """
-    coordination.on_first(lambda: _write(config, workdir))
+    coordination.run_on_process_zero(lambda: _write(config, workdir))
     return load(config, workdir)
 
 
@@ -87,12 +87,12 @@ def _write(config: Config, workdir: Path) -> None:
     if config.task == "caption":
         made = _tokenizer(config, source)
     else:
-        made = Classes.of(source, label_feature(config))
+        made = LabelNames.of(source, label_feature(config))
     made.save(path)
 
 
 def _tokenizer(config: Config, source: sources.Source) -> Tokenizer:
-    captions = list(itertools.chain.from_iterable(sources.captions_of(source)))
+    captions = list(itertools.chain.from_iterable(sources.iter_captions(source)))
     tokenizer = Tokenizer.train(captions, config.text.vocab_size, config.text.lowercase)
     tokenizer.encode(captions, config.text.length)
     if tokenizer.truncated:

@@ -62,7 +62,7 @@ def _import(given: flags.FlagValues) -> None:
         channels=given.channels,
         image_size=_image_size(given),
     )
-    pictures = preprocessing(given.source) or registry.preprocessing_of(given.model)
+    pictures = preprocessing(given.source) or registry.get_preprocessing(given.model)
     if given.image_size:
         pictures = dataclasses.replace(pictures, image_size=given.image_size)
     notes = {
@@ -140,13 +140,13 @@ def _fields_of_source(given: flags.FlagValues) -> dict[str, Any]:
 
 def _create(name: str, fields: dict[str, Any]) -> nn.Module:
     try:
-        return models.create(name, **fields)
+        return models.create_model(name, **fields)
     except (TypeError, ValueError) as error:
         raise UsageError(f"--model: {error}") from error
 
 
 def _image_size(given: flags.FlagValues) -> int:
-    return given.image_size or registry.preprocessing_of(given.model).image_size
+    return given.image_size or registry.get_preprocessing(given.model).image_size
 
 
 def _require(given: flags.FlagValues, *names: str) -> None:
@@ -158,7 +158,7 @@ def _require(given: flags.FlagValues, *names: str) -> None:
 def _define_flags() -> None:
     """Here and not above: commands that define flags of the same names import this module."""
     flags.DEFINE_string("source", None, "safetensors: a file, or a folder of one or its shards.")
-    flags.DEFINE_string("model", None, "Name of a model, as of jaxtag.models.names().")
+    flags.DEFINE_string("model", None, "Name of a model, as of jaxtag.models.list_models().")
     flags.DEFINE_string("output", None, "File to write, *.safetensors, or a folder (export).")
     flags.DEFINE_string("library", None, "Whose names to write: torchvision, timm, transformers.")
     flags.DEFINE_integer("num_classes", None, "Classes; by default as many as the file has.")

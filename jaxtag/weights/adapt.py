@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from jaxtag.models.vit import interpolate_positions
 
 # What can be adapted -> how.
-WORDS = {
+ADAPTATIONS = {
     "head": "starts the classifier anew",
     "image_size": "interpolates position embeddings",
     "channels": "sums or repeats the first kernel's channels",
@@ -34,7 +34,7 @@ def shapes(model: nn.Module, arguments: list[jax.ShapeDtypeStruct]) -> Shapes:
     return {path: leaf.shape for path, leaf in flatten_dict(found, sep="/").items()}
 
 
-def word_for(path: str, found: tuple[int, ...] | None, wanted: tuple[int, ...]) -> str | None:
+def adaptation_for(path: str, found: tuple[int, ...] | None, wanted: tuple[int, ...]) -> str | None:
     """Which of `WORDS` makes a variable of shape `found` (None: missing) fit, if any does."""
     if path.startswith("params/head/"):
         return "head"

@@ -64,7 +64,7 @@ def _vit(model: ViT, _: int | None) -> dict[str, Any]:
 
 
 def _efficientnet(model: nn.Module, image_size: int | None) -> dict[str, Any]:
-    from jaxtag.models.mobile_blocks import rounded
+    from jaxtag.models.mobile_blocks import make_divisible
 
     if image_size is None:
         raise ValueError("its EfficientNet is made for one size of picture: say image_size")
@@ -88,7 +88,7 @@ def _efficientnet(model: nn.Module, image_size: int | None) -> dict[str, Any]:
         "expand_ratios": expansions,
         "squeeze_expansion_ratio": 0.25,
         "hidden_act": "swish",
-        "hidden_dim": rounded(1280 * model.width),
+        "hidden_dim": make_divisible(1280 * model.width),
         "pooling_type": "mean",
         "batch_norm_eps": model.norm_eps,
         "batch_norm_momentum": model.norm_momentum,

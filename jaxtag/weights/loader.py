@@ -12,7 +12,7 @@ from flax.traverse_util import unflatten_dict
 from jaxtag.errors import UsageError, UserError
 from jaxtag.weights import adapt as adapting
 from jaxtag.weights import mappings
-from jaxtag.weights.param_mapping import Table, ours, own, their_shapes, theirs
+from jaxtag.weights.param_mapping import Table, own, source, source_shapes, target
 from jaxtag.weights.safetensors_io import Tensors
 
 # In files, but not of the function: counters, poolers nobody reads, causal masks, tied copies.
@@ -54,8 +54,8 @@ def load(
       UserError: the file is damaged, a pickle, or does not fit; what does not is named.
     """
     adapt = tuple(adapt)
-    if unknown := [word for word in adapt if word not in adapting.WORDS]:
-        raise UsageError(f"adapt={unknown[0]!r}: must be among {', '.join(adapting.WORDS)}")
+    if unknown := [word for word in adapt if word not in adapting.ADAPTATIONS]:
+        raise UsageError(f"adapt={unknown[0]!r}: must be among {', '.join(adapting.ADAPTATIONS)}")
     tensors = Tensors(path)
     arguments = adapting.inputs(model, channels, image_size)
     shapes = adapting.shapes(model, arguments)
@@ -64,14 +64,14 @@ def load(
     variables, anew = {}, []
     for name, entry in table.items():
         found, differing = _compare(tensors, entry, shapes[name])
-        word = adapting.word_for(name, found, shapes[name]) if differing else None
+        word = adapting.adaptation_for(name, found, shapes[name]) if differing else None
         if differing and word not in adapt:
-            hint = f' (adapt "{word}" {adapting.WORDS[word]})' if word else ""
+            hint = f' (adapt "{word}" {adapting.ADAPTATIONS[word]})' if word else ""
             problems += [problem + hint for problem in differing]
         elif word == "head":
             anew.append(name)
         elif not problems:
-            array = ours(tensors, entry)
+            array = target(tensors, entry)
             variables[name] = _adapted(word, array, model, shapes[name], path)
     if problems:
         more = [f"and {len(problems) - _TOLD} more"] if len(problems) > _TOLD else []
@@ -91,8 +91,8 @@ def match(tensors: Tensors, model: nn.Module, shapes: adapting.Shapes) -> tuple[
         except ValueError:  # it has no such model
             continue
     candidates += [(library, _base(table)) for library, table in candidates[1:]]
-    library, table = max(candidates, key=lambda c: sum(name in tensors for name in theirs(c[1])))
-    if not any(name in tensors for name in theirs(table)):
+    library, table = max(candidates, key=lambda c: sum(name in tensors for name in source(c[1])))
+    if not any(name in tensors for name in source(table)):
         first = ", ".join(sorted(tensors)[:3])
         libraries = ", ".join(dict.fromkeys(library for library, _ in candidates))
         raise UserError(
@@ -131,7 +131,7 @@ def _compare(
     tensors: Tensors, entry: tuple[str, ...], wanted: tuple[int, ...]
 ) -> tuple[tuple[int, ...] | None, list[str]]:
     """(our shape of what the file has, where it has all; what differs, in words)."""
-    expected, problems = their_shapes(wanted, entry), []
+    expected, problems = source_shapes(wanted, entry), []
     for name, shape in expected.items():
         if name not in tensors:
             problems.append(f"missing {name} {list(shape)}")
@@ -141,7 +141,7 @@ def _compare(
     if not problems or any(name not in tensors for name in expected):
         return None, problems
     try:
-        return ours(tensors, entry).shape, problems
+        return target(tensors, entry).shape, problems
     except ValueError:  # not even the number of dimensions is right
         return None, problems
 
@@ -150,7 +150,7 @@ def _unexpected(
     tensors: Tensors, table: Table, model: nn.Module, library: str, adapt: tuple[str, ...]
 ) -> list[str]:
     """What the file has and the model has not, in words."""
-    known = set(theirs(table))
+    known = set(source(table))
     extra = [name for name in tensors if name not in known and not _EXTRAS.search(name)]
     heads = _heads(model, library) if extra else set()
     if "head" in adapt:

@@ -30,33 +30,33 @@ Table = dict[str, tuple[str, ...]]  # ours -> (layout, *theirs)
 Tensors = Mapping[str, np.ndarray]
 
 
-def conv(ours: str, theirs: str, bias: bool = False) -> Table:
+def conv(target: str, source: str, bias: bool = False) -> Table:
     """A convolution: kernel, and bias if it has one."""
-    table: Table = {f"params/{ours}/kernel": ("conv", f"{theirs}.weight")}
-    return table | ({f"params/{ours}/bias": ("", f"{theirs}.bias")} if bias else {})
+    table: Table = {f"params/{target}/kernel": ("conv", f"{source}.weight")}
+    return table | ({f"params/{target}/bias": ("", f"{source}.bias")} if bias else {})
 
 
-def linear(ours: str, *theirs: str) -> Table:
+def linear(target: str, *source: str) -> Table:
     """A linear layer with bias; ours a stack of theirs where there are several."""
     return {
-        f"params/{ours}/kernel": ("linear", *(f"{name}.weight" for name in theirs)),
-        f"params/{ours}/bias": ("", *(f"{name}.bias" for name in theirs)),
+        f"params/{target}/kernel": ("linear", *(f"{name}.weight" for name in source)),
+        f"params/{target}/bias": ("", *(f"{name}.bias" for name in source)),
     }
 
 
-def layer_norm(ours: str, theirs: str) -> Table:
+def layer_norm(target: str, source: str) -> Table:
     """A layer norm."""
     return {
-        f"params/{ours}/scale": ("", f"{theirs}.weight"),
-        f"params/{ours}/bias": ("", f"{theirs}.bias"),
+        f"params/{target}/scale": ("", f"{source}.weight"),
+        f"params/{target}/bias": ("", f"{source}.bias"),
     }
 
 
-def batch_norm(ours: str, theirs: str) -> Table:
+def batch_norm(target: str, source: str) -> Table:
     """A batch norm with its running moments."""
-    return layer_norm(ours, theirs) | {
-        f"batch_stats/{ours}/mean": ("", f"{theirs}.running_mean"),
-        f"batch_stats/{ours}/var": ("", f"{theirs}.running_var"),
+    return layer_norm(target, source) | {
+        f"batch_stats/{target}/mean": ("", f"{source}.running_mean"),
+        f"batch_stats/{target}/var": ("", f"{source}.running_var"),
     }
 
 
@@ -69,21 +69,21 @@ def join(tables: Iterable[Table]) -> Table:
 
 
 def layers(
-    block: Callable[[str, str], Table], depth: int, scan: bool, ours: str, theirs: str
+    block: Callable[[str, str], Table], depth: int, scan: bool, target: str, source: str
 ) -> Table:
     """`block(ours, theirs)` for each of `depth` layers, as `models.layers.stack` names them.
 
-    Ours are `block_0`, `block_1` … in the folder `ours`, or stacked in `blocks` there (scan);
-    `{}` in `theirs` is the number of the layer.
+    Ours are `block_0`, `block_1` … in the folder `target`, or stacked in `blocks` there (scan);
+    `{}` in `source` is the number of the layer.
     """
-    tables = [block(f"{ours}block_{i}", theirs.format(i)) for i in range(depth)]
+    tables = [block(f"{target}block_{i}", source.format(i)) for i in range(depth)]
     if not scan:
         return join(tables)
     stacked: Table = {}
     for entries in zip(*(table.items() for table in tables), strict=True):
         path, (layout, *_) = entries[0]
         names = [name for _, (_, *parts) in entries for name in parts]
-        path = path.replace(f"/{ours}block_0/", f"/{ours}blocks/")
+        path = path.replace(f"/{target}block_0/", f"/{target}blocks/")
         stacked[path] = (f"layers:{depth} {layout}", *names)
     return stacked
 
@@ -104,17 +104,17 @@ def own(paths: Mapping[str, tuple[int, ...]]) -> Table:
     return table
 
 
-def theirs(table: Table) -> list[str]:
+def source(table: Table) -> list[str]:
     """All of their names."""
     return [name for _, *names in table.values() for name in names]
 
 
 def read(tensors: Tensors, table: Table) -> dict[str, Any]:
     """The nested variables that `table` names. Raises KeyError naming a missing tensor."""
-    return unflatten_dict({path: ours(tensors, entry) for path, entry in table.items()}, sep="/")
+    return unflatten_dict({path: target(tensors, entry) for path, entry in table.items()}, sep="/")
 
 
-def ours(tensors: Tensors, entry: tuple[str, ...]) -> np.ndarray:
+def target(tensors: Tensors, entry: tuple[str, ...]) -> np.ndarray:
     """The one variable of ours that `entry` of a table describes."""
     layout, *names = entry
     return _joined([np.asarray(tensors[name]) for name in names], layout.split())
@@ -130,7 +130,7 @@ def write(variables: Mapping[str, Any], table: Table) -> dict[str, np.ndarray]:
     return tensors
 
 
-def their_shapes(shape: tuple[int, ...], entry: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+def source_shapes(shape: tuple[int, ...], entry: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """The shapes of their tensors for a variable of ours of `shape`."""
     array = np.broadcast_to(np.float32(0), shape)  # takes no memory
     return {name: part.shape for name, part in _parted(array, entry)}

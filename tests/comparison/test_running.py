@@ -22,7 +22,7 @@ def test_every_cell_has_a_sound_configuration(architecture, dataset):
 
 
 def test_a_cell_without_data_says_so(tmp_path):
-    assert runner.absent(Cell("resnet", "mnist", 64, 0), str(tmp_path)) == "data absent"
+    assert runner.skip_reason(Cell("resnet", "mnist", 64, 0), str(tmp_path)) == "data absent"
 
 
 def test_a_finished_cell_is_not_run_again(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import simplejpeg
 from PIL import Image, PngImagePlugin
 
 from jaxtag.data import decode as decode_module
-from jaxtag.data.decode import DecodeError, decode, decode_into, open_picture
+from jaxtag.data.decode import DecodeError, decode, decode_into, open_image
 
 HEIGHT, WIDTH = 48, 64
 
@@ -82,7 +82,7 @@ def test_a_plain_png_is_what_pillow_makes_of_it_damaged_or_not(grey):
     chunks.add(b"gAMA", struct.pack(">I", 45_455))
     chunks.add(b"sRGB", b"\0")
     data = save(image, "PNG", pnginfo=chunks, dpi=(72, 72))
-    assert isinstance(open_picture(data), decode_module._Png)
+    assert isinstance(open_image(data), decode_module._Png)
     np.testing.assert_array_equal(decode(data), image if not grey else np.dstack([image] * 3))
     for place in range(0, len(data), 7):
         broken = bytearray(data)
@@ -235,7 +235,7 @@ def test_orientations_are_undone(orientation, kind):
     stored = np.ascontiguousarray(STORED[orientation](scene()))
     options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     data = save(stored, kind, exif=exif, **options)
-    picture = open_picture(data)
+    picture = open_image(data)
     assert (picture.height, picture.width) == (HEIGHT, WIDTH)
     assert_close(decode(data), scene(), mean=2)
 
@@ -320,7 +320,7 @@ def test_reduced_decoding_covers_the_target_and_shows_the_same():
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.25])
 def test_rows_above_a_cut_are_those_of_the_whole(scale, subsampling, progressive):
     options = {"quality": 90, "subsampling": subsampling, "progressive": progressive}
-    picture = open_picture(save(noisy(640, 480), "JPEG", **options))
+    picture = open_image(save(noisy(640, 480), "JPEG", **options))
     whole, bottom = picture.pixels(scale), 300
     part = picture.pixels(scale, bottom=bottom)
     rows = int(bottom * scale)
@@ -339,16 +339,16 @@ def test_bytes_that_are_not_wanted_cost_no_second_decoding(monkeypatch, kind):
 
     monkeypatch.setattr(simplejpeg, "decode_jpeg", counting)
     if kind == "cut":
-        open_picture(data).pixels(bottom=200)
+        open_image(data).pixels(bottom=200)
     else:
-        open_picture(data[:-2] + bytes(6) + data[-2:]).pixels()
+        open_image(data[:-2] + bytes(6) + data[-2:]).pixels()
     assert len(calls) == 1
 
 
 def test_a_cut_does_not_hide_that_the_end_is_missing():
     data = save(noisy(640, 480), "JPEG")
     with pytest.raises(DecodeError, match="damaged JPEG"):
-        open_picture(data[: len(data) * 3 // 4]).pixels(bottom=100)
+        open_image(data[: len(data) * 3 // 4]).pixels(bottom=100)
 
 
 def jpeg():

@@ -8,7 +8,7 @@ import simplejpeg
 
 from jaxtag.data.files import FileRecords, list_files
 from jaxtag.data.pipeline import file_batches
-from jaxtag.data.transforms import Squash
+from jaxtag.data.transforms import Resize
 from jaxtag.errors import UserError
 
 SIZE = 16
@@ -33,7 +33,7 @@ def test_files_of_every_kind_keep_their_order_and_their_errors(tmp_path):
     os.mkfifo(folder / "pipe.jpg")
     missing = tmp_path / "missing.jpg"
     paths = [missing, folder, folder / "a.jpg", tmp_path / "*" / "deeper" / "*.jpg"]
-    batches = list(file_batches(paths, image=Squash(SIZE), batch_size=4))
+    batches = list(file_batches(paths, image=Resize(SIZE), batch_size=4))
     names = [name for batch in batches for name in batch["file"]]
     errors = dict(zip(names, (e for batch in batches for e in batch["error"]), strict=True))
     expected = [
@@ -67,14 +67,14 @@ def test_files_through_workers(tmp_path):
     for number in range(7):
         pixels = np.full((20, 20, 3), number * 30, np.uint8)
         (tmp_path / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels))
-    batches = list(file_batches([tmp_path], image=Squash(SIZE), batch_size=2, workers=2))
+    batches = list(file_batches([tmp_path], image=Resize(SIZE), batch_size=2, workers=2))
     shades = np.concatenate([batch["image"][:, 8, 8, 0] for batch in batches])[:7]
     assert np.abs(shades - np.arange(7) * 30.0).max() < 3
 
 
 def test_no_files_is_the_users_mistake(tmp_path):
     with pytest.raises(UserError, match="no files in"):
-        file_batches([tmp_path, tmp_path / "*.jpg"], image=Squash(SIZE), batch_size=2)
+        file_batches([tmp_path, tmp_path / "*.jpg"], image=Resize(SIZE), batch_size=2)
 
 
 def test_nothing_that_was_named_is_left_out_in_silence(tmp_path, monkeypatch):

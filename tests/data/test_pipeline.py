@@ -13,10 +13,10 @@ import pytest
 import simplejpeg
 
 from jaxtag.data import batching, pipeline
-from jaxtag.data.pipeline import Example, eval_batches, train_batches
+from jaxtag.data.pipeline import ExampleSpec, eval_batches, train_batches
 from jaxtag.data.targets import CaptionTokens
 from jaxtag.data.tokenizer import BOS, PAD, Tokenizer
-from jaxtag.data.transforms import RandomCrop, Squash
+from jaxtag.data.transforms import RandomResizedCrop, Resize
 from jaxtag.errors import UserError
 
 SIZE = 16
@@ -74,7 +74,9 @@ def tokenizer(records):
 
 @pytest.fixture(scope="module")
 def example(tokenizer):
-    return Example(RandomCrop(SIZE), {"tokens": CaptionTokens(tokenizer, 24, per_picture=2)})
+    return ExampleSpec(
+        RandomResizedCrop(SIZE), {"tokens": CaptionTokens(tokenizer, 24, per_picture=2)}
+    )
 
 
 def take(batches, count):
@@ -210,7 +212,7 @@ def test_broken_pictures_are_replaced_and_their_reason_is_kept(records, example)
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_evaluation_counts_each_record_once(records, tokenizer, processes):
-    example = Example(Squash(SIZE), {"tokens": CaptionTokens(tokenizer, 24, 3, random=False)})
+    example = ExampleSpec(Resize(SIZE), {"tokens": CaptionTokens(tokenizer, 24, 3, random=False)})
     options = {"example": example, "batch_size": 8}
     shares = np.split(np.arange(8), processes)
     parts = [list(eval_batches(records, **options, rows=own)) for own in shares]
@@ -240,7 +242,7 @@ def test_captions_are_drawn_without_repeats_while_there_are_enough(tokenizer):
 
 
 def test_another_field_does_not_change_the_crops(records, example):
-    plain = Example(example.image)
+    plain = ExampleSpec(example.image)
     (a,) = take(train_batches(records, example=plain, batch_size=8, seed=0), 1)
     (b,) = take(train_batches(records, example=example, batch_size=8, seed=0), 1)
     np.testing.assert_array_equal(a["image"], b["image"])
@@ -264,7 +266,7 @@ def test_rows_that_stay_the_same_are_made_once(
             self.read.extend(indices)
             return super().__getitems__(indices)
 
-    example = Example(Squash(SIZE), {"tokens": CaptionTokens(tokenizer, 24, random=False)})
+    example = ExampleSpec(Resize(SIZE), {"tokens": CaptionTokens(tokenizer, 24, random=False)})
     options = {"example": example, "batch_size": 4, "seed": 1}
     kept = train_batches(Counted(), **options, threads=threads)
     made = train_batches(records, **options, workers=1)
@@ -293,7 +295,7 @@ def test_a_thread_that_was_not_done_yet_does_no_harm():
 
     records = Slow()
     take = lambda batch: (np.arange(4) + 4 * batch, np.arange(4) + 4 * (batch % 2))  # noqa: E731
-    load = batching.LoadOnce(records, Example(Squash(SIZE)), take, 1)
+    load = batching.CachedBatchLoader(records, ExampleSpec(Resize(SIZE)), take, 1)
     with futures.ThreadPoolExecutor(4) as pool:
         found = list(pool.map(load, [0, 0, 0, 0]))
     for other in found[1:]:
@@ -302,7 +304,7 @@ def test_a_thread_that_was_not_done_yet_does_no_harm():
 
 
 def test_much_is_not_kept(records, monkeypatch):
-    options = {"example": Example(Squash(SIZE)), "batch_size": 4, "seed": 1}
+    options = {"example": ExampleSpec(Resize(SIZE)), "batch_size": 4, "seed": 1}
     monkeypatch.setattr(pipeline.LoadOnce, "__call__", lambda self, rows: {"kept": True})
     for limit, kept in ((0, True), (-1, False)):
         bytes_of_all = len(records) * SIZE * SIZE * 3

@@ -5,10 +5,10 @@ import pickle
 import numpy as np
 import pytest
 
-from jaxtag.data.pipeline import Example, train_batches
-from jaxtag.data.samplers import BalancedOrder, ShuffledOrder
-from jaxtag.data.targets import Label
-from jaxtag.data.transforms import Squash
+from jaxtag.data.pipeline import ExampleSpec, train_batches
+from jaxtag.data.samplers import ClassBalancedSampler, ShuffleSampler
+from jaxtag.data.targets import ClassLabel
+from jaxtag.data.transforms import Resize
 from jaxtag.errors import UsageError
 
 LABELS = np.array([4] * 9 + [0] * 6 + [7] * 2 + [2] * 12 + [5] * 7)[
@@ -32,8 +32,8 @@ class Records:
 
 
 def batches(seed=5, **options):
-    order = BalancedOrder(members(), **OPTIONS, seed=seed)
-    example = Example(Squash(8), {"label": Label()})
+    order = ClassBalancedSampler(members(), **OPTIONS, seed=seed)
+    example = ExampleSpec(Resize(8), {"label": ClassLabel()})
     return train_batches(
         Records(), example=example, batch_size=6, seed=seed, order=order, **options
     )
@@ -47,17 +47,17 @@ def take(iterator, count):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 25])
 def test_shuffled_passes_hold_each_record_once_in_new_orders(batch_size):
-    order = ShuffledOrder(10, batch_size=batch_size, seed=4)
+    order = ShuffleSampler(10, batch_size=batch_size, seed=4)
     stream = np.concatenate([order(batch) for batch in range(-(-60 // batch_size))])
     passes = stream[:60].reshape(6, 10)
     np.testing.assert_array_equal(np.sort(passes), np.tile(np.arange(10), (6, 1)))
     assert len({tuple(one) for one in passes.tolist()}) == 6
-    other = ShuffledOrder(10, batch_size=7, seed=4)
+    other = ShuffleSampler(10, batch_size=7, seed=4)
     np.testing.assert_array_equal(other(1), stream[7:14])
 
 
 def test_a_shuffled_batch_depends_on_the_seed_and_its_number_alone():
-    order, other = (ShuffledOrder(1000, batch_size=64, seed=s) for s in (1, 2))
+    order, other = (ShuffleSampler(1000, batch_size=64, seed=s) for s in (1, 2))
     copy = pickle.loads(pickle.dumps(order))
     for number in (7, 3, 10**6, 15, 16):
         np.testing.assert_array_equal(order(number), copy(number))
@@ -65,7 +65,7 @@ def test_a_shuffled_batch_depends_on_the_seed_and_its_number_alone():
 
 
 def test_a_batch_has_k_pictures_of_each_of_p_classes():
-    order = BalancedOrder(members(), **OPTIONS, seed=0)
+    order = ClassBalancedSampler(members(), **OPTIONS, seed=0)
     for number in range(300):
         index = order(number)
         classes, counts = np.unique(LABELS[index], return_counts=True)
@@ -75,7 +75,7 @@ def test_a_batch_has_k_pictures_of_each_of_p_classes():
 
 
 def test_classes_and_their_pictures_come_evenly_in_new_orders():
-    order = BalancedOrder(members(LABELS[LABELS != 7]), **OPTIONS, seed=0)
+    order = ClassBalancedSampler(members(LABELS[LABELS != 7]), **OPTIONS, seed=0)
     labels = LABELS[LABELS != 7]
     rounds = [np.concatenate([order(2 * r), order(2 * r + 1)]) for r in range(4)]
     for index in rounds:
@@ -89,14 +89,14 @@ def test_classes_and_their_pictures_come_evenly_in_new_orders():
 
 
 def test_what_is_left_over_in_a_round_changes():
-    order = BalancedOrder(members(), **OPTIONS, seed=0)
+    order = ClassBalancedSampler(members(), **OPTIONS, seed=0)
     rounds = [np.concatenate([order(2 * r), order(2 * r + 1)]) for r in range(40)]
     absent = {(set(LABELS.tolist()) - set(LABELS[index].tolist())).pop() for index in rounds}
     assert absent == set(LABELS.tolist())
 
 
 def test_the_seed_and_the_number_decide():
-    order, other = (BalancedOrder(members(), **OPTIONS, seed=s) for s in (1, 2))
+    order, other = (ClassBalancedSampler(members(), **OPTIONS, seed=s) for s in (1, 2))
     copy = pickle.loads(pickle.dumps(order))
     for number in (7, 3, 10**9):
         np.testing.assert_array_equal(order(number), copy(number))
@@ -131,4 +131,4 @@ def test_resume_is_exact(workers):
 
 def test_too_few_classes_are_named():
     with pytest.raises(UsageError, match=r"only 5 have pictures: take at least 4"):
-        BalancedOrder(members(), batch_size=18, per_class=3, seed=0)
+        ClassBalancedSampler(members(), batch_size=18, per_class=3, seed=0)

@@ -106,7 +106,7 @@ def test_it_pickles_as_an_address_also_when_open(folder):
 def test_captions_come_without_the_pictures(folder):
     source = sources.open_split("source_probe", "train", folder)
     expected = [record["captions"] for record in source.__getitems__(range(9))]
-    assert list(sources.captions_of(source)) == expected
+    assert list(sources.iter_captions(source)) == expected
     assert sorted(expected) == sorted(CAPTIONS)
 
 

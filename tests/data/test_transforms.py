@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxtag.data.decode import open_picture
-from jaxtag.data.transforms import CenterCrop, RandomCrop, Squash
+from jaxtag.data.decode import open_image
+from jaxtag.data.transforms import CenterCrop, RandomResizedCrop, Resize
 
 
 def gradient(height, width):
@@ -16,7 +16,7 @@ def gradient(height, width):
     image = np.stack([x * 255 / (width - 1), y * 255 / (height - 1), 0 * x], axis=2)
     out = io.BytesIO()
     Image.fromarray(image.astype(np.uint8)).save(out, "JPEG", quality=95, subsampling=0)
-    return open_picture(out.getvalue())
+    return open_image(out.getvalue())
 
 
 def apply(transform, picture, seed=0):
@@ -27,7 +27,7 @@ def apply(transform, picture, seed=0):
 
 @pytest.mark.parametrize("shape", [(300, 300), (240, 600), (40, 30), (3000, 10), (9, 2000)])
 def test_squash_keeps_the_corners(shape):
-    out = apply(Squash(64), gradient(*shape))
+    out = apply(Resize(64), gradient(*shape))
     assert np.abs(out[[0, -1], 0, 1] - [0, 255]).max() < 20
     assert np.abs(out[0, [0, -1], 0] - [0, 255]).max() < 20
 
@@ -44,7 +44,7 @@ def test_random_crops_have_the_areas_and_ratios_asked_for():
     picture = gradient(400, 600)
     areas, ratios = [], []
     for seed in range(200):
-        out = apply(RandomCrop(32, area_range=(0.2, 0.6)), picture, seed)
+        out = apply(RandomResizedCrop(32, area_range=(0.2, 0.6)), picture, seed)
         # How far the colours run tells how large the crop was.
         height, width = (out[-1, 0, 1] - out[0, 0, 1]) / 255, (out[0, -1, 0] - out[0, 0, 0]) / 255
         areas.append(height * width)
@@ -58,13 +58,13 @@ def test_random_crops_have_the_areas_and_ratios_asked_for():
 
 def test_a_reduced_decode_shows_what_a_full_one_shows(real_data):
     file = sorted((real_data / "coco_mini" / "val2017").glob("*.jpg"))[0]
-    got = apply(Squash(96), open_picture(file.read_bytes()))
+    got = apply(Resize(96), open_image(file.read_bytes()))
     expected = Image.open(file).convert("RGB").resize((96, 96), Image.BOX)
     assert np.abs(got - np.asarray(expected, int)).mean() < 6
 
 
 def test_crops_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="area_range"):
-        RandomCrop(8, area_range=(0.5, 0.2))
+        RandomResizedCrop(8, area_range=(0.5, 0.2))
     with pytest.raises(ValueError, match="share"):
         CenterCrop(8, share=1.5)

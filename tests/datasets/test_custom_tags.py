@@ -6,7 +6,7 @@ import pytest
 from labelled import lay, ledger, picture, tagged
 
 from jaxtag import datasets
-from jaxtag.datasets.base import Picture, hold_out
+from jaxtag.datasets.base import ImageRecord, hold_out
 from jaxtag.errors import UserError
 
 COCO = {
@@ -145,7 +145,7 @@ def test_the_group_is_kept_in_the_records(tmp_path):
 
 def test_held_out_groups_stay_when_others_come():
     def held(count):
-        pictures = [Picture(f"{n}.jpg", bytes) for n in range(10 * count)]
+        pictures = [ImageRecord(f"{n}.jpg", bytes) for n in range(10 * count)]
         groups = {f"{n}.jpg": f"group {n // 10}" for n in range(10 * count)}
         return {groups[picture.file] for picture in hold_out(pictures, groups=groups)["validation"]}
 

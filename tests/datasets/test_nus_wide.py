@@ -4,7 +4,7 @@ import pytest
 from labelled import lay, ledger, picture, tagged, zipped
 
 from jaxtag import datasets
-from jaxtag.datasets.base import place
+from jaxtag.datasets.base import hash_fraction
 from jaxtag.errors import UserError
 
 CONCEPTS = ["airport", "sky", "water"]
@@ -63,7 +63,7 @@ def test_every_layout(tmp_path, form):
     found = {split: tagged(summary, split) for split in ("train", "validation", "test")}
     for path, (part, shown) in PICTURES.items():
         file = path.replace("\\", "/")
-        split = "validation" if place(file) < 0.1 else "train"
+        split = "validation" if hash_fraction(file) < 0.1 else "train"
         split = "test" if part == "Test" else split
         tags = [concept for concept, one in zip(CONCEPTS, shown, strict=True) if one]
         assert found[split].pop(file) == (tags, [], "")

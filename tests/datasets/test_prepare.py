@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxtag import datasets
-from jaxtag.datasets.base import Picture, hold_out
+from jaxtag.datasets.base import ImageRecord, hold_out
 from jaxtag.datasets.exif import MetadataError, strip_jpeg
 from jaxtag.errors import UsageError, UserError
 
@@ -284,7 +284,7 @@ def test_a_zip_of_own_data(tmp_path):
 
 def test_held_out_pictures_stay_when_others_come():
     def pictures(count):
-        return [Picture(f"{n}.jpg", bytes) for n in range(count)]
+        return [ImageRecord(f"{n}.jpg", bytes) for n in range(count)]
 
     few, many = hold_out(pictures(200)), hold_out(pictures(2000))
     assert 140 <= len(many["validation"]) <= 260
@@ -351,7 +351,7 @@ def test_names_and_sources_are_checked(tmp_path):
 
 @pytest.mark.parametrize("dataset", [*datasets.NAMES, "my_pictures"])
 def test_how_to_get_ends_in_the_command_that_prepares(dataset):
-    text = datasets.how_to_get(dataset, "DATA")
+    text = datasets.download_instructions(dataset, "DATA")
     assert f"python -m jaxtag.prepare --dataset={dataset}" in text
     assert "--data_dir=DATA" in text
     assert "{" not in text

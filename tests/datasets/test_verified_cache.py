@@ -5,7 +5,7 @@ from labelled import lay, ledger, picture, records
 
 from jaxtag import datasets
 from jaxtag.datasets import verify, write
-from jaxtag.datasets.verified_cache import Examined
+from jaxtag.datasets.verified_cache import VerifiedCache
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch, capsys, decoded):
 
 def test_what_a_killed_process_wrote_counts_up_to_the_last_whole_digest(tmp_path):
     path = tmp_path / "list"
-    digests = [Examined.digest(bytes([n])) for n in range(3)]
+    digests = [VerifiedCache.digest(bytes([n])) for n in range(3)]
     path.write_bytes(b"".join(digests)[:-5])
-    with Examined(path) as examined:
+    with VerifiedCache(path) as examined:
         assert [digest in examined for digest in digests] == [True, True, False]
         examined.add(digests[2])
         examined.add(digests[0])
@@ -60,9 +60,9 @@ def test_what_a_killed_process_wrote_counts_up_to_the_last_whole_digest(tmp_path
 
 def test_it_is_written_on_the_way(tmp_path):
     path = tmp_path / "list"
-    examined = Examined(path)
+    examined = VerifiedCache(path)
     for n in range(1000):
-        examined.add(Examined.digest(str(n).encode()))
-    assert len(Examined(path)) > 700  # though nobody closed the first
+        examined.add(VerifiedCache.digest(str(n).encode()))
+    assert len(VerifiedCache(path)) > 700  # though nobody closed the first
     examined.forget()
     assert not path.exists()

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from stored import REFERENCES
 
 from jaxtag.decoding import generate as generation
-from jaxtag.decoding.cached_decoder import Settings
+from jaxtag.decoding.cached_decoder import GenerationConfig
 from jaxtag.models import Captioner, Decoder, ViT, generate
 from jaxtag.weights import param_mapping
 from jaxtag.weights.mappings import captioner
@@ -164,13 +164,13 @@ def test_bfloat16_generates() -> None:
 
 def test_shaped_distribution() -> None:
     logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05], [0.05, 0.15, 0.3, 0.5]]))
-    top_k = generation.shape_distribution(logits, Settings(method="sample", top_k=2))
+    top_k = generation.warp_logits(logits, GenerationConfig(method="sample", top_k=2))
     np.testing.assert_array_equal(np.isfinite(top_k), [[1, 1, 0, 0], [0, 0, 1, 1]])
-    top_p = generation.shape_distribution(logits, Settings(method="sample", top_p=0.6))
+    top_p = generation.warp_logits(logits, GenerationConfig(method="sample", top_p=0.6))
     np.testing.assert_array_equal(np.isfinite(top_p), [[1, 1, 0, 0], [0, 0, 1, 1]])
-    tiny = generation.shape_distribution(logits, Settings(method="sample", top_p=1e-6))
+    tiny = generation.warp_logits(logits, GenerationConfig(method="sample", top_p=1e-6))
     np.testing.assert_array_equal(np.isfinite(tiny), [[1, 0, 0, 0], [0, 0, 0, 1]])
-    cold = generation.shape_distribution(logits, Settings(method="sample", temperature=0.5))
+    cold = generation.warp_logits(logits, GenerationConfig(method="sample", temperature=0.5))
     np.testing.assert_allclose(cold, logits / 0.5)
 
 

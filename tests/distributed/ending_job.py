@@ -30,7 +30,7 @@ def main(how: str) -> int:
                 raise UsageError("config.steps = -1")
             return 7
 
-        assert coordination.on_first(answer) == 7
+        assert coordination.run_on_process_zero(answer) == 7
         coordination.barrier("here")
         if jax.process_index() == 1 and how == "fails":
             raise UserError("the disk is full")

@@ -64,9 +64,9 @@ def run(config) -> list[float]:
         rows = batch(config, number)
         rows["label"] %= 5
         rows["mask"][7] = 0
-        own = meshes.own_rows(plan.mesh, config.batch_size)
+        own = meshes.local_row_indices(plan.mesh, config.batch_size)
         arrays = {name: value[own] for name, value in rows.items()}
-        state, metrics = plan.step(state, meshes.to_devices(arrays, plan.mesh))
+        state, metrics = plan.step(state, meshes.make_global_batch(arrays, plan.mesh))
         total, count = metrics["loss"]
         losses.append(float(total) / float(count))
     norm = jax.jit(optax.tree.norm, out_shardings=meshes.replicated(plan.mesh))(state.params)
@@ -77,10 +77,10 @@ def neighbours() -> list[float]:
     """Of five queries among rows that all devices share, after some have gone."""
     import numpy as np
 
-    from jaxtag.tag_index import Rows
+    from jaxtag.tag_index import VectorIndex
 
     rng = np.random.RandomState(0)
-    rows = Rows(dimension=24, metric="euclidean")
+    rows = VectorIndex(dimension=24, metric="euclidean")
     rows.add(rng.randn(1500, 24))
     rows.remove(np.arange(0, 1500, 7))
     rows.add(rng.randn(100, 24))

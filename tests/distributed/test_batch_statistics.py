@@ -7,14 +7,14 @@ from shrinking import batch, with_batch_norm
 
 from jaxtag.distributed import mesh as meshes
 from jaxtag.training import setup
-from jaxtag.training.train_state import State
+from jaxtag.training.train_state import TrainState
 
 # Slow: on few cores XLA's CPU devices can wait for each other for ever, one in an all-reduce and
 # the others in an exchange that comes before or after it.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
 
 
-def anywhere(state: State) -> State:
+def anywhere(state: TrainState) -> TrainState:
     """`state` with parameters that no gradient leaves alone, as zeros of a head do."""
     rng = np.random.RandomState(0)
 
@@ -30,11 +30,11 @@ def test_eight_devices_give_the_step_of_one(groups: int) -> None:
     config = with_batch_norm(groups)
     ended = []
     for count in (1, 8):
-        mesh = meshes.make(devices=jax.devices()[:count])
+        mesh = meshes.make_mesh(devices=jax.devices()[:count])
         plan = setup.build(config, 10, examples=64, mesh=mesh)
         rows = batch(config)
         rows["label"] %= 10
-        ended.append(plan.step(anywhere(plan.initialize()), meshes.to_devices(rows, mesh)))
+        ended.append(plan.step(anywhere(plan.initialize()), meshes.make_global_batch(rows, mesh)))
     (one, first), (eight, second) = ended
     np.testing.assert_allclose(first["loss"][0], second["loss"][0], rtol=1e-5)
     for part in ("params", "collections", "ema"):

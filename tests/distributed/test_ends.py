@@ -6,10 +6,10 @@ from pathlib import Path
 import jobs
 import pytest
 
-from jaxtag.errors import LostProcess
+from jaxtag.errors import ProcessLostError
 
 PROGRAM = str(Path(__file__).with_name("ending_job.py"))
-RESTART = LostProcess.exit_status
+RESTART = ProcessLostError.exit_status
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from jaxtag.distributed import initialize
-from jaxtag.distributed.initialize import Place
+from jaxtag.distributed.initialize import ProcessInfo
 from jaxtag.errors import UsageError
 
 SLURM = {
@@ -38,24 +38,24 @@ def cluster(monkeypatch):
 
 
 def test_alone(cluster):
-    assert initialize.find() is None
-    assert initialize.find("here:80", 1, 0) is None
+    assert initialize.detect_cluster() is None
+    assert initialize.detect_cluster("here:80", 1, 0) is None
     cluster(**SLURM | {"SLURM_NTASKS": "1"})
-    assert initialize.find() is None
+    assert initialize.detect_cluster() is None
 
 
 def test_flags(cluster):
-    assert initialize.find("there:80", 4, 2) == Place("there:80", 4, 2)
+    assert initialize.detect_cluster("there:80", 4, 2) == ProcessInfo("there:80", 4, 2)
 
 
 def test_slurm(cluster):
     cluster(**SLURM)
-    assert initialize.find() == Place(f"node03:{PORT}", 4, 3, None, "slurm")
+    assert initialize.detect_cluster() == ProcessInfo(f"node03:{PORT}", 4, 3, None, "slurm")
 
 
 def test_flags_go_before_the_cluster(cluster):
     cluster(**SLURM)
-    assert initialize.find("there:80").coordinator == "there:80"
+    assert initialize.detect_cluster("there:80").coordinator == "there:80"
 
 
 @pytest.mark.parametrize(
@@ -71,18 +71,18 @@ def test_flags_go_before_the_cluster(cluster):
 )
 def test_gpus_of_a_task(cluster, tasks, gpus, taken):
     cluster(**SLURM | {"SLURM_STEP_TASKS_PER_NODE": tasks} | gpus)
-    assert initialize.find().devices == taken
+    assert initialize.detect_cluster().devices == taken
 
 
 def test_gpus_that_no_task_would_see_are_refused(cluster):
     cluster(**SLURM | {"SLURM_GPUS_ON_NODE": "8"})
     with pytest.raises(UsageError, match=r"2 processes .* sees 8 GPUs: .*--ntasks-per-node=1"):
-        initialize.find()
+        initialize.detect_cluster()
 
 
 def test_open_mpi(cluster):
     cluster(**OPEN_MPI)
-    place = initialize.find()
+    place = initialize.detect_cluster()
     assert place.coordinator.startswith("10.96.0.1:")
     assert (place.count, place.index, place.found_by) == (2, 1, "ompi")
 
@@ -90,8 +90,8 @@ def test_open_mpi(cluster):
 def test_open_mpi_5_must_be_told_where_to_meet(cluster):
     cluster(OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="1")
     with pytest.raises(UsageError, match="give --coordinator_address=HOST:PORT"):
-        initialize.find()
-    assert initialize.find("there:80", 2, 1) == Place("there:80", 2, 1)
+        initialize.detect_cluster()
+    assert initialize.detect_cluster("there:80", 2, 1) == ProcessInfo("there:80", 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_open_mpi_5_must_be_told_where_to_meet(cluster):
 )
 def test_wrong_flags_are_named(cluster, place, message):
     with pytest.raises(UsageError, match=message):
-        initialize.find(*place)
+        initialize.detect_cluster(*place)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.1.1", "[::1]"])
 def test_a_coordinator_that_other_machines_cannot_reach_is_refused(cluster, host):
     cluster(**SLURM)
     with pytest.raises(UsageError, match="from its own machine only, and this job has 2"):
-        initialize.find(f"{host}:80")
+        initialize.detect_cluster(f"{host}:80")

@@ -32,9 +32,9 @@ def test_eight_devices_give_the_step_of_one() -> None:
     rows["label"] %= CLASSES
     rows["mask"][7] = 0
     for count in (1, 8):
-        mesh = meshes.make(devices=jax.devices()[:count])
+        mesh = meshes.make_mesh(devices=jax.devices()[:count])
         plan = setup.build(config, CLASSES, examples=64, mesh=mesh)
-        ended.append(plan.step(plan.initialize(), meshes.to_devices(rows, mesh)))
+        ended.append(plan.step(plan.initialize(), meshes.make_global_batch(rows, mesh)))
     (one, first), (eight, second) = ended
     for a, b in zip(first["loss"], second["loss"], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)

@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from jobs import free_port
 
-from jaxtag.distributed.rendezvous import Failed, Member, meet
+from jaxtag.distributed.rendezvous import Failed, Peer, rendezvous
 
 
-def outcomes(*members: Member, seconds: float = 5.0) -> list[object]:
+def outcomes(*members: Peer, seconds: float = 5.0) -> list[object]:
     """What each member gets from `meet`: members, or why not."""
     port = free_port()
 
-    def attend(member: Member) -> object:
+    def attend(member: Peer) -> object:
         try:
-            return meet("localhost", port, member, seconds)
+            return rendezvous("localhost", port, member, seconds)
         except Failed as problem:
             return str(problem)
 
@@ -25,7 +25,7 @@ def outcomes(*members: Member, seconds: float = 5.0) -> list[object]:
 
 
 def test_all_come_in_any_order():
-    members = [Member(index, 3, f"host{index}", 100 + index) for index in range(3)]
+    members = [Peer(index, 3, f"host{index}", 100 + index) for index in range(3)]
     last, first, middle = outcomes(members[2], members[0], members[1])
     assert first == members
     assert (middle, last) == ([members[1]], [members[2]])
@@ -33,24 +33,24 @@ def test_all_come_in_any_order():
 
 def test_who_did_not_come_is_named_to_all_within_the_time():
     began = time.monotonic()
-    told = outcomes(Member(0, 4), Member(2, 4), seconds=0.5)
+    told = outcomes(Peer(0, 4), Peer(2, 4), seconds=0.5)
     assert time.monotonic() - began < 5
     assert told == ["of 4 processes 2 did not come within 0.5 s: 1, 3"] * 2
 
 
 def test_another_number_of_processes_is_told_to_all():
-    told = outcomes(Member(0, 2), Member(1, 3, "there", 7))
+    told = outcomes(Peer(0, 2), Peer(1, 3, "there", 7))
     assert told == ["process 1 (pid 7 on there) was started as one of 3, process 0 as one of 2"] * 2
 
 
 def test_a_process_that_is_there_twice_is_told():
-    told = outcomes(Member(0, 3), Member(1, 3, "here", 7), Member(1, 3, "there", 8))
+    told = outcomes(Peer(0, 3), Peer(1, 3, "here", 7), Peer(1, 3, "there", 8))
     assert len(set(told)) == 1
     assert "process 1 (pid " in told[0] and " is there twice: also as pid " in told[0]
 
 
 def test_process_0_never_comes():
-    (told,) = outcomes(Member(1, 2), seconds=0.5)
+    (told,) = outcomes(Peer(1, 2), seconds=0.5)
     assert told.startswith("process 0 could not be reached at localhost:")
     assert told.endswith("within 0.5 s (Connection refused)")
 
@@ -59,14 +59,14 @@ def test_a_port_in_use_is_named():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(Failed, match=f"cannot listen at port {port}: Address already in use"):
-            meet("localhost", port, Member(0, 2), 5)
+            rendezvous("localhost", port, Peer(0, 2), 5)
 
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"index": "1"}\n', b""])
 def test_strangers_are_no_processes(said):
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
-        host = pool.submit(meet, "localhost", port, Member(0, 2), 10)
+        host = pool.submit(rendezvous, "localhost", port, Peer(0, 2), 10)
         while True:
             try:
                 stranger = socket.create_connection(("localhost", port))
@@ -75,5 +75,5 @@ def test_strangers_are_no_processes(said):
                 time.sleep(0.01)
         stranger.sendall(said)
         stranger.close()
-        assert meet("localhost", port, Member(1, 2, "h", 1), 10) == [Member(1, 2, "h", 1)]
+        assert rendezvous("localhost", port, Peer(1, 2, "h", 1), 10) == [Peer(1, 2, "h", 1)]
         assert [member.index for member in host.result()] == [0, 1]

@@ -31,13 +31,13 @@ def _config() -> Config:
 def _train(sizes, config, monkeypatch, steps=3):
     monkeypatch.setattr(sharding, "_SMALL", 64)  # so that small parameters are split too
     devices = jax.devices()[: int(np.prod(sizes))]
-    mesh = meshes.make(*sizes, devices=devices)
+    mesh = meshes.make_mesh(*sizes, devices=devices)
     plan = setup.build(config, VOCABULARY, examples=64, mesh=mesh)
     state, losses = plan.initialize(), []
     for number in range(steps):
         arrays = batch(config, number)
         arrays["mask"][number] = 0.0
-        state, metrics = plan.step(state, meshes.to_devices(arrays, mesh))
+        state, metrics = plan.step(state, meshes.make_global_batch(arrays, mesh))
         losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
     return plan, state, losses
 
@@ -72,7 +72,7 @@ def test_split_parameters_leave_each_device_its_own_pictures(scan, monkeypatch):
     config.model.scan = scan
 
     def temporaries(kind):
-        mesh = meshes.make(*SIZES[kind])
+        mesh = meshes.make_mesh(*SIZES[kind])
         plan = setup.build(config, VOCABULARY, examples=64, mesh=mesh)
         place = meshes.batch_sharding(mesh)
         arrays = {
@@ -110,10 +110,10 @@ def test_accumulation_gives_the_same_step(monkeypatch, one_device):
 
 
 def test_first_rule_wins_and_odd_sizes_stay_whole():
-    mesh = meshes.make(2, 2, 2)
+    mesh = meshes.make_mesh(2, 2, 2)
     params = {"a": {"kernel": jnp.zeros((6, 8))}, "b": jnp.zeros((3, 5)), "c": jnp.zeros((4, 6, 8))}
     rules = (("a/kernel", "fsdp tensor"), ("b", "tensor fsdp"), (".*", "tensor ."))
-    placed = {item.path: item for item in sharding.place(params, mesh, rules)}
+    placed = {item.path: item for item in sharding.infer_sharding(params, mesh, rules)}
     assert placed["a/kernel"].spec == PartitionSpec("fsdp", "tensor")
     assert not any(placed["b"].spec) and "no multiple" in placed["b"].remark
     assert placed["c"].spec == PartitionSpec(None, "tensor", None)
@@ -122,12 +122,12 @@ def test_first_rule_wins_and_odd_sizes_stay_whole():
 
 
 def test_wrong_rules_and_meshes_are_named():
-    mesh = meshes.make(8)
+    mesh = meshes.make_mesh(8)
     with pytest.raises(UsageError, match="no rule covers the parameter a"):
-        sharding.place({"a": jnp.zeros(3)}, mesh, (("b", "auto"),))
+        sharding.infer_sharding({"a": jnp.zeros(3)}, mesh, (("b", "auto"),))
     with pytest.raises(UsageError, match="unknown layout word 'fdsp'"):
-        sharding.place({"a": jnp.zeros(3)}, mesh, ((".*", "fdsp"),))
+        sharding.infer_sharding({"a": jnp.zeros(3)}, mesh, ((".*", "fdsp"),))
     with pytest.raises(UserError, match="does not fit the 8 devices"):
-        meshes.make(3, 1, 1)
+        meshes.make_mesh(3, 1, 1)
     with pytest.raises(UserError, match="take a multiple of 8"):
         meshes.check_batch(mesh, 12)

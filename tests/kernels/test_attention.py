@@ -34,16 +34,16 @@ def test_parts_change_neither_values_nor_gradients(mask, parts):
         return found, *back(jnp.cos(jnp.arange(found.size)).reshape(found.shape))
 
     expected = values_and_gradients(attend)
-    found = values_and_gradients(partial(layers.in_parts, attend, parts))
+    found = values_and_gradients(partial(layers.chunked_map, attend, parts))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_each_device_keeps_its_own_examples():
-    mesh = meshes.make()
+    mesh = meshes.make_mesh()
     split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     attend = partial(attention._attend, mask=None, dropout=None)
-    form = jax.jit(partial(layers.in_parts, attend, 2), out_shardings=split)
+    form = jax.jit(partial(layers.chunked_map, attend, 2), out_shardings=split)
     placed = jax.device_put(operands(), split)
     text = form.lower(*placed).compile().as_text()
     for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
@@ -56,7 +56,9 @@ def test_parts_are_as_few_as_fit(monkeypatch):
     for room, expected in ((16 * score, 1), (16 * score - 1, 2), (5 * score, 4), (1, 16)):
         monkeypatch.setattr(attention, "_SCORES", room)
         assert attention._parts(query, key) == expected
-    with jax.sharding.use_abstract_mesh(meshes.make().abstract_mesh):  # 8 devices, 2 examples each
+    with jax.sharding.use_abstract_mesh(
+        meshes.make_mesh().abstract_mesh
+    ):  # 8 devices, 2 examples each
         assert attention._parts(query, key) == 2
         assert attention._parts(query[:3], key) == 1
 
@@ -72,7 +74,7 @@ def test_tpus_alone_take_parts(platform, monkeypatch):
 def test_what_all_examples_share_is_added_and_gets_the_sum_of_gradients():
     rng = np.random.RandomState(0)
     x, shared = (jnp.asarray(rng.randn(*s), jnp.float32) for s in ((6, 5, 8), (5, 8)))
-    y, back = jax.vjp(layers.add_to_each, x, shared)
+    y, back = jax.vjp(layers.add_broadcast, x, shared)
     to_x, to_shared = back(y)
     np.testing.assert_array_equal(y, x + shared)
     np.testing.assert_array_equal(to_x, y)

@@ -87,7 +87,7 @@ def test_what_all_examples_share():
     rng = np.random.RandomState(0)
     x, shared = (jnp.asarray(rng.randn(*s), jnp.float32) for s in ((6, 5, 8), (5, 8)))
     with jax.default_matmul_precision("highest"):
-        y, back = jax.vjp(layers.add_to_each, x, shared)
+        y, back = jax.vjp(layers.add_broadcast, x, shared)
         to_x, to_shared = back(y)
     np.testing.assert_array_equal(y, x + shared)
     np.testing.assert_array_equal(to_x, y)
@@ -98,7 +98,7 @@ def test_what_all_examples_share():
     ("name", "size"), [("resnet18", 64), ("efficientnet_b0", 64), ("capsnet", 28)]
 )
 def test_a_model_gives_what_it_gives_on_cpu(name, size):
-    model = models.create(name, num_classes=5)
+    model = models.create_model(name, num_classes=5)
     images = np.random.RandomState(0).rand(4, size, size, 3).astype(np.float32)
 
     def on(device):

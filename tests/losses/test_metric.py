@@ -22,7 +22,7 @@ def of_length_one(x: jax.Array) -> jax.Array:
 
 def gradient(name: str):
     """(vectors by name, labels, mask) → (loss, its gradient), not compiled yet."""
-    loss = metric.make(name, {})
+    loss = metric.make_loss(name, {})
 
     def value(vectors: dict[str, jax.Array], labels: jax.Array, mask: jax.Array) -> jax.Array:
         vectors = jax.tree.map(of_length_one, vectors)
@@ -68,7 +68,7 @@ def test_one_tag_a_picture_is_a_class(name, stored) -> None:
 def test_pictures_that_share_a_tag_are_alike() -> None:
     random = np.random.default_rng(0)
     one, other = (random.choice([0, 0, 0, 1, 2], (9, 4)).astype(np.int8) for _ in range(2))
-    same, apart = pair_masks.compared(one, other)
+    same, apart = pair_masks.positive_negative_masks(one, other)
     for row, first in enumerate(one):
         for column, second in enumerate(other):
             states = list(zip(first, second, strict=True))
@@ -76,14 +76,14 @@ def test_pictures_that_share_a_tag_are_alike() -> None:
             # An unknown tag may be there: they share none for sure where either is absent.
             assert apart[row, column] == all(pair_masks.ABSENT in pair for pair in states)
     assert same.any() and apart.any() and not (same | apart).all()
-    own, others = pair_masks.members(one, 4)
+    own, others = pair_masks.class_masks(one, 4)
     assert (own == (one == 1)).all() and (others == (one == 0)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_eight_devices_give_the_loss_of_one(name, stored) -> None:
     """Negatives are those of all devices, whose three rows hold few of a class."""
-    mesh = meshes.make(fsdp=2)
+    mesh = meshes.make_mesh(fsdp=2)
 
     def on_mesh(*arguments):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -131,4 +131,4 @@ def test_nothing_to_compare_gives_no_gradient(name) -> None:
 
 def test_an_unknown_argument_is_named() -> None:
     with pytest.raises(UsageError, match=r"triplet_all has no argument 'margn' \(did you mean ma"):
-        metric.make("triplet_all", {"margn": 0.1})
+        metric.make_loss("triplet_all", {"margn": 0.1})

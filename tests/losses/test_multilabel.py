@@ -16,7 +16,7 @@ LOGITS, LABELS = (FOUND[name].astype(np.float32) for name in ("logits", "labels"
 
 
 def cost(name: str, arguments: dict[str, float], logits: jax.Array) -> jax.Array:
-    present, absent = multilabel.make(name, arguments)(logits)
+    present, absent = multilabel.make_loss(name, arguments)(logits)
     return LABELS * present + (1 - LABELS) * absent
 
 
@@ -47,7 +47,7 @@ def test_losses_equal_those_of_optax() -> None:
 @pytest.mark.parametrize("name", multilabel.LOSSES)
 def test_extreme_logits_keep_finite_gradients(name) -> None:
     arguments = {"asymmetric": {"gamma_neg": 0.5, "gamma_pos": 0.5}, "focal": {"gamma": 0.5}}
-    loss = multilabel.make(name, arguments.get(name, {}))
+    loss = multilabel.make_loss(name, arguments.get(name, {}))
     logits = jnp.array([-200.0, -30.0, 0.0, 30.0, 200.0])
     gradients = jax.jacrev(loss)(logits)
     assert all(np.isfinite(each).all() for each in (*loss(logits), *gradients))
@@ -55,9 +55,9 @@ def test_extreme_logits_keep_finite_gradients(name) -> None:
 
 def test_an_unknown_argument_is_named() -> None:
     with pytest.raises(UsageError, match=r"config.tag.arguments: focal .*'gama'.*gamma"):
-        multilabel.make("focal", {"gama": 1.0})
+        multilabel.make_loss("focal", {"gama": 1.0})
     with pytest.raises(UsageError, match="binary_cross_entropy has no argument 'gamma'"):
-        multilabel.make("binary_cross_entropy", {"gamma": 1.0})
+        multilabel.make_loss("binary_cross_entropy", {"gamma": 1.0})
 
 
 def test_positive_weights_are_ratios_within_their_limits() -> None:

@@ -21,14 +21,16 @@ def test_average_precision_equals_scikit_learn_with_ties_and_unknown_labels() ->
     expected = STORED["average_precision"]
     np.testing.assert_allclose(found[:-1], expected, atol=1e-12)
     assert np.isnan(found[-1])  # no picture has the last tag
-    assert multilabel.rankings(SCORES, TAGS, KNOWN)["map"] == pytest.approx(np.mean(expected))
+    assert multilabel.ranking_metrics(SCORES, TAGS, KNOWN)["map"] == pytest.approx(
+        np.mean(expected)
+    )
 
 
 def test_decisions_equal_scikit_learn() -> None:
-    found = multilabel.of_tags(SCORES, TAGS, KNOWN, THRESHOLDS)
+    found = multilabel.per_class_metrics(SCORES, TAGS, KNOWN, THRESHOLDS)
     for name in ("precision", "recall", "f1"):
         np.testing.assert_allclose(found[name][:-1], STORED[name], atol=1e-12)
-    means = multilabel.decided(found)
+    means = multilabel.threshold_metrics(found)
     assert means["micro_f1"] == pytest.approx(STORED["micro_f1"], abs=1e-12)
     assert means["macro_f1"] == pytest.approx(np.mean(STORED["f1"]), abs=1e-12)
 
@@ -60,7 +62,7 @@ def test_at_k_by_hand() -> None:
     """Three pictures are given two tags each; of equal scores the lower number comes first."""
     scores = np.array([[0.9, 0.8, 0.1, 0.0], [0.5, 0.5, 0.5, 0.1], [0.1, 0.2, 0.3, 0.9]])
     tags = np.array([[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 0]], bool)
-    found = multilabel.at_k(scores, tags, np.ones_like(tags), k=2)
+    found = multilabel.metrics_at_k(scores, tags, np.ones_like(tags), k=2)
     # given: {0, 1}, {0, 1}, {3, 2}; the last tag is one that no picture has.
     precision, recall = (2 / 2 + 1 / 2 + 1 / 1) / 3, (2 / 2 + 1 / 1 + 1 / 2) / 3
     assert found == {
@@ -71,15 +73,17 @@ def test_at_k_by_hand() -> None:
     }
     known = np.ones_like(tags)
     known[0, 1] = False  # given to the first picture, but nobody knows: no fault any more
-    assert multilabel.at_k(scores, tags, known, k=2)["precision@2"] == pytest.approx(1.0)
+    assert multilabel.metrics_at_k(scores, tags, known, k=2)["precision@2"] == pytest.approx(1.0)
 
 
 def test_no_positives_at_all_is_no_division_by_zero() -> None:
     none = np.zeros_like(TAGS)
-    found = multilabel.rankings(SCORES, none, KNOWN)
-    found |= multilabel.decided(multilabel.of_tags(SCORES, none, KNOWN, THRESHOLDS))
+    found = multilabel.ranking_metrics(SCORES, none, KNOWN)
+    found |= multilabel.threshold_metrics(
+        multilabel.per_class_metrics(SCORES, none, KNOWN, THRESHOLDS)
+    )
     assert set(found.values()) == {0.0}
-    assert fit_calibration.choose(SCORES, none, KNOWN).thresholds == (0.5,) * TAGS.shape[1]
+    assert fit_calibration.fit_calibration(SCORES, none, KNOWN).thresholds == (0.5,) * TAGS.shape[1]
 
 
 def test_calibration_error_by_hand() -> None:
@@ -91,18 +95,20 @@ def test_calibration_error_by_hand() -> None:
 
 def test_thresholds_have_the_best_f1_of_all() -> None:
     logits = np.log(SCORES + 0.1)
-    decisions = fit_calibration.choose(logits, TAGS, KNOWN)
-    scores = fit_calibration.calibrated(logits, decisions.scale, decisions.shift)
+    decisions = fit_calibration.fit_calibration(logits, TAGS, KNOWN)
+    scores = fit_calibration.calibrated_scores(logits, decisions.scale, decisions.shift)
     thresholds = np.array(decisions.thresholds)
-    best = multilabel.of_tags(scores, TAGS, KNOWN, thresholds)["f1"]
+    best = multilabel.per_class_metrics(scores, TAGS, KNOWN, thresholds)["f1"]
     others = [
-        multilabel.of_tags(scores, TAGS, KNOWN, np.full(TAGS.shape[1], value))
+        multilabel.per_class_metrics(scores, TAGS, KNOWN, np.full(TAGS.shape[1], value))
         for value in np.unique(scores)
     ]
     np.testing.assert_allclose(best, np.max([other["f1"] for other in others], 0))
-    micro = [multilabel.decided(other)["micro_f1"] for other in others]
-    usual = multilabel.of_tags(scores, TAGS, KNOWN, np.full(TAGS.shape[1], thresholds[-1]))
-    assert multilabel.decided(usual)["micro_f1"] == pytest.approx(max(micro))
+    micro = [multilabel.threshold_metrics(other)["micro_f1"] for other in others]
+    usual = multilabel.per_class_metrics(
+        scores, TAGS, KNOWN, np.full(TAGS.shape[1], thresholds[-1])
+    )
+    assert multilabel.threshold_metrics(usual)["micro_f1"] == pytest.approx(max(micro))
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5])
@@ -112,7 +118,7 @@ def test_a_tag_of_few_pictures_has_the_threshold_of_all(count: int) -> None:
     lowest = np.argsort(np.where(KNOWN[:, 0], logits[:, 0], np.inf))
     tags[:, 0] = False
     tags[lowest[:count], 0] = True
-    thresholds = fit_calibration.choose(logits, tags, KNOWN).thresholds
+    thresholds = fit_calibration.fit_calibration(logits, tags, KNOWN).thresholds
     usual = thresholds[-1]  # no picture has the last
     assert (thresholds[0] == usual) == (count < 5)
 
@@ -121,19 +127,20 @@ def test_calibration_finds_the_scale_that_made_the_labels() -> None:
     rng = np.random.RandomState(0)
     logits = rng.normal(-1.0, 3.0, (20_000, 2))
     known = rng.rand(*logits.shape) < 0.9
-    tags = rng.rand(*logits.shape) < fit_calibration.calibrated(logits, 0.4, 0.7)
+    tags = rng.rand(*logits.shape) < fit_calibration.calibrated_scores(logits, 0.4, 0.7)
     tags[~known] = True  # what is not known has no say
-    found = fit_calibration.choose(logits, tags, known)
+    found = fit_calibration.fit_calibration(logits, tags, known)
     assert found.scale == pytest.approx(0.4, abs=0.02)
     assert found.shift == pytest.approx(0.7, abs=0.03)
-    scores = fit_calibration.calibrated(logits, found.scale, found.shift)
+    scores = fit_calibration.calibrated_scores(logits, found.scale, found.shift)
     assert multilabel.calibration_error(scores, tags, known) < 0.01
     assert (
-        multilabel.calibration_error(fit_calibration.calibrated(logits, 1, 0), tags, known) > 0.05
+        multilabel.calibration_error(fit_calibration.calibrated_scores(logits, 1, 0), tags, known)
+        > 0.05
     )
 
 
 def test_calibration_stays_finite_where_all_is_right() -> None:
     logits = np.array([[-2.0], [-1.0], [1.0], [2.0]])
-    found = fit_calibration.choose(logits, logits > 0, np.ones_like(logits, bool))
+    found = fit_calibration.fit_calibration(logits, logits > 0, np.ones_like(logits, bool))
     assert 0.5 < found.scale < 1.0 and abs(found.shift) < 1e-6

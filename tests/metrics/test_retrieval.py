@@ -49,7 +49,7 @@ def plain(vectors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def test_rankings_equal_brute_force_in_blocks(seed, monkeypatch) -> None:
     monkeypatch.setattr(retrieval, "_ENTRIES", 83 * 10)  # ten queries at a time, two at the end
     for made in scattered(seed), tagged(seed):
-        found = retrieval.rankings(*made)
+        found = retrieval.ranking_metrics(*made)
         assert found == pytest.approx(plain(*made), abs=1e-9)
         assert 0.1 < found["map@r"] < 0.9  # neither all right nor all wrong
     assert found["examples"] == 81  # without the picture that has no tag, and the one alone
@@ -58,7 +58,7 @@ def test_rankings_equal_brute_force_in_blocks(seed, monkeypatch) -> None:
 def test_a_worked_example() -> None:
     """On a line: classes a a b a b at 0, 1, 3, 6, 10."""
     vectors = np.array([[0.0], [1], [3], [6], [10]], np.float32)
-    found = retrieval.rankings(vectors, np.array([0, 0, 1, 0, 1]))
+    found = retrieval.ranking_metrics(vectors, np.array([0, 0, 1, 0, 1]))
     # Ranks of the own class: a0: 1, 3; a1: 1, 3; b3: 4; a6: 3, 4 (b3, b10 are nearer); b10: 2.
     assert found["recall@1"] == pytest.approx(2 / 5)
     assert found["recall@2"] == pytest.approx(3 / 5)
@@ -85,11 +85,11 @@ def test_equals_and_few_vectors() -> None:
     vectors, labels = np.ones((4, 2), np.float32), np.array([0, 1, 1, 2])
     ((_, near),) = retrieval.neighbours(vectors, 3, range(4))
     assert near.tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
-    found = retrieval.metrics(vectors, labels)
+    found = retrieval.retrieval_metrics(vectors, labels)
     assert found["examples"] == 2 and found["recall@1"] == 0 and found["recall@2"] == 1
-    lonely = retrieval.metrics(vectors[:2], labels[:2])
+    lonely = retrieval.retrieval_metrics(vectors[:2], labels[:2])
     assert lonely["examples"] == 0 and lonely["map@r"] == 0
-    assert retrieval.metrics(vectors[:0], labels[:0])["nmi"] == 0
+    assert retrieval.retrieval_metrics(vectors[:0], labels[:0])["nmi"] == 0
 
 
 def test_nmi_is_that_of_scikit_learn() -> None:
@@ -106,7 +106,7 @@ def test_clusters_find_groups_that_lie_apart() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 6, 120)
     vectors = np.eye(6, dtype=np.float32)[labels] + 0.02 * rng.standard_normal((120, 6))
-    found = retrieval.metrics(vectors, labels)
+    found = retrieval.retrieval_metrics(vectors, labels)
     assert found["nmi"] == pytest.approx(1) and found["map@r"] == pytest.approx(1)
-    again = retrieval.metrics(vectors, labels)
+    again = retrieval.retrieval_metrics(vectors, labels)
     assert again == found

@@ -12,13 +12,13 @@ from jaxtag import models
 from jaxtag.models.airbench import (
     CIFAR_MEAN,
     CIFAR_STD,
-    SpeedNet,
+    Airbench94,
     partial_identity,
     whitening_kernel,
 )
 from jaxtag.weights import param_mapping
 
-NARROW = SpeedNet(widths=(10, 26, 14), num_classes=5)
+NARROW = Airbench94(widths=(10, 26, 14), num_classes=5)
 
 
 def our_table(moments: bool) -> param_mapping.Table:
@@ -114,7 +114,7 @@ def test_the_first_outputs_start_as_the_inputs(inputs: int, outputs: int) -> Non
 
 
 def test_the_network_is_the_papers() -> None:
-    model = models.create("airbench", num_classes=10)
+    model = models.create_model("airbench", num_classes=10)
     outputs, variables = jax.eval_shape(
         model.init_with_output, jax.random.key(0), jnp.zeros((2, 32, 32, 3))
     )
@@ -128,7 +128,7 @@ def test_the_network_is_the_papers() -> None:
 
 
 def test_bfloat16_and_groups_of_a_batch() -> None:
-    model = SpeedNet(widths=(4, 6), num_classes=3, dtype=jnp.bfloat16, norm_groups=2)
+    model = Airbench94(widths=(4, 6), num_classes=3, dtype=jnp.bfloat16, norm_groups=2)
     images = jax.random.normal(jax.random.key(0), (4, 11, 11, 1))
     variables = model.init(jax.random.key(1), images)
     assert variables["batch_stats"]["group1"]["norm1"]["mean"].shape == (2, 4)
@@ -146,4 +146,4 @@ def test_bfloat16_and_groups_of_a_batch() -> None:
 
 def test_small_images_are_refused() -> None:
     with pytest.raises(ValueError, match="9x9 pixels, got 8x32"):
-        SpeedNet().init(jax.random.key(0), jnp.zeros((1, 8, 32, 3)))
+        Airbench94().init(jax.random.key(0), jnp.zeros((1, 8, 32, 3)))

@@ -148,7 +148,7 @@ def shapes(model, *size: int):
 
 @pytest.mark.parametrize("reconstruct, millions", [(False, 6.8), (True, 8.2)])
 def test_parameters_are_the_papers(reconstruct: bool, millions: float) -> None:
-    model = models.create("capsnet", num_classes=10, reconstruct=reconstruct)
+    model = models.create_model("capsnet", num_classes=10, reconstruct=reconstruct)
     outputs, variables = shapes(model, 28, 28, 1)
     count = sum(x.size for x in jax.tree.leaves(variables))
     assert count == (8_215_568 if reconstruct else 6_804_224)
@@ -183,7 +183,7 @@ def test_votes_in_parts_change_neither_values_nor_gradients(parts: int, monkeypa
     kernel = variables["params"]["classes"]["kernel"]
     a_picture = kernel.shape[0] * 5 * 6 * 4
     monkeypatch.setattr(capsnet, "_VOTES", 6 // parts * a_picture)
-    assert layers.parts_that_fit(6, a_picture, capsnet._VOTES) == parts
+    assert layers.num_chunks_for_budget(6, a_picture, capsnet._VOTES) == parts
     for a, b in zip(*map(jax.tree.leaves, (values_and_gradients(), whole)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -199,7 +199,7 @@ def test_without_classes_it_gives_primary_capsules() -> None:
 def test_it_starts_where_the_loss_has_a_slope() -> None:
     """Class capsules neither all but zero nor all but one long, for pictures in [0, 1]."""
     images = jax.random.uniform(jax.random.key(1), (4, 28, 28, 1))
-    outputs, _ = models.create("capsnet", num_classes=10).init_with_output(
+    outputs, _ = models.create_model("capsnet", num_classes=10).init_with_output(
         jax.random.key(0), images
     )
     assert 0.05 < outputs["lengths"].mean() < 0.95

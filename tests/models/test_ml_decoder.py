@@ -8,7 +8,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file
 from stored import REFERENCES
 
-from jaxtag.models import QueryTagger
+from jaxtag.models import MLDecoder
 
 FOUND = load_file(REFERENCES / "tagging.safetensors")
 PICTURES = FOUND["pictures"]  # [2, 4, 6]
@@ -22,8 +22,8 @@ class Given(nn.Module):
         return {"features": images, "pooled": images.mean((1, 2))}
 
 
-def tagger(**fields) -> QueryTagger:
-    return QueryTagger(Given(), **{"tags": 7, "groups": 3, "width": 8, "heads": 2, **fields})
+def tagger(**fields) -> MLDecoder:
+    return MLDecoder(Given(), **{"tags": 7, "groups": 3, "width": 8, "heads": 2, **fields})
 
 
 def weights() -> dict:

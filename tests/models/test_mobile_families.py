@@ -71,7 +71,7 @@ def their_shapes(model: nn.Module, names: param_mapping.Table) -> dict[str, tupl
     assert names.keys() == ours.keys()
     found: dict[str, tuple[int, ...]] = {}
     for path, entry in names.items():
-        found |= param_mapping.their_shapes(ours[path].shape, entry)
+        found |= param_mapping.source_shapes(ours[path].shape, entry)
     return found
 
 
@@ -122,7 +122,7 @@ def test_equals_other_libraries(case: str) -> None:
 def test_tables_cover_every_tensor(case: str) -> None:
     """Theirs and ours, with the right shapes, of the models as registered."""
     library, name = case.split("/")
-    model = models.create(name, num_classes=1000)
+    model = models.create_model(name, num_classes=1000)
     theirs = their_shapes(model, weights.tables(model)[library](model))
     assert theirs == {name: tuple(shape) for name, shape in NAMES[case].items()}
 
@@ -142,7 +142,7 @@ def test_transformers_is_another_function_where_it_adds_no_input(module) -> None
 def test_widths_are_rounded_as_in_the_papers_code() -> None:
     """`make_divisible`: 20 is nearer to 24 when ties go up, and 10 may not become 8."""
     rounded = {3: 8, 10: 16, 11.2: 16, 20: 24, 35.2: 32, 179.2: 176, 352: 352}
-    assert {width: mobile_blocks.rounded(width) for width in rounded} == rounded
+    assert {width: mobile_blocks.make_divisible(width) for width in rounded} == rounded
 
 
 def test_dropout_is_the_classifiers_alone() -> None:

@@ -73,7 +73,7 @@ def their_shapes(model: nn.Module, names: param_mapping.Table) -> dict[str, tupl
     assert set(ours) == set(names)
     found: dict[str, tuple[int, ...]] = {}
     for path, leaf in ours.items():
-        found |= param_mapping.their_shapes(leaf.shape, names[path])
+        found |= param_mapping.source_shapes(leaf.shape, names[path])
     return found
 
 
@@ -128,7 +128,7 @@ def test_equals_other_libraries(case: str) -> None:
 def test_full_size_names_and_shapes_equal_other_libraries(case: str) -> None:
     for full, expected in json.loads(notes(case)["full_size"]).items():
         library, name = full.split("/")
-        model = models.create(name, num_classes=1000)
+        model = models.create_model(name, num_classes=1000)
         found = their_shapes(model, weights.tables(model)[library](model))
         assert found == {name: tuple(shape) for name, shape in expected.items()}
 

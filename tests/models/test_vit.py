@@ -14,7 +14,7 @@ TINY = {"patch_size": 8, "width": 16, "depth": 2, "heads": 2, "mlp_dim": 24, "im
 
 def count(model, **fields) -> int:
     images = jnp.zeros((1, 224, 224, 3))
-    shapes = jax.eval_shape(models.create(model, **fields).init, jax.random.key(0), images)
+    shapes = jax.eval_shape(models.create_model(model, **fields).init, jax.random.key(0), images)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
@@ -38,10 +38,10 @@ def test_backbone_alone() -> None:
 
 
 def test_every_name_gives_the_named_outputs() -> None:
-    names = [name for name in models.names() if name.startswith("vit_")]
+    names = [name for name in models.list_models() if name.startswith("vit_")]
     assert len(names) == 16
     for name in names:
-        model = models.create(name)
+        model = models.create_model(name)
         images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
         variables = jax.eval_shape(model.init, jax.random.key(0), images)
         outputs = jax.eval_shape(model.apply, variables, images)
@@ -94,9 +94,9 @@ def test_wrong_use(fields: dict, shape: tuple, complaint: str) -> None:
 
 def test_registry_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="the nearest is 'vit_tiny_patch16'"):
-        models.create("vit_tiny_patch17")
+        models.create_model("vit_tiny_patch17")
     with pytest.raises(TypeError, match="no field 'drop_paht'; the nearest is 'drop_path'"):
-        models.create("vit_tiny_patch16", drop_paht=0.1)
+        models.create_model("vit_tiny_patch16", drop_paht=0.1)
 
 
 def test_conv_stem_is_the_convolution_it_names() -> None:
@@ -131,7 +131,7 @@ def test_conv_stem_is_the_convolution_it_names() -> None:
 
 def test_conv_stem_wants_a_power_of_two() -> None:
     with pytest.raises(ValueError, match="14"):
-        models.create("vit_tiny_patch14", stem="conv").init(
+        models.create_model("vit_tiny_patch14", stem="conv").init(
             jax.random.key(0), jnp.zeros((1, 28, 28, 3))
         )
     with pytest.raises(ValueError, match="stem must be one of"):

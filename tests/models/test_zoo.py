@@ -76,17 +76,17 @@ SMALL = {
         32,
     ),
 }
-SMALL = {name: small for name, small in SMALL.items() if name in models.names()}
+SMALL = {name: small for name, small in SMALL.items() if name in models.list_models()}
 
 
 def create(name: str, **fields) -> nn.Module:
     """Large ones as one scan over layers, where they can: that is traced sooner."""
     scan = {"scan": True} if "scan" in models.field_names(name) else {}
-    return models.create(name, **scan, **fields)
+    return models.create_model(name, **scan, **fields)
 
 
 def picture_shape(name: str) -> tuple[int, int, int]:
-    wanted = models.preprocessing_of(name)
+    wanted = models.get_preprocessing(name)
     return (wanted.image_size, wanted.image_size, len(wanted.mean))
 
 
@@ -114,7 +114,7 @@ def step(model: nn.Module, variables, images):
 def small(name: str):
     """(the model, its variables, none of the parameters as it starts, pictures)."""
     fields, size = SMALL[name]
-    model = models.create(name, num_classes=CLASSES, **fields)
+    model = models.create_model(name, num_classes=CLASSES, **fields)
     random = np.random.RandomState(1)
     shape = (4, size, size, picture_shape(name)[2])
     images = random.standard_normal(shape).astype(np.float32)
@@ -141,7 +141,7 @@ def trained(name: str):
     return outputs, gradients
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", models.list_models())
 def test_outputs_by_shape(name: str) -> None:
     """In bfloat16: parameters and logits are float32 all the same."""
     images = jax.ShapeDtypeStruct((2, *picture_shape(name)), jnp.float32)
@@ -164,7 +164,7 @@ def test_outputs_by_shape(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", models.list_models())
 def test_gradients_by_shape(name: str) -> None:
     """At full size, in bfloat16, everything computed again."""
     remat = {"remat": "full"} if "remat" in models.field_names(name) else {}
@@ -176,24 +176,24 @@ def test_gradients_by_shape(name: str) -> None:
     assert changed == variables
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if name in models.names()])
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name in models.list_models()])
 def test_cost_equals_what_is_published(name: str) -> None:
     model = create(name, num_classes=1000)
     size, parameters, operations = picture_shape(name)[0], *PUBLISHED[name]
-    assert flops.parameters(model, size) == parameters
-    assert flops.flops(model, size) == pytest.approx(operations * 1e9, rel=0.01)
+    assert flops.param_count(model, size) == parameters
+    assert flops.macs(model, size) == pytest.approx(operations * 1e9, rel=0.01)
 
 
 def test_every_cnn_has_a_published_cost() -> None:
     """A new one belongs into PUBLISHED."""
-    networks = {name for name in models.names() if not name.startswith("vit_")}
+    networks = {name for name in models.list_models() if not name.startswith("vit_")}
     assert networks - UNPUBLISHED <= PUBLISHED.keys()
 
 
 def test_every_family_has_a_small_form() -> None:
     """A new one belongs into SMALL."""
-    families = {type(models.create(name)).__name__ for name in models.names()}
-    assert families == {type(models.create(name)).__name__ for name in SMALL}
+    families = {type(models.create_model(name)).__name__ for name in models.list_models()}
+    assert families == {type(models.create_model(name)).__name__ for name in SMALL}
 
 
 def test_counting_sees_into_loops_branches_and_gradients() -> None:
@@ -217,9 +217,9 @@ def test_count_is_the_same_in_every_form(scan: bool, remat: str) -> None:
     """Attention has 2 N^2 D multiply-adds beside the projections' 12 N D^2, N and D being 5 and 24
     here."""
     fields = {"width": 24, "depth": 3, "heads": 2, "mlp_dim": 96, "image_size": 32}
-    model = models.create("vit_tiny_patch16", **fields, scan=scan, remat=remat)
+    model = models.create_model("vit_tiny_patch16", **fields, scan=scan, remat=remat)
     layer = 2 * 5**2 * 24 + 12 * 5 * 24**2
-    assert flops.flops(model, 32) == 3 * layer + 4 * 16 * 16 * 3 * 24
+    assert flops.macs(model, 32) == 3 * layer + 4 * 16 * 16 * 3 * 24
 
 
 def compiled(names: Iterable[str]) -> list:

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxtag.perf import collectives, hbm_traffic, hlo
-from jaxtag.perf.aot.analyze import Bound
+from jaxtag.perf.aot.analyze import Roofline
 from jaxtag.perf.aot.topologies import parse
 from jaxtag.perf.hardware import CHIPS
 
@@ -27,7 +27,7 @@ ENTRY %main (x: f32[256]) -> f32[256] {{
 }}
 """
     program = hlo.parse(text)
-    turns = hbm_traffic.turns(program, text, fused=True)
+    turns = hbm_traffic.trip_counts(program, text, fused=True)
     return collectives.network_bytes(program, turns, islands, devices)
 
 
@@ -108,7 +108,7 @@ def test_islands(name, slices, islands):
 
 
 def test_the_network_may_bind_or_be_unknown():
-    assert Bound(1.0, 2.0, 0.5, network=3.0).binding == "network"
-    unknown = Bound(1.0, 2.0, 0.5, network=None)
+    assert Roofline(1.0, 2.0, 0.5, network=3.0).binding == "network"
+    unknown = Roofline(1.0, 2.0, 0.5, network=None)
     assert unknown.binding == "memory" and unknown.seconds == 2.0
     assert CHIPS["v4"].network_bandwidth is None

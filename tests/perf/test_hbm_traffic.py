@@ -72,7 +72,7 @@ ENTRY %main (a: f32[8,256], k: s32[]) -> f32[8,256] {
 @pytest.fixture(scope="module")
 def loop():
     program = hlo.parse(LOOP)
-    return program, hbm_traffic.turns(program, LOOP)
+    return program, hbm_traffic.trip_counts(program, LOOP)
 
 
 def test_the_turns_of_a_loop_are_its_conditions_bound(loop):
@@ -81,7 +81,7 @@ def test_the_turns_of_a_loop_are_its_conditions_bound(loop):
 
 def test_turns_that_xla_knows_come_first():
     text = LOOP.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"3"}}')
-    assert hbm_traffic.turns(hlo.parse(text), text)["body"] == 3
+    assert hbm_traffic.trip_counts(hlo.parse(text), text)["body"] == 3
 
 
 def test_a_slice_inside_of_nested_fusions_is_what_is_read(loop):
@@ -106,7 +106,7 @@ def test_what_is_started_apart_is_overlapped(attributes, overlapped):
     text = LOOP.replace("all-reduce(", "all-reduce-start(")
     text = text.replace("to_apply=%add\n", f"to_apply=%add{attributes}\n")
     program = hlo.parse(text)
-    found = collectives.collectives(program, hbm_traffic.turns(program, text))
+    found = collectives.collectives(program, hbm_traffic.trip_counts(program, text))
     assert found["all-reduce"].overlapped == overlapped
 
 
@@ -123,7 +123,7 @@ def test_an_exchange_that_is_wrapped_is_overlapped_and_counted_in_its_loop():
         "  %shared = f32[256]{0} async-done(%begun)",
     )
     program = hlo.parse(text)
-    found = collectives.collectives(program, hbm_traffic.turns(program, text, fused=True))[
+    found = collectives.collectives(program, hbm_traffic.trip_counts(program, text, fused=True))[
         "all-reduce"
     ]
     assert found == collectives.Collective(
@@ -141,7 +141,7 @@ def test_an_exchange_that_is_wrapped_is_overlapped_and_counted_in_its_loop():
 def test_of_a_gathering_all_parts_go_round(form):
     text = LOOP.replace("f32[256]{0} all-reduce(%fused)", form)
     program = hlo.parse(text)
-    found = collectives.collectives(program, hbm_traffic.turns(program, text, fused=True))[
+    found = collectives.collectives(program, hbm_traffic.trip_counts(program, text, fused=True))[
         "all-gather"
     ]
     assert (found.bytes, found.sent) == (5 * KB, 20 * KB)

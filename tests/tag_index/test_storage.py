@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtag.errors import UserError
-from jaxtag.tag_index import Store
+from jaxtag.tag_index import IndexStorage
 
 
 def vectors(count, seed=0):
@@ -15,7 +15,7 @@ def vectors(count, seed=0):
 
 @pytest.fixture
 def store(tmp_path):
-    made = Store.create(tmp_path / "index", {"dimension": 3})
+    made = IndexStorage.create(tmp_path / "index", {"dimension": 3})
     made.add(["a", "b"], vectors(2), [["sea", "sky"], ["sky"]])
     made.add(["c"], vectors(1, 1), [[]])
     return made
@@ -34,7 +34,7 @@ def test_what_is_written_is_read_again(store):
     store.tag("surfer", ["c", "a"])
     store.untag("sky", ["b"])
     store.remove(["a"])
-    again = Store(store.folder)
+    again = IndexStorage(store.folder)
     assert state(again) == state(store)
     assert again.pictures[0] is None and again.files == {"b": 1, "c": 2}
     assert again.tag_names == ["sea", "sky", "surfer"]
@@ -44,7 +44,7 @@ def test_what_is_written_is_read_again(store):
 
 def test_a_tag_removed_from_all_is_gone(store):
     store.untag("sky")
-    assert store.tag_names == Store(store.folder).tag_names == ["sea"]
+    assert store.tag_names == IndexStorage(store.folder).tag_names == ["sea"]
     with pytest.raises(UserError, match="has no tag 'sky'"):
         store.untag("sky")
 
@@ -52,7 +52,7 @@ def test_a_tag_removed_from_all_is_gone(store):
 def test_compacting_erases_what_was_removed(store):
     store.remove(["a"])
     store.compact()
-    assert state(store) == state(Store(store.folder))
+    assert state(store) == state(IndexStorage(store.folder))
     assert store.files == {"b": 0, "c": 1} and store.tag_names == ["sea", "sky"]
     np.testing.assert_array_equal(
         np.concatenate(list(store.vectors())), np.concatenate([vectors(2)[1:], vectors(1, 1)])
@@ -60,7 +60,7 @@ def test_compacting_erases_what_was_removed(store):
     kept = b"".join(path.read_bytes() for path in store.folder.iterdir())
     assert vectors(2)[0].tobytes() not in kept and vectors(2)[1].tobytes() in kept
     store.add(["a"], vectors(1), [["sea"]])
-    assert Store(store.folder).files == {"b": 0, "c": 1, "a": 2}
+    assert IndexStorage(store.folder).files == {"b": 0, "c": 1, "a": 2}
 
 
 @pytest.mark.parametrize(
@@ -76,40 +76,40 @@ def test_a_change_that_cannot_be_made_changes_nothing(store, change, message):
     before = state(store)
     with pytest.raises(UserError, match=message):
         change(store)
-    assert state(store) == state(Store(store.folder)) == before
+    assert state(store) == state(IndexStorage(store.folder)) == before
 
 
 def test_half_a_line_does_not_count(store):
     journal = store.folder / "journal-1.jsonl"
     before = state(store)
     journal.write_bytes(journal.read_bytes() + b'{"do": "remove", "ro')
-    cut = Store(store.folder)
+    cut = IndexStorage(store.folder)
     assert state(cut) == before
     cut.tag("new", ["a"])
-    assert Store(store.folder).tag_names == ["sea", "sky", "new"]
+    assert IndexStorage(store.folder).tag_names == ["sea", "sky", "new"]
 
 
 def test_damage_is_told(store):
     journal = store.folder / "journal-1.jsonl"
     journal.write_bytes(b"{}\n" + journal.read_bytes())
     with pytest.raises(UserError, match=r"journal-1\.jsonl, line 1: damaged"):
-        Store(store.folder)
+        IndexStorage(store.folder)
     (store.folder / "manifest.json").write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json is damaged"):
-        Store(store.folder)
+        IndexStorage(store.folder)
     with pytest.raises(UserError, match="holds no index"):
-        Store(store.folder / "elsewhere")
+        IndexStorage(store.folder / "elsewhere")
 
 
 def test_vectors_that_are_none_are_told(store):
     for path in store.folder.glob("vectors-*"):
         path.write_bytes(b"no array")
     with pytest.raises(UserError, match="missing or damaged"):
-        list(Store(store.folder).vectors())
+        list(IndexStorage(store.folder).vectors())
 
 
 def test_another_process_must_have_finished(store):
-    other = Store(store.folder)
+    other = IndexStorage(store.folder)
     other.tag("new", ["a"])
     with pytest.raises(UserError, match="another process has changed"):
         store.tag("newer", ["a"])
@@ -125,11 +125,11 @@ def test_killed_at_any_moment_it_is_before_or_after(tmp_path):
     for name, change in changes.items():
         for moment in range(1, 40):
             folder = tmp_path / f"{name}-{moment}"
-            made = Store.create(folder, {"dimension": 3})
+            made = IndexStorage.create(folder, {"dimension": 3})
             made.add(["a", "b", "c"], vectors(3), [["sea"], ["sky"], []])
             before = {p.file: p.tags for p in made.pictures if p}
             status = _killed_at(moment, folder, change)
-            found = Store(folder)
+            found = IndexStorage(folder)
             after = {p.file: p.tags for p in found.pictures if p}
             allowed = {
                 "add": [before, {**before, "d": ("new",)}],
@@ -168,7 +168,7 @@ def _killed_at(moment, folder, change):
     for name in ("fsync", "rename", "replace", "unlink", "open"):
         setattr(os, name, counted(getattr(os, name)))
     try:
-        change(Store(folder))
+        change(IndexStorage(folder))
     except BaseException:
         os._exit(1)
     os._exit(0)

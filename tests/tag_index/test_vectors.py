@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxtag.distributed import mesh as meshes
-from jaxtag.tag_index import METRICS, Rows
+from jaxtag.tag_index import METRICS, VectorIndex
 from jaxtag.tag_index import vectors as rows_module
 
 D = 16
@@ -37,7 +37,7 @@ def whole_numbers(count, seed):
 
 @pytest.fixture(params=[1, 8])
 def mesh(request):
-    return meshes.make(devices=jax.devices()[: request.param])
+    return meshes.make_mesh(devices=jax.devices()[: request.param])
 
 
 @pytest.fixture(params=[True, False], ids=["bfloat16", "float32"], autouse=True)
@@ -51,7 +51,7 @@ def rounds(request, monkeypatch):
 @pytest.mark.parametrize("dimension", [D, 700])
 def test_the_same_as_brute_force(mesh, metric, dimension):
     vectors, queries = random(5000, 0, dimension), random(20, 1, dimension)
-    rows = Rows(dimension, metric, mesh)
+    rows = VectorIndex(dimension, metric, mesh)
     rows.add(vectors)
     scores, numbers = rows.search(queries, 10)
     expected = brute(vectors, queries, metric, 10)
@@ -62,7 +62,7 @@ def test_the_same_as_brute_force(mesh, metric, dimension):
 @pytest.mark.parametrize("metric", ["inner_product", "euclidean"])
 def test_of_equal_scores_the_lower_number_comes_first(mesh, metric):
     vectors, queries = whole_numbers(3000, 0), whole_numbers(20, 1)
-    rows = Rows(D, metric, mesh)
+    rows = VectorIndex(D, metric, mesh)
     rows.add(vectors)
     scores, numbers = rows.search(queries, 10)
     expected = brute(vectors, queries, metric, 10)
@@ -72,7 +72,7 @@ def test_of_equal_scores_the_lower_number_comes_first(mesh, metric):
 
 def test_more_equal_rows_than_any_first_pass_can_tell_apart(mesh):
     vectors = np.repeat(random(2, 0), 2500, axis=0)
-    rows = Rows(D, "euclidean", mesh)
+    rows = VectorIndex(D, "euclidean", mesh)
     rows.add(vectors)
     _, numbers = rows.search(vectors[[0, 2500]], 10)
     np.testing.assert_array_equal(numbers, [np.arange(10), np.arange(2500, 2510)])
@@ -81,7 +81,7 @@ def test_more_equal_rows_than_any_first_pass_can_tell_apart(mesh):
 def test_rows_that_differ_by_less_than_bfloat16_can_say(mesh, rounds):
     vectors = (1 + 1e-4 * random(5000, 0)).astype(np.float32)
     queries = (1 + 1e-4 * random(8, 1)).astype(np.float32)
-    rows = Rows(D, "euclidean", mesh)
+    rows = VectorIndex(D, "euclidean", mesh)
     rows.add(vectors)
     exact = brute(vectors, queries, "euclidean", 5)[1]
     np.testing.assert_array_equal(rows.search(queries, 5)[1], exact)
@@ -91,7 +91,7 @@ def test_rows_that_differ_by_less_than_bfloat16_can_say(mesh, rounds):
 
 def test_removed_rows_are_not_found_and_fewer_rows_than_asked_for(mesh):
     vectors, queries = random(40, 0), random(3, 1)
-    rows = Rows(D, "cosine", mesh)
+    rows = VectorIndex(D, "cosine", mesh)
     rows.add(vectors[:25])
     rows.remove([3, 7, 24])
     rows.add(vectors[25:])
@@ -106,7 +106,7 @@ def test_removed_rows_are_not_found_and_fewer_rows_than_asked_for(mesh):
 
 def test_growing_keeps_what_is_there(mesh):
     vectors, queries = random(9000, 0), random(5, 1)
-    rows = Rows(D, "euclidean", mesh)
+    rows = VectorIndex(D, "euclidean", mesh)
     for start in range(0, 9000, 3000):
         rows.add(vectors[start : start + 3000])
     expected = brute(vectors, queries, "euclidean", 10)[1]
@@ -114,7 +114,7 @@ def test_growing_keeps_what_is_there(mesh):
 
 
 def test_additions_within_the_room_compile_nothing():
-    rows = Rows(D, "cosine", meshes.make(devices=jax.devices()[:1]))
+    rows = VectorIndex(D, "cosine", meshes.make_mesh(devices=jax.devices()[:1]))
     rows.add(random(300, 0))
     rows.search(random(2, 1), 5)
     programs = [rows_module._write, rows_module._search, rows_module._grow]
@@ -139,6 +139,6 @@ def test_a_room_is_at_most_an_eighth_too_large():
 
 @pytest.mark.parametrize("wrong", [np.ones((2, D + 1)), np.ones(D), np.full((1, D), np.nan)])
 def test_vectors_that_are_none_are_refused(wrong):
-    rows = Rows(D, "cosine", meshes.make(devices=jax.devices()[:1]))
+    rows = VectorIndex(D, "cosine", meshes.make_mesh(devices=jax.devices()[:1]))
     with pytest.raises(ValueError, match="vector"):
         rows.add(wrong)

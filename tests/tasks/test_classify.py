@@ -134,8 +134,8 @@ def test_mixing_changes_targets_in_training_alone() -> None:
 
 def test_a_dataset_without_labels_is_refused(tiny_data) -> None:
     from jaxtag.data import sources
-    from jaxtag.data.labels import Classes
+    from jaxtag.data.labels import LabelNames
     from jaxtag.errors import UserError
 
     with pytest.raises(UserError, match="has no labels to classify by"):
-        Classes.of(sources.open_split("tiny", "train", tiny_data))
+        LabelNames.of(sources.open_split("tiny", "train", tiny_data))

@@ -32,7 +32,7 @@ def task(criterion: str = "n_pair", **fields) -> embed.EmbedTask:
     proxies = CLASSES if criterion in metric.PROXIES else 0
     usual = {
         "model": models.Embedder(Pixels(), size=6, proxies=proxies),
-        "criterion": metric.make(criterion, {}),
+        "criterion": metric.make_loss(criterion, {}),
         "image_size": 8,
         "mean": (0.5,) * 3,
         "std": (0.5,) * 3,
@@ -75,7 +75,7 @@ def test_the_loss_is_that_of_the_pictures_that_are_there(criterion) -> None:
     kept = rows["mask"] > 0
     there = {name: value[kept] for name, value in rows.items()}
     vectors = t.embed(variables, there["image"])
-    expected = metric.make(criterion, {})(vectors, there["label"], there["mask"], *proxies)
+    expected = metric.make_loss(criterion, {})(vectors, there["label"], there["mask"], *proxies)
     np.testing.assert_allclose((total, weight), expected, rtol=1e-5)
     assert metrics["loss"] == (total, weight) and changed == {}
 
@@ -89,7 +89,7 @@ def test_tags_that_are_not_known_are_neither_shared_nor_absent() -> None:
     rows["known"] = (rng.random((12, CLASSES)) < 0.7).astype(np.uint8)
     states = np.where(rows["known"] > 0, rows["tags"], 2).astype(np.int8)
     vectors = t.embed(variables, rows["image"])
-    expected = metric.make("n_pair", {})(vectors, states, rows["mask"])
+    expected = metric.make_loss("n_pair", {})(vectors, states, rows["mask"])
     np.testing.assert_allclose(t.loss(variables, rows, None)[:2], expected, rtol=1e-5)
 
 

@@ -14,9 +14,9 @@ from jaxtag.augment import Augmentation
 from jaxtag.config.schema import Config, ModelConfig, TagConfig
 from jaxtag.errors import UserError
 from jaxtag.losses import multilabel
-from jaxtag.models import QueryTagger
+from jaxtag.models import MLDecoder
 from jaxtag.tasks.tag import task as tag
-from jaxtag.tasks.tag.calibration import Decisions
+from jaxtag.tasks.tag.calibration import TagCalibration
 
 TAGS = 7
 NAMES = list("abcdefg")
@@ -35,7 +35,7 @@ def task(**fields) -> tag.TagTask:
     usual = {
         "model": Given(),
         "tags": TAGS,
-        "criterion": multilabel.make("binary_cross_entropy", {}),
+        "criterion": multilabel.make_loss("binary_cross_entropy", {}),
         "image_size": 8,
         "mean": (0.0,) * 3,
         "std": (1 / 255,) * 3,
@@ -128,7 +128,7 @@ def test_predictions_are_calibrated_and_of_both_views() -> None:
     variables = t.init(jax.random.key(0))
     plain = t.predict(variables, rows)
     np.testing.assert_allclose(plain, jax.nn.sigmoid(logits_of(rows)), rtol=1e-5)
-    decided = dataclasses.replace(t, decisions=Decisions(0.5, -1.0, (0.5,) * TAGS))
+    decided = dataclasses.replace(t, decisions=TagCalibration(0.5, -1.0, (0.5,) * TAGS))
     expected = jax.nn.sigmoid(0.5 * logits_of(rows) - 1)
     np.testing.assert_allclose(decided.predict(variables, rows), expected, rtol=1e-5)
     turned = rows | {"image": rows["image"][:, :, ::-1]}
@@ -148,14 +148,17 @@ def test_the_configuration_chooses_the_head() -> None:
     linear = tag.make(config, TAGS)
     assert linear.backbone == (linear.model, ()) and linear.model.num_classes == TAGS
     query = tag.make(dataclasses.replace(config, tag=TagConfig(head="query")), TAGS)
-    assert isinstance(query.model, QueryTagger)
+    assert isinstance(query.model, MLDecoder)
     assert query.backbone == (query.model.backbone, ("backbone",))
 
 
 def test_decisions_are_the_same_from_a_file(tmp_path) -> None:
-    decisions, path = Decisions(1.25, -0.1, tuple(np.linspace(0.1, 0.7, TAGS))), tmp_path / "3.json"
+    decisions, path = (
+        TagCalibration(1.25, -0.1, tuple(np.linspace(0.1, 0.7, TAGS))),
+        tmp_path / "3.json",
+    )
     decisions.save(path, NAMES)
-    assert Decisions.load(path, NAMES) == decisions
+    assert TagCalibration.load(path, NAMES) == decisions
     assert [item.name for item in tmp_path.iterdir()] == ["3.json"]
 
 
@@ -170,9 +173,9 @@ def test_decisions_are_the_same_from_a_file(tmp_path) -> None:
 )
 def test_a_wrong_file_of_decisions_is_named(tmp_path, change, words) -> None:
     path = tmp_path / "3.json"
-    Decisions.plain(TAGS).save(path, NAMES)
+    TagCalibration.plain(TAGS).save(path, NAMES)
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match=f"3.json.*{words}"):
-        Decisions.load(path, NAMES)
+        TagCalibration.load(path, NAMES)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from jaxtag.augment import Augmentation
 from jaxtag.config.schema import Config, DataConfig, EvaluationConfig
-from jaxtag.data.labels import Classes
+from jaxtag.data.labels import LabelNames
 from jaxtag.distributed import mesh as meshes
 from jaxtag.losses import multilabel as multilabel_losses
 from jaxtag.metrics import multilabel
@@ -73,7 +73,7 @@ CONFIG = Config(
 TASK = tag.TagTask(
     Given(),
     tags=len(NAMES),
-    criterion=multilabel_losses.make("focal", {}),
+    criterion=multilabel_losses.make_loss("focal", {}),
     image_size=SIZE,
     mean=(0.0,) * 3,
     std=(1 / 255,) * 3,
@@ -82,9 +82,9 @@ TASK = tag.TagTask(
 
 
 def evaluate(records: Records, task: tag.TagTask = TASK) -> tags.Evaluation:
-    mesh = meshes.make()
+    mesh = meshes.make_mesh()
     assert mesh.shape["data"] == 8
-    return tags.TagEvaluator(task, mesh, CONFIG, Classes(NAMES))(
+    return tags.TagEvaluator(task, mesh, CONFIG, LabelNames(NAMES))(
         TASK.init(jax.random.key(0)), records
     )
 
@@ -98,11 +98,13 @@ def test_metrics_equal_those_of_a_plain_reading(evaluation) -> None:
     records = Records("validation")
     truth, known = (records.tags & records.known)[KEPT], records.known[KEPT]
     logits = records.logits[KEPT]
-    decisions = fit_calibration.choose(logits, truth, known)
+    decisions = fit_calibration.fit_calibration(logits, truth, known)
     assert evaluation.decisions.thresholds == pytest.approx(decisions.thresholds, abs=1e-5)
-    scores = fit_calibration.calibrated(logits, decisions.scale, decisions.shift)
-    per_tag = multilabel.of_tags(scores, truth, known, np.array(decisions.thresholds))
-    expected = multilabel.rankings(scores, truth, known) | multilabel.decided(per_tag)
+    scores = fit_calibration.calibrated_scores(logits, decisions.scale, decisions.shift)
+    per_tag = multilabel.per_class_metrics(scores, truth, known, np.array(decisions.thresholds))
+    expected = multilabel.ranking_metrics(scores, truth, known) | multilabel.threshold_metrics(
+        per_tag
+    )
     for name, value in expected.items():
         assert evaluation.metrics[name] == pytest.approx(value, abs=1e-6), name
     assert evaluation.metrics["examples"] == COUNT - 1
@@ -112,7 +114,7 @@ def test_metrics_equal_those_of_a_plain_reading(evaluation) -> None:
 def test_a_part_is_of_the_first_pictures_alone(evaluation) -> None:
     part = evaluation.part(Records("validation", 16))
     kept = evaluation.index < 16
-    expected = multilabel.rankings(
+    expected = multilabel.ranking_metrics(
         evaluation.scores[kept], evaluation.tags[kept], evaluation.known[kept]
     )
     assert part["map"] == expected["map"] and part["examples"] == 15

@@ -86,7 +86,7 @@ DAMAGES = {
 def test_damage_is_named(folder, damage):
     spoil, message = DAMAGES[damage]
     spoil(folder)
-    with pytest.raises(checkpoint_manifest.Damaged, match=message):
+    with pytest.raises(checkpoint_manifest.DamagedCheckpointError, match=message):
         checkpoint_manifest.verify(folder)
 
 
@@ -95,7 +95,7 @@ def test_changed_manifest_is_found(folder):
     loaded = json.loads(path.read_text())
     loaded["notes"]["CIDEr"] = 9.9
     path.write_text(json.dumps(loaded))
-    with pytest.raises(checkpoint_manifest.Damaged, match="was changed"):
+    with pytest.raises(checkpoint_manifest.DamagedCheckpointError, match="was changed"):
         checkpoint_manifest.check_sizes(folder)
 
 

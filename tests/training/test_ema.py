@@ -23,7 +23,7 @@ def test_moving_average_warms_up_and_leaves_training_alone():
         decay = min(0.9, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * (step + 1)
         expected.append((step + 1, average))
-    np.testing.assert_allclose(walk(ema.moving(0.9), 20), expected, rtol=1e-5)
+    np.testing.assert_allclose(walk(ema.ema(0.9), 20), expected, rtol=1e-5)
 
 
 def test_lookahead_goes_on_from_the_average():
@@ -39,4 +39,4 @@ def test_lookahead_goes_on_from_the_average():
 
 
 def test_without_an_average_nothing_changes():
-    assert ema.none(jnp.asarray(0), {"x": 1}, None) == ({"x": 1}, None)
+    assert ema.no_average(jnp.asarray(0), {"x": 1}, None) == ({"x": 1}, None)

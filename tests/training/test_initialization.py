@@ -20,7 +20,7 @@ RESNET = {"depths": (1, 1, 1, 1), "bottleneck": False}
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> str:
     """torchvision's names, 5 classes, random values everywhere."""
-    model = models.create("resnet18", num_classes=5, **RESNET)
+    model = models.create_model("resnet18", num_classes=5, **RESNET)
     shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
     rng = np.random.default_rng(0)
     values = jax.tree.map(lambda s: rng.random(s.shape, np.float32) + 0.1, shapes)
@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory) -> str:
     return str(path)
 
 
-def plan(name: str, path: str | None, **optimizer) -> setup.Experiment:
+def plan(name: str, path: str | None, **optimizer) -> setup.TrainSetup:
     config = shrink(flags.load(name))
     model = ModelConfig(
         encoder="resnet18",
@@ -41,15 +41,15 @@ def plan(name: str, path: str | None, **optimizer) -> setup.Experiment:
     )
     changed = dataclasses.replace(config.optimizer, **optimizer)
     config = dataclasses.replace(config, model=model, optimizer=changed)
-    mesh = meshes.make(devices=jax.devices()[:1])
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
     return setup.build(config, VOCABULARY, examples=64, mesh=mesh)
 
 
 def test_a_classifier_starts_from_torchvisions_backbone(checkpoint: str) -> None:
     run = plan("imagenet_resnet50", checkpoint, ema_decay=0.9)
     fresh = run.initialize()
-    state = initialization.from_weights(fresh, checkpoint, run.task, 32, 3)
-    backbone = models.create("resnet18", **RESNET)
+    state = initialization.load_backbone(fresh, checkpoint, run.task, 32, 3)
+    backbone = models.create_model("resnet18", **RESNET)
     wanted = weights.load(checkpoint, backbone, adapt=("head",))
     for part in ("stem", "stem_norm", "stage4_0"):
         jax.tree.map(np.testing.assert_array_equal, state.params[part], wanted["params"][part])
@@ -65,8 +65,8 @@ def test_a_classifier_starts_from_torchvisions_backbone(checkpoint: str) -> None
 def test_a_captioners_encoder_starts_from_it_and_its_decoder_afresh(checkpoint: str) -> None:
     run = plan("coco_caption", checkpoint)
     fresh = run.initialize()
-    state = initialization.from_weights(fresh, checkpoint, run.task, 32, 3)
-    wanted = weights.load(checkpoint, models.create("resnet18", **RESNET), adapt=("head",))
+    state = initialization.load_backbone(fresh, checkpoint, run.task, 32, 3)
+    wanted = weights.load(checkpoint, models.create_model("resnet18", **RESNET), adapt=("head",))
     jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], wanted["params"])
     jax.tree.map(
         np.testing.assert_array_equal, state.params["decoder"], run.initialize().params["decoder"]
@@ -78,11 +78,11 @@ def test_freezing_and_rates_by_layer(checkpoint: str) -> None:
 
     rules = ((r"^(stem|stage[12])", 0.0), (r"^stage", 0.1), (r".*", 1.0))
     run = plan("imagenet_resnet50", checkpoint, rate_rules=rules, warmup_steps=0)
-    state = initialization.from_weights(run.initialize(), checkpoint, run.task, 32, 3)
+    state = initialization.load_backbone(run.initialize(), checkpoint, run.task, 32, 3)
     before = jax.tree.map(np.asarray, state.params)
     small = run.config
     for seed in range(2):
-        state, _ = run.step(state, meshes.to_devices(batch(small, seed), run.mesh))
+        state, _ = run.step(state, meshes.make_global_batch(batch(small, seed), run.mesh))
     for part, old in before.items():
         same = jax.tree.map(np.array_equal, old, jax.tree.map(np.asarray, state.params[part]))
         frozen = part.startswith(("stem", "stage1", "stage2"))
@@ -91,24 +91,26 @@ def test_freezing_and_rates_by_layer(checkpoint: str) -> None:
 
 def test_a_file_that_does_not_fit_is_named(checkpoint: str) -> None:
     run = plan("imagenet_vit", None)
-    vit = dataclasses.replace(run.task, model=models.create("vit_tiny_patch16", num_classes=3))
+    vit = dataclasses.replace(
+        run.task, model=models.create_model("vit_tiny_patch16", num_classes=3)
+    )
     with pytest.raises(UserError, match="holds no weights of ViT"):
-        initialization.from_weights(run.initialize(), checkpoint, vit, 224, 3)
+        initialization.load_backbone(run.initialize(), checkpoint, vit, 224, 3)
 
 
 def test_a_whitening_comes_from_the_training_pictures(tiny_data) -> None:
     from jaxtag.data import sources, transforms
-    from jaxtag.data.decode import open_picture
+    from jaxtag.data.decode import open_image
     from jaxtag.models.airbench import whitening_kernel
 
     config = flags.load("cifar10_speed")
-    mesh = meshes.make(devices=jax.devices()[:1])
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
     source = sources.open_split("tiny", "train", tiny_data)
     run = setup.build(config, 10, examples=len(source), mesh=mesh)
-    state = initialization.begin(config, run, source)
+    state = initialization.init_state(config, run, source)
     pictures = np.empty((len(source), 32, 32, 3), np.uint8)
     for record, out in zip(source.__getitems__(range(len(source))), pictures, strict=True):
-        transforms.Squash(32)(open_picture(record["image"]), np.random.default_rng(0), out)
+        transforms.Resize(32)(open_image(record["image"]), np.random.default_rng(0), out)
     expected = whitening_kernel(pictures, config.data.mean, config.data.std)
     np.testing.assert_allclose(state.params["whiten"]["kernel"], expected, rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, state.ema["params"], state.params)

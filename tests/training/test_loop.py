@@ -22,11 +22,11 @@ from jaxtag.errors import UserError
 from jaxtag.inference import predictor
 from jaxtag.tasks.caption import task as caption
 from jaxtag.training import loop, preemption, vocabulary
-from jaxtag.training.timer import Startup, StepClock
+from jaxtag.training.timer import StartupTimer, StepTimer
 
 
 def _run(config, workdir, **flags):
-    config = loop.start_of(config, workdir, **flags)
+    config = loop.resolve_run_config(config, workdir, **flags)
     return loop.train(config, workdir, vocabulary.ensure(config, workdir))
 
 
@@ -85,7 +85,7 @@ def test_another_configuration_is_refused_unless_allowed(unbroken, tiny_data):
     workdir, _ = unbroken
     changed = tiny_config(tiny_data, label_smoothing=0.2, log_every=1)
     with pytest.raises(UserError, match=r"config\.label_smoothing: trained with 0.1, now 0.2"):
-        loop.start_of(changed, workdir)
+        loop.resolve_run_config(changed, workdir)
     assert json.loads((workdir / "config.json").read_text())["label_smoothing"] == 0.1
 
 
@@ -207,7 +207,7 @@ def test_a_windows_rate_counts_the_time_of_its_last_steps(monkeypatch):
         return get(values)
 
     monkeypatch.setattr(jax, "device_get", slow)
-    clock = StepClock(Startup(), lambda text: None)
+    clock = StepTimer(StartupTimer(), lambda text: None)
     window = loop._Window(Config(batch_size=8))
     one = (np.float32(1), np.float32(1))
     names = ("loss", "learning_rate", "skipped", "skipped_in_row")

@@ -30,7 +30,7 @@ def newton_schulz(matrix: np.ndarray) -> np.ndarray:
 
 def first_update(config: OptimizerConfig, gradients: dict) -> dict:
     params = jax.tree.map(jnp.zeros_like, gradients)
-    made = optimizer.make(config, optax.constant_schedule(config.learning_rate), params)
+    made = optimizer.make_optimizer(config, optax.constant_schedule(config.learning_rate), params)
     return made.update(gradients, made.init(params), params)[0]
 
 
@@ -91,7 +91,7 @@ def test_steps_equal_torch_and_timm(stored_name, name, arguments):
     params = {part: jnp.asarray(stored[f"start/{part}"]) for part in ("kernel", "bias")}
     config = OptimizerConfig(name=name, arguments=arguments, weight_decay=0.05, clip_norm=None)
     rates = jnp.asarray(stored["rates"])
-    made = optimizer.make(config, lambda step: rates[step], params)
+    made = optimizer.make_optimizer(config, lambda step: rates[step], params)
     state, update = made.init(params), jax.jit(made.update)
     for step in range(len(rates)):
         gradients = {part: stored[f"gradients/{part}"][step] for part in params}
@@ -145,7 +145,7 @@ def test_layer_wise_rates_and_freezing_of_a_network_with_batch_norm(name):
         rate_rules=(("^stem/", 0.0), ("^stage1/", 0.5), (".*", 1.0)),
         clip_norm=None,
     )
-    made = optimizer.make(config, optax.constant_schedule(0.1), params)
+    made = optimizer.make_optimizer(config, optax.constant_schedule(0.1), params)
     state = made.init(params)
     nothing = jax.tree.map(jnp.zeros_like, params)
     updates, _ = made.update(nothing, state, params)
@@ -164,7 +164,7 @@ def test_weight_decay_follows_its_rules():
     params = {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}
     for name in ("sgd", "adamw", "muon"):
         config = OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.5)
-        made = optimizer.make(config, optax.constant_schedule(0.1), params)
+        made = optimizer.make_optimizer(config, optax.constant_schedule(0.1), params)
         nothing = jax.tree.map(jnp.zeros_like, params)
         updates, _ = made.update(nothing, made.init(params), params)
         np.testing.assert_allclose(updates["kernel"], -0.1 * 0.5, rtol=1e-5)
@@ -187,19 +187,19 @@ def test_schedules(name, warmup, expected):
     config = OptimizerConfig(
         schedule=name, learning_rate=3.0, warmup_steps=warmup, final_factor=0.07
     )
-    rate = optimizer.schedule(config, 100, 10)
+    rate = optimizer.make_lr_schedule(config, 100, 10)
     for step, factor in expected.items():
         np.testing.assert_allclose(rate(step), 3.0 * factor, rtol=1e-5)
 
 
 def test_one_cycle_is_that_of_optax_and_ends_at_0_if_asked():
     config = OptimizerConfig(schedule="one_cycle", learning_rate=2.0, final_factor=0.01)
-    rate = optimizer.schedule(config, 100, 10)
+    rate = optimizer.make_lr_schedule(config, 100, 10)
     theirs = optax.cosine_onecycle_schedule(100, 2.0, final_div_factor=4)
     steps = np.arange(101)
     np.testing.assert_allclose(jax.vmap(rate)(steps), jax.vmap(theirs)(steps), rtol=1e-5)
     for steps in (1, 2, 100):
-        ended = optimizer.schedule(dataclasses.replace(config, final_factor=0.0), steps, 10)
+        ended = optimizer.make_lr_schedule(dataclasses.replace(config, final_factor=0.0), steps, 10)
         assert np.isfinite(ended(0))
         assert ended(max(steps, 2)) == 0
 
@@ -212,4 +212,6 @@ def test_wrong_settings_are_named():
         ({"rate_rules": (("nothing", 1.0),)}, r"rate_rules: no rule covers the parameter kernel"),
     ):
         with pytest.raises(UsageError, match=message):
-            optimizer.make(OptimizerConfig(**settings), optax.constant_schedule(0.1), params)
+            optimizer.make_optimizer(
+                OptimizerConfig(**settings), optax.constant_schedule(0.1), params
+            )

@@ -37,9 +37,9 @@ def refreshed(quick_compilation, request):
     """(configuration, state before, state after) with moments from three batches."""
     devices, groups = request.param
     config = with_batch_norm(groups)
-    mesh = meshes.make(devices=jax.devices()[:devices])
+    mesh = meshes.make_mesh(devices=jax.devices()[:devices])
     plan = setup.build(config, 10, examples=64, mesh=mesh)
-    refresh = precise_bn.refresher(plan.task, mesh, lambda: Iterator(config), BATCHES)
+    refresh = precise_bn.make_bn_recalibration(plan.task, mesh, lambda: Iterator(config), BATCHES)
     state = plan.initialize()
     return config, plan, state, refresh(state)
 
@@ -90,6 +90,6 @@ def test_moments_together_are_those_of_all():
     """Batches of unequal means, each with a biased variance: those of all their values."""
     values = np.random.RandomState(0).randn(4, 50, 3) + np.arange(4)[:, None, None]
     found = [{"a": {"mean": jnp.asarray(v.mean(0)), "var": jnp.asarray(v.var(0))}} for v in values]
-    all_of_them = precise_bn.together(found)["a"]
+    all_of_them = precise_bn.combine_moments(found)["a"]
     np.testing.assert_allclose(all_of_them["mean"], values.mean((0, 1)), atol=1e-6)
     np.testing.assert_allclose(all_of_them["var"], values.reshape(-1, 3).var(0), rtol=1e-5)

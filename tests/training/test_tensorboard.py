@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from tensorboardX import proto
 
-from jaxtag.training.tensorboard import Board
+from jaxtag.training.tensorboard import TensorBoardWriter
 
 
 def events(folder) -> list:
@@ -22,7 +22,7 @@ def events(folder) -> list:
 
 def test_scalars_and_captioned_pictures_come_back(tmp_path):
     image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
-    board = Board(tmp_path)
+    board = TensorBoardWriter(tmp_path)
     board.scalars(3, {"train/loss": 1.5, "train/speed": np.float32(2)})
     board.image(7, "captions/0", image, "a dog — 日本")
     board.close()
@@ -38,7 +38,7 @@ def test_scalars_and_captioned_pictures_come_back(tmp_path):
 
 
 def test_a_resumed_run_hides_what_it_repeats(tmp_path):
-    board = Board(tmp_path, purge_step=5)
+    board = TensorBoardWriter(tmp_path, purge_step=5)
     board.scalars(5, {"loss": 1.0})
     board.close()
     starts = [

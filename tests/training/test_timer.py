@@ -1,10 +1,10 @@
 import jax.numpy as jnp
 
-from jaxtag.training.timer import Startup, StepClock
+from jaxtag.training.timer import StartupTimer, StepTimer
 
 
 def test_a_part_of_the_start_ends_once():
-    startup = Startup()
+    startup = StartupTimer()
     assert startup.done("imports")
     before = str(startup)
     assert not startup.done("imports")
@@ -15,7 +15,7 @@ def test_a_part_of_the_start_ends_once():
 
 def test_tells_of_the_first_step_alone():
     told = []
-    clock = StepClock(Startup(), told.append)
+    clock = StepTimer(StartupTimer(), told.append)
     for _ in range(3):
         clock.drawn(0.0)
         clock.dispatched(jnp.zeros(()))

@@ -10,7 +10,7 @@ import pytest
 
 from jaxtag.config.schema import OptimizerConfig
 from jaxtag.training import ema, optimizer, train_step
-from jaxtag.training.train_state import begin
+from jaxtag.training.train_state import create_train_state
 
 SIZE, ROWS = 64, 16
 
@@ -32,10 +32,12 @@ def plan(rate_rules, **fields):
     params = {"first": {"kernel": kernels[0]}, "second": {"kernel": kernels[1]}}
     config = OptimizerConfig(name="sgd", learning_rate=0.1, clip_norm=None, rate_rules=rate_rules)
     rate = optax.constant_schedule(0.1)
-    made = optimizer.make(config, rate, params)
-    state = begin({"params": params}, key, made, ema="average" in fields)
-    trained = optimizer.trained(config, params)
-    return state, jax.jit(train_step.make(TwoLayers(), made, rate, trained=trained, **fields))
+    made = optimizer.make_optimizer(config, rate, params)
+    state = create_train_state({"params": params}, key, made, ema="average" in fields)
+    trained = optimizer.trainable_mask(config, params)
+    return state, jax.jit(
+        train_step.make_train_step(TwoLayers(), made, rate, trained=trained, **fields)
+    )
 
 
 def batch():

@@ -25,7 +25,7 @@ def weights_file(tmp_path) -> Path:
 CONFIGS = json.loads((REFERENCES / "weights_configs.json").read_text())
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name in models.names()])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name in models.list_models()])
 def test_configurations_are_those_of_transformers(name: str) -> None:
     expected = CONFIGS[name]
     fields = {
@@ -34,7 +34,7 @@ def test_configurations_are_those_of_transformers(name: str) -> None:
         "mobilenet_v2": {"padding": "same", "norm_eps": 1e-3, "dropout": 0.8},
         "vit_base_patch16": {"norm_eps": 1e-12},
     }.get(name, {})
-    got = hf_config.make(models.create(name, num_classes=3, **fields), 3, 600)
+    got = hf_config.make(models.create_model(name, num_classes=3, **fields), 3, 600)
     assert got.pop("architectures")[0].endswith("ForImageClassification")
     got["id2label"] = {int(key): label for key, label in got["id2label"].items()}
     expected["id2label"] = {int(key): label for key, label in expected["id2label"].items()}
@@ -52,13 +52,13 @@ def test_configurations_are_those_of_transformers(name: str) -> None:
 def test_efficientnets_evenly_padded_blocks_are_those_of_the_published_files(name, blocks) -> None:
     """`depthwise_padding` of google/efficientnet-b0 and so on."""
     name = f"efficientnet_{name}"
-    model = models.create(name, num_classes=3, padding="same")
-    size = models.preprocessing_of(name).image_size
+    model = models.create_model(name, num_classes=3, padding="same")
+    size = models.get_preprocessing(name).image_size
     assert hf_config.make(model, 3, size)["depthwise_padding"] == blocks
 
 
 def test_an_efficientnet_of_transformers_needs_its_size(tmp_path) -> None:
-    model = models.create("efficientnet_b0", num_classes=3, padding="same", width=0.5)
+    model = models.create_model("efficientnet_b0", num_classes=3, padding="same", width=0.5)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
     with pytest.raises(UserError, match="say image_size"):

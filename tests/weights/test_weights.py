@@ -21,7 +21,7 @@ from jaxtag.errors import UserError
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.models.vit import interpolate_positions
 from jaxtag.weights import adapt, mappings
-from jaxtag.weights.param_mapping import their_shapes, theirs
+from jaxtag.weights.param_mapping import source, source_shapes
 
 VIT = {"patch_size": 8, "width": 24, "depth": 2, "heads": 2, "mlp_dim": 48, "image_size": 32}
 LIBRARIES = ("torchvision", "timm", "transformers")
@@ -37,7 +37,7 @@ FAMILIES = {
     "resnet50": {"depths": (1, 1, 1, 1)},
     "vit_tiny_patch16": VIT,
 }
-THERE = [name for name in FAMILIES if name in models.names()]
+THERE = [name for name in FAMILIES if name in models.list_models()]
 
 
 def vit(**fields) -> models.ViT:
@@ -62,10 +62,10 @@ def file_tensors(model, library: str, channels: int = 3) -> dict[str, np.ndarray
     shapes = adapt.shapes(model, adapt.inputs(model, channels, None))
     table = mappings.tables(model)[library](model)
     assert set(table) == set(shapes)  # it names every variable, and nothing else
-    assert len(theirs(table)) == len(set(theirs(table)))
+    assert len(source(table)) == len(set(source(table)))
     random, tensors = np.random.RandomState(0), {}
     for path, entry in table.items():
-        for name, shape in their_shapes(shapes[path], entry).items():
+        for name, shape in source_shapes(shapes[path], entry).items():
             tensors[name] = random.randn(*shape).astype(np.float32)
     counters = [name for name in tensors if name.endswith("running_mean")]
     zero = np.zeros((), np.int64)
@@ -95,7 +95,7 @@ def test_vit_gives_the_librarys_logits(tmp_path, library: str, scan: bool) -> No
 CASES = [
     (name, library)
     for name in THERE
-    for library in mappings.tables(models.create(name))
+    for library in mappings.tables(models.create_model(name))
     if (name, library) != ("mobilenet_v1", "torchvision")
 ]
 
@@ -105,7 +105,7 @@ def test_round_trip_is_bit_for_bit(tmp_path, name: str, library: str) -> None:
     fields = {"padding": "same"} if "efficientnet" in name else {}
     if library == "transformers" and name in ("mobilenet_v2", "efficientnet_b0"):
         fields["width"] = 0.5  # narrower, its first block is another function
-    model = models.create(name, **{"num_classes": 3, **FAMILIES[name], **fields})
+    model = models.create_model(name, **{"num_classes": 3, **FAMILIES[name], **fields})
     tensors = file_tensors(model, library)
     save_file(tensors, tmp_path / "theirs.safetensors")
     variables = weights.load(tmp_path / "theirs.safetensors", model)
@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_named(tmp_path) -> None:
     with pytest.raises(
         UserError, match=r"under the names of jaxtag, torchvision.*first are blocks"
     ):
-        weights.load(file, models.create("resnet18"))
+        weights.load(file, models.create_model("resnet18"))
 
 
 @pytest.mark.parametrize(
@@ -311,12 +311,12 @@ def test_what_a_library_cannot_hold_is_refused(tmp_path) -> None:
 
 def test_command_imports_and_exports(tmp_path) -> None:
     name, fields = "resnet18", {"num_classes": 3}
-    model = models.create(name, **fields)
+    model = models.create_model(name, **fields)
     tensors = file_tensors(model, "torchvision")
     save_file(tensors, tmp_path / "theirs.safetensors")
     ours, back = tmp_path / "ours.safetensors", tmp_path / "hf"
     done = call(
-        "weights", "import", f"--source={tmp_path / 'theirs.safetensors'}", f"--model={name}",
+        "weights", "import", f"--source={tmp_path / 'source.safetensors'}", f"--model={name}",
         f"--output={ours}",
     )  # fmt: skip
     assert done.status == 0, done.err

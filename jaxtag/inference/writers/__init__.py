@@ -4,9 +4,9 @@ Each writer takes the lines of `jaxtag.annotate` one at a time (`add`) and is do
 memory does not grow with their number.
 """
 
-from jaxtag.inference.writers.csv_table import Table
-from jaxtag.inference.writers.gallery import Gallery
-from jaxtag.inference.writers.jsonl import Lines
-from jaxtag.inference.writers.xmp import Sidecars
+from jaxtag.inference.writers.csv_table import CsvWriter
+from jaxtag.inference.writers.gallery import GalleryWriter
+from jaxtag.inference.writers.jsonl import JsonlWriter
+from jaxtag.inference.writers.xmp import XmpWriter
 
-__all__ = ["Gallery", "Lines", "Sidecars", "Table"]
+__all__ = ["CsvWriter", "GalleryWriter", "JsonlWriter", "XmpWriter"]

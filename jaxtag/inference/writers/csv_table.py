@@ -5,16 +5,16 @@ import io
 from pathlib import Path
 from typing import Any
 
-from jaxtag.storage.atomic_file import WholeFile
+from jaxtag.storage.atomic_file import AtomicFile
 
 _COLUMNS = ("file", "tags", "scores", "caption", "error")
 
 
-class Table:
+class CsvWriter:
     """Columns file, tags and scores (joined by "; ", in the same order), caption, error."""
 
     def __init__(self, path: Path):
-        self._file = WholeFile(path, "--csv")
+        self._file = AtomicFile(path, "--csv")
         self._row(_COLUMNS)
 
     def add(self, line: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from jaxtag.data import files
 from jaxtag.data.decode import DecodeError, decode
 from jaxtag.errors import UserError
 from jaxtag.storage import atomic_file
-from jaxtag.storage.atomic_file import WholeFile
+from jaxtag.storage.atomic_file import AtomicFile
 
 _THUMBNAIL = 256  # pixels, the longer side at most
 _QUALITY = 80
@@ -29,7 +29,7 @@ _IN_FOLDER = 1000  # thumbnails
 _MARK = "pictures.js"  # by which a folder is known as a gallery
 
 
-class Gallery:
+class GalleryWriter:
     """Writes FOLDER/index.html with all that it needs.
 
     Args:
@@ -46,13 +46,13 @@ class Gallery:
             folder.mkdir(parents=True, exist_ok=True)
             data = folder / _MARK
             # A run that was killed left the data unfinished.
-            ours = data.exists() or atomic_file.partial(data).exists()
+            ours = data.exists() or atomic_file.partial_path(data).exists()
             if any(folder.iterdir()) and not ours:
                 raise UserError(f"--gallery={folder} holds other files: name a new folder")
             shutil.rmtree(folder / "thumbnails", ignore_errors=True)
         except OSError as error:
             raise UserError(f"--gallery={folder} cannot be written: {error.strerror}") from error
-        self._data = WholeFile(folder / _MARK, "--gallery")
+        self._data = AtomicFile(folder / _MARK, "--gallery")
         self._data.write("window.PICTURES = [\n")
         self._pool = ThreadPoolExecutor(threads)
         self._waiting: deque[tuple[dict[str, Any], Future[bool]]] = deque()
@@ -87,7 +87,7 @@ class Gallery:
         page = (
             resources.files("jaxtag.inference.writers").joinpath("gallery.html").read_text("utf-8")
         )
-        index = WholeFile(self._folder / "index.html", "--gallery")
+        index = AtomicFile(self._folder / "index.html", "--gallery")
         index.write(page)
         index.finish()
 

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxtag.storage.atomic_file import WholeFile
+from jaxtag.storage.atomic_file import AtomicFile
 
 
-class Lines:
+class JsonlWriter:
     """Writes each line as it is, as JSON."""
 
     def __init__(self, path: Path):
-        self._file = WholeFile(path, "--output")
+        self._file = AtomicFile(path, "--output")
 
     def add(self, line: dict[str, Any]) -> None:
         """Adds the line of one picture."""

@@ -25,7 +25,7 @@ _DOCUMENT = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 """
 
 
-class Sidecars:
+class XmpWriter:
     """Writes one for each picture that has a tag or a caption.
 
     A sidecar that another program wrote is left as it is: it may hold somebody's edits. The first

@@ -10,7 +10,7 @@ from jaxtag.errors import UsageError
 from jaxtag.losses.metric import pairs, proxies, triplets
 
 # (embeddings [B, D], labels [B], mask [B]) → (sum, weight)
-PAIRS: dict[str, Callable[..., pairs.Total]] = {
+PAIRS: dict[str, Callable[..., pairs.WeightedSum]] = {
     "contrastive": pairs.contrastive,
     "multi_similarity": pairs.multi_similarity,
     "n_pair": pairs.n_pair,
@@ -20,13 +20,13 @@ PAIRS: dict[str, Callable[..., pairs.Total]] = {
 }
 ONE_CLASS = ("arcface",)  # do not take tags
 # The same with one vector for each class as the last argument [C, D].
-PROXIES: dict[str, Callable[..., pairs.Total]] = {
+PROXIES: dict[str, Callable[..., pairs.WeightedSum]] = {
     "arcface": proxies.arcface,
     "proxy_anchor": proxies.proxy_anchor,
 }
 
 
-def make(name: str, arguments: Mapping[str, Any]) -> Callable[..., pairs.Total]:
+def make_loss(name: str, arguments: Mapping[str, Any]) -> Callable[..., pairs.WeightedSum]:
     """The loss `name` with its arguments. Raises UsageError where one of them is unknown."""
     loss = (PAIRS | PROXIES)[name]
     parameters = inspect.signature(loss).parameters.values()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 ABSENT, PRESENT, UNKNOWN = 0, 1, 2
 
 
-def compared(labels: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array]:
+def positive_negative_masks(labels: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Which of R pictures are alike to which of N others, and which are not: bool [R, N], twice.
 
     With tags: those that share one, and those that surely share none; some may be neither.
@@ -22,7 +22,7 @@ def compared(labels: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array
     return shared, ~possibly
 
 
-def members(labels: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
+def class_masks(labels: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
     """Which of B pictures are of which class (or have which tag), and which not: bool [B, C]."""
     if labels.ndim == 1:
         own = labels[:, None] == jnp.arange(classes)

@@ -21,18 +21,18 @@ from jaxtag.losses.metric import pair_masks
 
 # (embeddings float32 [R, D], labels [R, …], whether each takes part [R], places in the batch [R])
 Rows = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-Total = tuple[jax.Array, jax.Array]
+WeightedSum = tuple[jax.Array, jax.Array]
 # (similarities float32 [R, B] of R anchors, which pairs are positive, which negative [R, B])
 # → (losses, weights), which are added up.
-OfAnchors = Callable[[jax.Array, jax.Array, jax.Array], Total]
+AnchorLoss = Callable[[jax.Array, jax.Array, jax.Array], WeightedSum]
 
 _ANCHORS = 128  # at a time, on each device
 _NEVER = -1e9  # an exponent of what takes no part; finite, so that its gradient is 0
 
 
-def over_anchors(
-    of_anchors: OfAnchors, embeddings: jax.Array, labels: jax.Array, mask: jax.Array
-) -> Total:
+def sum_over_anchors(
+    of_anchors: AnchorLoss, embeddings: jax.Array, labels: jax.Array, mask: jax.Array
+) -> WeightedSum:
     """The sums of `of_anchors` over all anchors of the batch.
 
     Within a mesh (`jax.sharding.use_abstract_mesh`) each device gathers the embeddings of all once
@@ -42,7 +42,7 @@ def over_anchors(
     if jax.sharding.get_abstract_mesh().empty:
         return _sums(of_anchors, rows, rows)
 
-    def on_device(rows: Rows) -> Total:
+    def on_device(rows: Rows) -> WeightedSum:
         pictures = jax.lax.all_gather(rows, meshes.BATCH_AXES, tiled=True)
         return jax.lax.psum(_sums(of_anchors, rows, pictures), meshes.BATCH_AXES)
 
@@ -50,19 +50,19 @@ def over_anchors(
     return jax.shard_map(on_device, in_specs=(over,), out_specs=PartitionSpec())(rows)
 
 
-def _sums(of_anchors: OfAnchors, anchors: Rows, pictures: Rows) -> Total:
+def _sums(of_anchors: AnchorLoss, anchors: Rows, pictures: Rows) -> WeightedSum:
     """The sums over `anchors`, some of them at a time, each against all `pictures`."""
     count = len(anchors[1])
     at_a_time = next(n for n in range(min(_ANCHORS, count), 0, -1) if count % n == 0)
 
     @jax.checkpoint
-    def part(anchors: Rows) -> Total:
+    def part(anchors: Rows) -> WeightedSum:
         (vectors, labels, present, places), (others, their_labels, there, theirs) = (
             anchors,
             pictures,
         )
         similarity = jnp.matmul(vectors, others.T, precision="highest")
-        same, other = pair_masks.compared(labels, their_labels)
+        same, other = pair_masks.positive_negative_masks(labels, their_labels)
         pairs = present[:, None] & there & (places[:, None] != theirs)
         losses, weights = of_anchors(similarity, same & pairs, other & pairs)
         return losses.sum(), weights.sum().astype(jnp.float32)
@@ -84,24 +84,24 @@ def log_one_plus(exponents: jax.Array, kept: jax.Array, axis: int = -1) -> jax.A
 
 def contrastive(
     embeddings: jax.Array, labels: jax.Array, mask: jax.Array, *, margin: float = 1.0
-) -> Total:
+) -> WeightedSum:
     """The mean over all pairs of D² / 2 (same class) or max(0, margin - D)² / 2 (another).
 
     D is the Euclidean distance (Hadsell et al. 2006, "Dimensionality Reduction by Learning an
     Invariant Mapping", equation 4).
     """
 
-    def of_anchors(similarity: jax.Array, positive: jax.Array, negative: jax.Array) -> Total:
+    def of_anchors(similarity: jax.Array, positive: jax.Array, negative: jax.Array) -> WeightedSum:
         pull = positive * (1 - similarity)
         push = negative * jnp.square(jnp.maximum(margin - distance(similarity), 0)) / 2
         return pull + push, positive | negative
 
-    return over_anchors(of_anchors, embeddings, labels, mask)
+    return sum_over_anchors(of_anchors, embeddings, labels, mask)
 
 
 def n_pair(
     embeddings: jax.Array, labels: jax.Array, mask: jax.Array, *, scale: float = 16.0
-) -> Total:
+) -> WeightedSum:
     """The mean over pairs of a class of log(1 + sum over negatives of exp(s_an - s_ap)).
 
     (Sohn 2016, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective",
@@ -112,12 +112,12 @@ def n_pair(
     regularised lengths.
     """
 
-    def of_anchors(similarity: jax.Array, positive: jax.Array, negative: jax.Array) -> Total:
+    def of_anchors(similarity: jax.Array, positive: jax.Array, negative: jax.Array) -> WeightedSum:
         scaled = scale * similarity
         others = jax.nn.logsumexp(jnp.where(negative, scaled, _NEVER), -1, keepdims=True)
         return positive * jax.nn.softplus(others - scaled), positive
 
-    return over_anchors(of_anchors, embeddings, labels, mask)
+    return sum_over_anchors(of_anchors, embeddings, labels, mask)
 
 
 def multi_similarity(
@@ -129,7 +129,7 @@ def multi_similarity(
     beta: float = 50.0,
     base: float = 0.5,
     margin: float = 0.1,
-) -> Total:
+) -> WeightedSum:
     """Multi-similarity with its mining (Wang et al. 2019, arXiv:1904.06627, section 4).
 
     The mean over anchors of log(1 + sum of exp(-alpha (s_ap - base))) / alpha
@@ -138,7 +138,7 @@ def multi_similarity(
     plus `margin`. The default of `base` is that of the authors' code.
     """
 
-    def of_anchors(similarity: jax.Array, positive: jax.Array, negative: jax.Array) -> Total:
+    def of_anchors(similarity: jax.Array, positive: jax.Array, negative: jax.Array) -> WeightedSum:
         furthest = jnp.where(positive, similarity, jnp.inf).min(-1, keepdims=True)
         nearest = jnp.where(negative, similarity, -jnp.inf).max(-1, keepdims=True)
         pulled = positive & (similarity < nearest + margin)
@@ -147,5 +147,5 @@ def multi_similarity(
         push = log_one_plus(beta * (similarity - base), pushed) / beta
         return pull + push, jnp.zeros(())
 
-    total, _ = over_anchors(of_anchors, embeddings, labels, mask)
+    total, _ = sum_over_anchors(of_anchors, embeddings, labels, mask)
     return total, (mask > 0).sum().astype(jnp.float32)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtag.losses.metric import pair_masks
-from jaxtag.losses.metric.pairs import Total, log_one_plus
+from jaxtag.losses.metric.pairs import WeightedSum, log_one_plus
 
 _INSIDE = 1 - 1e-6  # cosines up to here; the sine has no gradient at 1
 
@@ -22,7 +22,7 @@ def proxy_anchor(
     *,
     margin: float = 0.1,
     scale: float = 32.0,
-) -> Total:
+) -> WeightedSum:
     """Proxy-Anchor (Kim et al. 2020, arXiv:2003.13911, equation 4).
 
     The mean over proxies with a picture in the batch of log(1 + sum over the class's pictures of
@@ -31,7 +31,7 @@ def proxy_anchor(
     """
     similarity = _cosines(embeddings, proxies)
     present = mask[:, None] > 0
-    own, others = pair_masks.members(labels, len(proxies))
+    own, others = pair_masks.class_masks(labels, len(proxies))
     positive, negative = own & present, others & present
     pull = log_one_plus(-scale * (similarity - margin), positive, axis=0)
     push = log_one_plus(scale * (similarity + margin), negative, axis=0)
@@ -47,7 +47,7 @@ def arcface(
     *,
     margin: float = 0.5,
     scale: float = 64.0,
-) -> Total:
+) -> WeightedSum:
     """Cross-entropy of scaled cosines, the own class's angle enlarged by `margin` radians.
 
     Labels are classes: a picture has one.

@@ -6,12 +6,12 @@ Arguments, results and memory are those of `pairs`.
 import jax
 import jax.numpy as jnp
 
-from jaxtag.losses.metric.pairs import Total, distance, over_anchors
+from jaxtag.losses.metric.pairs import WeightedSum, distance, sum_over_anchors
 
 
 def triplet_all(
     embeddings: jax.Array, labels: jax.Array, mask: jax.Array, *, margin: float = 0.2
-) -> Total:
+) -> WeightedSum:
     """The mean of margin + D_ap - D_an over all triplets where it is above 0, D Euclidean.
 
     (Hermans et al. 2017, arXiv:1703.07737, section 2: "batch all", non-zero mean.) The negatives
@@ -19,7 +19,7 @@ def triplet_all(
     of partial sums, so that no array has an entry for each triplet.
     """
 
-    def of_anchors(similarity: jax.Array, positive: jax.Array, negative: jax.Array) -> Total:
+    def of_anchors(similarity: jax.Array, positive: jax.Array, negative: jax.Array) -> WeightedSum:
         gaps = distance(similarity)
         ordered = _ordered(gaps, negative)
         sums = jnp.cumsum(jnp.where(jnp.isfinite(ordered), ordered, 0), -1)
@@ -28,38 +28,38 @@ def triplet_all(
         within = _count_below(ordered, reach) * positive
         return within * reach - jnp.take_along_axis(sums, within, -1), within
 
-    return over_anchors(of_anchors, embeddings, labels, mask)
+    return sum_over_anchors(of_anchors, embeddings, labels, mask)
 
 
 def triplet_hard(
     embeddings: jax.Array, labels: jax.Array, mask: jax.Array, *, margin: float = 0.2
-) -> Total:
+) -> WeightedSum:
     """The mean over anchors of max(0, margin + D_ap - D_an), D Euclidean.
 
     The positive is the furthest, the negative the nearest (Hermans et al. 2017, arXiv:1703.07737,
     equation 5: "batch hard"). Anchors without either are left out.
     """
 
-    def of_anchors(similarity: jax.Array, positive: jax.Array, negative: jax.Array) -> Total:
+    def of_anchors(similarity: jax.Array, positive: jax.Array, negative: jax.Array) -> WeightedSum:
         gaps = distance(similarity)
         furthest = jnp.where(positive, gaps, 0).max(-1)
         nearest = jnp.where(negative, gaps, 2).min(-1)  # no distance is above 2
         complete = positive.any(-1) & negative.any(-1)
         return complete * jnp.maximum(margin + furthest - nearest, 0), complete
 
-    return over_anchors(of_anchors, embeddings, labels, mask)
+    return sum_over_anchors(of_anchors, embeddings, labels, mask)
 
 
 def triplet_semi_hard(
     embeddings: jax.Array, labels: jax.Array, mask: jax.Array, *, margin: float = 0.2
-) -> Total:
+) -> WeightedSum:
     """The mean over pairs of a class of margin + D²_ap - D²_an.
 
     The negative is the nearest that is further than the positive; pairs whose margin it leaves free
     are left out (Schroff et al. 2015, arXiv:1503.03832, sections 3.1 and 3.2).
     """
 
-    def of_anchors(similarity: jax.Array, positive: jax.Array, negative: jax.Array) -> Total:
+    def of_anchors(similarity: jax.Array, positive: jax.Array, negative: jax.Array) -> WeightedSum:
         gaps = 2 - 2 * similarity
         ordered = _ordered(gaps, negative)
         ordered = jnp.pad(ordered, ((0, 0), (0, 1)), constant_values=jnp.inf)
@@ -69,7 +69,7 @@ def triplet_semi_hard(
         nearest = jnp.where(within, nearest, 0)
         return within * (margin + gaps - nearest), within
 
-    return over_anchors(of_anchors, embeddings, labels, mask)
+    return sum_over_anchors(of_anchors, embeddings, labels, mask)
 
 
 def _ordered(gaps: jax.Array, kept: jax.Array) -> jax.Array:

@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 
-from jaxtag.distributed.sharding import Placement
+from jaxtag.distributed.sharding import ParamSharding
 from jaxtag.perf import collectives, hbm_traffic, hlo
 from jaxtag.perf.aot.lower import Compiled, DoesNotFit, Lowered
 from jaxtag.perf.aot.topologies import Topology
 from jaxtag.perf.hardware import Chip
 from jaxtag.perf.hlo import Instruction, Program
-from jaxtag.training.setup import Experiment
+from jaxtag.training.setup import TrainSetup
 
 _SMALL = 2**14  # elements, below which a whole copy on every device is meant
 
@@ -43,7 +43,7 @@ def hbm_bytes(program: Program, turns: dict[str, int]) -> int:
     )
 
 
-def replicated_by_accident(experiment: Experiment) -> list[Placement]:
+def replicated_by_accident(experiment: TrainSetup) -> list[ParamSharding]:
     """Large parameters of which every device has a whole copy though the mesh could split them."""
     splits = experiment.mesh.shape["fsdp"] > 1
     return [
@@ -76,7 +76,7 @@ def _interesting(instruction: Instruction) -> str | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bound:
+class Roofline:
     """How long a step takes at least, by resource, in seconds.
 
     Attributes:
@@ -106,12 +106,12 @@ def read(compiled: Compiled, topology: Topology) -> dict[str, Any]:
     experiment, text = compiled.lowered.experiment, compiled.program.as_text()
     devices, batch = experiment.mesh.devices.size, experiment.config.batch_size
     program = hlo.parse(text)
-    turns = hbm_traffic.turns(program, text)
-    inside = hbm_traffic.turns(program, text, fused=True)
+    turns = hbm_traffic.trip_counts(program, text)
+    inside = hbm_traffic.trip_counts(program, text, fused=True)
     found = collectives.collectives(program, inside)
     away = collectives.network_bytes(program, inside, topology.islands, devices)
     moved = hbm_bytes(program, turns)
-    bound = Bound(
+    bound = Roofline(
         arithmetic=compiled.lowered.flops / devices / chip.bfloat16_flops,
         memory=moved / chip.memory_bandwidth,
         links=collectives.link_seconds(found, devices, chip),

@@ -15,7 +15,7 @@ from jaxtag.errors import UserError
 from jaxtag.perf import flops as counting
 from jaxtag.tasks import TASKS
 from jaxtag.training import setup as experiments
-from jaxtag.training.setup import Experiment
+from jaxtag.training.setup import TrainSetup
 
 # XLA chooses the tiles of its own products for GPUs by trying them on one, and gives up on odd
 # shapes where it has none; cuBLAS takes any.
@@ -52,7 +52,7 @@ class Lowered:
       seconds: that tracing and lowering took.
     """
 
-    experiment: Experiment
+    experiment: TrainSetup
     program: jax.stages.Lowered
     flops: int
     seconds: float
@@ -78,7 +78,7 @@ def resolve(config: Config) -> Config:
     return dataclasses.replace(config, model=decided)
 
 
-def plan(config: Config, words: int, devices: list[jax.Device]) -> Experiment:
+def plan(config: Config, words: int, devices: list[jax.Device]) -> TrainSetup:
     """What `jaxtag.train` would run on these devices; touches no data.
 
     Args:
@@ -87,7 +87,7 @@ def plan(config: Config, words: int, devices: list[jax.Device]) -> Experiment:
     Raises UserError where the configuration does not fit the devices.
     """
     layout = config.mesh
-    mesh = meshes.make(layout.data, layout.fsdp, layout.tensor, devices=devices)
+    mesh = meshes.make_mesh(layout.data, layout.fsdp, layout.tensor, devices=devices)
     return experiments.build(resolve(config), words, published_sizes.examples(config), mesh)
 
 
@@ -110,7 +110,7 @@ def batch_of(config: Config, words: int, mesh: Mesh) -> dict[str, jax.ShapeDtype
     }
 
 
-def lower(experiment: Experiment, words: int) -> Lowered:
+def lower(experiment: TrainSetup, words: int) -> Lowered:
     """The step that `jaxtag.train` runs, for the devices of the experiment's mesh."""
     began = time.perf_counter()
     batch = batch_of(experiment.config, words, experiment.mesh)

@@ -14,7 +14,7 @@ import jax
 
 import jaxtag
 from jaxtag.perf.hlo import Instruction, Program
-from jaxtag.training.setup import Experiment
+from jaxtag.training.setup import TrainSetup
 
 # The named scopes of a step outside of its modules, the inner ones first.
 PARTS = ("augmentation", "loss", "optimizer", "metrics")
@@ -49,7 +49,7 @@ class Modules:
       batch: shapes of a training batch.
     """
 
-    def __init__(self, experiment: Experiment, batch: Any):
+    def __init__(self, experiment: TrainSetup, batch: Any):
         self._children: dict[tuple[str, ...], set[str]] = {}
 
         def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:

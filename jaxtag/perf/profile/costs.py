@@ -17,7 +17,7 @@ from jaxtag.kernels.onednn import convolution
 from jaxtag.perf import flops as counting
 from jaxtag.perf.hlo import CONTROL, FREE, Instruction, Program
 from jaxtag.training import setup as experiments
-from jaxtag.training.setup import Experiment
+from jaxtag.training.setup import TrainSetup
 
 # Opcodes with an operation for each element of the result.
 _ARITHMETIC = frozenset(
@@ -40,7 +40,7 @@ _SLICES = frozenset(("slice", "dynamic-slice", "gather"))
 _MULTIPLIES = frozenset(("dot", "convolution"))
 
 
-def analytic_flops(experiment: Experiment, words: int, examples: int, batch: Any) -> int:
+def analytic_flops(experiment: TrainSetup, words: int, examples: int, batch: Any) -> int:
     """Of a step over all devices.
 
     Args:

@@ -25,8 +25,8 @@ from jaxtag.perf.profile.recompilation import Recompilations
 from jaxtag.training import loop, vocabulary
 from jaxtag.training import setup as experiments
 from jaxtag.training.checkpoint import Checkpoints
-from jaxtag.training.setup import Experiment
-from jaxtag.training.train_state import State
+from jaxtag.training.setup import TrainSetup
+from jaxtag.training.train_state import TrainState
 
 _AHEAD = 2  # steps under way at once, as in the loop
 _WARM = 2  # steps before the clock starts
@@ -71,7 +71,7 @@ class Job:
       shapes: of a batch on the devices.
     """
 
-    experiment: Experiment
+    experiment: TrainSetup
     words: int
     examples: int
     batches: Iterator[dict[str, np.ndarray]]
@@ -175,8 +175,8 @@ def _trace(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _run(
-    job: Job, state: State, count: int, recompilations: Recompilations
-) -> tuple[State, list[Step]]:
+    job: Job, state: TrainState, count: int, recompilations: Recompilations
+) -> tuple[TrainState, list[Step]]:
     """Runs steps in the order of the loop; returns the last state and their times."""
     experiment = job.experiment
     starts: list[tuple[float, float, float]] = []  # drawing began, batch there, step started
@@ -187,7 +187,7 @@ def _run(
             drawing = time.perf_counter()
             batch = next(job.batches)
             drawn = time.perf_counter()
-            batch = meshes.to_devices(batch, experiment.mesh)
+            batch = meshes.make_global_batch(batch, experiment.mesh)
             starts.append((drawing, drawn, time.perf_counter()))
             with jax.profiler.StepTraceAnnotation("train", step_num=number):
                 arguments, (state, metrics) = (state, batch), experiment.step(state, batch)
@@ -213,7 +213,7 @@ def _split(before: float, start: tuple[float, float, float], end: float) -> Step
     return Step(data=data, host=idle - data, device=end - max(started, before))
 
 
-def _checkpoint(experiment: Experiment, state: State, folder: Path) -> Checkpoint:
+def _checkpoint(experiment: TrainSetup, state: TrainState, folder: Path) -> Checkpoint:
     """Times the second of two saves: the first one starts Orbax's threads."""
     place = folder / "checkpoint"
     _remove(place)
@@ -231,7 +231,7 @@ def _checkpoint(experiment: Experiment, state: State, folder: Path) -> Checkpoin
 
 def _remove(folder: Path) -> None:
     """By the first process, while the others wait."""
-    coordination.on_first(lambda: shutil.rmtree(folder, ignore_errors=True))
+    coordination.run_on_process_zero(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def _made_up(shapes: dict[str, jax.ShapeDtypeStruct], mesh: Mesh) -> dict[str, np.ndarray]:
@@ -239,7 +239,7 @@ def _made_up(shapes: dict[str, jax.ShapeDtypeStruct], mesh: Mesh) -> dict[str, n
     rng = np.random.default_rng(0)
     made = {}
     for name, item in shapes.items():
-        shape = (len(meshes.own_rows(mesh, item.shape[0])), *item.shape[1:])
+        shape = (len(meshes.local_row_indices(mesh, item.shape[0])), *item.shape[1:])
         high = 256 if name == "image" else 2  # a token, class or tag that every vocabulary has
         made[name] = rng.integers(0, high, shape).astype(item.dtype)
     made["mask"][:], made["broken"][:] = 1, False

@@ -80,10 +80,10 @@ class CaptionEvaluator:
         meshes.check_batch(mesh, config.evaluation.batch_size, "config.evaluation.batch_size")
         self._mesh, self._config, self._tokenizer = mesh, config, tokenizer
         self._loss = jax.jit(
-            meshes.within(mesh, lambda variables, batch: task.loss(variables, batch, None)[2]),
+            meshes.with_mesh(mesh, lambda variables, batch: task.loss(variables, batch, None)[2]),
             out_shardings=meshes.replicated(mesh),
         )
-        self._generate = meshes.within(mesh, caption_generator(task, config, tokenizer))
+        self._generate = meshes.with_mesh(mesh, caption_generator(task, config, tokenizer))
 
     def __call__(self, variables: Any, source: Source) -> Evaluation:
         """Evaluates every example of `source` once, on any number of processes."""
@@ -93,7 +93,7 @@ class CaptionEvaluator:
         key = jax.random.key(self._config.seed)
         example = caption.example(self._config, self._tokenizer, train=False)
         for number, batch in enumerate(eval_batches.of(source, self._config, example, self._mesh)):
-            arrays = meshes.to_devices(batch, self._mesh)
+            arrays = meshes.make_global_batch(batch, self._mesh)
             metrics = self._loss(variables, arrays)
             tokens = self._generate(variables, arrays, jax.random.fold_in(key, number))["tokens"]
             for name, pair in jax.device_get(metrics).items():
@@ -109,7 +109,7 @@ class CaptionEvaluator:
                     pictures[int(batch["index"][place])] = batch["image"][place]
         references = {
             index: texts
-            for index, texts in enumerate(sources.captions_of(source))
+            for index, texts in enumerate(sources.iter_captions(source))
             if index in captions
         }
         values = {name: float(total / max(count, 1e-9)) for name, (total, count) in sums.items()}
@@ -160,7 +160,7 @@ def baselines(
 
 def _candidates(training: Source, seed: int) -> list[str]:
     """Training captions, the same for the same seed."""
-    texts = list(itertools.chain.from_iterable(sources.captions_of(training.first(2000))))
+    texts = list(itertools.chain.from_iterable(sources.iter_captions(training.first(2000))))
     return random.Random(seed).sample(texts, min(_CANDIDATES, len(texts)))
 
 
@@ -180,7 +180,7 @@ def caption_generator(
         "pad_id": PAD,
     }
     try:
-        generation.checked(task.model, generation.Settings(**settings))
+        generation.validate(task.model, generation.Settings(**settings))
     except ValueError as error:
         raise UsageError(f"config.decoding: {error}") from error
 

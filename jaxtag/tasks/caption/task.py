@@ -67,7 +67,9 @@ class CaptionTask:
         augment_key, dropout_key = (None, None) if key is None else jax.random.split(key)
         inputs, targets = batch["tokens"][:, :, :-1], batch["tokens"][:, :, 1:]
         images = self.images(batch, augment_key)
-        outputs, changed = common.apply(self.model, variables, images, inputs, key=dropout_key)
+        outputs, changed = common.apply_model(
+            self.model, variables, images, inputs, key=dropout_key
+        )
         logits = outputs["logits"].astype(jnp.float32)
         weights = (targets != PAD) * batch["mask"][:, None, None]
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
@@ -89,7 +91,7 @@ class CaptionTask:
 def make(config: Config, vocab_size: int) -> CaptionTask:
     """The task with its model, as the configuration says."""
     model = config.model
-    encoder = common.make(config)
+    encoder = common.make_backbone(config)
     decoder = models.Decoder(
         vocab_size=model.decoder_vocab_size
         or -(-vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE,
@@ -114,16 +116,16 @@ def make(config: Config, vocab_size: int) -> CaptionTask:
     )
 
 
-def example(config: Config, tokenizer: Tokenizer, train: bool) -> pipeline.Example:
+def example(config: Config, tokenizer: Tokenizer, train: bool) -> pipeline.ExampleSpec:
     """How a record becomes a row of a batch. Evaluation sees whole pictures, squashed."""
     data, text = config.data, config.text
     whole = not train or data.crop_area == (1.0, 1.0)
     image = (
-        transforms.Squash(data.image_size)
+        transforms.Resize(data.image_size)
         if whole
-        else transforms.RandomCrop(data.image_size, data.crop_area, data.crop_ratio)
+        else transforms.RandomResizedCrop(data.image_size, data.crop_area, data.crop_ratio)
     )
     tokens = fields.CaptionTokens(
         tokenizer, text.length, per_picture=text.captions_per_image, random=train
     )
-    return pipeline.Example(image, {"tokens": tokens})
+    return pipeline.ExampleSpec(image, {"tokens": tokens})

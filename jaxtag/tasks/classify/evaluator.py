@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxtag.config.schema import Config
-from jaxtag.data.labels import Classes
+from jaxtag.data.labels import LabelNames
 from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.tasks import eval_batches
@@ -31,7 +31,7 @@ class Evaluation:
     confusion: np.ndarray
     predictions: dict[int, tuple[int, float, int]]
     pictures: dict[int, np.ndarray]
-    classes: Classes
+    classes: LabelNames
 
     def part(self, source: Source) -> dict[str, float]:
         """Accuracy on the pictures of `source`, the first ones of the split."""
@@ -65,12 +65,12 @@ class ClassEvaluator:
         task: classify.ClassifyTask,
         mesh: jax.sharding.Mesh,
         config: Config,
-        classes: Classes,
+        classes: LabelNames,
     ):
         meshes.check_batch(mesh, config.evaluation.batch_size, "config.evaluation.batch_size")
         self._mesh, self._config, self._classes = mesh, config, classes
         self._score = jax.jit(
-            meshes.within(mesh, task.score), out_shardings=meshes.replicated(mesh)
+            meshes.with_mesh(mesh, task.score), out_shardings=meshes.replicated(mesh)
         )
 
     def __call__(self, variables: Any, source: Source) -> Evaluation:
@@ -80,7 +80,7 @@ class ClassEvaluator:
         pictures: dict[int, np.ndarray] = {}
         example = classify.example(self._config, self._classes, train=False)
         for batch in eval_batches.of(source, self._config, example, self._mesh):
-            arrays = meshes.to_devices(batch, self._mesh)
+            arrays = meshes.make_global_batch(batch, self._mesh)
             counts, (guess, chance) = jax.device_get(self._score(variables, arrays))
             for name, value in counts.items():
                 sums[name] = sums.get(name, 0) + np.asarray(value, np.float64)

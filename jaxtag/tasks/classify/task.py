@@ -82,7 +82,9 @@ class ClassifyTask:
             images, targets = self.augmentation.mix(images, targets, mix_key)
         rebuilds = getattr(self.model, "reconstruct", False)
         labels = {"labels": batch["label"]} if rebuilds else {}
-        outputs, changed = common.apply(self.model, variables, images, key=model_key, **labels)
+        outputs, changed = common.apply_model(
+            self.model, variables, images, key=model_key, **labels
+        )
         losses = self._losses(outputs["logits"], targets, smooth=key is not None)
         if rebuilds:
             pixels = images * jnp.asarray(self.std) + jnp.asarray(self.mean)
@@ -108,7 +110,7 @@ class ClassifyTask:
         """Probabilities float32 [B, classes]."""
 
         def scores(images: jax.Array) -> jax.Array:
-            logits = common.apply(self.model, variables, images, key=None)[0]["logits"]
+            logits = common.apply_model(self.model, variables, images, key=None)[0]["logits"]
             logits = logits.astype(jnp.float32)
             return logits if self.criterion == "margin" else jax.nn.softmax(logits)
 
@@ -161,7 +163,7 @@ def make(config: Config, classes: int) -> ClassifyTask:
     """The task with its model, as the configuration says."""
     data = config.data
     return ClassifyTask(
-        common.make(config, num_classes=classes),
+        common.make_backbone(config, num_classes=classes),
         classes=classes,
         image_size=data.image_size,
         mean=data.mean,
@@ -175,14 +177,14 @@ def make(config: Config, classes: int) -> ClassifyTask:
     )
 
 
-def example(config: Config, _: Any, train: bool) -> pipeline.Example:
+def example(config: Config, _: Any, train: bool) -> pipeline.ExampleSpec:
     """How a record becomes a row of a batch."""
     data = config.data
     whole = data.crop_area == (1.0, 1.0)
     if train and not whole:
-        image = transforms.RandomCrop(data.image_size, data.crop_area, data.crop_ratio)
+        image = transforms.RandomResizedCrop(data.image_size, data.crop_area, data.crop_ratio)
     elif whole or data.center_crop is None:
-        image = transforms.Squash(data.image_size)
+        image = transforms.Resize(data.image_size)
     else:
         image = transforms.CenterCrop(data.image_size, data.center_crop)
-    return pipeline.Example(image, {"label": fields.Label()})
+    return pipeline.ExampleSpec(image, {"label": fields.ClassLabel()})

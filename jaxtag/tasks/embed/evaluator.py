@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 
 from jaxtag.config.schema import Config, label_feature
 from jaxtag.data import pipeline, transforms
-from jaxtag.data.labels import Classes
+from jaxtag.data.labels import LabelNames
 from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.metrics import retrieval
@@ -39,7 +39,7 @@ class Evaluation:
     embeddings: np.ndarray
     labels: np.ndarray
     pictures: dict[int, np.ndarray]
-    classes: Classes
+    classes: LabelNames
     source: Source
 
     def part(self, source: Source) -> dict[str, float]:
@@ -47,7 +47,7 @@ class Evaluation:
         kept = self.index < len(source)
         if kept.all():
             return self.metrics
-        return retrieval.rankings(self.embeddings[kept], self.labels[kept])
+        return retrieval.ranking_metrics(self.embeddings[kept], self.labels[kept])
 
     def shown(self) -> list[tuple[int, np.ndarray, str, list[str]]]:
         """(position, picture, the labels of its nearest neighbours, its own) of a few."""
@@ -73,7 +73,7 @@ class Evaluation:
         pixels = _pixels(self.source, config)[self.index]
         return {
             "model": self.metrics,
-            "raw pixels": retrieval.metrics(pixels, self.labels, config.seed),
+            "raw pixels": retrieval.retrieval_metrics(pixels, self.labels, config.seed),
         }
 
 
@@ -81,13 +81,13 @@ class EmbeddingEvaluator:
     """Evaluates variables on splits of one data set; compiles once."""
 
     def __init__(
-        self, task: embed.EmbedTask, mesh: jax.sharding.Mesh, config: Config, classes: Classes
+        self, task: embed.EmbedTask, mesh: jax.sharding.Mesh, config: Config, classes: LabelNames
     ):
         meshes.check_batch(mesh, config.evaluation.batch_size, "config.evaluation.batch_size")
         self._mesh, self._config, self._classes = mesh, config, classes
         self._labels = label_feature(config)
         self._embed = jax.jit(
-            meshes.within(mesh, task.embed), out_shardings=meshes.replicated(mesh)
+            meshes.with_mesh(mesh, task.embed), out_shardings=meshes.replicated(mesh)
         )
 
     def __call__(self, variables: Any, source: Source) -> Evaluation:
@@ -96,7 +96,7 @@ class EmbeddingEvaluator:
         pictures: dict[int, np.ndarray] = {}
         example = embed.example(self._config, self._classes, train=False)
         for batch in eval_batches.of(source, self._config, example, self._mesh):
-            arrays = meshes.to_devices(batch, self._mesh)
+            arrays = meshes.make_global_batch(batch, self._mesh)
             vectors = jax.device_get(self._embed(variables, arrays["image"]))
             index, mask, label = multihost_utils.process_allgather(
                 (arrays["index"], arrays["mask"], arrays[self._labels]), tiled=True
@@ -111,7 +111,7 @@ class EmbeddingEvaluator:
         index, vectors, labels = index[order], vectors[order], labels[order]
         if labels.ndim > 1:
             labels = labels.astype(bool)
-        found = retrieval.metrics(vectors, labels, self._config.seed)
+        found = retrieval.retrieval_metrics(vectors, labels, self._config.seed)
         return Evaluation(found, index, vectors, labels, pictures, self._classes, source)
 
 
@@ -119,7 +119,7 @@ def _pixels(source: Source, config: Config) -> np.ndarray:
     """Every picture of a split in small, float32 [N, pixels], on a scale of 0 to 1."""
     small = pipeline.eval_batches(
         source,
-        example=pipeline.Example(transforms.Squash(min(_SIDE, config.data.image_size))),
+        example=pipeline.ExampleSpec(transforms.Resize(min(_SIDE, config.data.image_size))),
         batch_size=config.evaluation.batch_size,
         workers=config.data.workers,
         threads=config.data.threads,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtag import augment, models
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline
-from jaxtag.data.labels import Classes
+from jaxtag.data.labels import LabelNames
 from jaxtag.errors import UsageError
 from jaxtag.losses import metric
 from jaxtag.losses.metric import pair_masks
@@ -75,7 +75,7 @@ class EmbedTask:
             augment_key, model_key = jax.random.split(key)
             images = self.augmentation.images(images, augment_key, batch)
         images = self.images(images)
-        outputs, changed = common.apply(self.model, variables, images, key=model_key)
+        outputs, changed = common.apply_model(self.model, variables, images, key=model_key)
         proxies = [outputs["proxies"]] if "proxies" in outputs else []
         total, weight = self.criterion(
             outputs["embedding"], _labels(batch), batch["mask"], *proxies
@@ -85,7 +85,7 @@ class EmbedTask:
     def embed(self, variables: Any, images: jax.Array) -> jax.Array:
         """Pictures uint8 [B, S, S, 3] as vectors of length 1, float32 [B, D]."""
         inputs = self.images(images)
-        return common.apply(self.model, variables, inputs, key=None)[0]["embedding"]
+        return common.apply_model(self.model, variables, inputs, key=None)[0]["embedding"]
 
 
 def _labels(batch: Batch) -> jax.Array:
@@ -95,7 +95,7 @@ def _labels(batch: Batch) -> jax.Array:
     return jnp.where(batch["known"] > 0, batch["tags"], pair_masks.UNKNOWN).astype(jnp.int8)
 
 
-def example(config: Config, classes: Classes, train: bool) -> pipeline.Example:
+def example(config: Config, classes: LabelNames, train: bool) -> pipeline.ExampleSpec:
     """How a record becomes a row of a batch: that of a classifier, or of a tagger."""
     kind = tag if config.embed.labels == "tags" else classify
     return kind.example(config, classes, train)
@@ -121,8 +121,8 @@ def make(config: Config, classes: int) -> EmbedTask:
         )
     data, proxies = config.data, config.criterion in metric.PROXIES
     return EmbedTask(
-        models.Embedder(common.make(config), config.embed.size, classes if proxies else 0),
-        criterion=metric.make(config.criterion, dict(config.embed.arguments)),
+        models.Embedder(common.make_backbone(config), config.embed.size, classes if proxies else 0),
+        criterion=metric.make_loss(config.criterion, dict(config.embed.arguments)),
         image_size=data.image_size,
         mean=data.mean,
         std=data.std,

@@ -10,7 +10,7 @@ from jaxtag.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Decisions:
+class TagCalibration:
     """A score is sigmoid(scale * logit + shift); a tag is given from its threshold on.
 
     Attributes:
@@ -23,7 +23,7 @@ class Decisions:
     thresholds: tuple[float, ...]
 
     @classmethod
-    def plain(cls, tags: int) -> "Decisions":
+    def plain(cls, tags: int) -> "TagCalibration":
         """The logits as they are, and a threshold of a half."""
         return cls(1.0, 0.0, (0.5,) * tags)
 
@@ -41,7 +41,7 @@ class Decisions:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
     @classmethod
-    def load(cls, path: Path, names: Sequence[str]) -> "Decisions":
+    def load(cls, path: Path, names: Sequence[str]) -> "TagCalibration":
         """What `save` wrote. Raises UserError where the file is damaged or of other tags."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -56,7 +56,7 @@ class Decisions:
             ) from error
 
 
-def path_of(workdir: Path, step: int) -> Path:
+def calibration_path(workdir: Path, step: int) -> Path:
     """Where the decisions for the checkpoint of a step lie."""
     return workdir / "thresholds" / f"{step}.json"
 

@@ -12,14 +12,14 @@ from jax.experimental import multihost_utils
 
 from jaxtag.config.schema import Config
 from jaxtag.data import sources
-from jaxtag.data.labels import Classes
+from jaxtag.data.labels import LabelNames
 from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.metrics import multilabel
 from jaxtag.tasks import eval_batches
 from jaxtag.tasks.tag import calibration, fit_calibration
 from jaxtag.tasks.tag import task as tag
-from jaxtag.tasks.tag.calibration import Decisions
+from jaxtag.tasks.tag.calibration import TagCalibration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Evaluation:
     scores: np.ndarray
     tags: np.ndarray
     known: np.ndarray
-    decisions: Decisions
+    decisions: TagCalibration
     chosen: bool
     pictures: dict[int, np.ndarray]
-    classes: Classes
+    classes: LabelNames
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
@@ -57,10 +57,12 @@ class Evaluation:
 
     def _metrics(self, kept: np.ndarray) -> dict[str, float]:
         scores, tags, known = self.scores[kept], self.tags[kept], self.known[kept]
-        per_tag = multilabel.of_tags(scores, tags, known, np.array(self.decisions.thresholds))
+        per_tag = multilabel.per_class_metrics(
+            scores, tags, known, np.array(self.decisions.thresholds)
+        )
         return {
-            **multilabel.rankings(scores, tags, known),
-            **multilabel.decided(per_tag),
+            **multilabel.ranking_metrics(scores, tags, known),
+            **multilabel.threshold_metrics(per_tag),
             "calibration_error": multilabel.calibration_error(scores, tags, known),
             "examples": float(kept.sum()),
         }
@@ -69,7 +71,7 @@ class Evaluation:
         """Name → pictures that have it, its threshold, and how well it is given."""
         values = (self.scores, self.tags, self.known)
         thresholds = np.array(self.decisions.thresholds)
-        found = {"threshold": thresholds, **multilabel.of_tags(*values, thresholds)}
+        found = {"threshold": thresholds, **multilabel.per_class_metrics(*values, thresholds)}
         found["average_precision"] = np.nan_to_num(multilabel.average_precisions(*values))
         return {
             name: {key: float(column[number]) for key, column in found.items()}
@@ -98,16 +100,18 @@ class Evaluation:
         frequencies = np.broadcast_to(counts / len(training), self.scores.shape)
         return {
             "model": self.metrics,
-            "most frequent tags": multilabel.rankings(frequencies, self.tags, self.known),
+            "most frequent tags": multilabel.ranking_metrics(frequencies, self.tags, self.known),
         }
 
     def keep(self, workdir: Path, step: int) -> None:
         """Writes what was chosen where `trained.load` finds it with the checkpoint of `step`."""
         if self.chosen:
-            self.decisions.save(calibration.path_of(workdir, step), self.classes.names)
+            self.decisions.save(calibration.calibration_path(workdir, step), self.classes.names)
 
 
-def given_tags(scores: np.ndarray, decisions: Decisions, most: int | None = None) -> np.ndarray:
+def given_tags(
+    scores: np.ndarray, decisions: TagCalibration, most: int | None = None
+) -> np.ndarray:
     """Numbers of the tags that a picture is given, the likeliest first: those from their threshold
     on, at most `most`, and at least the likeliest. `scores` are [T].
     """
@@ -120,13 +124,13 @@ class TagEvaluator:
     """Evaluates variables on splits of one data set; compiles once."""
 
     def __init__(
-        self, task: tag.TagTask, mesh: jax.sharding.Mesh, config: Config, classes: Classes
+        self, task: tag.TagTask, mesh: jax.sharding.Mesh, config: Config, classes: LabelNames
     ):
         meshes.check_batch(mesh, config.evaluation.batch_size, "config.evaluation.batch_size")
         self._mesh, self._config, self._classes = mesh, config, classes
         self._decisions = task.decisions
         self._logits = jax.jit(
-            meshes.within(mesh, task.logits), out_shardings=meshes.replicated(mesh)
+            meshes.with_mesh(mesh, task.logits), out_shardings=meshes.replicated(mesh)
         )
 
     def __call__(self, variables: Any, source: Source) -> Evaluation:
@@ -138,7 +142,7 @@ class TagEvaluator:
         pictures: dict[int, np.ndarray] = {}
         example = tag.example(self._config, self._classes, train=False)
         for batch in eval_batches.of(source, self._config, example, self._mesh):
-            arrays = meshes.to_devices(batch, self._mesh)
+            arrays = meshes.make_global_batch(batch, self._mesh)
             logits = jax.device_get(self._logits(variables, arrays["image"]))
             names = ("index", "tags", "known", "mask")
             *rows, mask = multihost_utils.process_allgather(
@@ -154,20 +158,20 @@ class TagEvaluator:
         index, logits = index[order], logits[order]
         tags, known = tags[order].astype(bool), known[order].astype(bool)
         decisions, chosen = self._decide(source, logits, tags, known)
-        scores = fit_calibration.calibrated(logits, decisions.scale, decisions.shift)
+        scores = fit_calibration.calibrated_scores(logits, decisions.scale, decisions.shift)
         return Evaluation(index, scores, tags, known, decisions, chosen, pictures, self._classes)
 
     def _decide(
         self, source: Source, logits: np.ndarray, tags: np.ndarray, known: np.ndarray
-    ) -> tuple[Decisions, bool]:
+    ) -> tuple[TagCalibration, bool]:
         """The decisions, and whether they were chosen now."""
         if self._decisions is not None:
             return self._decisions, False
         split = self._config.data.evaluation_split
         if source.split == split:
-            return fit_calibration.choose(logits, tags, known), True
+            return fit_calibration.fit_calibration(logits, tags, known), True
         logging.warning(
             "no thresholds were chosen for this checkpoint, 0.5 is taken: evaluate it on %r first",
             split,
         )
-        return Decisions.plain(logits.shape[1]), False
+        return TagCalibration.plain(logits.shape[1]), False

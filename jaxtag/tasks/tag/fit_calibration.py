@@ -5,12 +5,12 @@ import scipy.optimize
 import scipy.special
 
 from jaxtag.metrics import multilabel
-from jaxtag.tasks.tag.calibration import Decisions
+from jaxtag.tasks.tag.calibration import TagCalibration
 
 _FEW = 5  # pictures with a tag, of which no threshold of its own can be told
 
 
-def choose(logits: np.ndarray, tags: np.ndarray, known: np.ndarray) -> Decisions:
+def fit_calibration(logits: np.ndarray, tags: np.ndarray, known: np.ndarray) -> TagCalibration:
     """Calibration, then for each tag the threshold of its best F1.
 
     A tag that few pictures have gets the one threshold that is best for all tags together: the
@@ -24,18 +24,18 @@ def choose(logits: np.ndarray, tags: np.ndarray, known: np.ndarray) -> Decisions
     """
     present = tags & known
     if not present.any():
-        return Decisions.plain(logits.shape[1])
+        return TagCalibration.plain(logits.shape[1])
     scale, shift = _calibration(logits[known], tags[known])
-    values = calibrated(logits, scale, shift)
+    values = calibrated_scores(logits, scale, shift)
     usual = _threshold(values[known], tags[known])
     thresholds = [
         _threshold(column[rows], truth[rows]) if truth[rows].sum() >= _FEW else usual
         for column, truth, rows in zip(values.T, tags.T, known.T, strict=True)
     ]
-    return Decisions(scale, shift, tuple(thresholds))
+    return TagCalibration(scale, shift, tuple(thresholds))
 
 
-def calibrated(logits: np.ndarray, scale: float, shift: float) -> np.ndarray:
+def calibrated_scores(logits: np.ndarray, scale: float, shift: float) -> np.ndarray:
     """Scores, float64 in the shape of `logits`."""
     return scipy.special.expit(scale * logits.astype(np.float64) + shift)
 

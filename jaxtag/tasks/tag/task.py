@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jaxtag import augment, models
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline, targets
-from jaxtag.data.labels import Classes
+from jaxtag.data.labels import LabelNames
 from jaxtag.losses import multilabel
 from jaxtag.tasks import common, tta
 from jaxtag.tasks.classify import task as classify
-from jaxtag.tasks.tag.calibration import Decisions
+from jaxtag.tasks.tag.calibration import TagCalibration
 
 Batch = dict[str, jax.Array]
 
@@ -50,7 +50,7 @@ class TagTask:
     grey: bool = False
     mirror: bool = False
     shift: int = 0
-    decisions: Decisions | None = None
+    decisions: TagCalibration | None = None
 
     def init(self, key: jax.Array) -> Any:
         """Variables of the model, with weights of 1 where there are any."""
@@ -64,7 +64,7 @@ class TagTask:
     @property
     def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
         """The model itself, or what its queries attend to."""
-        if isinstance(self.model, models.QueryTagger):
+        if isinstance(self.model, models.MLDecoder):
             return self.model.backbone, ("backbone",)
         return self.model, ()
 
@@ -97,7 +97,7 @@ class TagTask:
             images, labels = self.augmentation.mix(images, labels, mix_key)
             tags, unknown = jnp.split(labels, 2, -1)
             tags = (1 - self.label_smoothing) * tags + self.label_smoothing / 2
-        outputs, changed = common.apply(self.model, variables, images, key=model_key)
+        outputs, changed = common.apply_model(self.model, variables, images, key=model_key)
         logits = outputs["logits"].astype(jnp.float32)
         present, absent = self.criterion(logits)
         if self.weighted:
@@ -115,14 +115,14 @@ class TagTask:
         """Of pictures uint8 [B, S, S, 3]: float32 [B, T]."""
 
         def logits(images: jax.Array) -> jax.Array:
-            outputs, _ = common.apply(self.model, variables, images, key=None)
+            outputs, _ = common.apply_model(self.model, variables, images, key=None)
             return outputs["logits"].astype(jnp.float32)
 
         return tta.predict(logits, self.images(images), mirror=self.mirror, shift=self.shift)
 
     def predict(self, variables: Any, batch: Batch) -> jax.Array:
         """Scores float32 [B, T], calibrated where `decisions` were chosen."""
-        decisions = self.decisions or Decisions.plain(self.tags)
+        decisions = self.decisions or TagCalibration.plain(self.tags)
         logits = self.logits(variables, batch["image"])
         return jax.nn.sigmoid(decisions.scale * logits + decisions.shift)
 
@@ -133,7 +133,7 @@ def make(config: Config, tags: int) -> TagTask:
     return TagTask(
         _model(config, tags),
         tags=tags,
-        criterion=multilabel.make(config.criterion, dict(settings.arguments)),
+        criterion=multilabel.make_loss(config.criterion, dict(settings.arguments)),
         image_size=data.image_size,
         mean=data.mean,
         std=data.std,
@@ -148,10 +148,10 @@ def make(config: Config, tags: int) -> TagTask:
 
 def _model(config: Config, tags: int) -> nn.Module:
     if config.tag.head == "linear":
-        return common.make(config, num_classes=tags)
+        return common.make_backbone(config, num_classes=tags)
     settings = config.model
-    return models.QueryTagger(
-        common.make(config),
+    return models.MLDecoder(
+        common.make_backbone(config),
         tags=tags,
         groups=config.tag.groups,
         width=settings.decoder_width,
@@ -161,10 +161,10 @@ def _model(config: Config, tags: int) -> nn.Module:
     )
 
 
-def example(config: Config, classes: Classes, train: bool) -> pipeline.Example:
+def example(config: Config, classes: LabelNames, train: bool) -> pipeline.ExampleSpec:
     """How a record becomes a row of a batch."""
     marks = {
-        "tags": targets.Marks("tags", classes),
-        "known": targets.Marks("unknown_tags", classes, mark=0),
+        "tags": targets.MultiHot("tags", classes),
+        "known": targets.MultiHot("unknown_tags", classes, mark=0),
     }
-    return pipeline.Example(classify.example(config, classes, train).image, marks)
+    return pipeline.ExampleSpec(classify.example(config, classes, train).image, marks)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from jaxtag.models.efficientnet import EfficientNet
-from jaxtag.models.mobile_blocks import rounded
+from jaxtag.models.mobile_blocks import make_divisible
 from jaxtag.weights.mappings.mobile_blocks import conv_norm, excite, timm_block, torchvision_block
 from jaxtag.weights.param_mapping import Table, join, linear
 
@@ -36,7 +36,9 @@ def transformers(model: EfficientNet) -> Table:
 
     Raises ValueError for a model so narrow that theirs is another function.
     """
-    channels = [rounded(c * model.width) for c in (32, *(stage[3] for stage in model.stages))]
+    channels = [
+        make_divisible(c * model.width) for c in (32, *(stage[3] for stage in model.stages))
+    ]
     for stage, (before, after) in enumerate(pairwise(channels)):
         if before == after and model.stages[stage][2] == 1:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from jaxtag.models.mobile_blocks import rounded
+from jaxtag.models.mobile_blocks import make_divisible
 from jaxtag.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxtag.weights.mappings.mobile_blocks import conv_norm, timm_block
 from jaxtag.weights.param_mapping import Table, join, linear
@@ -60,7 +60,7 @@ def _transformers_v1(model: MobileNetV1) -> list[Table]:
 
 def _transformers_v2(model: MobileNetV2) -> list[Table]:
     """Our first block belongs to their stem, where nothing is added."""
-    if rounded(32 * model.width) == rounded(model.stages[0][1] * model.width):
+    if make_divisible(32 * model.width) == make_divisible(model.stages[0][1] * model.width):
         raise ValueError(
             f"transformers adds no input in the first block: width={model.width} gives it as many "
             "channels as the stem, and so another function"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import groupby
 
-from jaxtag.models.mobile_blocks import rounded
+from jaxtag.models.mobile_blocks import make_divisible
 from jaxtag.models.mobilenet_v3 import MobileNetV3
 from jaxtag.weights.mappings.mobile_blocks import conv_norm, timm_block, torchvision_block
 from jaxtag.weights.param_mapping import Table, join, linear
@@ -45,10 +45,10 @@ TABLES = {"torchvision": torchvision, "timm": timm}
 
 def _blocks(model: MobileNetV3) -> Iterator[tuple[bool, bool]]:
     """(whether it expands, whether it has a squeeze-and-excite) of each block."""
-    channels = rounded(16 * model.width)
+    channels = make_divisible(16 * model.width)
     for _, expanded, out, excites, _, _ in model.blocks:
-        yield rounded(expanded * model.width) != channels, excites
-        channels = rounded(out * model.width)
+        yield make_divisible(expanded * model.width) != channels, excites
+        channels = make_divisible(out * model.width)
 
 
 def _head(model: MobileNetV3, theirs: str) -> list[Table]:

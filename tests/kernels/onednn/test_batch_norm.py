@@ -116,10 +116,10 @@ def test_groups_vectors_few_values_and_several_devices_do_without() -> None:
     ):
         function, *arguments = gradients(model, given)
         assert not is_used(jax.jit(function).lower(*arguments).as_text())
-    mesh = meshes.make(data=2, devices=jax.devices()[:2])
+    mesh = meshes.make_mesh(data=2, devices=jax.devices()[:2])
     function, *arguments = gradients(BatchNorm(), x)
     wanted, _ = jax.jit(function)(*arguments)
-    program = jax.jit(meshes.within(mesh, function))
+    program = jax.jit(meshes.with_mesh(mesh, function))
     arguments[-1] = jax.device_put(x, meshes.batch_sharding(mesh))
     assert not is_used(program.lower(*arguments).as_text())
     for one, right in zip(*map(jax.tree.leaves, (program(*arguments)[0], wanted)), strict=True):

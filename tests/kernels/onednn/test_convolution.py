@@ -144,10 +144,10 @@ def test_other_platforms_get_their_own() -> None:
 
 def test_what_runs_on_several_devices_does_without() -> None:
     """XLA would compute a foreign call whole on each device."""
-    mesh = meshes.make(data=2, devices=jax.devices()[:2])
+    mesh = meshes.make_mesh(data=2, devices=jax.devices()[:2])
     spec, x, kernel, _ = drawn("dense of whole vectors", "float32")
     x = jax.device_put(jnp.concatenate([x, x]), meshes.batch_sharding(mesh))
-    program = jax.jit(meshes.within(mesh, ours(spec)))
+    program = jax.jit(meshes.with_mesh(mesh, ours(spec)))
     assert not targets(program.lower(x, kernel).as_text())
     np.testing.assert_allclose(program(x, kernel), xla(spec)(x, kernel), atol=1e-4)
 

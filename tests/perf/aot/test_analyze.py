@@ -144,7 +144,7 @@ def test_the_batch_is_that_of_the_pipeline():
         ("classify", {"label": (8,)}),
     ):
         changed = dataclasses.replace(config, task=task)
-        batch = lower.batch_of(changed, 300, meshes.make(devices=jax.devices()))
+        batch = lower.batch_of(changed, 300, meshes.make_mesh(devices=jax.devices()))
         shapes = {name: leaf.shape for name, leaf in batch.items()}
         usual = {
             "image": (8, 32, 32, 3),

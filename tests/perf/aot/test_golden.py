@@ -15,7 +15,7 @@ from shrinking import VOCABULARY, shrink
 
 from jaxtag.config import flags
 from jaxtag.datasets import published_sizes
-from jaxtag.distributed.sharding import Placement
+from jaxtag.distributed.sharding import ParamSharding
 from jaxtag.perf import collectives, hbm_traffic, hlo
 from jaxtag.perf.aot import analyze, lower, topologies
 
@@ -23,7 +23,7 @@ from jaxtag.perf.aot import analyze, lower, topologies
 QUICK = ("cifar10_resnet18", "cifar10_speed", "coco_caption", "imagenet_vit", "mnist_capsnet")
 
 
-def lines(placements: list[Placement]) -> str:
+def lines(placements: list[ParamSharding]) -> str:
     """Parameters that differ in their numbers alone are one line."""
     found: dict[tuple[str, str, str], int] = {}
     for item in placements:
@@ -55,7 +55,7 @@ def summary(name: str, devices: list[jax.Device]) -> dict[str, int]:
     lowered = lower.lower(lower.plan(config, VOCABULARY, devices), VOCABULARY)
     text = lower.compile_step(lowered).program.as_text()
     program = hlo.parse(text)
-    exchanged = collectives.collectives(program, hbm_traffic.turns(program, text, fused=True))
+    exchanged = collectives.collectives(program, hbm_traffic.trip_counts(program, text, fused=True))
     given = {f"bytes given to {kind}": found.bytes for kind, found in exchanged.items()}
     return analyze.fingerprint(program, text) | given
 

@@ -19,7 +19,7 @@ OTHERS = tuple(pytest.param(n, marks=pytest.mark.slow) for n in sorted({*flags.n
 def traced(name: str):
     config = shrink(flags.load(name))
     experiment = experiments.build(config, VOCABULARY, 100)
-    given = meshes.to_devices(batch(config), experiment.mesh)
+    given = meshes.make_global_batch(batch(config), experiment.mesh)
     text = experiment.step.lower(experiment.shapes, given).as_text("hlo", debug_info=True)
     program = hlo.parse(text)
     return program, Origins(program, Modules(experiment, given))
