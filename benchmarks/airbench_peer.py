@@ -1,4 +1,4 @@
-"""What airbench94's recipe reaches in PyTorch on the pictures that `cifar10_speed` trains on.
+"""What airbench94's recipe reaches in PyTorch on the pictures that `cifar10_airbench` trains on.
 
     python benchmarks/airbench_peer.py --peer_python=/path/to/python --data_dir=DIR
 

@@ -14,7 +14,7 @@ def build(name: str, classes: int, timm: bool = False) -> tuple[nn.Module, Loss]
     torch.manual_seed(0)
     if name == "capsnet":
         return CapsNet(classes), margin_loss
-    if name == "airbench":
+    if name == "airbench94":
         return Airbench(classes), cross_entropy
     if timm:
         import timm as library

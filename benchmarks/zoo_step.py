@@ -28,7 +28,7 @@ MODELS = {
         "efficientnet_b0": (8, 224, 3, 1000),
         "vit_small_patch16": (8, 224, 3, 1000),
         "capsnet": (32, 28, 1, 10),
-        "airbench": (128, 32, 3, 10),
+        "airbench94": (128, 32, 3, 10),
     },
     "gpu": {
         "resnet50": (256, 224, 3, 1000),
@@ -38,7 +38,7 @@ MODELS = {
         "vit_base_patch16": (256, 224, 3, 1000),
         "vit_base_patch16_gap": (256, 224, 3, 1000),
         "capsnet": (1024, 28, 1, 10),
-        "airbench": (1000, 32, 3, 10),
+        "airbench94": (1000, 32, 3, 10),
     },
 }
 # Not by a name of the registry: that and arguments.

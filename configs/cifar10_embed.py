@@ -2,7 +2,7 @@
 
     python -m jaxtag.prepare --dataset=cifar10 --source=CIFAR10
     python -m jaxtag.train --config=cifar10_embed --workdir=runs/cifar10_embed
-    python -m jaxtag.train --config=cifar10_embed:criterion=proxy_anchor --workdir=runs/proxies
+    python -m jaxtag.train --config=cifar10_embed:loss=proxy_anchor --workdir=runs/proxies
 
 Losses: contrastive, triplet_all, triplet_hard, triplet_semi_hard, n_pair, multi_similarity,
 proxy_anchor, arcface (see jaxtag.losses.metric). Training and evaluation know the same ten
@@ -11,23 +11,23 @@ GPU within a minute. Expected: recall@1 of 0.26 to 0.52 after half an epoch, by 
 (benchmarks/README.md); after eight not yet measured.
 """
 
-from jaxtag.config import flags
-from jaxtag.config.schema import Config, EmbedConfig, OptimizerConfig
+from jaxtag.configs import cifar10_airbench
+from jaxtag.config.schema import Config, OptimizerConfig
+from jaxtag.tasks.embed.config import EmbedConfig
 
 
-def get_config(criterion: str = "multi_similarity", total_epochs: float = 8.0) -> Config:
-    config = flags.load(f"cifar10_speed:total_epochs={total_epochs}")
-    config.task, config.criterion, config.label_smoothing = "embed", criterion, 0.0
+def get_config(loss: str = "multi_similarity", total_epochs: float = 8.0) -> Config:
+    config = cifar10_airbench.get_config(total_epochs=total_epochs)
     config.batch_size = 500
-    config.embed = EmbedConfig(size=64, pictures_per_class=50)
+    config.task = EmbedConfig(loss=loss, embedding_dim=64, samples_per_class=50)
     config.optimizer = OptimizerConfig(
         name="adamw",
         learning_rate=2e-3,
         schedule="triangular",
         weight_decay=1e-2,
-        rate_rules=((r"whiten/kernel$", 0.0), (r".*", 1.0)),
+        lr_mults=((r"whiten/kernel$", 0.0), (r".*", 1.0)),
         ema_decay=0.98,
     )
-    config.augmentation.alternate = False  # balanced batches make no passes over the data
-    config.evaluation.mirror, config.evaluation.shift = False, 0
+    config.augmentation.alternating_flip = False  # balanced batches make no passes over the data
+    config.evaluation.tta_flip, config.evaluation.tta_shift = False, 0
     return config

@@ -17,32 +17,32 @@ from jaxtag.config.schema import (
     ModelConfig,
     OptimizerConfig,
 )
+from jaxtag.tasks.classify.config import ClassifyConfig
 
 
 def get_config(model: str = "resnet18", image_size: int = 32) -> Config:
     wanted = models.get_preprocessing(model)
     small = (("small_images", True),) if model.startswith("resnet") else ()
     return Config(
-        task="classify",
+        task=ClassifyConfig(label_smoothing=0.1),
         batch_size=128,
         total_epochs=60.0,
         evaluate_every=1000,
         checkpoint_every=1000,
-        label_smoothing=0.1,
         data=DataConfig(
             dataset="cifar10",
             evaluation_split="test",
             image_size=image_size,
-            crop_area=(1.0, 1.0),
+            crop_scale=(1.0, 1.0),
             flip=True,
             mean=wanted.mean,
             std=wanted.std,
         ),
-        model=ModelConfig(encoder=model, arguments=small),
-        augmentation=AugmentationConfig(crop_padding=image_size // 8, crop_border="reflect"),
+        model=ModelConfig(backbone=model, kwargs=small),
+        augmentation=AugmentationConfig(crop_padding=image_size // 8, crop_padding_mode="reflect"),
         optimizer=OptimizerConfig(
             name="sgd",
-            arguments=(("momentum", 0.9), ("nesterov", True)),
+            kwargs={"momentum": 0.9, "nesterov": True},
             learning_rate=0.05,
             warmup_epochs=1.0,
             weight_decay=5e-4,

@@ -15,10 +15,9 @@ from jaxtag.config.schema import (
     EvaluationConfig,
     ModelConfig,
     OptimizerConfig,
-    TextConfig,
-    nearest,
 )
-from jaxtag.errors import UsageError
+from jaxtag.tasks.caption.config import CaptionConfig
+from jaxtag.errors import UsageError, did_you_mean
 
 _SIZES = {  # encoder; width, depth and heads of the decoder
     "Ti": ("tiny", 192, 4, 3),
@@ -31,27 +30,28 @@ _SIZES = {  # encoder; width, depth and heads of the decoder
 def get_config(variant: str = "S/16", image_size: int = 224) -> Config:
     size, _, patch = variant.partition("/")
     if size not in _SIZES or not patch.isdecimal():
-        hint = nearest(variant, (f"{name}/16" for name in _SIZES))
+        hint = did_you_mean(variant, (f"{name}/16" for name in _SIZES))
         raise UsageError(f"variant={variant!r}: must be SIZE/PATCH{hint}")
     encoder, width, depth, heads = _SIZES[size]
     return Config(
+        task=CaptionConfig(
+            vocab_size=8192, max_length=32, captions_per_image=2, label_smoothing=0.1
+        ),
         batch_size=256,
         total_epochs=60.0,
         log_every=50,
         evaluate_every=2500,
         checkpoint_every=2500,
-        label_smoothing=0.1,
         data=DataConfig(
             dataset="coco_captions",
             image_size=image_size,
-            crop_area=(0.35, 1.0),
+            crop_scale=(0.35, 1.0),
             flip=True,
-            workers=8,
+            num_workers=8,
         ),
-        text=TextConfig(vocab_size=8192, length=32, captions_per_image=2),
         model=ModelConfig(
-            encoder=f"vit_{encoder}_patch{patch}",
-            arguments=(("drop_path", 0.1),),
+            backbone=f"vit_{encoder}_patch{patch}",
+            kwargs={"drop_path": 0.1},
             decoder_width=width,
             decoder_depth=depth,
             decoder_heads=heads,

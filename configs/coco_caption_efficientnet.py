@@ -7,9 +7,9 @@ Smoke run: --config.total_steps=20 --config.batch_size=8. Hardware: one accelera
 Expected: not yet measured (full COCO).
 """
 
-from jaxtag.config import flags
+from jaxtag.configs import coco_caption_resnet50
 from jaxtag.config.schema import Config
 
 
-def get_config(encoder: str = "efficientnet_b0", image_size: int = 224) -> Config:
-    return flags.load(f"coco_caption_resnet50:encoder={encoder},image_size={image_size}")
+def get_config(backbone: str = "efficientnet_b0", image_size: int = 224) -> Config:
+    return coco_caption_resnet50.get_config(backbone=backbone, image_size=image_size)

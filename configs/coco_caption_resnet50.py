@@ -8,13 +8,13 @@ Expected: not yet measured (full COCO).
 """
 
 from jaxtag import models
-from jaxtag.config import flags
+from jaxtag.configs import coco_caption
 from jaxtag.config.schema import Config, ModelConfig
 
 
-def get_config(encoder: str = "resnet50", image_size: int = 224) -> Config:
-    config = flags.load(f"coco_caption:image_size={image_size}")
-    wanted = models.get_preprocessing(encoder)
+def get_config(backbone: str = "resnet50", image_size: int = 224) -> Config:
+    config = coco_caption.get_config(image_size=image_size)
+    wanted = models.get_preprocessing(backbone)
     config.data.mean, config.data.std = wanted.mean, wanted.std
-    config.model = ModelConfig(encoder=encoder, decoder_width=384, dropout=0.1)
+    config.model = ModelConfig(backbone=backbone, decoder_width=384, dropout=0.1)
     return config

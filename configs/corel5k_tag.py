@@ -16,30 +16,28 @@ from jaxtag.config.schema import (
     EvaluationConfig,
     ModelConfig,
     OptimizerConfig,
-    TagConfig,
 )
+from jaxtag.tasks.tag.config import TagConfig
 
 
 def get_config(model: str = "resnet18", image_size: int = 96, total_epochs: float = 30.0) -> Config:
     wanted = models.get_preprocessing(model)
     shallow = (("depths", (1, 1, 1, 1)),) if model == "resnet18" else ()
     return Config(
-        task="tag",
-        criterion="binary_cross_entropy",
+        task=TagConfig(loss="binary_cross_entropy", max_pos_weight=10.0),
         batch_size=64,
         total_epochs=total_epochs,
         evaluate_every=300,
         checkpoint_every=300,
-        tag=TagConfig(max_positive_weight=10.0),
         data=DataConfig(
             dataset="corel5k",
             image_size=image_size,
-            crop_area=(0.35, 1.0),
+            crop_scale=(0.35, 1.0),
             flip=True,
             mean=wanted.mean,
             std=wanted.std,
         ),
-        model=ModelConfig(encoder=model, arguments=shallow),
+        model=ModelConfig(backbone=model, kwargs=shallow),
         augmentation=AugmentationConfig(mixup=0.2),
         optimizer=OptimizerConfig(
             learning_rate=2e-3, warmup_epochs=2.0, weight_decay=5e-2, ema_decay=0.99

@@ -13,34 +13,28 @@ from jaxtag.config.schema import (
     EvaluationConfig,
     ModelConfig,
     OptimizerConfig,
-    TextConfig,
 )
+from jaxtag.tasks.caption.config import CaptionConfig
 
 
 def get_config(image_size: int = 112) -> Config:
     return Config(
+        task=CaptionConfig(
+            vocab_size=4096, max_length=24, captions_per_image=2, label_smoothing=0.1
+        ),
         batch_size=64,
         total_epochs=20.0,
         evaluate_every=625,
         checkpoint_every=625,
-        label_smoothing=0.1,
         data=DataConfig(
             dataset="flickr8k_captions",
             image_size=image_size,
-            crop_area=(0.4, 1.0),
+            crop_scale=(0.4, 1.0),
             flip=True,
         ),
-        text=TextConfig(vocab_size=4096, length=24, captions_per_image=2),
         model=ModelConfig(
-            encoder="vit_small_patch16",
-            arguments=(
-                ("stem", "conv"),
-                ("depth", 4),
-                ("width", 256),
-                ("heads", 4),
-                ("mlp_dim", 1024),
-                ("drop_path", 0.1),
-            ),
+            backbone="vit_small_patch16",
+            kwargs={"stem": "conv", "depth": 4, "width": 256, "heads": 4, "mlp_dim": 1024, "drop_path": 0.1},
             decoder_width=256,
             decoder_depth=3,
             decoder_heads=4,

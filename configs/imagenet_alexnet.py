@@ -8,14 +8,14 @@ Smoke run: --config.total_steps=5 --config.batch_size=8. Hardware: one accelerat
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag.config import flags
+from jaxtag.configs import imagenet_resnet50
 from jaxtag.config.schema import Config, OptimizerConfig
 
 
 def get_config(model: str = "alexnet") -> Config:
-    config = flags.load(f"imagenet_resnet50:model={model}")
-    config.batch_size, config.label_smoothing = 256, 0.0
+    config = imagenet_resnet50.get_config(model=model)
+    config.batch_size, config.task.label_smoothing = 256, 0.0
     config.optimizer = OptimizerConfig(
-        name="sgd", arguments=(("momentum", 0.9),), learning_rate=0.01, weight_decay=5e-4
+        name="sgd", kwargs={"momentum": 0.9}, learning_rate=0.01, weight_decay=5e-4
     )
     return config

@@ -9,14 +9,14 @@ B0, a slice of many for B7 at 600 pixels.
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag.config import flags
+from jaxtag.configs import imagenet_resnet50
 from jaxtag.config.schema import AugmentationConfig, Config, OptimizerConfig
 
 
 def get_config(model: str = "efficientnet_b0") -> Config:
-    config = flags.load(f"imagenet_resnet50:model={model}")
+    config = imagenet_resnet50.get_config(model=model)
     config.batch_size, config.total_epochs = 2048, 350.0
-    config.augmentation = AugmentationConfig(randaugment=(2, 9), erasing=0.25)
+    config.augmentation = AugmentationConfig(randaugment=(2, 9), random_erasing=0.25)
     config.optimizer = OptimizerConfig(
         name="lamb", learning_rate=5e-3, warmup_epochs=5.0, weight_decay=0.02, ema_decay=0.9999
     )

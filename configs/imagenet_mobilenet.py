@@ -8,12 +8,12 @@ Smoke run: --config.total_steps=5 --config.batch_size=8. Hardware: one accelerat
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag.config import flags
+from jaxtag.configs import imagenet_resnet50
 from jaxtag.config.schema import Config
 
 
 def get_config(model: str = "mobilenet_v2") -> Config:
-    config = flags.load(f"imagenet_resnet50:model={model}")
+    config = imagenet_resnet50.get_config(model=model)
     config.total_epochs = 150.0
     config.optimizer.weight_decay, config.optimizer.ema_decay = 4e-5, 0.9999
     return config

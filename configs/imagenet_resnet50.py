@@ -10,32 +10,32 @@ Expected: not yet measured (full ImageNet).
 
 from jaxtag import models
 from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
+from jaxtag.tasks.classify.config import ClassifyConfig
 
 
 def get_config(model: str = "resnet50") -> Config:
     wanted = models.get_preprocessing(model)
     return Config(
-        task="classify",
+        task=ClassifyConfig(label_smoothing=0.1),
         batch_size=1024,
         total_epochs=90.0,
         log_every=100,
         evaluate_every=5000,
         checkpoint_every=5000,
-        label_smoothing=0.1,
         data=DataConfig(
             dataset="imagenet2012",
             image_size=wanted.image_size,
-            crop_area=(0.08, 1.0),
-            center_crop=wanted.crop,
+            crop_scale=(0.08, 1.0),
+            eval_crop_pct=wanted.crop,
             flip=True,
             mean=wanted.mean,
             std=wanted.std,
-            workers=8,
+            num_workers=8,
         ),
-        model=ModelConfig(encoder=model),
+        model=ModelConfig(backbone=model),
         optimizer=OptimizerConfig(
             name="sgd",
-            arguments=(("momentum", 0.9), ("nesterov", True)),
+            kwargs={"momentum": 0.9, "nesterov": True},
             learning_rate=0.4,
             warmup_epochs=5.0,
             weight_decay=5e-5,

@@ -7,16 +7,16 @@ Smoke run: --config.total_steps=5 --config.batch_size=8. Hardware: one accelerat
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag.config import flags
+from jaxtag.configs import imagenet_resnet50
 from jaxtag.config.schema import Config, OptimizerConfig
 
 
 def get_config(model: str = "squeezenet1_1") -> Config:
-    config = flags.load(f"imagenet_resnet50:model={model}")
-    config.batch_size, config.label_smoothing = 512, 0.0
+    config = imagenet_resnet50.get_config(model=model)
+    config.batch_size, config.task.label_smoothing = 512, 0.0
     config.optimizer = OptimizerConfig(
         name="sgd",
-        arguments=(("momentum", 0.9),),
+        kwargs={"momentum": 0.9},
         learning_rate=0.04,
         schedule="linear",
         weight_decay=2e-4,

@@ -8,14 +8,14 @@ Smoke run: --config.total_steps=5 --config.batch_size=8. Hardware: one accelerat
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag.config import flags
+from jaxtag.configs import imagenet_resnet50
 from jaxtag.config.schema import AugmentationConfig, Config, OptimizerConfig
 
 
 def get_config(model: str = "vit_small_patch16") -> Config:
-    config = flags.load(f"imagenet_resnet50:model={model}")
+    config = imagenet_resnet50.get_config(model=model)
     config.total_epochs = 300.0
-    config.model.arguments = (("pool", "gap"), ("class_token", False), ("drop_path", 0.1))
+    config.model.kwargs = {"pool": "gap", "class_token": False, "drop_path": 0.1}
     config.augmentation = AugmentationConfig(randaugment=(2, 10), mixup=0.2, cutmix=1.0)
     config.optimizer = OptimizerConfig(
         name="adamw", learning_rate=1e-3, warmup_epochs=10.0, weight_decay=0.1

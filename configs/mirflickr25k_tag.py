@@ -2,20 +2,19 @@
 
     python -m jaxtag.prepare --dataset=mirflickr25k --source=mirflickr25k
     python -m jaxtag.train --config=mirflickr25k_tag --workdir=runs/mirflickr25k \\
-        --config.model.weights=resnet50.safetensors
+        --config.model.pretrained=resnet50.safetensors
     python -m jaxtag.evaluate --workdir=runs/mirflickr25k
 
 Smoke run: --config.total_steps=5 --config.batch_size=8. Hardware: one accelerator, or many.
 Expected: not yet measured.
 """
 
-from jaxtag.config import flags
 from jaxtag.config.schema import Config
+from jaxtag.configs import voc2007_tag
 
 
 def get_config(model: str = "resnet50", head: str = "query", image_size: int = 448) -> Config:
-    arguments = f"model={model},head={head},image_size={image_size}"
-    config = flags.load(f"voc2007_tag:{arguments}")
+    config = voc2007_tag.get_config(model, head, image_size)
     config.data.dataset = "mirflickr25k"
     config.evaluate_every = config.checkpoint_every = 500
     return config

@@ -16,12 +16,12 @@ from jaxtag.config.schema import (
     ModelConfig,
     OptimizerConfig,
 )
+from jaxtag.tasks.classify.config import ClassifyConfig
 
 
 def get_config(total_epochs: float = 10.0) -> Config:
     return Config(
-        task="classify",
-        criterion="margin",
+        task=ClassifyConfig(loss="margin"),
         batch_size=64,
         total_epochs=total_epochs,
         evaluate_every=938,
@@ -30,15 +30,15 @@ def get_config(total_epochs: float = 10.0) -> Config:
             dataset="mnist",
             evaluation_split="test",
             image_size=28,
-            crop_area=(1.0, 1.0),
-            grey=True,
+            crop_scale=(1.0, 1.0),
+            grayscale=True,
             mean=(0.0,),
             std=(1.0,),
         ),
-        model=ModelConfig(encoder="capsnet", arguments=(("reconstruct", True),), dtype="bfloat16"),
+        model=ModelConfig(backbone="capsnet", kwargs={"reconstruct": True}, dtype="bfloat16"),
         augmentation=AugmentationConfig(crop_padding=2),
         optimizer=OptimizerConfig(
-            name="adam", learning_rate=1e-3, warmup_steps=100, clip_norm=None, ema_decay=0.999
+            name="adam", learning_rate=1e-3, warmup_steps=100, grad_clip_norm=None, ema_decay=0.999
         ),
         evaluation=EvaluationConfig(batch_size=100),
     )

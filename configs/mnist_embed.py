@@ -7,15 +7,14 @@ Smoke run: --config.total_steps=5. Hardware: 2 CPU cores, minutes. Expected: rec
 map@r 0.945 after 40 steps (raw pixels: 0.956 and 0.310); the whole run is not yet measured.
 """
 
-from jaxtag.config import flags
 from jaxtag.config.schema import Config
+from jaxtag.configs import cifar10_embed
 
 
-def get_config(criterion: str = "multi_similarity", total_epochs: float = 2.0) -> Config:
-    arguments = f"criterion={criterion},total_epochs={total_epochs}"
-    config = flags.load(f"cifar10_embed:{arguments}")
+def get_config(loss: str = "multi_similarity", total_epochs: float = 2.0) -> Config:
+    config = cifar10_embed.get_config(loss, total_epochs)
     config.data.dataset, config.data.image_size = "mnist", 28
     config.data.flip = False  # digits have a left and a right
-    config.model.arguments = (("widths", (32, 64, 64)),)
-    config.augmentation.crop_border = "constant"
+    config.model.kwargs = {"widths": (32, 64, 64)}
+    config.augmentation.crop_padding_mode = "constant"
     return config

@@ -8,13 +8,13 @@ Smoke run: --config.total_steps=5. Hardware: 2 CPU cores take long, an accelerat
 Expected: not yet measured.
 """
 
-from jaxtag.config import flags
+from jaxtag.configs import cifar10_resnet18
 from jaxtag.config.schema import Config
 
 
 def get_config(model: str = "resnet18", image_size: int = 32) -> Config:
-    config = flags.load(f"cifar10_resnet18:model={model},image_size={image_size}")
+    config = cifar10_resnet18.get_config(model=model, image_size=image_size)
     config.data.dataset, config.total_epochs = "mnist", 5.0
     config.data.flip = False  # digits have a left and a right
-    config.augmentation.crop_border = "constant"
+    config.augmentation.crop_padding_mode = "constant"
     return config

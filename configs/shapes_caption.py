@@ -12,12 +12,13 @@ from jaxtag.config.schema import (
     EvaluationConfig,
     ModelConfig,
     OptimizerConfig,
-    TextConfig,
 )
+from jaxtag.tasks.caption.config import CaptionConfig
 
 
 def get_config(image_size: int = 64) -> Config:
     return Config(
+        task=CaptionConfig(vocab_size=512, max_length=32, captions_per_image=2),
         batch_size=32,
         total_steps=900,
         evaluate_every=450,
@@ -25,18 +26,11 @@ def get_config(image_size: int = 64) -> Config:
         data=DataConfig(
             dataset="shapes_captions",
             image_size=image_size,
-            crop_area=(1.0, 1.0),
+            crop_scale=(1.0, 1.0),
         ),
-        text=TextConfig(vocab_size=512, length=32, captions_per_image=2),
         model=ModelConfig(
-            encoder="vit_tiny_patch8",
-            arguments=(
-                ("stem", "conv"),
-                ("depth", 2),
-                ("width", 128),
-                ("heads", 4),
-                ("mlp_dim", 512),
-            ),
+            backbone="vit_tiny_patch8",
+            kwargs={"stem": "conv", "depth": 2, "width": 128, "heads": 4, "mlp_dim": 512},
             decoder_width=128,
             decoder_depth=2,
             decoder_heads=4,

@@ -2,7 +2,7 @@
 
     python -m jaxtag.prepare --dataset=voc2007 --source=VOC
     python -m jaxtag.train --config=voc2007_tag --workdir=runs/voc2007 \\
-        --config.model.weights=resnet50.safetensors
+        --config.model.pretrained=resnet50.safetensors
     python -m jaxtag.evaluate --workdir=runs/voc2007 --split=test
 
 The weights are ImageNet's, of torchvision or timm (see jaxtag.weights); without them it trains from
@@ -20,31 +20,29 @@ from jaxtag.config.schema import (
     EvaluationConfig,
     ModelConfig,
     OptimizerConfig,
-    TagConfig,
 )
+from jaxtag.tasks.tag.config import TagConfig
 
 
 def get_config(model: str = "resnet50", head: str = "query", image_size: int = 448) -> Config:
     wanted = models.get_preprocessing(model)
     return Config(
-        task="tag",
-        criterion="asymmetric",
+        task=TagConfig(loss="asymmetric", head=head),
         batch_size=64,
         total_epochs=40.0,
         evaluate_every=500,
         checkpoint_every=500,
-        tag=TagConfig(head=head),
         data=DataConfig(
             dataset="voc2007",
             image_size=image_size,
-            crop_area=(1.0, 1.0),
+            crop_scale=(1.0, 1.0),
             flip=True,
             mean=wanted.mean,
             std=wanted.std,
-            workers=8,
+            num_workers=8,
         ),
-        model=ModelConfig(encoder=model, decoder_width=768, decoder_heads=8),
-        augmentation=AugmentationConfig(randaugment=(2, 9), erasing=0.5),
+        model=ModelConfig(backbone=model, decoder_width=768, decoder_heads=8),
+        augmentation=AugmentationConfig(randaugment=(2, 9), random_erasing=0.5),
         optimizer=OptimizerConfig(
             learning_rate=2e-4,
             schedule="one_cycle",

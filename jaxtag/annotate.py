@@ -134,7 +134,7 @@ def _writers(output: Path, config: Config) -> list[Any]:
         usual = 0.0 if config.task == "tag" else 0.5
         found.append(writers.XmpWriter(usual if _MIN_SCORE.value is None else _MIN_SCORE.value))
     if _GALLERY.value:
-        found.append(writers.GalleryWriter(Path(_GALLERY.value), config.data.threads))
+        found.append(writers.GalleryWriter(Path(_GALLERY.value), config.data.num_threads))
     return found
 
 
@@ -153,8 +153,8 @@ def annotate(model: predictor.Trained, names: list[str]) -> Iterator[dict[str, A
         names,
         image=TASKS[config.task].example(config, model.vocabulary, train=False).image,
         batch_size=size,
-        workers=config.data.workers,
-        threads=config.data.threads,
+        workers=config.data.num_workers,
+        threads=config.data.num_threads,
     )
     return _described(model, describe, batches)
 

@@ -16,8 +16,7 @@ from absl import flags
 from jaxtag import cli
 from jaxtag.comparison import runner, tables
 from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
-from jaxtag.config.schema import nearest
-from jaxtag.errors import UsageError, UserError
+from jaxtag.errors import UsageError, UserError, did_you_mean
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the cells and the table.")
 _ARCHITECTURES = flags.DEFINE_list(
@@ -78,7 +77,7 @@ def _write(output: Path, found: tables.Found) -> None:
 def _check(flag: str, given: list[str], known: dict) -> None:
     for name in given:
         if name not in known:
-            raise UsageError(f"--{flag}: {name!r} is unknown{nearest(name, known)}")
+            raise UsageError(f"--{flag}: {name!r} is unknown{did_you_mean(name, known)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Errors that a user can put right: shown as one clear message, without a traceback."""
 
+import difflib
 import os
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -19,3 +21,10 @@ class ProcessLostError(UserError):
     """Another process of the job is gone or hangs. Status 75: start all again, and it goes on."""
 
     exit_status = os.EX_TEMPFAIL
+
+
+def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
+    """` (did you mean …?)` with the nearest of `names`, or all of them where none is near."""
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    return f" (did you mean {close[0]}?)" if close else f" (there are: {', '.join(names)})"

@@ -5,7 +5,7 @@
 
 The last line on stdout is one JSON object of metrics; with --workdir it is also in
 DIR/evaluation.json, there with each tag of a tagger by itself. Decoding can be changed:
---config.decoding.method=greedy.
+--config.task.decoding.method=greedy.
 """
 
 import json

@@ -91,7 +91,7 @@ def _full_disk_told(folder: Path) -> Iterator[None]:
 def _write(config: Config, job: measure.Job, measured: measure.Measured, folder: Path) -> None:
     (folder / "step.before.hlo.txt").write_text(measured.before, encoding="utf-8")
     (folder / "step.after.hlo.txt").write_text(measured.compiled.as_text(), encoding="utf-8")
-    title = f"{config.task}, {config.model.encoder}, {config.data.dataset}, {config.batch_size} x"
+    title = f"{config.task}, {config.model.backbone}, {config.data.dataset}, {config.batch_size} x"
     profile = report.make(f"{title} {config.data.image_size} px", job, measured, folder)
     report.write(profile, folder)
     page.write(profile, folder)

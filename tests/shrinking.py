@@ -16,10 +16,10 @@ def shrink(config: Config) -> Config:
     replace = dataclasses.replace
     return replace(
         config,
-        batch_size=8 * config.optimizer.accumulate,
+        batch_size=8 * config.optimizer.grad_accum_steps,
         total_steps=4,
-        data=replace(config.data, image_size=64 if "alexnet" in config.model.encoder else 32),
-        text=replace(config.text, length=8, vocab_size=VOCABULARY),
+        data=replace(config.data, image_size=64 if "alexnet" in config.model.backbone else 32),
+        text=replace(config.task, length=8, vocab_size=VOCABULARY),
         model=replace(
             config.model,
             arguments=_smaller(config.model),
@@ -27,7 +27,7 @@ def shrink(config: Config) -> Config:
             decoder_depth=2,
             decoder_heads=2,
         ),
-        embed=replace(config.embed, pictures_per_class=2),
+        embed=replace(config.task, samples_per_class=2),
         optimizer=replace(config.optimizer, warmup_steps=1, warmup_epochs=0.0),
     )
 
@@ -54,8 +54,8 @@ def with_batch_norm(groups: int) -> Config:
         config,
         batch_size=64,
         data=replace(config.data, image_size=16),
-        model=ModelConfig(encoder="resnet18", arguments=tuple(fields.items())),
-        augmentation=AugmentationConfig(crop_padding=2, erasing=0.5, mixup=0.2, cutmix=1.0),
+        model=ModelConfig(backbone="resnet18", kwargs=tuple(fields.items())),
+        augmentation=AugmentationConfig(crop_padding=2, random_erasing=0.5, mixup=0.2, cutmix=1.0),
         optimizer=replace(config.optimizer, warmup_steps=0, ema_decay=0.9),
     )
 
@@ -64,7 +64,7 @@ def batch(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
     """A made-up batch in the form that the pipeline gives."""
     rng = np.random.default_rng(seed)
     size, side = config.batch_size, config.data.image_size
-    shape = (size, config.text.captions_per_image, config.text.length)
+    shape = (size, config.task.captions_per_image, config.task.max_length)
     tokens = rng.integers(4, VOCABULARY, shape).astype(np.int32)
     tokens[..., 0] = 1
     for row in tokens.reshape(-1, shape[-1]):

@@ -221,7 +221,7 @@ def test_a_caption_depends_on_its_picture_alone(annotate, kinds, odd, broken):
 
 def test_decoding_can_be_changed(annotate, kinds):
     greedy, beam = (
-        annotate(kinds / "blue.png", f"--config.decoding.method={method}")[0]
+        annotate(kinds / "blue.png", f"--config.task.decoding.method={method}")[0]
         for method in ("greedy", "beam")
     )
     assert greedy["score"] != beam["score"]
@@ -308,9 +308,9 @@ def test_a_full_disk_is_told_and_leaves_the_old_output(tiny_run, kinds, tmp_path
         (["--workdir={run}", "--output={tmp}/o", "--step=7", "a.png"], 1, "has no step 7"),
         (["--workdir={run}", "--output={tmp}/o", "--step=last", "a.png"], 2, "--step=last"),
         (
-            ["--workdir={run}", "--output={tmp}/o", "--config.decoding.top_p=2", "a.png"],
+            ["--workdir={run}", "--output={tmp}/o", "--config.task.decoding.top_p=2", "a.png"],
             2,
-            "config.decoding: top_p must lie in (0, 1]",
+            "config.task.decoding: top_p must lie in (0, 1]",
         ),
         (["--workdir={run}", "--output={tmp}/o", "-x.png"], 2, "Unknown command line flag 'x.png'"),
     ],

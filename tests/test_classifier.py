@@ -30,15 +30,15 @@ def get_config(data_dir: str, steps: int = 30):
         checkpoint_every=15,
         label_smoothing=0.1,
         data=DataConfig(dataset="colours", data_dir=data_dir, image_size=16, flip=True),
-        model=ModelConfig(encoder="resnet18", arguments=fields),
-        augmentation=AugmentationConfig(crop_padding=2, mixup=0.1, erasing=0.1),
+        model=ModelConfig(backbone="resnet18", kwargs=fields),
+        augmentation=AugmentationConfig(crop_padding=2, mixup=0.1, random_erasing=0.1),
         optimizer=OptimizerConfig(
             name="sgd",
-            arguments=(("momentum", 0.9), ("nesterov", True)),
+            kwargs={"momentum": 0.9, "nesterov": True},
             learning_rate=0.02,
             ema_decay=0.8,
         ),
-        evaluation=EvaluationConfig(batch_size=8, pictures=4),
+        evaluation=EvaluationConfig(batch_size=8, num_samples_shown=4),
     )
 """
 
@@ -101,6 +101,6 @@ def test_going_on_gives_the_bits_of_an_unbroken_run(run, tmp_path, monkeypatch) 
     """Batch statistics and their averages too, also where it stops when moments are due."""
     _, name = run
     config = flags.load(f"{name},steps=6")
-    config.checkpoint_every, config.evaluate_every, config.optimizer.ema_moments = 4, 3, 2
+    config.checkpoint_every, config.evaluate_every, config.optimizer.ema_bn_batches = 4, 3, 2
     state = check_going_on(config, tmp_path, monkeypatch, stop_at=3)
     assert np.any(state.collections["batch_stats"]["stem_norm"]["mean"])

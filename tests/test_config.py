@@ -44,14 +44,14 @@ def test_every_configuration_resolves(name):
 def test_every_configuration_takes_a_step(name):
     config = flags.load(name)
     small = configuration.check(shrink(config))
-    if config.model.encoder == "capsnet":  # votes of 2,048 capsules for 300 classes take long
+    if config.model.backbone == "capsnet":  # votes of 2,048 capsules for 300 classes take long
         small = dataclasses.replace(small, data=dataclasses.replace(small.data, image_size=20))
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     plan = setup.build(small, VOCABULARY, examples=64, mesh=mesh)
     state, metrics = plan.step(plan.initialize(), meshes.make_global_batch(batch(small), mesh))
     assert int(state.step) == 1 and int(state.skipped) == 0
     total, count = metrics["loss"]
-    if config.criterion == "softmax":
+    if config.task.loss == "softmax":
         assert 4.0 < float(total / count) < 8.0  # near log(300) at the start
 
 
@@ -111,15 +111,15 @@ def test_an_argument_without_a_default_must_be_given(tmp_path):
     "changes, words",
     [
         ({"batch_size": 0}, "config.batch_size"),
-        ({"data": DataConfig(threads=-1)}, "config.data.threads = -1: must be at least 0"),
-        ({"data": DataConfig(workers=-1)}, "config.data.workers = -1: must be at least 0"),
+        ({"data": DataConfig(num_threads=-1)}, "config.data.num_threads = -1: must be at least 0"),
+        ({"data": DataConfig(num_workers=-1)}, "config.data.num_workers = -1: must be at least 0"),
         ({"batch_size": "8"}, "config.batch_size = '8': must be int"),
         ({"total_steps": None}, "total_steps"),
         ({"data": DataConfig(mean=0.5)}, "config.data.mean"),
         ({"task": "captions"}, "did you mean caption"),
-        ({"data": DataConfig(grey=True)}, "config.data.grey = True: a captioner"),
-        ({"optimizer": OptimizerConfig(ema_moments=2)}, "ema_moments = 2: .* config.*ema_decay"),
-        ({"optimizer": OptimizerConfig(ema_moments=-1)}, "ema_moments = -1: must be at least 0"),
+        ({"data": DataConfig(grayscale=True)}, "config.data.grayscale = True: a captioner"),
+        ({"optimizer": OptimizerConfig(ema_bn_batches=2)}, "ema_bn_batches = 2: .* config.*ema_decay"),
+        ({"optimizer": OptimizerConfig(ema_bn_batches=-1)}, "ema_bn_batches = -1: must be at least 0"),
     ],
 )
 def test_wrong_values_are_refused(changes, words):
@@ -131,7 +131,7 @@ def test_wrong_values_are_refused(changes, words):
 def test_differences_are_those_that_change_what_is_trained():
     old, new = Config(total_steps=1), Config(total_steps=1, seed=1, log_every=7)
     new.optimizer.learning_rate = 0.5
-    new.data.workers = 3
+    new.data.num_workers = 3
     assert configuration.differences(old, new) == {
         "seed": (0, 1),
         "optimizer.learning_rate": (1e-3, 0.5),

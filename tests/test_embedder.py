@@ -30,13 +30,13 @@ def get_config(data_dir: str, steps: int = 12):
         evaluate_every=6,
         checkpoint_every=6,
         data=DataConfig(dataset="colours", data_dir=data_dir, image_size=12, flip=True),
-        model=ModelConfig(encoder="airbench", arguments=(("widths", (8, 8)),)),
-        embed=EmbedConfig(size=8, pictures_per_class=4, arguments=(("scale", 16.0),)),
+        model=ModelConfig(backbone="airbench94", kwargs={"widths": (8, 8)}),
+        embed=EmbedConfig(embedding_dim=8, samples_per_class=4, loss_kwargs={"scale": 16.0}),
         optimizer=OptimizerConfig(
             name="adam", learning_rate=0.02, ema_decay=0.5,
-            rate_rules=(("whiten/kernel$", 0.0), (".*", 1.0)),
+            lr_mults=(("whiten/kernel$", 0.0), (".*", 1.0)),
         ),
-        evaluation=EvaluationConfig(batch_size=8, pictures=4),
+        evaluation=EvaluationConfig(batch_size=8, num_samples_shown=4),
     )
 """
 

@@ -80,13 +80,13 @@ def test_best_and_numbered_checkpoints(workdir):
 
 def test_decoding_can_be_changed(workdir, tiny_data):
     found = {
-        method: call("evaluate", "--workdir", workdir, f"--config.decoding.method={method}").last
+        method: call("evaluate", "--workdir", workdir, f"--config.task.decoding.method={method}").last
         for method in ("greedy", "beam")
     }
     # How captions are made does not touch the likelihood of the references.
     assert found["greedy"]["perplexity"] == found["beam"]["perplexity"]
     model = predictor.load(workdir)
-    model.config.decoding.method = "beam"
+    model.config.task.decoding.method = "beam"
     evaluator = captions.CaptionEvaluator(model.task, model.mesh, model.config, model.vocabulary)
     source = sources.open_split("tiny", "validation", tiny_data)
     evaluation = evaluator(model.variables, source)
@@ -127,18 +127,18 @@ def test_caption_files_are_scored_as_the_library_scores_them(caption_files, caps
         (["--workdir={run}", "test"], 2, "unexpected argument: test"),
         (["--workdir={run}", "--step=7"], 1, "has no step 7; it has [60]"),
         (["--workdir={run}", "--step=last"], 2, "--step=last: must be newest, best or a number"),
-        (["--workdir={run}", "--config.decoding.metod=beam"], 2, "--config.decoding.method"),
-        (["--workdir={run}", "--config.decoding.method=gredy"], 2, "did you mean greedy?"),
-        (["--workdir={run}", "--config.decoding.beam_size=x"], 2, "config.decoding.beam_size=x"),
+        (["--workdir={run}", "--config.task.decoding.metod=beam"], 2, "--config.task.decoding.method"),
+        (["--workdir={run}", "--config.task.decoding.method=gredy"], 2, "did you mean greedy?"),
+        (["--workdir={run}", "--config.task.decoding.beam_size=x"], 2, "config.task.decoding.beam_size=x"),
         (
-            ["--workdir={run}", "--config.decoding.temperature=0"],
+            ["--workdir={run}", "--config.task.decoding.temperature=0"],
             2,
-            "config.decoding: temperature must be above 0",
+            "config.task.decoding: temperature must be above 0",
         ),
         (
-            ["--workdir={run}", "--config.decoding.method=beam", "--config.decoding.beam_size=999"],
+            ["--workdir={run}", "--config.task.decoding.method=beam", "--config.task.decoding.beam_size=999"],
             2,
-            "config.decoding: beam_size (999) is more than half of the vocabulary",
+            "config.task.decoding: beam_size (999) is more than half of the vocabulary",
         ),
         (["--workdir={run}", "--config.evaluation.batch_size=7"], 1, "batch_size = 7 does not"),
     ],

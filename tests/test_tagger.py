@@ -32,26 +32,26 @@ def get_config(data_dir: str, steps: int = 60):
         evaluate_every=30,
         checkpoint_every=30,
         tag=TagConfig(
-            head="query", groups=2, arguments=(("gamma_neg", 2.0),), max_positive_weight=3.0
+            head="query", num_queries=2, loss_kwargs={"gamma_neg": 2.0}, max_pos_weight=3.0
         ),
         data=DataConfig(
             dataset="patches",
             data_dir=data_dir,
             image_size=32,
-            crop_area=(1.0, 1.0),
+            crop_scale=(1.0, 1.0),
             flip=True,
-            threads=1,
+            num_threads=1,
         ),
         model=ModelConfig(
-            encoder="vit_tiny_patch16",
-            arguments=fields,
+            backbone="vit_tiny_patch16",
+            kwargs=fields,
             decoder_width=32,
             decoder_heads=2,
             dropout=0.0,
             scan=False,
         ),
         optimizer=OptimizerConfig(learning_rate=1e-2, ema_decay=0.8),
-        evaluation=EvaluationConfig(batch_size=8, pictures=4),
+        evaluation=EvaluationConfig(batch_size=8, num_samples_shown=4),
     )
 """
 

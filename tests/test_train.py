@@ -80,10 +80,10 @@ def test_told_to_stop_it_says_start_me_again(own_config, tmp_path, stop_at):
         (["{config}", "{dir}", "--config.batch_size=0"], "config.batch_size = 0: must be at least"),
         (["{config}", "{dir}", "--config.data.flip=maybe"], "--config.data.flip=maybe: "),
         (["{config}", "{dir}", "--config.model.scan=maybe"], "--config.model.scan=maybe: "),
-        (["{config}", "{dir}", "--config.data.crop_area=3"], "config.data.crop_area = (3,): must"),
+        (["{config}", "{dir}", "--config.data.crop_scale=3"], "config.data.crop_scale = (3,): must"),
         (["{config}", "{dir}", "--config.optimizer.ema_decay=x"], "optimizer.ema_decay=x: "),
-        (["{config}", "{dir}", "--config.decoding.top_p=2"], "config.decoding: top_p must lie in"),
-        (["{config}", "{dir}", "--config.model.encoder=vit_tiny_patch17"], "mean vit_tiny_patch1"),
+        (["{config}", "{dir}", "--config.task.decoding.top_p=2"], "config.task.decoding: top_p must lie in"),
+        (["{config}", "{dir}", "--config.model.backbone=vit_tiny_patch17"], "mean vit_tiny_patch1"),
         (["{config}", "{dir}", "--wokrdir=x"], "'wokrdir'. Did you mean: workdir"),
         (["{config}", "{dir}", "now"], "unexpected argument: now"),
     ],
@@ -100,7 +100,7 @@ def test_wrong_use_is_one_line_that_names_it(own_config, tmp_path, arguments, me
 def test_a_mistake_corrected_is_no_other_run(own_config, tmp_path, stop_at):
     """Nothing was trained with the wrong settings, so nothing stands against the right ones."""
     flags = [f"--config={own_config}", f"--workdir={tmp_path}"]
-    wrong = call("train", *flags, "--config.batch_size=9", "--config.text.vocab_size=270")
+    wrong = call("train", *flags, "--config.batch_size=9", "--config.task.vocab_size=270")
     assert wrong.status == 1
     assert " = 9 does not split over data x fsdp = 8 devices" in wrong.err
     tokenizer = tmp_path / "tokenizer.json"
@@ -133,7 +133,7 @@ def test_another_configuration_is_refused_unless_allowed(finished, own_config):
 
 
 def test_what_does_not_change_the_training_may_change(finished, own_config):
-    free = ["--config.log_every=1", "--config.data.threads=2", "--config.decoding.method=beam"]
+    free = ["--config.log_every=1", "--config.data.num_threads=2", "--config.task.decoding.method=beam"]
     done = call("train", f"--config={own_config}", f"--workdir={finished}", *free)
     assert done.status == 0, done.err
 

@@ -24,7 +24,7 @@ NOTICED = 60  # seconds in which the others notice that one is gone
 RHYTHM = [
     "--config.log_every=1",
     "--config.checkpoint_every=2",
-    "--config.data.crop_area=(0.5,1.0)",
+    "--config.data.crop_scale=(0.5,1.0)",
 ]
 
 

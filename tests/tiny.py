@@ -28,18 +28,12 @@ def tiny_config(data_dir: Path, **fields) -> Config:
             data_dir=str(data_dir),
             image_size=32,
             flip=True,
-            threads=1,
+            num_threads=1,
         ),
-        "text": TextConfig(vocab_size=320, length=10, captions_per_image=2),
+        "text": TextConfig(vocab_size=320, max_length=10, captions_per_image=2),
         "model": ModelConfig(
-            encoder="vit_tiny_patch16",
-            arguments=(
-                ("depth", 2),
-                ("width", 32),
-                ("heads", 2),
-                ("mlp_dim", 128),
-                ("drop_path", 0.1),
-            ),
+            backbone="vit_tiny_patch16",
+            kwargs={"depth": 2, "width": 32, "heads": 2, "mlp_dim": 128, "drop_path": 0.1},
             decoder_width=32,
             decoder_depth=1,
             decoder_heads=2,
@@ -49,6 +43,6 @@ def tiny_config(data_dir: Path, **fields) -> Config:
         "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=1, ema_decay=0.9),
         "mesh": MeshConfig(),
         "decoding": DecodingConfig(method="greedy"),
-        "evaluation": EvaluationConfig(batch_size=8, pictures=4),
+        "evaluation": EvaluationConfig(batch_size=8, num_samples_shown=4),
     }
     return Config(**{**settings, **fields})

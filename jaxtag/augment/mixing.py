@@ -18,7 +18,7 @@ def random_mix(
     *,
     mixup: float,
     cutmix: float,
-    cutmix_share: float = 0.5,
+    mixup_switch_prob: float = 0.5,
 ) -> tuple[jax.Array, jax.Array]:
     """Mixes each example with its predecessor by mixup or CutMix, drawn for each example.
 
@@ -27,13 +27,13 @@ def random_mix(
         labels: float32 [B, K], one-hot or soft.
         mixup, cutmix: alpha of the Beta(alpha, alpha) that the share of the example's own comes
             from; 0 for never.
-        cutmix_share: of the examples that CutMix gets where both are on (timm's switch_prob).
+        mixup_switch_prob: of the examples that CutMix gets where both are on (timm's switch_prob).
 
     Returns:
         (images, labels) of the same shapes and dtypes.
     """
     height, width = images.shape[1:3]
-    cut_probability = cutmix_share if mixup and cutmix else float(bool(cutmix))
+    cut_probability = mixup_switch_prob if mixup and cutmix else float(bool(cutmix))
 
     def sample(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         kind_key, share_key, box_key = jax.random.split(key, 3)

@@ -30,30 +30,30 @@ class Augmentation:
         affine: largest rotation in degrees, shear as a slope, change of scale, each uniform between
             plus and minus its limit; bilinear, black outside.
         crop_padding: pixels around the picture, out of which a crop of its size is drawn.
-        crop_border: what is in them: "constant" (black), "reflect" or "edge".
+        crop_padding_mode: what is in them: "constant" (black), "reflect" or "edge".
         randaugment: (operations, magnitude up to 30).
-        colour_jitter: strengths of brightness, contrast, saturation and hue, which change in
+        color_jitter: strengths of brightness, contrast, saturation and hue, which change in
             this order; factors are uniform in [1 - s, 1 + s], the hue's turn in [-s, s].
         erasing: probability.
         mixup, cutmix: alpha of their Beta distribution, 0 for none; with both, each example gets
-            one of them, CutMix with the probability `cutmix_share`.
+            one of them, CutMix with the probability `mixup_switch_prob`.
     """
 
     flip: bool = False
     alternate: bool = False
     affine: tuple[float, float, float] | None = None
     crop_padding: int = 0
-    crop_border: str = "constant"
+    crop_padding_mode: str = "constant"
     randaugment: tuple[int, int] | None = None
-    colour_jitter: tuple[float, float, float, float] | None = None
+    color_jitter: tuple[float, float, float, float] | None = None
     erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    cutmix_share: float = 0.5
+    mixup_switch_prob: float = 0.5
 
     def __post_init__(self) -> None:
         operations, magnitude = self.randaugment or (0, 0)
-        strengths = self.colour_jitter or (0, 0, 0, 0)
+        strengths = self.color_jitter or (0, 0, 0, 0)
         limits = self.affine or (0, 0, 0)
         borders = ("constant", "reflect", "edge")
         for field, fits, wanted in (
@@ -64,21 +64,21 @@ class Augmentation:
                 "(degrees, shear, scale), at least 0 each, scale below 1",
             ),
             ("crop_padding", self.crop_padding >= 0, "at least 0"),
-            ("crop_border", self.crop_border in borders, f"one of {', '.join(borders)}"),
+            ("crop_padding_mode", self.crop_padding_mode in borders, f"one of {', '.join(borders)}"),
             (
                 "randaugment",
                 operations >= 0 and 0 <= magnitude <= randaugment.MAXIMUM,
                 f"(operations, magnitude from 0 to {randaugment.MAXIMUM})",
             ),
             (
-                "colour_jitter",
+                "color_jitter",
                 min(strengths) >= 0 and strengths[3] <= 0.5,
                 "at least 0 each, hue at most 0.5",
             ),
             ("erasing", 0 <= self.erasing <= 1, "from 0 to 1"),
             ("mixup", self.mixup >= 0, "at least 0"),
             ("cutmix", self.cutmix >= 0, "at least 0"),
-            ("cutmix_share", 0 <= self.cutmix_share <= 1, "from 0 to 1"),
+            ("mixup_switch_prob", 0 <= self.mixup_switch_prob <= 1, "from 0 to 1"),
         ):
             if not fits:
                 value = getattr(self, field)
@@ -95,17 +95,17 @@ class Augmentation:
         if self.affine:
             images = geometry.random_affine(images, key, self.affine)
         if self.crop_padding:
-            images = geometry.random_crop(images, key, self.crop_padding, self.crop_border)
+            images = geometry.random_crop(images, key, self.crop_padding, self.crop_padding_mode)
         if self.flip and self.alternate:
             images = geometry.alternating_flip(images, batch["index"], batch["epoch"])
         elif self.flip:
             images = geometry.random_flip(images, key)
-        if self.colour_jitter:
+        if self.color_jitter:
             levels = draw(
                 key,
                 images.shape[0],
                 Part.COLOUR,
-                lambda k: color.draw_jitter(k, self.colour_jitter),
+                lambda k: color.draw_jitter(k, self.color_jitter),
             )
             images = jax.vmap(color.jitter)(images, levels)
         if self.randaugment:
@@ -129,7 +129,7 @@ class Augmentation:
                 key,
                 mixup=self.mixup,
                 cutmix=self.cutmix,
-                cutmix_share=self.cutmix_share,
+                mixup_switch_prob=self.mixup_switch_prob,
             )
         return images, labels
 

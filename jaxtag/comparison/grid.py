@@ -7,6 +7,7 @@ the architecture needs.
 
 import dataclasses
 
+from jaxtag.errors import did_you_mean
 from jaxtag.config.schema import (
     AugmentationConfig,
     Config,
@@ -16,7 +17,6 @@ from jaxtag.config.schema import (
     ModelConfig,
     OptimizerConfig,
     TagConfig,
-    nearest,
 )
 
 Arguments = tuple[tuple[str, bool | int | float | str | tuple], ...]
@@ -123,7 +123,7 @@ def configuration(
     """
     for name, known in ((architecture, ARCHITECTURES), (dataset, DATASETS)):
         if name not in known:
-            raise ValueError(f"{name!r} is unknown{nearest(name, known)}")
+            raise ValueError(f"{name!r} is unknown{did_you_mean(name, known)}")
     row, column = ARCHITECTURES[architecture], DATASETS[dataset]
     batch_size = 64
     steps = max(1, pictures // batch_size)
@@ -140,12 +140,12 @@ def configuration(
             data_dir=data_dir,
             evaluation_split=column.split,
             image_size=column.size_for(row),
-            crop_area=(1.0, 1.0),
+            crop_scale=(1.0, 1.0),
             flip=column.flip,
         ),
         model=ModelConfig(
-            encoder=row.model,
-            arguments=row.arguments_at(column.size_for(row)),
+            backbone=row.model,
+            kwargs=row.arguments_at(column.size_for(row)),
             dtype=row.dtype,
         ),
         augmentation=AugmentationConfig(crop_padding=column.crop_padding),
@@ -157,7 +157,7 @@ def configuration(
         ),
         evaluation=EvaluationConfig(batch_size=100),
         embed=EmbedConfig(
-            labels="tags" if column.task == "tag" else "label", size=128, pictures_per_class=8
+            label_field="tags" if column.task == "tag" else "label", embedding_dim=128, samples_per_class=8
         ),
         tag=TagConfig(),
     )

@@ -102,10 +102,10 @@ def _result(cell: Cell, workdir: Path, metrics: dict[str, float]) -> dict[str, A
     column, config = DATASETS[cell.dataset], configuration.load(workdir)
     source = sources.open_split(cell.dataset, "train", config.data.data_dir)
     classes = len(source.class_names(configuration.label_feature(config)))
-    fields = dict(config.model.arguments)
-    if "image_size" in models.field_names(config.model.encoder):
+    fields = dict(config.model.kwargs)
+    if "image_size" in models.field_names(config.model.backbone):
         fields["image_size"] = config.data.image_size
-    model = models.create_model(config.model.encoder, num_classes=classes, **fields)
+    model = models.create_model(config.model.backbone, num_classes=classes, **fields)
     return {
         **dataclasses.asdict(cell),
         "metric": column.metric,

@@ -20,7 +20,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxtag.config import schema as configuration
-from jaxtag.errors import UsageError
+from jaxtag.errors import UsageError, did_you_mean
 
 flags.disclaim_key_flags()  # --config belongs to the command that calls `define`, and to its --help
 _SAVED = "workdir="  # marks a reference to the configuration of a work directory
@@ -47,7 +47,7 @@ def load(reference: str) -> configuration.Config:
     path = Path(name) if name.endswith(".py") else _folder() / f"{name}.py"
     if not path.is_file():
         raise UsageError(
-            f"--config={name}: no such configuration{configuration.nearest(name, names())}"
+            f"--config={name}: no such configuration{did_you_mean(name, names())}"
         )
     spec = importlib.util.spec_from_file_location(f"jaxtag_configuration_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
@@ -87,7 +87,7 @@ def prepare_arguments(argv: Sequence[str]) -> list[str]:
         reference = _SAVED + workdirs[-1]
     elif overrides:
         raise UsageError(
-            f"{overrides[0]}: give --config=NAME too{configuration.nearest('', names())}"
+            f"{overrides[0]}: give --config=NAME too{did_you_mean('', names())}"
         )
     else:
         return rest
@@ -122,7 +122,7 @@ def _arguments(get_config: Callable[..., Any], text: str, name: str) -> dict[str
     for pair in filter(None, text.split(",")):
         key, equals, value = pair.partition("=")
         if key not in known:
-            hint = configuration.nearest(key, known) if known else " (it takes none)"
+            hint = did_you_mean(key, known) if known else " (it takes none)"
             raise UsageError(f"--config={name}: unknown argument {key!r}{hint}")
         required = known[key].default is inspect.Parameter.empty
         kind = str if required else type(known[key].default)

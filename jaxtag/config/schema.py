@@ -1,7 +1,8 @@
-"""The typed configuration of a run: what can be set, checked and written to the work directory.
+"""The typed configuration of a run: its fields, their checks, and its JSON form.
 
-A field marked `_free` does not change what is trained: a resumed run may change it.
-Loading by name and overrides from the command line are in `config_flag`.
+A field made by `runtime` does not change what is trained: a resumed run may change it. Loading by
+name and overrides from the command line are in `jaxtag.config.flags`, names of older versions in
+`jaxtag.config.legacy`.
 """
 
 import dataclasses
@@ -9,17 +10,37 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from jaxtag.errors import UsageError, UserError
+from jaxtag import registry
+from jaxtag.config import legacy
+from jaxtag.errors import UsageError, UserError, did_you_mean
 
-Argument = bool | int | float | str | tuple  # of a function or a module, by name
+
+def runtime(default: Any) -> Any:
+    """A field that a resumed run may change, since it does not change what is trained."""
+    return field(default=default, metadata={"runtime": True})
 
 
-def _free(default: Any) -> Any:
-    return field(default=default, metadata={"free": True})
+def _no_kwargs() -> dict[str, Any]:
+    return {}
+
+
+@dataclass
+class TaskConfig:
+    """Base of the section `config.task`: a task's own settings, as a dataclass.
+
+    Attributes:
+      TASK: the task that the section belongs to, a registered name or `package.module:Name`.
+    """
+
+    TASK: ClassVar[str] = ""
+
+    def check(self, config: "Config") -> None:
+        """Raises UsageError where a value of this section is out of range."""
 
 
 @dataclass
@@ -27,40 +48,30 @@ class DataConfig:
     """Which pictures are read, and how."""
 
     dataset: str = "shapes_captions"
-    data_dir: str | None = _free(None)  # None: $TFDS_DATA_DIR, then tfds's default
-    source_dir: str | None = _free(None)  # official files, to prepare the data set on first use
+    data_dir: str | None = runtime(None)  # None: $TFDS_DATA_DIR, then tfds's default
+    source_dir: str | None = runtime(None)  # official files, to prepare the data set on first use
     train_split: str = "train"
     evaluation_split: str = "validation"
     image_size: int = 224  # pixels, both sides
-    crop_area: tuple[float, float] = (0.5, 1.0)  # share of the picture; (1, 1) squashes it whole
+    crop_scale: tuple[float, float] = (0.5, 1.0)  # share of the picture; (1, 1) squashes it whole
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)  # width : height of the crop
-    center_crop: float | None = None  # share of the shorter side in evaluation; None: squashed
+    eval_crop_pct: float | None = None  # share of the shorter side in evaluation; None: squashed
     flip: bool = False  # horizontal, at random; captions may say left and right
-    grey: bool = False  # one channel for the model, the mean of the three
+    grayscale: bool = False  # one channel for the model, the mean of the three
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of normalisation, on a scale of 0 to 1
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    workers: int = _free(0)  # processes that decode; 0: threads of this process
-    threads: int = _free(4)  # threads that decode, in each process
-    max_broken_share: float = _free(0.01)  # of pictures that cannot be decoded; more stops the run
-
-
-@dataclass
-class TextConfig:
-    """Captions as tokens."""
-
-    vocab_size: int = 8192  # at most; a small data set gives fewer
-    length: int = 32  # tokens with the start and end marks; longer captions are cut, and counted
-    lowercase: bool = True
-    captions_per_image: int = 1  # of a picture in one step; they share one pass of the encoder
+    num_workers: int = runtime(0)  # processes that decode; 0: threads of this process
+    num_threads: int = runtime(4)  # threads that decode, in each process
+    max_corrupt_fraction: float = runtime(0.01)  # of undecodable images; more stops the run
 
 
 @dataclass
 class ModelConfig:
     """A backbone, and for captions a transformer decoder with cross-attention to it."""
 
-    encoder: str = "vit_small_patch16"  # a name of jaxtag.models.names()
-    arguments: tuple[tuple[str, Argument], ...] = ()  # fields of its module, as (("depth", 4),)
-    weights: str | None = None  # safetensors (see jaxtag.weights) that the backbone starts from
+    backbone: str = "vit_small_patch16"  # a name of jaxtag.list_models(), or package.module:Name
+    kwargs: dict[str, Any] = field(default_factory=_no_kwargs)  # fields of its module: {"depth": 4}
+    pretrained: str | None = None  # safetensors (see jaxtag.weights) that the backbone starts from
     decoder_width: int = 384
     decoder_depth: int = 6
     decoder_heads: int = 6
@@ -69,44 +80,25 @@ class ModelConfig:
     dtype: str = "auto"  # of the arithmetic; auto: bfloat16 on TPU and GPU, float32 on CPU
     # What the backward pass computes again: none, dots (all but projections), full; auto: dots in a
     # scan over layers, else none.
-    remat: str = _free("auto")
+    remat: str = runtime("auto")
     scan: bool | None = None  # one compiled block for all layers; None: on TPU and GPU
-
-
-@dataclass
-class EmbedConfig:
-    """Pictures as vectors, and the batches that they are learned from."""
-
-    labels: str = "label"  # what pictures that lie near each other share: label (class), tags
-    size: int = 128  # of a vector
-    pictures_per_class: int = 4  # or tag, in a batch, which has batch_size / this of them
-    arguments: tuple[tuple[str, Argument], ...] = ()  # of the criterion, as (("margin", 0.1),)
-
-
-@dataclass
-class TagConfig:
-    """Any number of tags a picture."""
-
-    head: str = "linear"  # linear, query (ML-Decoder, as wide as model.decoder_width)
-    groups: int = 100  # queries of that head, each for a group of tags
-    arguments: tuple[tuple[str, Argument], ...] = ()  # of the criterion, as (("gamma_neg", 2.0),)
-    max_positive_weight: float | None = None  # rare tags weigh absent / present, at most this
 
 
 @dataclass
 class AugmentationConfig:
     """What training does to pictures on the device, beside data.flip (see data.augment)."""
 
-    alternate: bool = False  # data.flip in turns: mirrored on every second pass, not at random
+    alternating_flip: bool = False  # data.flip on every second epoch instead of at random
     affine: tuple[float, float, float] | None = None  # limits: degrees, shear, scale
     crop_padding: int = 0  # pixels around the picture, out of which a crop of its size is drawn
-    crop_border: str = "constant"  # what is in them: constant (black), reflect, edge
+    crop_padding_mode: str = "constant"  # what is in them: constant (black), reflect, edge
     randaugment: tuple[int, int] | None = None  # (operations, magnitude of 30)
-    colour_jitter: tuple[float, float, float, float] | None = None  # strength of brightness, …
-    erasing: float = 0.0  # probability
+    color_jitter: tuple[float, float, float, float] | None = None  # strength of brightness, …
+    random_erasing: float = 0.0  # probability
     mixup: float = 0.0  # alpha
     cutmix: float = 0.0  # alpha
-    cutmix_share: float = 0.5  # of examples that get CutMix, where there is mixup too
+    mixup_switch_prob: float = 0.5  # of examples that get CutMix, where there is mixup too
+    custom: tuple[str, ...] = ()  # further functions (images, keys) -> images, package.module:Name
 
 
 @dataclass
@@ -117,124 +109,94 @@ class OptimizerConfig:
     `encoder/block_0/qkv/kernel`: the first that matches (re.search) holds.
     """
 
-    name: str = "adamw"  # a function of optax that makes an optimiser
-    arguments: tuple[tuple[str, Argument], ...] = ()  # further arguments, as (("b2", 0.98),)
+    name: str = "adamw"  # a function of optax, or package.module:Name
+    kwargs: dict[str, Any] = field(default_factory=_no_kwargs)  # further arguments: {"b2": 0.98}
     learning_rate: float = 1e-3
-    schedule: str = "cosine"  # cosine, linear, constant, one_cycle, triangular
+    schedule: str = "cosine"  # cosine, linear, constant, one_cycle, triangular, package.module:Name
     warmup_steps: int = 0
     warmup_epochs: float = 0.0  # instead of warmup_steps
-    final_factor: float = 0.0  # of learning_rate at the end of the schedule
+    min_lr_ratio: float = 0.0  # of learning_rate at the end of the schedule
     weight_decay: float = 0.0
-    decay_rules: tuple[tuple[str, float], ...] = (
+    wd_mults: tuple[tuple[str, float], ...] = (
         (r"(bias|scale|cls_token|pos_embed|token_embed)$", 0.0),
         (r".*", 1.0),
     )
-    rate_rules: tuple[tuple[str, float], ...] = ((r".*", 1.0),)  # factors; 0 freezes
-    clip_norm: float | None = 1.0  # global norm of the gradient
-    accumulate: int = 1  # parts in which a batch is computed
+    lr_mults: tuple[tuple[str, float], ...] = ((r".*", 1.0),)  # factors; 0 freezes
+    grad_clip_norm: float | None = 1.0  # global norm of the gradient
+    grad_accum_steps: int = 1  # parts in which a batch is computed
     ema_decay: float | None = None  # moving average of the parameters, used to evaluate
-    lookahead: int = (
-        0  # steps after which parameters go on from their average (see training.averages)
-    )
-    ema_moments: int = 0  # batches to compute its batch norm's moments from; 0: averaged as well
+    lookahead_steps: int = 0  # steps between returns to the slow average (see training.ema)
+    ema_bn_batches: int = 0  # batches to compute its batch norm's moments from; 0: averaged as well
 
 
 @dataclass
 class MeshConfig:
     """Devices along each axis of the mesh, and what is split along which (see sharding)."""
 
-    data: int = _free(-1)  # -1: all that the others leave
-    fsdp: int = _free(1)
-    tensor: int = _free(1)
-    rules: tuple[tuple[str, str], ...] = _free(())  # before the model's own
+    data: int = runtime(-1)  # -1: all that the others leave
+    fsdp: int = runtime(1)
+    tensor: int = runtime(1)
+    rules: tuple[tuple[str, str], ...] = runtime(())  # before the model's own
 
 
 @dataclass
 class CheckpointConfig:
     """What is kept in DIR/checkpoints."""
 
-    keep_last: int = _free(2)
-    keep_best: int = _free(1)
-    best_metric: str | None = _free(None)  # higher is better; None: CIDEr, top1, map, map@r
-
-
-@dataclass
-class DecodingConfig:
-    """How captions are made from the model."""
-
-    method: str = _free("beam")  # greedy, beam, sample
-    beam_size: int = _free(4)
-    length_penalty: float = _free(1.0)
-    early_stopping: bool | str = _free(False)  # True, False, never: as transformers has it
-    temperature: float = _free(1.0)
-    top_k: int = _free(0)  # 0: all
-    top_p: float = _free(1.0)
+    keep_last: int = runtime(2)
+    keep_best: int = runtime(1)
+    best_metric: str | None = runtime(None)  # higher is better; None: CIDEr, top1, map, map@r
 
 
 @dataclass
 class EvaluationConfig:
     """How much is evaluated, during training and after it."""
 
-    batch_size: int = _free(64)
-    max_examples: int | None = _free(None)  # during training; None: the whole split
-    pictures: int = _free(16)  # with what is said of them, for TensorBoard and a contact sheet
-    mirror: bool = _free(False)  # classes, tags: the mean over a picture and its mirror image
-    shift: int = _free(0)  # pixels: and over both moved by so many, up left and down right
+    batch_size: int = runtime(64)
+    max_examples: int | None = runtime(None)  # during training; None: the whole split
+    num_samples_shown: int = runtime(16)  # number of sample predictions logged
+    tta_flip: bool = runtime(False)  # average predictions over the image and its mirror image
+    tta_shift: int = runtime(0)  # pixels; average also over both shifted up-left and down-right
+    metrics: tuple[str, ...] = runtime(())  # further metrics, package.module:Name
 
 
 @dataclass
 class Config:
     """A whole run."""
 
-    task: str = "caption"  # caption, classify, embed, tag
+    task: TaskConfig = field(default_factory=lambda: default_task())  # which task, and its settings
     seed: int = 0
     batch_size: int = 256  # global
     total_steps: int | None = None
     total_epochs: float | None = None  # where total_steps is not given
-    log_every: int = _free(50)  # steps, as the next two
-    evaluate_every: int = _free(1000)
-    checkpoint_every: int = _free(1000)
-    criterion: str = "softmax"  # see CRITERIA
-    label_smoothing: float = 0.0
-    max_bad_steps: int = _free(20)  # in a row with a gradient that is not finite; more is an error
-    stuck_after: float = _free(300.0)  # seconds in which a process of several must go on (see loop)
-    compilation_cache: bool = _free(True)  # keep compiled programs for the next start
+    log_every: int = runtime(50)  # steps, as the next two
+    evaluate_every: int = runtime(1000)
+    checkpoint_every: int = runtime(1000)
+    stop_after: int | None = runtime(None)  # evaluations without a better best_metric; None: never
+    max_consecutive_nonfinite: int = runtime(20)  # steps in a row with a non-finite gradient
+    hang_timeout: float = runtime(300.0)  # seconds within which each process must make progress
+    compilation_cache: bool = runtime(True)  # keep compiled programs for the next start
+    metric_writers: tuple[str, ...] = runtime(("jsonl", "tensorboard", "progress"))
+    callbacks: tuple[str, ...] = runtime(())  # package.module:Name
     data: DataConfig = field(default_factory=DataConfig)
-    text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    embed: EmbedConfig = field(default_factory=EmbedConfig)
-    tag: TagConfig = field(default_factory=TagConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-# What a task can minimise; margin is that of capsules, those of embed are in tasks.metric_losses.
-CRITERIA = {
-    "caption": ("softmax",),
-    "classify": ("softmax", "margin"),
-    "embed": (
-        "arcface",
-        "contrastive",
-        "multi_similarity",
-        "n_pair",
-        "proxy_anchor",
-        "triplet_all",
-        "triplet_hard",
-        "triplet_semi_hard",
-    ),
-    "tag": ("asymmetric", "binary_cross_entropy", "focal"),
-}
+def task_config_class(name: str, field_name: str = "config.task") -> type[TaskConfig]:
+    """The section class of a task, by registered name or `package.module:Name`."""
+    return registry.resolve("task", name, field_name).config_class
 
 
-def nearest(name: str, names: typing.Iterable[str]) -> str:
-    """` (did you mean …?)` with the nearest of `names`, or all of them where none is near."""
-    names = sorted(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else f" (there are: {', '.join(names)})"
+def default_task() -> TaskConfig:
+    """The section of the default task, captioning."""
+    from jaxtag.tasks.caption.config import CaptionConfig  # imports this module itself
+
+    return CaptionConfig()
 
 
 def field_names(config: Any, prefix: str = "") -> list[str]:
@@ -259,72 +221,71 @@ def check_name(config: Any, dotted: str) -> None:
     hint = close[0] if close else tail.get(dotted.rsplit(".", 1)[-1])
     raise UsageError(
         f"--config.{dotted}: there is no such field"
-        + (f"; the nearest is --config.{hint}" if hint else nearest(dotted, known))
+        + (f"; the nearest is --config.{hint}" if hint else did_you_mean(dotted, known))
     )
 
 
 def check(config: Config) -> Config:
     """Returns `config`; raises UsageError where a value is of the wrong type or out of range."""
+    if not isinstance(config.task, TaskConfig):
+        raise UsageError(
+            f"config.task = {config.task!r}: must be a section such as "
+            "jaxtag.tasks.caption.config.CaptionConfig()"
+        )
     _check_types(config, "")
-    _check_choices(config)
+    check_choices(
+        config,
+        {
+            "model.dtype": ("auto", "float32", "bfloat16"),
+            "model.remat": ("auto", "none", "dots", "full"),
+        },
+    )
     _check_numbers(config)
-    _check_task(config)
+    config.task.check(config)
     return config
 
 
-def _check_choices(config: Config) -> None:
-    choices = {
-        "task": tuple(CRITERIA),
-        "embed.labels": ("label", "tags"),
-        "tag.head": ("linear", "query"),
-        "optimizer.schedule": ("cosine", "linear", "constant", "one_cycle", "triangular"),
-        "decoding.method": ("greedy", "beam", "sample"),
-        "model.dtype": ("auto", "float32", "bfloat16"),
-        "model.remat": ("auto", "none", "dots", "full"),
-        "criterion": CRITERIA.get(config.task, ()),
-    }
+def check_choices(config: Config, choices: Mapping[str, Iterable[str]]) -> None:
+    """Raises UsageError unless each dotted field has one of its values."""
     for name, allowed in choices.items():
         if (value := get(config, name)) not in allowed:
-            raise UsageError(f"config.{name} = {value!r}: unknown{nearest(value, allowed)}")
+            raise UsageError(f"config.{name} = {value!r}: unknown{did_you_mean(value, allowed)}")
+
+
+def check_minimums(config: Config, minimums: Mapping[str, float]) -> None:
+    """Raises UsageError where a dotted field lies below its minimum; None passes."""
+    for name, minimum in minimums.items():
+        value = get(config, name)
+        if value is not None and value < minimum:
+            raise UsageError(f"config.{name} = {value}: must be at least {minimum}")
+
+
+def check_divides_batch(config: Config, name: str) -> None:
+    """Raises UsageError unless the dotted field divides config.batch_size."""
+    value = get(config, name)
+    if config.batch_size % value:
+        raise UsageError(
+            f"config.{name} = {value} does not divide config.batch_size = {config.batch_size}"
+        )
 
 
 def _check_numbers(config: Config) -> None:
-    least = dict.fromkeys(("optimizer.ema_moments", "optimizer.lookahead", "evaluation.shift"), 0)
-    least |= {"data.workers": 0, "data.threads": 0}
-    positive = ["batch_size", "log_every", "evaluate_every", "checkpoint_every"]
-    positive += ["data.image_size", "text.length", "text.captions_per_image"]
-    positive += ["embed.size", "embed.pictures_per_class", "tag.groups"]
-    positive += ["optimizer.accumulate", "evaluation.batch_size", "decoding.beam_size"]
-    positive += ["tag.max_positive_weight", "stuck_after"]
-    for name, bound in (least | dict.fromkeys(positive, 1)).items():
-        value = get(config, name)
-        if value is not None and value < bound:
-            raise UsageError(f"config.{name} = {value}: must be at least {bound}")
+    at_least_0 = ("optimizer.ema_bn_batches", "optimizer.lookahead_steps", "evaluation.tta_shift")
+    at_least_0 += ("data.num_workers", "data.num_threads")
+    at_least_1 = ("batch_size", "log_every", "evaluate_every", "checkpoint_every", "stop_after")
+    at_least_1 += ("data.image_size", "optimizer.grad_accum_steps", "evaluation.batch_size")
+    at_least_1 += ("hang_timeout",)
+    check_minimums(config, dict.fromkeys(at_least_0, 0) | dict.fromkeys(at_least_1, 1))
     if config.total_steps is None and config.total_epochs is None:
         raise UsageError("config.total_steps or config.total_epochs must say how long to train")
-    _check_divides(config, "optimizer.accumulate")
-    for name in ("ema_moments", "lookahead"):
+    check_divides_batch(config, "optimizer.grad_accum_steps")
+    for name in ("ema_bn_batches", "lookahead_steps"):
         value = get(config.optimizer, name)
         if value and config.optimizer.ema_decay is None:
             raise UsageError(
                 f"config.optimizer.{name} = {value}: there is no moving average without "
                 "config.optimizer.ema_decay"
             )
-
-
-def _check_task(config: Config) -> None:
-    if config.task == "embed":
-        _check_divides(config, "embed.pictures_per_class")
-    if config.task == "caption" and config.data.grey:
-        raise UsageError("config.data.grey = True: a captioner sees three channels; leave it False")
-
-
-def _check_divides(config: Config, name: str) -> None:
-    value = get(config, name)
-    if config.batch_size % value:
-        raise UsageError(
-            f"config.{name} = {value} does not divide config.batch_size = {config.batch_size}"
-        )
 
 
 def get(config: Any, dotted: str) -> Any:
@@ -334,41 +295,54 @@ def get(config: Any, dotted: str) -> Any:
     return config
 
 
-def label_feature(config: Config) -> str:
-    """The field of a record that holds its labels: `label` (one class) or `tags`."""
-    return {"tag": "tags", "embed": config.embed.labels}.get(config.task, "label")
-
-
-def is_free(dotted: str) -> bool:
+def is_runtime(config: Config, dotted: str) -> bool:
     """Whether a resumed run may change this field, since it does not change what is trained."""
-    kind: Any = Config
-    for part in dotted.split("."):
-        item = {item.name: item for item in dataclasses.fields(kind)}[part]
-        kind = item.type
-    return bool(item.metadata.get("free"))
+    *parents, name = dotted.split(".")
+    holder = get(config, ".".join(parents)) if parents else config
+    item = {item.name: item for item in dataclasses.fields(holder)}[name]
+    return bool(item.metadata.get("runtime"))
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """The fields that change what is trained: {dotted name: (old value, new value)}."""
     changed = {}
     for name in field_names(new):
-        if not is_free(name) and get(old, name) != get(new, name):
+        if not is_runtime(name) and get(old, name) != get(new, name):
             changed[name] = (get(old, name), get(new, name))
     return changed
 
 
+def to_dict(config: Config) -> dict[str, Any]:
+    """The whole configuration as JSON values; `task.name` says which task the section is of."""
+    values = dataclasses.asdict(config)
+    values["task"] = {"name": config.task.TASK, **values["task"]}
+    return values
+
+
 def to_json(config: Config) -> str:
     """JSON text of the whole configuration."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    return json.dumps(to_dict(config), indent=2) + "\n"
+
+
+def from_dict(values: Any, where: str = "config.json") -> Config:
+    """The configuration of what `to_dict` made, in this version or an older one.
+
+    Raises:
+      UserError: names `where` and the field at fault.
+    """
+    if isinstance(values, dict):
+        values = legacy.modernize(values)
+    made: Config = _from_dict(Config, values, where, "")
+    return check(made)
 
 
 def from_json(text: str, where: str = "config.json") -> Config:
     """The configuration that `to_json` wrote. UserError names `where` and the field at fault."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{where} is damaged: {error}") from error
-    return check(_from_dict(Config, values, where, ""))
+    return from_dict(values, where)
 
 
 def load(workdir: str | Path) -> Config:
@@ -384,12 +358,15 @@ def load(workdir: str | Path) -> Config:
 
 def _from_dict(kind: type, values: Any, where: str, prefix: str) -> Any:
     if not isinstance(values, dict):
-        raise UserError(f"{where}: {prefix or 'the file'} must be an object")
+        raise UserError(f"{where}: {prefix.rstrip('.') or 'the file'} must be an object")
+    if kind is TaskConfig:
+        values = dict(values)
+        kind = task_config_class(values.pop("name", ""), f"{where}: task.name")
     known = {item.name: item.type for item in dataclasses.fields(kind)}
     made = {}
     for name, value in values.items():
         if name not in known:
-            raise UserError(f"{where}: unknown field {prefix}{name}{nearest(name, known)}")
+            raise UserError(f"{where}: unknown field {prefix}{name}{did_you_mean(name, known)}")
         if dataclasses.is_dataclass(known[name]):
             value = _from_dict(known[name], value, where, f"{prefix}{name}.")
         made[name] = _tuples(value)
@@ -397,6 +374,9 @@ def _from_dict(kind: type, values: Any, where: str, prefix: str) -> Any:
 
 
 def _tuples(value: Any) -> Any:
+    """JSON lists as tuples, which is what the fields hold; also within dictionaries."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
@@ -413,7 +393,11 @@ def _check_types(config: Any, prefix: str) -> None:
 
 
 def _fits(value: Any, kind: Any) -> bool:
+    if kind is Any:
+        return True
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is dict:
+        return isinstance(value, dict) and all(isinstance(name, str) for name in value)
     if origin is types.UnionType:
         return any(_fits(value, option) for option in inner)
     if origin is tuple:

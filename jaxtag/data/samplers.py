@@ -77,7 +77,7 @@ class ClassBalancedSampler:
         if not self._rounds:
             least = -(-batch_size // len(self._members))
             raise UsageError(
-                f"config.embed.pictures_per_class = {per_class} makes batches of "
+                f"config.task.samples_per_class = {per_class} makes batches of "
                 f"{self._in_batch} classes, and only {len(self._members)} have pictures: take at "
                 f"least {least}, or a smaller config.batch_size"
             )

@@ -28,7 +28,7 @@ def words(config: Config) -> int:
     built in.
     """
     if config.task == "caption":
-        return config.text.vocab_size
+        return config.task.vocab_size
     dataset = _name(config)
     if dataset not in _WORDS:
         raise UsageError(

@@ -59,7 +59,7 @@ class Watchdog:
     def _stuck(self, seconds: float) -> None:
         message = (
             f"nothing has moved for {seconds:g} s: this process or another one hangs "
-            "(limit: config.stuck_after)"
+            "(limit: config.hang_timeout)"
         )
         announce(ProcessLostError.exit_status, message)
         faulthandler.dump_traceback(sys.stderr)

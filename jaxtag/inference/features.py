@@ -12,11 +12,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxtag import augment, models
-from jaxtag.config.schema import nearest
 from jaxtag.data import pipeline, transforms
 from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
-from jaxtag.errors import UsageError, UserError
+from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.inference import predictor
 from jaxtag.tasks import TASKS
 from jaxtag.weights.loader import load
@@ -140,7 +139,7 @@ def from_workdir(workdir: str, step: str | int = "newest") -> FeatureExtractor:
 
         def compute(variables: Any, images: jax.Array) -> jax.Array:
             data = config.data
-            images = augment.normalize(images, data.mean, data.std, grey=data.grey)
+            images = augment.normalize(images, data.mean, data.std, grey=data.grayscale)
             return _pooled(module, _at(variables, place), images)
 
     image = TASKS[config.task].example(config, model.vocabulary, train=False).image
@@ -153,7 +152,7 @@ def from_model(
 ) -> FeatureExtractor:
     """Of a backbone by name, with weights from safetensors, or at random (seed 0)."""
     if model not in models.list_models():
-        raise UsageError(f"--model={model}: unknown{nearest(model, models.list_models())}")
+        raise UsageError(f"--model={model}: unknown{did_you_mean(model, models.list_models())}")
     wanted = (weights and preprocessing(weights)) or models.get_preprocessing(model)
     size = image_size or wanted.image_size
     fields = {"image_size": size} if "image_size" in models.field_names(model) else {}

@@ -65,7 +65,7 @@ def captioner(source: str | Path, workdir: Path, length: int | None = None) -> C
     variables = load(folder, whole)
     _check_tied(folder)
     decoder = variables["params"]["decoder"]
-    decoder["pos_embed"] = decoder["pos_embed"][: config.text.length]
+    decoder["pos_embed"] = decoder["pos_embed"][: config.task.max_length]
     tokenizer.save(vocabulary.path_of(config, workdir))
     (workdir / "config.json").write_text(configuration.to_json(config), encoding="utf-8")
     with Checkpoints(workdir / "checkpoints", keep_last=1) as checkpoints:
@@ -144,12 +144,12 @@ def _config(
         data=DataConfig(image_size=pictures.image_size, mean=pictures.mean, std=pictures.std),
         text=TextConfig(
             vocab_size=decoder.get("vocab_size", 50257),
-            length=min(asked, _positions(theirs)),
+            max_length=min(asked, _positions(theirs)),
             lowercase=False,
         ),
         model=ModelConfig(
-            encoder="vit_base_patch16",
-            arguments=tuple(fields.items()),
+            backbone="vit_base_patch16",
+            kwargs=tuple(fields.items()),
             decoder_width=decoder.get("n_embd", 768),
             decoder_depth=decoder.get("n_layer", 12),
             decoder_heads=decoder.get("n_head", 12),

@@ -1,4 +1,4 @@
-"""Losses of multi-label tagging, by the names that `config.criterion` knows.
+"""Losses of multi-label tagging, by the names that `config.task.loss` knows.
 
 Each gives, for logits z and p = sigmoid(z), what a tag costs where it is present and where it is
 absent. The asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119, equations 4 to 7)
@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtag.config.schema import nearest
-from jaxtag.errors import UsageError
+from jaxtag.errors import UsageError, did_you_mean
 
 Costs = tuple[jax.Array, jax.Array]  # where a tag is present, and where it is absent
 
@@ -61,8 +60,8 @@ def make_loss(name: str, arguments: Mapping[str, Any]) -> Callable[[jax.Array], 
     known = [item.name for item in parameters if item.kind is item.KEYWORD_ONLY]
     for argument in arguments:
         if argument not in known:
-            hint = nearest(argument, known) if known else ""
-            raise UsageError(f"config.tag.arguments: {name} has no argument {argument!r}{hint}")
+            hint = did_you_mean(argument, known) if known else ""
+            raise UsageError(f"config.task.loss_kwargs: {name} has no argument {argument!r}{hint}")
     return functools.partial(LOSSES[name], **arguments)
 
 

@@ -1,12 +1,20 @@
 """Models: pure linen modules, and a registry of backbones by name."""
 
-from jaxtag.decoding.generate import generate
 from jaxtag.models.captioner import Captioner
 from jaxtag.models.decoder import Decoder
 from jaxtag.models.embedder import Embedder
 from jaxtag.models.ml_decoder import MLDecoder
-from jaxtag.models.registry import create_model, field_names, get_preprocessing, list_models
+from jaxtag.models.registry import (
+    create_model,
+    field_names,
+    field_types,
+    get_preprocessing,
+    list_models,
+    register_model,
+)
 from jaxtag.models.vit import ViT
+
+create, names, preprocessing_of = create_model, list_models, get_preprocessing  # names of 0.1
 
 __all__ = [
     "Captioner",
@@ -16,7 +24,8 @@ __all__ = [
     "ViT",
     "create_model",
     "field_names",
-    "generate",
+    "field_types",
     "get_preprocessing",
     "list_models",
+    "register_model",
 ]

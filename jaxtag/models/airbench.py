@@ -129,4 +129,4 @@ class Airbench94(nn.Module):
         return outputs
 
 
-MODELS = {"airbench": (Airbench94, {}, Preprocessing(32, CIFAR_MEAN, CIFAR_STD, crop=1.0))}
+MODELS = {"airbench94": (Airbench94, {}, Preprocessing(32, CIFAR_MEAN, CIFAR_STD, crop=1.0))}

@@ -1,11 +1,19 @@
-"""Backbones by name, each with how it wants its pictures."""
+"""Model registry: name -> module, default fields, preprocessing.
+
+    @register_model("my_net", preprocessing=Preprocessing(224))
+    class MyNet(nn.Module): …
+
+A model of a module that jaxtag does not import is named `package.module:Name`.
+"""
 
 import dataclasses
-import difflib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 
+from jaxtag import registry
+from jaxtag.errors import UsageError, did_you_mean
 from jaxtag.models import (
     airbench,
     alexnet,
@@ -19,6 +27,24 @@ from jaxtag.models import (
 )
 from jaxtag.models.preprocessing import Preprocessing
 
+_Module = TypeVar("_Module", bound=type[nn.Module])
+
+
+class ModelEntry(NamedTuple):
+    """A registered model.
+
+    Attributes:
+      module: the class; maps images [B, H, W, C] to a dictionary of outputs, at least `features`
+        and `pooled` [B, D], and `logits` [B, num_classes] where `num_classes` is not 0.
+      fields: of the module, before those that `create_model` is given.
+      preprocessing: how the model takes its images.
+    """
+
+    module: type[nn.Module]
+    fields: dict[str, Any]
+    preprocessing: Preprocessing
+
+
 # Each family's table: name -> (module, its fields, preprocessing).
 _FAMILIES = (
     alexnet,
@@ -31,47 +57,78 @@ _FAMILIES = (
     squeezenet,
     vit,
 )
-_MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], Preprocessing]] = {
-    name: entry for family in _FAMILIES for name, entry in family.MODELS.items()
+_MODELS: dict[str, ModelEntry] = {
+    name: ModelEntry(*entry) for family in _FAMILIES for name, entry in family.MODELS.items()
 }
+_ALIASES = {"airbench": "airbench94"}  # names of jaxtag 0.1
+
+
+def register_model(
+    name: str, preprocessing: Preprocessing | None = None, **fields: Any
+) -> Callable[[_Module], _Module]:
+    """A decorator that registers a module class as a backbone.
+
+    Args:
+      preprocessing: how it takes its images; by default 224 pixels, normalized as ImageNet's.
+      fields: defaults of the module's fields under this name.
+    """
+
+    def decorate(module: _Module) -> _Module:
+        _MODELS[name] = ModelEntry(module, fields, preprocessing or Preprocessing())
+        return module
+
+    return decorate
 
 
 def list_models() -> list[str]:
-    """The names that `create` knows, sorted."""
+    """The names of the registered models, sorted."""
     return sorted(_MODELS)
 
 
 def create_model(name: str, **fields: object) -> nn.Module:
     """The backbone `name`; `fields` set or override fields of its module.
 
-    Raises ValueError for an unknown name and TypeError for an unknown field; both name the
-    nearest one that exists.
+    Args:
+      name: of `list_models()`, or `package.module:Name`.
+
+    Raises:
+      ValueError: the name is unknown.
+      TypeError: a field is unknown. Both name the nearest one that exists.
     """
-    module, defaults, _ = _entry(name)
+    entry = _entry(name)
     known = field_names(name)
     for field in fields:
         if field not in known:
-            raise TypeError(f"{name} has no field {field!r}{_nearest(field, known)}")
-    return module(**{**defaults, **fields})
+            hint = did_you_mean(field, known, cutoff=0.0)
+            raise TypeError(f"{name} has no field {field!r}{hint}")
+    return entry.module(**{**entry.fields, **fields})
 
 
 def get_preprocessing(name: str) -> Preprocessing:
-    """How the backbone `name` wants its pictures. Raises ValueError for an unknown name."""
-    return _entry(name)[2]
+    """How the backbone `name` takes its images. Raises ValueError for an unknown name."""
+    return _entry(name).preprocessing
 
 
 def field_names(name: str) -> list[str]:
-    """The fields that `create(name, …)` takes."""
-    module = _entry(name)[0]
-    return [f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
+    """The fields that `create_model(name, …)` takes."""
+    return list(field_types(name))
 
 
-def _entry(name: str) -> tuple[type[nn.Module], dict[str, Any], Preprocessing]:
-    if name not in _MODELS:
-        raise ValueError(f"no model is called {name!r}{_nearest(name, list_models())}")
-    return _MODELS[name]
+def field_types(name: str) -> dict[str, Any]:
+    """The fields that `create_model(name, …)` takes, with their annotations."""
+    fields = dataclasses.fields(_entry(name).module)
+    return {f.name: f.type for f in fields if f.name not in ("parent", "name")}
 
 
-def _nearest(wrong: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.0)
-    return f"; the nearest is {close[0]!r}" if close else ""
+def _entry(name: str) -> ModelEntry:
+    name = _ALIASES.get(name, name)
+    if name in _MODELS:
+        return _MODELS[name]
+    if ":" not in name:
+        raise ValueError(f"no model is called {name!r}{did_you_mean(name, list_models(), 0.0)}")
+    try:
+        module = registry.import_object(name, "model")
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    preprocessing = getattr(module, "PREPROCESSING", None) or Preprocessing()
+    return ModelEntry(module, {}, preprocessing)

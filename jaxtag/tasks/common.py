@@ -8,19 +8,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxtag import augment, models
-from jaxtag.config.schema import Config, ModelConfig, nearest
-from jaxtag.errors import UsageError
+from jaxtag.config.schema import Config, ModelConfig
+from jaxtag.errors import UsageError, did_you_mean
 
 
 def make_backbone(config: Config, **fields: Any) -> nn.Module:
-    """The backbone `config.model.encoder`; `fields` are further ones of its module.
+    """The backbone `config.model.backbone`; `fields` are further ones of its module.
 
-    Raises UsageError where the name or one of config.model.arguments is unknown.
+    Raises UsageError where the name or one of config.model.kwargs is unknown.
     """
     settings = config.model
     if settings.encoder not in models.list_models():
-        hint = nearest(settings.encoder, models.list_models())
-        raise UsageError(f"config.model.encoder = {settings.encoder!r}: unknown{hint}")
+        hint = did_you_mean(settings.encoder, models.list_models())
+        raise UsageError(f"config.model.backbone = {settings.encoder!r}: unknown{hint}")
     known = models.field_names(settings.encoder)
     usual = {
         "image_size": config.data.image_size,
@@ -34,7 +34,7 @@ def make_backbone(config: Config, **fields: Any) -> nn.Module:
             settings.encoder, **{**usual, **dict(settings.arguments)}, **fields
         )
     except TypeError as error:
-        raise UsageError(f"config.model.arguments: {error}") from error
+        raise UsageError(f"config.model.kwargs: {error}") from error
 
 
 def augmentation(config: Config) -> augment.Augmentation:

@@ -10,7 +10,7 @@ from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import watchdog
 
-_PATIENCE = 10  # times config.stuck_after: the first batch compiles
+_PATIENCE = 10  # times config.hang_timeout: the first batch compiles
 
 
 def of(
@@ -22,9 +22,9 @@ def of(
         example=example,
         batch_size=config.evaluation.batch_size,
         rows=meshes.local_row_indices(mesh, config.evaluation.batch_size),
-        workers=config.data.workers,
-        threads=config.data.threads,
+        workers=config.data.num_workers,
+        threads=config.data.num_threads,
     )
     for batch in batches:
-        watchdog.expect(_PATIENCE * config.stuck_after)
+        watchdog.expect(_PATIENCE * config.hang_timeout)
         yield batch

@@ -26,10 +26,10 @@ def init_state(config: Config, experiment: TrainSetup, source: sources.Source) -
     state, task = experiment.initialize(), experiment.task
     if isinstance(task, tag.TagTask) and task.weighted:
         state = init_tag_weights(state, config, task, source)
-    if config.model.weights is not None:
-        channels = 1 if config.data.grey else 3
+    if config.model.pretrained is not None:
+        channels = 1 if config.data.grayscale else 3
         size = config.data.image_size
-        return load_backbone(state, config.model.weights, task, size, channels)
+        return load_backbone(state, config.model.pretrained, task, size, channels)
     if isinstance(task.backbone[0], Airbench94):
         return init_whitening(state, config, task, source)
     return state
@@ -40,7 +40,7 @@ def init_tag_weights(
 ) -> TrainState:
     """`state` with the weights of tags that the training pictures call for."""
     counts = sources.tag_counts(source, task.tags)
-    limit = config.tag.max_positive_weight
+    limit = config.task.max_pos_weight
     weights = jnp.asarray(multilabel.positive_weights(counts, len(source), limit))
     place = ("tag_weights", "positive_weight")
     collections = _replaced(state.collections, place, weights)
@@ -57,7 +57,7 @@ def init_whitening(
         source.first(_WHITENING),
         example=pipeline.ExampleSpec(TASKS[config.task].example(config, None, train=False).image),
         batch_size=config.evaluation.batch_size,
-        threads=data.threads,
+        threads=data.num_threads,
     )
     pictures = np.concatenate([batch["image"][batch["mask"] > 0] for batch in batches])
     kernel = jnp.asarray(whitening_kernel(pictures, data.mean, data.std))

@@ -27,7 +27,7 @@ from jaxtag.training.timer import StartupTimer, StepTimer
 from jaxtag.training.train_state import TrainState
 from jaxtag.training.vocabulary import Vocabulary
 
-_PATIENCE = 10  # times config.stuck_after, where the loop compiles, evaluates or saves
+_PATIENCE = 10  # times config.hang_timeout, where the loop compiles, evaluates or saves
 _ENOUGH_PICTURES = 200  # before the share of broken ones says anything
 
 
@@ -69,7 +69,7 @@ def train(
     batches = training_batches(config, source, words)
     iterator = batches()
     evaluator = evaluators.make(experiment.task, experiment.mesh, config, words)
-    moments_batches = config.optimizer.ema_moments
+    moments_batches = config.optimizer.ema_bn_batches
     refresh = precise_bn.make_bn_recalibration(
         experiment.task, experiment.mesh, batches, moments_batches
     )
@@ -93,7 +93,7 @@ def train(
             finished = step >= total
             stop = preemption.requested(step)
             evaluated = {}
-            watchdog.expect(config.stuck_after * _PATIENCE)
+            watchdog.expect(config.hang_timeout * _PATIENCE)
             due = finished or (step > start and step % config.evaluate_every == 0)
             if due:  # also where it is told to stop: the bits must not depend on that
                 state = refresh(state)
@@ -110,7 +110,7 @@ def train(
                 checkpoints.save(step, state, iterator, saved_config, evaluated)
             if finished or stop:
                 break
-            watchdog.expect(config.stuck_after * (_PATIENCE if step == start else 1))
+            watchdog.expect(config.hang_timeout * (_PATIENCE if step == start else 1))
             began = time.perf_counter()
             batch = next(iterator)
             clock.drawn(began)
@@ -156,7 +156,7 @@ def _order(config: Config, source: sources.Source) -> ClassBalancedSampler | Non
     return ClassBalancedSampler(
         sources.indices_by_class(source, configuration.label_feature(config)),
         batch_size=config.batch_size,
-        per_class=config.embed.pictures_per_class,
+        per_class=config.task.samples_per_class,
         seed=config.seed,
     )
 
@@ -172,8 +172,8 @@ def _batches(
         seed=config.seed,
         order=order,
         rows=meshes.local_row_indices(experiments.make_config_mesh(config), config.batch_size),
-        workers=config.data.workers,
-        threads=config.data.threads,
+        workers=config.data.num_workers,
+        threads=config.data.num_threads,
     )
 
 
@@ -213,26 +213,26 @@ class _Window:
         return values
 
     def _check_gradients(self, step: int, in_row: list[float]) -> None:
-        limit = self._config.max_bad_steps
+        limit = self._config.max_consecutive_nonfinite
         for place, count in enumerate(in_row):
             if count >= limit:
                 last = step - len(in_row) + place
                 raise UserError(
                     f"the gradient was not finite in {int(count)} steps in a row, "
                     f"{last - int(count) + 1} to {last}; these changed nothing. Lower "
-                    "config.optimizer.learning_rate, set config.optimizer.clip_norm, or take "
-                    "config.model.dtype=float32 (limit: config.max_bad_steps)"
+                    "config.optimizer.learning_rate, set config.optimizer.grad_clip_norm, or take "
+                    "config.model.dtype=float32 (limit: config.max_consecutive_nonfinite)"
                 )
 
     def _check_pictures(self, broken: float, pictures: float) -> None:
         self._pictures += pictures
         self._broken += broken
-        limit = self._config.data.max_broken_share
+        limit = self._config.data.max_corrupt_fraction
         if self._pictures >= _ENOUGH_PICTURES and self._broken > limit * self._pictures:
             raise UserError(
                 f"{int(self._broken)} of {int(self._pictures)} pictures of "
                 f"{self._config.data.dataset} could not be decoded, more than "
-                f"config.data.max_broken_share = {limit:g}; prepare the data set again "
+                f"config.data.max_corrupt_fraction = {limit:g}; prepare the data set again "
                 "(its ledger names the broken files)"
             )
 

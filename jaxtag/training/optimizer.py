@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import optax
 
-from jaxtag.config.schema import OptimizerConfig, nearest
+from jaxtag.config.schema import OptimizerConfig
 from jaxtag.distributed import sharding
-from jaxtag.errors import UsageError
+from jaxtag.errors import UsageError, did_you_mean
 
 FROZEN = "frozen"
 # Schedules that rise before they fall: the learning rate's first factor, and the share of the run
@@ -22,7 +22,7 @@ _CYCLES = {"one_cycle": ("cosine", 1 / 25, 0.3), "triangular": ("linear", 0.2, 0
 def make_lr_schedule(
     config: OptimizerConfig, total_steps: int, epoch_steps: float
 ) -> optax.Schedule:
-    """Learning rate over steps: warm-up, then the named decay to `final_factor`.
+    """Learning rate over steps: warm-up, then the named decay to `min_lr_ratio`.
 
     The warm-up is linear from 0; that of "one_cycle" is half a cosine from 1/25 of the rate, and
     that of "triangular" linear from 1/5. These two warm up even where the configuration names no
@@ -35,15 +35,15 @@ def make_lr_schedule(
         return optax.schedules.piecewise_interpolate_schedule(
             shape,
             config.learning_rate * start,
-            {peak: 1 / start, max(total_steps, peak + 1): config.final_factor},
+            {peak: 1 / start, max(total_steps, peak + 1): config.min_lr_ratio},
         )
     if warmup >= total_steps:
         # A run that was shrunk from the command line still warms up and decays.
         warmup = total_steps // 10
     rest = total_steps - warmup
-    rate, final = config.learning_rate, config.learning_rate * config.final_factor
+    rate, final = config.learning_rate, config.learning_rate * config.min_lr_ratio
     decay = {
-        "cosine": lambda: optax.cosine_decay_schedule(rate, rest, config.final_factor),
+        "cosine": lambda: optax.cosine_decay_schedule(rate, rest, config.min_lr_ratio),
         "linear": lambda: optax.linear_schedule(rate, final, rest),
         "constant": lambda: optax.constant_schedule(rate),
     }[config.schedule]()
@@ -62,8 +62,8 @@ def make_optimizer(
     Args:
       params: parameters or their ShapeDtypeStructs; rules look at their paths.
     """
-    decays = match_rules(config.decay_rules, params, "config.optimizer.decay_rules")
-    factors = match_rules(config.rate_rules, params, "config.optimizer.rate_rules")
+    decays = match_rules(config.wd_mults, params, "config.optimizer.wd_mults")
+    factors = match_rules(config.lr_mults, params, "config.optimizer.lr_mults")
     labels = [
         FROZEN if factor == 0 else f"decay {decay:g}, rate {factor:g}"
         for decay, factor in zip(decays, factors, strict=True)
@@ -73,13 +73,13 @@ def make_optimizer(
         if label not in transforms:
             transforms[label] = _named(config, rate, config.weight_decay * decay, factor)
     tree = jax.tree.unflatten(jax.tree.structure(params), labels)
-    steps = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    steps = [optax.clip_by_global_norm(config.grad_clip_norm)] if config.grad_clip_norm else []
     return optax.chain(*steps, optax.partition(transforms, tree))
 
 
 def trainable_mask(config: OptimizerConfig, params: Any) -> Any:
     """For each parameter whether it is trained: a tree of bools."""
-    factors = match_rules(config.rate_rules, params, "config.optimizer.rate_rules")
+    factors = match_rules(config.lr_mults, params, "config.optimizer.lr_mults")
     return jax.tree.unflatten(jax.tree.structure(params), [factor != 0 for factor in factors])
 
 
@@ -103,8 +103,8 @@ def _named(
     for name in arguments:
         if name not in known:
             raise UsageError(
-                f"config.optimizer.arguments: optax.{config.name} has no argument {name!r}"
-                + nearest(name, known)
+                f"config.optimizer.kwargs: optax.{config.name} has no argument {name!r}"
+                + did_you_mean(name, known)
             )
     if config.name == "muon":
         arguments.setdefault("consistent_rms", 0.2)  # learning rates and decay as of adamw
@@ -155,4 +155,4 @@ def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
         for key, value in vars(optax).items()
         if inspect.isfunction(value) and "learning_rate" in inspect.signature(value).parameters
     ]
-    raise UsageError(f"config.optimizer.name = {name!r}: unknown to optax{nearest(name, names)}")
+    raise UsageError(f"config.optimizer.name = {name!r}: unknown to optax{did_you_mean(name, names)}")

@@ -78,7 +78,7 @@ def build(config: Config, words: int, examples: int, mesh: Mesh | None = None) -
     """
     if mesh is None:
         mesh = make_config_mesh(config)
-    meshes.check_batch(mesh, config.batch_size // config.optimizer.accumulate, _BATCH_FIELD)
+    meshes.check_batch(mesh, config.batch_size // config.optimizer.grad_accum_steps, _BATCH_FIELD)
     task = TASKS[config.task].make(config, words)
     epoch = examples / config.batch_size
     total = total_steps(config, examples)
@@ -119,7 +119,7 @@ def make_config_mesh(config: Config) -> Mesh:
     return meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
 
 
-_BATCH_FIELD = "config.batch_size / config.optimizer.accumulate"
+_BATCH_FIELD = "config.batch_size / config.optimizer.grad_accum_steps"
 
 
 def total_steps(config: Config, examples: int) -> int:

@@ -93,13 +93,13 @@ def _write(config: Config, workdir: Path) -> None:
 
 def _tokenizer(config: Config, source: sources.Source) -> Tokenizer:
     captions = list(itertools.chain.from_iterable(sources.iter_captions(source)))
-    tokenizer = Tokenizer.train(captions, config.text.vocab_size, config.text.lowercase)
-    tokenizer.encode(captions, config.text.length)
+    tokenizer = Tokenizer.train(captions, config.task.vocab_size, config.task.lowercase)
+    tokenizer.encode(captions, config.task.max_length)
     if tokenizer.truncated:
         logging.warning(
-            "%d of %d captions are longer than config.text.length = %d tokens and are cut",
+            "%d of %d captions are longer than config.task.max_length = %d tokens and are cut",
             tokenizer.truncated,
             len(captions),
-            config.text.length,
+            config.task.max_length,
         )
     return tokenizer

@@ -80,7 +80,7 @@ def _import_captioner(given: flags.FlagValues) -> None:
 
     _require(given, "source")
     config = hf_captioner.captioner(given.source, Path(given.workdir), given.length)
-    print(f"a captioner of {config.text.length} tokens at most: {given.workdir}")
+    print(f"a captioner of {config.task.max_length} tokens at most: {given.workdir}")
 
 
 def _export(given: flags.FlagValues) -> None:

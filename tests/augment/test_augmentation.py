@@ -15,10 +15,10 @@ EVERYTHING = Augmentation(
     flip=True,
     affine=(10.0, 0.1, 0.1),
     crop_padding=2,
-    crop_border="reflect",
+    crop_padding_mode="reflect",
     randaugment=(2, 9),
-    colour_jitter=(0.4, 0.4, 0.4, 0.1),
-    erasing=0.5,
+    color_jitter=(0.4, 0.4, 0.4, 0.1),
+    random_erasing=0.5,
     mixup=0.2,
     cutmix=1.0,
 )
@@ -42,7 +42,7 @@ def test_about_half_are_mirrored_and_nothing_else_changes(images):
 
 
 def test_alternating_flip_shows_both_sides_in_two_passes(images):
-    flip = Augmentation(flip=True, alternate=True).images
+    flip = Augmentation(flip=True, alternating_flip=True).images
     index = np.arange(100, 164, dtype=np.int32)
     passes = []
     for epoch in range(3):
@@ -72,7 +72,7 @@ def test_crops_are_uniform_over_all_offsets(border, shift):
     images = np.random.default_rng(0).integers(1, 256, (1, 6, 8, 1), np.uint8)
     count, sides = 2048, 2 * shift + 1
     many = np.broadcast_to(images, (count, *images.shape[1:]))
-    policy = Augmentation(crop_padding=shift, crop_border=border)
+    policy = Augmentation(crop_padding=shift, crop_padding_mode=border)
     out = np.asarray(jax.jit(policy.images)(many, jax.random.key(0)))
     padded = np.pad(images[0], ((shift, shift), (shift, shift), (0, 0)), mode=border)
     seen = np.zeros((sides, sides), int)
@@ -150,7 +150,7 @@ def test_randaugment_draws_every_operation_and_both_directions_alike():
 def test_colour_jitter_draws_within_its_strengths():
     """Grey pictures keep their hue and saturation: brightness alone is what their level shows."""
     images = np.full((512, 4, 4, 3), 100, np.uint8)
-    policy = Augmentation(colour_jitter=(0.4, 0.0, 0.4, 0.1))
+    policy = Augmentation(color_jitter=(0.4, 0.0, 0.4, 0.1))
     out = np.asarray(jax.jit(policy.images)(images, jax.random.key(0)))
     assert (out == out[:, :1, :1, :1]).all()
     level = out[:, 0, 0, 0].astype(float)
@@ -200,7 +200,7 @@ def test_on_a_mesh_the_form_for_accelerators_needs_no_other_device(images):
 
     def augmented(images):
         key = jax.random.key(0)
-        images = Augmentation(crop_padding=2, flip=True, colour_jitter=(0.4,) * 4).images(
+        images = Augmentation(crop_padding=2, flip=True, color_jitter=(0.4,) * 4).images(
             images, key
         )
         keys = rng.example_keys(key, 64)
@@ -208,7 +208,7 @@ def test_on_a_mesh_the_form_for_accelerators_needs_no_other_device(images):
         return randaugment.all_at_once(images, operations, jnp.ones((64, 2)))
 
     def mixed(images):
-        return Augmentation(mixup=1.0, erasing=1.0).mix(
+        return Augmentation(mixup=1.0, random_erasing=1.0).mix(
             images, jnp.ones((64, 2)), jax.random.key(0)
         )
 
@@ -224,13 +224,13 @@ def test_settings_out_of_range_are_named():
     for settings in (
         {"affine": (10.0, 0.1, 1.0)},
         {"crop_padding": -1},
-        {"crop_border": "mirror"},
+        {"crop_padding_mode": "mirror"},
         {"randaugment": (2, 31)},
-        {"colour_jitter": (0.4, 0.4, 0.4, 0.6)},
+        {"color_jitter": (0.4, 0.4, 0.4, 0.6)},
         {"erasing": 1.5},
         {"mixup": -0.1},
         {"cutmix": -1.0},
-        {"cutmix_share": 2.0},
+        {"mixup_switch_prob": 2.0},
     ):
         with pytest.raises(UsageError, match=rf"config\.augmentation\.{next(iter(settings))} ="):
             Augmentation(**settings)

@@ -22,8 +22,8 @@ def configurations() -> dict:
     from jaxtag.config import flags as config_flag
     from jaxtag.config.schema import ModelConfig, OptimizerConfig
 
-    plain = OptimizerConfig(name="sgd", learning_rate=0.5, clip_norm=None)
-    small = ModelConfig(encoder="airbench", arguments=(("widths", (8,)),))
+    plain = OptimizerConfig(name="sgd", learning_rate=0.5, grad_clip_norm=None)
+    small = ModelConfig(backbone="airbench94", kwargs={"widths": (8,)})
     embed = shrink(config_flag.load("cifar10_embed"))
     embed = dataclasses.replace(
         embed,

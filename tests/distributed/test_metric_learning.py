@@ -21,8 +21,8 @@ def configuration() -> Config:
         criterion="triplet_all",
         batch_size=24,
         data=dataclasses.replace(config.data, image_size=9, flip=False),
-        model=ModelConfig(encoder="airbench", arguments=(("widths", (8,)),)),
-        optimizer=OptimizerConfig(name="sgd", learning_rate=0.5, clip_norm=None),
+        model=ModelConfig(backbone="airbench94", kwargs={"widths": (8,)}),
+        optimizer=OptimizerConfig(name="sgd", learning_rate=0.5, grad_clip_norm=None),
     )
 
 

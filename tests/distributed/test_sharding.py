@@ -22,9 +22,9 @@ SIZES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (4, 1, 2), "all": (2, 2
 
 def _config() -> Config:
     config = shrink(Config(optimizer=OptimizerConfig(ema_decay=0.9, weight_decay=0.1)))
-    config.text.captions_per_image = 2
+    config.task.captions_per_image = 2
     config.model.decoder_width = 64
-    config.model.arguments = (*config.model.arguments, ("width", 64))
+    config.model.kwargs = (*config.model.kwargs, ("width", 64))
     return dataclasses.replace(config, batch_size=16, label_smoothing=0.1)
 
 

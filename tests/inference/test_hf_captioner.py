@@ -60,8 +60,8 @@ def workdir(stored, tmp_path_factory) -> Path:
 def test_tokens_are_those_of_transformers(stored, workdir, beams: int) -> None:
     tensors, _, texts = stored
     config = configuration.load(workdir)
-    assert (config.decoding.method, config.decoding.beam_size) == ("beam", 3)
-    config.decoding.method = "beam" if beams > 1 else "greedy"
+    assert (config.task.decoding.method, config.task.decoding.beam_size) == ("beam", 3)
+    config.task.decoding.method = "beam" if beams > 1 else "greedy"
     model = predictor.load(workdir, config)
     generate = captions.caption_generator(model.task, config, model.vocabulary)
     found = generate(model.variables, {"image": tensors["pictures"]}, jax.random.key(0))
@@ -100,7 +100,7 @@ def test_older_tokenizer_files_and_a_length_of_ones_own(stored, tmp_path, workdi
     left_out = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
     source = unpack(stored, tmp_path / "source", left_out)
     config = hf_captioner.captioner(source, tmp_path / "run", length=9)
-    assert (config.text.length, config.decoding.method) == (9, "greedy")
+    assert (config.task.max_length, config.task.decoding.method) == (9, "greedy")
     old, new = (predictor.load(folder).vocabulary for folder in (tmp_path / "run", workdir))
     text = ["two red circles; it's <|endoftext|> a star!"]
     np.testing.assert_array_equal(old.encode(text, 64), new.encode(text, 64))

@@ -54,7 +54,7 @@ def test_extreme_logits_keep_finite_gradients(name) -> None:
 
 
 def test_an_unknown_argument_is_named() -> None:
-    with pytest.raises(UsageError, match=r"config.tag.arguments: focal .*'gama'.*gamma"):
+    with pytest.raises(UsageError, match=r"config.task.loss_kwargs: focal .*'gama'.*gamma"):
         multilabel.make_loss("focal", {"gama": 1.0})
     with pytest.raises(UsageError, match="binary_cross_entropy has no argument 'gamma'"):
         multilabel.make_loss("binary_cross_entropy", {"gamma": 1.0})

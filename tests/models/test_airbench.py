@@ -114,7 +114,7 @@ def test_the_first_outputs_start_as_the_inputs(inputs: int, outputs: int) -> Non
 
 
 def test_the_network_is_the_papers() -> None:
-    model = models.create_model("airbench", num_classes=10)
+    model = models.create_model("airbench94", num_classes=10)
     outputs, variables = jax.eval_shape(
         model.init_with_output, jax.random.key(0), jnp.zeros((2, 32, 32, 3))
     )

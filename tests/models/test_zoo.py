@@ -52,11 +52,11 @@ PUBLISHED = {
     "vit_large_patch16": (304_326_632, 61.555),
     "vit_large_patch32": (306_535_400, 15.378),
 }
-UNPUBLISHED = {"airbench", "capsnet"}  # for other pictures and classes than ImageNet's
+UNPUBLISHED = {"airbench94", "capsnet"}  # for other pictures and classes than ImageNet's
 
 # One model of each family -> fields that make it small, image size.
 SMALL = {
-    "airbench": ({"widths": (8, 12, 12)}, 16),
+    "airbench94": ({"widths": (8, 12, 12)}, 16),
     "alexnet": ({"channels": (8, 12, 12, 8, 8), "hidden": 16}, 67),
     "capsnet": ({"channels": 8, "types": 2}, 20),
     "efficientnet_b0": ({"stages": ((1, 3, 1, 16, 1), (6, 5, 2, 24, 2))}, 32),

@@ -107,16 +107,16 @@ def test_every_loss_has_its_name_in_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"criterion": "softmax"}, "config.criterion = 'softmax': unknown"),
+        ({"criterion": "softmax"}, "config.task.loss = 'softmax': unknown"),
         ({"criterion": "triplet_hrad"}, "did you mean triplet_hard"),
-        ({"batch_size": 510}, "pictures_per_class = 50 does not divide config.batch_size = 510"),
-        ({"embed": EmbedConfig(size=0)}, "config.embed.size = 0"),
-        ({"embed": EmbedConfig(arguments=(("alhpa", 1.0),))}, r"'alhpa' \(did you mean alpha"),
+        ({"batch_size": 510}, "samples_per_class = 50 does not divide config.batch_size = 510"),
+        ({"embed": EmbedConfig(embedding_dim=0)}, "config.task.embedding_dim = 0"),
+        ({"embed": EmbedConfig(loss_kwargs={"alhpa": 1.0})}, r"'alhpa' \(did you mean alpha"),
         ({"augmentation": AugmentationConfig(mixup=0.2)}, "config.augmentation.mixup"),
-        ({"embed": EmbedConfig(labels="tag")}, r"config.embed.labels = 'tag'.*did you mean tags"),
+        ({"embed": EmbedConfig(label_field="tag")}, r"config.task.label_field = 'tag'.*did you mean tags"),
         (
-            {"embed": EmbedConfig(labels="tags"), "criterion": "arcface"},
-            "config.criterion = 'arcface': it knows one class a picture",
+            {"embed": EmbedConfig(label_field="tags"), "criterion": "arcface"},
+            "config.task.loss = 'arcface': it knows one class a picture",
         ),
     ],
 )
@@ -128,6 +128,6 @@ def test_settings_that_make_no_sense_are_named(changes, words) -> None:
 
 def test_a_batch_in_parts_is_refused() -> None:
     config = flags.load("cifar10_embed")
-    config.optimizer.accumulate = 2
-    with pytest.raises(UsageError, match=r"config.optimizer.accumulate: a picture is compared"):
+    config.optimizer.grad_accum_steps = 2
+    with pytest.raises(UsageError, match=r"config.optimizer.grad_accum_steps: a picture is compared"):
         embed.make(configuration.check(config), CLASSES)

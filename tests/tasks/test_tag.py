@@ -143,7 +143,7 @@ def test_the_configuration_chooses_the_head() -> None:
         task="tag",
         criterion="asymmetric",
         total_steps=1,
-        model=ModelConfig(encoder="resnet18", arguments=arguments),
+        model=ModelConfig(backbone="resnet18", kwargs=arguments),
     )
     linear = tag.make(config, TAGS)
     assert linear.backbone == (linear.model, ()) and linear.model.num_classes == TAGS

@@ -67,8 +67,8 @@ CONFIG = Config(
     task="tag",
     criterion="focal",
     total_steps=1,
-    data=DataConfig(image_size=SIZE, crop_area=(1.0, 1.0), threads=1),
-    evaluation=EvaluationConfig(batch_size=8, pictures=3),
+    data=DataConfig(image_size=SIZE, crop_scale=(1.0, 1.0), num_threads=1),
+    evaluation=EvaluationConfig(batch_size=8, num_samples_shown=3),
 )
 TASK = tag.TagTask(
     Given(),

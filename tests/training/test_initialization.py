@@ -32,9 +32,9 @@ def checkpoint(tmp_path_factory) -> str:
 def plan(name: str, path: str | None, **optimizer) -> setup.TrainSetup:
     config = shrink(flags.load(name))
     model = ModelConfig(
-        encoder="resnet18",
-        arguments=tuple(RESNET.items()),
-        weights=path,
+        backbone="resnet18",
+        kwargs=tuple(RESNET.items()),
+        pretrained=path,
         decoder_width=32,
         decoder_depth=1,
         decoder_heads=2,
@@ -77,7 +77,7 @@ def test_freezing_and_rates_by_layer(checkpoint: str) -> None:
     from shrinking import batch
 
     rules = ((r"^(stem|stage[12])", 0.0), (r"^stage", 0.1), (r".*", 1.0))
-    run = plan("imagenet_resnet50", checkpoint, rate_rules=rules, warmup_steps=0)
+    run = plan("imagenet_resnet50", checkpoint, lr_mults=rules, warmup_steps=0)
     state = initialization.load_backbone(run.initialize(), checkpoint, run.task, 32, 3)
     before = jax.tree.map(np.asarray, state.params)
     small = run.config
@@ -103,7 +103,7 @@ def test_a_whitening_comes_from_the_training_pictures(tiny_data) -> None:
     from jaxtag.data.decode import open_image
     from jaxtag.models.airbench import whitening_kernel
 
-    config = flags.load("cifar10_speed")
+    config = flags.load("cifar10_airbench")
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     source = sources.open_split("tiny", "train", tiny_data)
     run = setup.build(config, 10, examples=len(source), mesh=mesh)

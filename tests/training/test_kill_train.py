@@ -27,14 +27,14 @@ OVERRIDES = [
     "--config.log_every=1",
     "--config.checkpoint_every=3",
     "--config.evaluate_every=1000",
-    "--config.data.crop_area=(0.5, 1.0)",
+    "--config.data.crop_scale=(0.5, 1.0)",
 ]
 
 
 def start(config: str, workdir: Path, workers: int) -> subprocess.Popen:
     flags = [f"--config={config}", f"--workdir={workdir}", *OVERRIDES]
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxtag.train", *flags, f"--config.data.workers={workers}"],
+        [sys.executable, "-m", "jaxtag.train", *flags, f"--config.data.num_workers={workers}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -111,7 +111,7 @@ def test_the_average_is_what_is_used(unbroken):
 
 
 def test_gradients_that_are_not_finite_stop_the_run(tiny_data, tmp_path):
-    config = tiny_config(tiny_data, max_bad_steps=2, log_every=3)
+    config = tiny_config(tiny_data, max_consecutive_nonfinite=2, log_every=3)
     config.data = dataclasses.replace(config.data, std=(0.0, 0.0, 0.0))
     with pytest.raises(UserError, match="2 steps in a row, 0 to 1"):
         _run(config, tmp_path)
@@ -177,12 +177,12 @@ def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
             data_dir=str(tmp_path / "data"),
             evaluation_split="train",
             image_size=32,
-            crop_area=(1.0, 1.0),
+            crop_scale=(1.0, 1.0),
         ),
-        text=TextConfig(vocab_size=400, length=16),
+        text=TextConfig(vocab_size=400, max_length=16),
         model=ModelConfig(
-            encoder="vit_tiny_patch16",
-            arguments=(("depth", 1), ("width", 64), ("heads", 2), ("mlp_dim", 256)),
+            backbone="vit_tiny_patch16",
+            kwargs={"depth": 1, "width": 64, "heads": 2, "mlp_dim": 256},
             decoder_width=64,
             decoder_depth=1,
             decoder_heads=2,

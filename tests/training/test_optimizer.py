@@ -51,7 +51,7 @@ def test_muon_orthogonalises_each_matrix_of_a_layer():
         "fc/bias": (12,),
     }
     gradients = {name: jnp.asarray(rng.normal(size=s), jnp.float32) for name, s in shapes.items()}
-    config = OptimizerConfig(name="muon", learning_rate=1.0, clip_norm=None)
+    config = OptimizerConfig(name="muon", learning_rate=1.0, grad_clip_norm=None)
     updates = first_update(config, gradients)
 
     def check(update: jax.Array, gradient: jax.Array) -> None:
@@ -89,7 +89,7 @@ def test_steps_equal_torch_and_timm(stored_name, name, arguments):
     """Rates that change, decay of the kernel alone (benchmarks/make_optimizer_references.py)."""
     stored = load_file(REFERENCES / "optimizers.safetensors")
     params = {part: jnp.asarray(stored[f"start/{part}"]) for part in ("kernel", "bias")}
-    config = OptimizerConfig(name=name, arguments=arguments, weight_decay=0.05, clip_norm=None)
+    config = OptimizerConfig(name=name, kwargs=arguments, weight_decay=0.05, grad_clip_norm=None)
     rates = jnp.asarray(stored["rates"])
     made = optimizer.make_optimizer(config, lambda step: rates[step], params)
     state, update = made.init(params), jax.jit(made.update)
@@ -115,13 +115,13 @@ def test_rules_freeze_scale_and_decay(name, arguments):
     gradients = {"a": {"kernel": jnp.ones((4, 4))}, "b": {"kernel": jnp.ones((4, 4))}}
     config = OptimizerConfig(
         name=name,
-        arguments=arguments,
+        kwargs=arguments,
         learning_rate=0.1,
-        rate_rules=(("^a/", 0.0), (".*", 0.5)),
-        decay_rules=EVERYTHING,
-        clip_norm=None,
+        lr_mults=(("^a/", 0.0), (".*", 0.5)),
+        wd_mults=EVERYTHING,
+        grad_clip_norm=None,
     )
-    full = dataclasses.replace(config, rate_rules=EVERYTHING)
+    full = dataclasses.replace(config, lr_mults=EVERYTHING)
     updates, whole = first_update(config, gradients), first_update(full, gradients)
     np.testing.assert_array_equal(updates["a"]["kernel"], 0)
     np.testing.assert_allclose(updates["b"]["kernel"], whole["b"]["kernel"] / 2, rtol=1e-6)
@@ -142,8 +142,8 @@ def test_layer_wise_rates_and_freezing_of_a_network_with_batch_norm(name):
     config = OptimizerConfig(
         name=name,
         weight_decay=0.5,
-        rate_rules=(("^stem/", 0.0), ("^stage1/", 0.5), (".*", 1.0)),
-        clip_norm=None,
+        lr_mults=(("^stem/", 0.0), ("^stage1/", 0.5), (".*", 1.0)),
+        grad_clip_norm=None,
     )
     made = optimizer.make_optimizer(config, optax.constant_schedule(0.1), params)
     state = made.init(params)
@@ -185,7 +185,7 @@ def test_weight_decay_follows_its_rules():
 )
 def test_schedules(name, warmup, expected):
     config = OptimizerConfig(
-        schedule=name, learning_rate=3.0, warmup_steps=warmup, final_factor=0.07
+        schedule=name, learning_rate=3.0, warmup_steps=warmup, min_lr_ratio=0.07
     )
     rate = optimizer.make_lr_schedule(config, 100, 10)
     for step, factor in expected.items():
@@ -193,13 +193,13 @@ def test_schedules(name, warmup, expected):
 
 
 def test_one_cycle_is_that_of_optax_and_ends_at_0_if_asked():
-    config = OptimizerConfig(schedule="one_cycle", learning_rate=2.0, final_factor=0.01)
+    config = OptimizerConfig(schedule="one_cycle", learning_rate=2.0, min_lr_ratio=0.01)
     rate = optimizer.make_lr_schedule(config, 100, 10)
     theirs = optax.cosine_onecycle_schedule(100, 2.0, final_div_factor=4)
     steps = np.arange(101)
     np.testing.assert_allclose(jax.vmap(rate)(steps), jax.vmap(theirs)(steps), rtol=1e-5)
     for steps in (1, 2, 100):
-        ended = optimizer.make_lr_schedule(dataclasses.replace(config, final_factor=0.0), steps, 10)
+        ended = optimizer.make_lr_schedule(dataclasses.replace(config, min_lr_ratio=0.0), steps, 10)
         assert np.isfinite(ended(0))
         assert ended(max(steps, 2)) == 0
 
@@ -209,7 +209,7 @@ def test_wrong_settings_are_named():
     for settings, message in (
         ({"name": "adamv"}, "adamv"),
         ({"arguments": (("b3", 0.9),)}, "b3"),
-        ({"rate_rules": (("nothing", 1.0),)}, r"rate_rules: no rule covers the parameter kernel"),
+        ({"lr_mults": (("nothing", 1.0),)}, r"lr_mults: no rule covers the parameter kernel"),
     ):
         with pytest.raises(UsageError, match=message):
             optimizer.make_optimizer(

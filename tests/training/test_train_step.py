@@ -26,11 +26,11 @@ class TwoLayers:
         return error, ones, {"loss": (error.sum(), ones.sum())}, {}
 
 
-def plan(rate_rules, **fields):
+def plan(lr_mults, **fields):
     key = jax.random.key(0)
     kernels = jax.random.normal(key, (2, SIZE, SIZE)) / 8
     params = {"first": {"kernel": kernels[0]}, "second": {"kernel": kernels[1]}}
-    config = OptimizerConfig(name="sgd", learning_rate=0.1, clip_norm=None, rate_rules=rate_rules)
+    config = OptimizerConfig(name="sgd", learning_rate=0.1, grad_clip_norm=None, lr_mults=lr_mults)
     rate = optax.constant_schedule(0.1)
     made = optimizer.make_optimizer(config, rate, params)
     state = create_train_state({"params": params}, key, made, ema="average" in fields)

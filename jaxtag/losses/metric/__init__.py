@@ -1,12 +1,11 @@
-"""Losses of deep metric learning, by the names that `config.criterion` knows."""
+"""Losses of deep metric learning, by the names that `config.task.loss` knows."""
 
 import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxtag.config.schema import nearest
-from jaxtag.errors import UsageError
+from jaxtag.errors import UsageError, did_you_mean
 from jaxtag.losses.metric import pairs, proxies, triplets
 
 # (embeddings [B, D], labels [B], mask [B]) → (sum, weight)
@@ -33,6 +32,6 @@ def make_loss(name: str, arguments: Mapping[str, Any]) -> Callable[..., pairs.We
     known = [item.name for item in parameters if item.kind is item.KEYWORD_ONLY]
     for argument in arguments:
         if argument not in known:
-            hint = nearest(argument, known)
-            raise UsageError(f"config.embed.arguments: {name} has no argument {argument!r}{hint}")
+            hint = did_you_mean(argument, known)
+            raise UsageError(f"config.task.loss_kwargs: {name} has no argument {argument!r}{hint}")
     return functools.partial(loss, **arguments)

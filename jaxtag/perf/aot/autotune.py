@@ -56,7 +56,7 @@ def best(
         say(_line(trial))
         return trial
 
-    start = max(1, config.batch_size // (devices * config.optimizer.accumulate))
+    start = max(1, config.batch_size // (devices * config.optimizer.grad_accum_steps))
     for way in _ways(config, devices):
         fastest = last = attempted(start, *way)
         batch = 2 * start
@@ -80,7 +80,7 @@ def table(trials: list[Trial]) -> str:
 
 def _ways(config: Config, devices: int) -> Iterator[tuple[str, str]]:
     """Remat policies that the model knows, on meshes that split the batch alone or parameters."""
-    known = "remat" in models.field_names(config.model.encoder)
+    known = "remat" in models.field_names(config.model.backbone)
     policies = _REMAT if known else ("none",)
     for mesh in ("data", "fsdp") if devices > 1 else ("data",):
         for remat in policies:
@@ -92,7 +92,7 @@ def _changed(config: Config, batch_size: int, remat: str, mesh: str) -> Config:
     sizes = {"data": -1, "fsdp": 1} if mesh == "data" else {"data": 1, "fsdp": -1}
     return replace(
         config,
-        batch_size=batch_size * config.optimizer.accumulate,
+        batch_size=batch_size * config.optimizer.grad_accum_steps,
         model=replace(config.model, remat=remat),
         mesh=replace(config.mesh, **sizes, tensor=1),
     )

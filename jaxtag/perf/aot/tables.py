@@ -39,7 +39,7 @@ def _memory(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _advice(found: dict[str, Any]) -> str:
-    ways = ["take a smaller config.batch_size", "config.optimizer.accumulate=2"]
+    ways = ["take a smaller config.batch_size", "config.optimizer.grad_accum_steps=2"]
     ways.append("config.model.remat=full")
     if found["mesh"]["fsdp"] == 1 and found["devices"] > 1:
         ways.append("config.mesh.data=1 with config.mesh.fsdp=-1")

@@ -12,8 +12,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from jaxtag.config.schema import nearest
-from jaxtag.errors import UsageError, UserError
+from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.perf.hardware import CHIPS, Chip
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -149,7 +148,7 @@ def _nearest(kind: str, shape: str) -> str:
     names = {known: [f"{known}:{shape}" for shape in shapes] for known, shapes in SHAPES.items()}
     if kind not in SHAPES or not re.fullmatch(r"\d+(x\d+)*", shape):
         known = names.get(kind) or [name for some in names.values() for name in some]
-        return nearest(f"{kind}:{shape}", known)
+        return did_you_mean(f"{kind}:{shape}", known)
     wanted = math.prod(map(int, shape.split("x")))
     sizes = {shape: math.prod(map(int, shape.split("x"))) for shape in SHAPES[kind]}
     close = min(sizes, key=lambda known: abs(math.log(sizes[known] / max(wanted, 1))))

@@ -105,7 +105,7 @@ class CaptionEvaluator:
             texts = self._tokenizer.decode_batch(np.asarray(tokens)[real])
             captions.update(zip(np.asarray(index)[real].tolist(), texts, strict=True))
             for place in np.flatnonzero(batch["mask"] > 0):
-                if len(pictures) < self._config.evaluation.pictures:
+                if len(pictures) < self._config.evaluation.num_samples_shown:
                     pictures[int(batch["index"][place])] = batch["image"][place]
         references = {
             index: texts
@@ -170,11 +170,11 @@ def caption_generator(
     """A compiled function (variables, batch, key) → {"tokens" int32 [B, length], "scores" [B]}.
 
     Raises:
-      UsageError: config.decoding makes no sense or does not fit the model.
+      UsageError: config.task.decoding makes no sense or does not fit the model.
     """
     settings = {
-        **dataclasses.asdict(config.decoding),
-        "max_length": config.text.length,
+        **dataclasses.asdict(config.task.decoding),
+        "max_length": config.task.max_length,
         "bos_id": tokenizer.bos_id,
         "eos_id": tokenizer.eos_id,
         "pad_id": PAD,
@@ -182,7 +182,7 @@ def caption_generator(
     try:
         generation.validate(task.model, generation.Settings(**settings))
     except ValueError as error:
-        raise UsageError(f"config.decoding: {error}") from error
+        raise UsageError(f"config.task.decoding: {error}") from error
 
     @jax.jit
     def generate(variables: Any, batch: dict[str, jax.Array], key: jax.Array) -> dict:

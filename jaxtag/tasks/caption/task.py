@@ -95,7 +95,7 @@ def make(config: Config, vocab_size: int) -> CaptionTask:
     decoder = models.Decoder(
         vocab_size=model.decoder_vocab_size
         or -(-vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE,
-        max_length=config.text.length,
+        max_length=config.task.max_length,
         width=model.decoder_width,
         depth=model.decoder_depth,
         heads=model.decoder_heads,
@@ -112,18 +112,18 @@ def make(config: Config, vocab_size: int) -> CaptionTask:
         mean=config.data.mean,
         std=config.data.std,
         augmentation=common.augmentation(config),
-        label_smoothing=config.label_smoothing,
+        label_smoothing=config.task.label_smoothing,
     )
 
 
 def example(config: Config, tokenizer: Tokenizer, train: bool) -> pipeline.ExampleSpec:
     """How a record becomes a row of a batch. Evaluation sees whole pictures, squashed."""
-    data, text = config.data, config.text
-    whole = not train or data.crop_area == (1.0, 1.0)
+    data, text = config.data, config.task
+    whole = not train or data.crop_scale == (1.0, 1.0)
     image = (
         transforms.Resize(data.image_size)
         if whole
-        else transforms.RandomResizedCrop(data.image_size, data.crop_area, data.crop_ratio)
+        else transforms.RandomResizedCrop(data.image_size, data.crop_scale, data.crop_ratio)
     )
     tokens = fields.CaptionTokens(
         tokenizer, text.length, per_picture=text.captions_per_image, random=train

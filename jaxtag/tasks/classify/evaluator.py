@@ -91,7 +91,7 @@ class ClassEvaluator:
                 found = int(guess[row]), float(chance[row]), int(label[row])
                 predictions[int(index[row])] = found
             for row in np.flatnonzero(batch["mask"] > 0):
-                if len(pictures) < self._config.evaluation.pictures:
+                if len(pictures) < self._config.evaluation.num_samples_shown:
                     pictures[int(batch["index"][row])] = batch["image"][row]
         metrics = classify.finish(sums)
         confusion = sums["confusion"].astype(np.int64)

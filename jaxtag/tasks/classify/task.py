@@ -169,22 +169,22 @@ def make(config: Config, classes: int) -> ClassifyTask:
         mean=data.mean,
         std=data.std,
         augmentation=common.augmentation(config),
-        grey=data.grey,
-        criterion=config.criterion,
-        label_smoothing=config.label_smoothing,
-        mirror=config.evaluation.mirror,
-        shift=config.evaluation.shift,
+        grey=data.grayscale,
+        criterion=config.task.loss,
+        label_smoothing=config.task.label_smoothing,
+        mirror=config.evaluation.tta_flip,
+        shift=config.evaluation.tta_shift,
     )
 
 
 def example(config: Config, _: Any, train: bool) -> pipeline.ExampleSpec:
     """How a record becomes a row of a batch."""
     data = config.data
-    whole = data.crop_area == (1.0, 1.0)
+    whole = data.crop_scale == (1.0, 1.0)
     if train and not whole:
-        image = transforms.RandomResizedCrop(data.image_size, data.crop_area, data.crop_ratio)
-    elif whole or data.center_crop is None:
+        image = transforms.RandomResizedCrop(data.image_size, data.crop_scale, data.crop_ratio)
+    elif whole or data.eval_crop_pct is None:
         image = transforms.Resize(data.image_size)
     else:
-        image = transforms.CenterCrop(data.image_size, data.center_crop)
+        image = transforms.CenterCrop(data.image_size, data.eval_crop_pct)
     return pipeline.ExampleSpec(image, {"label": fields.ClassLabel()})

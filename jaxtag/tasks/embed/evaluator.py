@@ -104,7 +104,7 @@ class EmbeddingEvaluator:
             kept = np.flatnonzero(np.asarray(mask) > 0)
             parts.append((np.asarray(index)[kept], vectors[kept], np.asarray(label)[kept]))
             for row in np.flatnonzero(batch["mask"] > 0):
-                if len(pictures) < self._config.evaluation.pictures:
+                if len(pictures) < self._config.evaluation.num_samples_shown:
                     pictures[int(batch["index"][row])] = batch["image"][row]
         index, vectors, labels = map(np.concatenate, zip(*parts, strict=True))
         order = np.argsort(index)
@@ -121,8 +121,8 @@ def _pixels(source: Source, config: Config) -> np.ndarray:
         source,
         example=pipeline.ExampleSpec(transforms.Resize(min(_SIDE, config.data.image_size))),
         batch_size=config.evaluation.batch_size,
-        workers=config.data.workers,
-        threads=config.data.threads,
+        workers=config.data.num_workers,
+        threads=config.data.num_threads,
     )
     rows = [batch["image"][batch["index"] >= 0] for batch in small]
     return np.concatenate(rows).reshape(len(source), -1).astype(np.float32) / 255

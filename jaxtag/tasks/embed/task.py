@@ -97,7 +97,7 @@ def _labels(batch: Batch) -> jax.Array:
 
 def example(config: Config, classes: LabelNames, train: bool) -> pipeline.ExampleSpec:
     """How a record becomes a row of a batch: that of a classifier, or of a tagger."""
-    kind = tag if config.embed.labels == "tags" else classify
+    kind = tag if config.task.label_field == "tags" else classify
     return kind.example(config, classes, train)
 
 
@@ -106,26 +106,26 @@ def make(config: Config, classes: int) -> EmbedTask:
 
     Raises UsageError where a setting does not go with a loss over a whole batch.
     """
-    if config.optimizer.accumulate > 1:
+    if config.optimizer.grad_accum_steps > 1:
         raise UsageError(
-            "config.optimizer.accumulate: a picture is compared with all of the batch, which "
+            "config.optimizer.grad_accum_steps: a picture is compared with all of the batch, which "
             "cannot be computed in parts; take a smaller config.batch_size"
         )
     for name in ("mixup", "cutmix"):
         if getattr(config.augmentation, name):
             raise UsageError(f"config.augmentation.{name}: a mixed picture is of no one class")
-    if config.embed.labels == "tags" and config.criterion in metric.ONE_CLASS:
+    if config.task.label_field == "tags" and config.task.loss in metric.ONE_CLASS:
         raise UsageError(
-            f"config.criterion = {config.criterion!r}: it knows one class a picture, and "
-            "config.embed.labels = 'tags' gives several; take proxy_anchor"
+            f"config.task.loss = {config.task.loss!r}: it knows one class a picture, and "
+            "config.task.label_field = 'tags' gives several; take proxy_anchor"
         )
-    data, proxies = config.data, config.criterion in metric.PROXIES
+    data, proxies = config.data, config.task.loss in metric.PROXIES
     return EmbedTask(
-        models.Embedder(common.make_backbone(config), config.embed.size, classes if proxies else 0),
-        criterion=metric.make_loss(config.criterion, dict(config.embed.arguments)),
+        models.Embedder(common.make_backbone(config), config.task.embedding_dim, classes if proxies else 0),
+        criterion=metric.make_loss(config.task.loss, dict(config.task.loss_kwargs)),
         image_size=data.image_size,
         mean=data.mean,
         std=data.std,
         augmentation=common.augmentation(config),
-        grey=data.grey,
+        grey=data.grayscale,
     )

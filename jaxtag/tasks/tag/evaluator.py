@@ -151,7 +151,7 @@ class TagEvaluator:
             kept = np.flatnonzero(np.asarray(mask) > 0)
             parts.append(tuple(np.asarray(one)[kept] for one in (*rows, logits)))
             for row in np.flatnonzero(batch["mask"] > 0):
-                if len(pictures) < self._config.evaluation.pictures:
+                if len(pictures) < self._config.evaluation.num_samples_shown:
                     pictures[int(batch["index"][row])] = batch["image"][row]
         index, tags, known, logits = map(np.concatenate, zip(*parts, strict=True))
         order = np.argsort(index)

@@ -133,27 +133,27 @@ def make(config: Config, tags: int) -> TagTask:
     return TagTask(
         _model(config, tags),
         tags=tags,
-        criterion=multilabel.make_loss(config.criterion, dict(settings.arguments)),
+        criterion=multilabel.make_loss(config.task.loss, dict(settings.arguments)),
         image_size=data.image_size,
         mean=data.mean,
         std=data.std,
         augmentation=common.augmentation(config),
-        label_smoothing=config.label_smoothing,
-        weighted=settings.max_positive_weight is not None,
-        grey=data.grey,
-        mirror=config.evaluation.mirror,
-        shift=config.evaluation.shift,
+        label_smoothing=config.task.label_smoothing,
+        weighted=settings.max_pos_weight is not None,
+        grey=data.grayscale,
+        mirror=config.evaluation.tta_flip,
+        shift=config.evaluation.tta_shift,
     )
 
 
 def _model(config: Config, tags: int) -> nn.Module:
-    if config.tag.head == "linear":
+    if config.task.head == "linear":
         return common.make_backbone(config, num_classes=tags)
     settings = config.model
     return models.MLDecoder(
         common.make_backbone(config),
         tags=tags,
-        groups=config.tag.groups,
+        groups=config.task.num_queries,
         width=settings.decoder_width,
         heads=settings.decoder_heads,
         dropout=settings.dropout,

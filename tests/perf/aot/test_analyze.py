@@ -109,7 +109,7 @@ def test_parameters_whole_on_a_mesh_that_splits_them_are_named():
     assert analyze.replicated_by_accident(experiment) == []
     mesh = dataclasses.replace(config.mesh, rules=((r"mlp/fc1/kernel$", "replicate"),))
     wide = dataclasses.replace(config, mesh=mesh)
-    arguments = tuple({**dict(config.model.arguments), "width": 128, "mlp_dim": 512}.items())
+    arguments = tuple({**dict(config.model.kwargs), "width": 128, "mlp_dim": 512}.items())
     wide.model = dataclasses.replace(config.model, arguments=arguments)
     experiment = lower.plan(wide, shrinking.VOCABULARY, jax.devices())
     named = [item.path for item in analyze.replicated_by_accident(experiment)]

@@ -23,7 +23,7 @@ def attempt(config: Config) -> dict:
 
 
 def config(encoder: str = "vit_tiny_patch16", batch: int = 64) -> Config:
-    return Config(batch_size=batch, total_steps=1, model=ModelConfig(encoder=encoder))
+    return Config(batch_size=batch, total_steps=1, model=ModelConfig(backbone=encoder))
 
 
 def test_the_largest_batch_of_each_way_is_found():

@@ -20,7 +20,7 @@ from jaxtag.perf import collectives, hbm_traffic, hlo
 from jaxtag.perf.aot import analyze, lower, topologies
 
 # One of each kind; the others take longer to trace, and are slow tests.
-QUICK = ("cifar10_resnet18", "cifar10_speed", "coco_caption", "imagenet_vit", "mnist_capsnet")
+QUICK = ("cifar10_resnet18", "cifar10_airbench", "coco_caption", "imagenet_vit", "mnist_capsnet")
 
 
 def lines(placements: list[ParamSharding]) -> str:

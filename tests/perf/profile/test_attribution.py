@@ -11,7 +11,7 @@ from jaxtag.perf import hlo
 from jaxtag.perf.profile.attribution import Modules, Origins, phase
 from jaxtag.training import setup as experiments
 
-QUICK = ("cifar10_speed", "shapes_caption")
+QUICK = ("cifar10_airbench", "shapes_caption")
 OTHERS = tuple(pytest.param(n, marks=pytest.mark.slow) for n in sorted({*flags.names()} - {*QUICK}))
 
 
@@ -48,7 +48,7 @@ def test_every_operation_of_a_step_belongs_to_a_part_and_every_product_to_a_modu
 
 
 def test_paths_phases_and_lines():
-    program, origins = traced("cifar10_speed")
+    program, origins = traced("cifar10_airbench")
     products = [
         origin
         for item in program.instructions.values()

@@ -30,7 +30,7 @@ def test_a_step_is_split_into_what_the_device_waited_for(before, start, end, exp
     assert step.total == end - before
 
 
-@pytest.mark.parametrize("name", ["cifar10_speed", "corel5k_tag", "flickr8k_caption"])
+@pytest.mark.parametrize("name", ["cifar10_airbench", "corel5k_tag", "flickr8k_caption"])
 def test_a_batch_of_noise_needs_no_data_set_and_is_what_the_step_takes(name, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "absent"))
     job = measure.prepare(shrink(flags.load(name)), tmp_path, random=True)

@@ -1,7 +1,7 @@
 """A small network on CIFAR-10, as fast as it goes: airbench94 (Jordan 2024, arXiv:2404.00498).
 
     python -m jaxtag.prepare --dataset=cifar10 --source=CIFAR10
-    python -m jaxtag.train --config=cifar10_speed --workdir=runs/speed
+    python -m jaxtag.train --config=cifar10_airbench --workdir=runs/airbench
 
 The whole recipe: a whitened first convolution, alternating flip, label smoothing, a triangle for
 the learning rate, Lookahead, and in evaluation the mean over a picture, its mirror image and both
@@ -21,44 +21,44 @@ from jaxtag.config.schema import (
     ModelConfig,
     OptimizerConfig,
 )
+from jaxtag.tasks.classify.config import ClassifyConfig
 
 _DECAY = 1.33e-3
 _BIAS_RATE = 64.0  # of the norms' biases; their decay over a step is that of the others
 
 
 def get_config(total_epochs: float = 9.9) -> Config:
-    wanted = models.get_preprocessing("airbench")
+    wanted = models.get_preprocessing("airbench94")
     return Config(
-        task="classify",
+        task=ClassifyConfig(label_smoothing=0.2),
         batch_size=1000,
         total_epochs=total_epochs,
         log_every=10,
         evaluate_every=250,
         checkpoint_every=250,
-        label_smoothing=0.2,
         data=DataConfig(
             dataset="cifar10",
             evaluation_split="test",
             image_size=32,
-            crop_area=(1.0, 1.0),
+            crop_scale=(1.0, 1.0),
             flip=True,
             mean=wanted.mean,
             std=wanted.std,
         ),
-        model=ModelConfig(encoder="airbench"),
-        augmentation=AugmentationConfig(alternate=True, crop_padding=2, crop_border="reflect"),
+        model=ModelConfig(backbone="airbench94"),
+        augmentation=AugmentationConfig(alternating_flip=True, crop_padding=2, crop_padding_mode="reflect"),
         optimizer=OptimizerConfig(
             name="sgd",
-            arguments=(("momentum", 0.85), ("nesterov", True)),
+            kwargs={"momentum": 0.85, "nesterov": True},
             learning_rate=1.5,
             schedule="triangular",
-            final_factor=0.07,
+            min_lr_ratio=0.07,
             weight_decay=_DECAY,
-            decay_rules=((r"norm\d/bias$", 1 / _BIAS_RATE), (r".*", 1.0)),
-            rate_rules=((r"whiten/", 0.0), (r"norm\d/bias$", _BIAS_RATE), (r".*", 1.0)),
-            clip_norm=None,
+            wd_mults=((r"norm\d/bias$", 1 / _BIAS_RATE), (r".*", 1.0)),
+            lr_mults=((r"whiten/", 0.0), (r"norm\d/bias$", _BIAS_RATE), (r".*", 1.0)),
+            grad_clip_norm=None,
             ema_decay=0.95,
-            lookahead=5,
+            lookahead_steps=5,
         ),
-        evaluation=EvaluationConfig(batch_size=500, mirror=True, shift=1),
+        evaluation=EvaluationConfig(batch_size=500, tta_flip=True, tta_shift=1),
     )
