@@ -61,7 +61,7 @@ def main() -> None:
         return
     import jax
 
-    from jaxtag.models import generate
+    from jaxtag.decoding.generate import generate
 
     with tempfile.TemporaryDirectory() as folder, turns.peer(args, Path(folder)) as ask:
         for method in BEAMS:

@@ -14,7 +14,8 @@ from stored import REFERENCES
 
 from jaxtag.decoding import generate as generation
 from jaxtag.decoding.cached_decoder import GenerationConfig
-from jaxtag.models import Captioner, Decoder, ViT, generate
+from jaxtag.decoding.generate import generate
+from jaxtag.models import Captioner, Decoder, ViT
 from jaxtag.weights import param_mapping
 from jaxtag.weights.mappings import captioner
 
