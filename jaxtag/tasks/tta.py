@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 
 def predict(
-    model: Callable[[jax.Array], Any], images: jax.Array, *, mirror: bool, shift: int
+    model: Callable[[jax.Array], Any], images: jax.Array, *, flip: bool, shift: int
 ) -> jax.Array:
     """The mean of `model(view)` over the views of `images` [B, H, W, C].
 
-    They are the picture; with `mirror` its mirror image too; with `shift` pixels both moved to the
+    They are the picture; with `flip` its mirror image too; with `shift` pixels both moved to the
     upper left and to the lower right by as many, the border reflected: these two have half of
     the weight, as in airbench (Jordan 2024, arXiv:2404.00498, section 3.5).
     """
@@ -23,7 +23,7 @@ def predict(
         height, width = images.shape[1:3]
         views += [padded[:, :height, :width], padded[:, 2 * shift :, 2 * shift :]]
         weights = [0.5, 0.25, 0.25]
-    if mirror:
+    if flip:
         views += [view[:, :, ::-1] for view in views]
         weights = [weight / 2 for weight in weights * 2]
     if len(views) == 1:

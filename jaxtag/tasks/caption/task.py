@@ -1,131 +1,216 @@
-"""The task of captioning: what a loss, a prediction and a metric mean."""
+"""Image captioning: a backbone and a transformer decoder with cross-attention to its features."""
 
 import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from absl import logging
+from jax.sharding import Mesh
 
-from jaxtag import augment, models
+from jaxtag import models
 from jaxtag.config.schema import Config
-from jaxtag.data import pipeline, transforms
-from jaxtag.data import targets as fields
+from jaxtag.data import sources, targets, transforms
+from jaxtag.data.sources import DataSource
 from jaxtag.data.tokenizer import PAD, Tokenizer
+from jaxtag.decoding import generate as decoding
+from jaxtag.decoding.cached_decoder import GenerationConfig
+from jaxtag.distributed import mesh as meshes
+from jaxtag.errors import UsageError
 from jaxtag.tasks import common
+from jaxtag.tasks.base import Batch, Evaluation, EvaluationStep, LossOutput, Predict, Row, Task
+from jaxtag.tasks.caption.config import CaptionConfig
+from jaxtag.tasks.caption.evaluation import CaptionEvaluation, caption_scores
 
-Batch = dict[str, jax.Array]
 _VOCABULARY_MULTIPLE = 64  # the embedding is padded, so that it splits over devices and fills tiles
 
 
-@dataclasses.dataclass(frozen=True)
-class CaptionTask:
-    """Pure functions of (variables, batch, key).
+class CaptionTask(Task):
+    """Image captioning.
 
-    A batch has `image` uint8 [B, S, S, 3], `tokens` int32 [B, K, L] (K captions of a picture,
-    BOS … EOS and padding) and `mask` float32 [B] (0: padding, or a picture that was broken).
+    A batch holds `tokens` int32 [B, K, L]: K captions of an image, BOS … EOS and padding.
     """
 
-    model: nn.Module
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augmentation: augment.Augmentation
-    label_smoothing: float = 0.0
+    config_class = CaptionConfig
+    headline_metrics = ("CIDEr", "BLEU-4", "perplexity", "token_accuracy")
+    vocabulary_file = "tokenizer.json"
+    contact_sheet = "captions.png"
 
-    def init(self, key: jax.Array) -> Any:
-        """Variables of the model."""
-        images = jnp.zeros((1, self.image_size, self.image_size, 3), jnp.float32)
-        tokens = jnp.zeros((1, 1, self.model.decoder.max_length - 1), jnp.int32)
-        return self.model.init(key, images, tokens)
+    @classmethod
+    def build_vocabulary(cls, config: Config, source: DataSource) -> Tokenizer:
+        """A tokenizer trained on the training captions."""
+        captions = list(itertools.chain.from_iterable(sources.iter_captions(source)))
+        tokenizer = Tokenizer.train(captions, config.task.vocab_size, config.task.lowercase)
+        tokenizer.encode(captions, config.task.max_length)
+        if tokenizer.truncated:
+            logging.warning(
+                "%d of %d captions are longer than config.task.max_length = %d tokens and are cut",
+                tokenizer.truncated,
+                len(captions),
+                config.task.max_length,
+            )
+        return tokenizer
+
+    @classmethod
+    def load_vocabulary(cls, path: Path) -> Tokenizer:
+        return Tokenizer.load(path)
+
+    @classmethod
+    def published_vocabulary(cls, config: Config) -> str:
+        return "tokens"
+
+    def make_model(self) -> nn.Module:
+        settings, text = self.config.model, self.config.task
+        padded = -(-len(self.vocabulary) // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+        decoder = models.Decoder(
+            vocab_size=settings.decoder_vocab_size or padded,
+            max_length=text.max_length,
+            width=settings.decoder_width,
+            depth=settings.decoder_depth,
+            heads=settings.decoder_heads,
+            mlp_dim=4 * settings.decoder_width,
+            dropout=settings.dropout,
+            attention_dropout=settings.dropout,
+            dtype=common.compute_dtype(settings.dtype),
+            scan=common.resolve_scan(settings.scan),
+            remat=common.resolve_remat(settings),
+        )
+        return models.Captioner(common.make_backbone(self.config), decoder)
 
     @property
     def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
         """The encoder."""
         return self.model.encoder, ("encoder",)
 
-    def images(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """Pictures as the model takes them, [B, S, S, 3] float32; augmented if there is a key."""
-        images = batch["image"]
-        if key is not None:
-            images = self.augmentation.images(images, key, batch)
-        return augment.normalize(images, self.mean, self.std)
+    def init(self, key: jax.Array) -> Any:
+        size = self.config.data.image_size
+        images = jnp.zeros((1, size, size, 3), jnp.float32)
+        tokens = jnp.zeros((1, 1, self.model.decoder.max_length - 1), jnp.int32)
+        return self.model.init(key, images, tokens)
 
-    def loss(
-        self, variables: Any, batch: Batch, key: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]], Any]:
+    def image_transform(self, train: bool) -> transforms.ImageTransform:
+        """Evaluation sees whole images, squashed: a crop may lose what a caption names."""
+        data = self.config.data
+        if not train or data.crop_scale == (1.0, 1.0):
+            return transforms.Resize(data.image_size)
+        return transforms.RandomResizedCrop(data.image_size, data.crop_scale, data.crop_ratio)
+
+    def targets(self, train: bool) -> dict[str, targets.Target]:
+        text = self.config.task
+        tokens = targets.CaptionTokens(
+            self.vocabulary, text.max_length, per_picture=text.captions_per_image, random=train
+        )
+        return {"tokens": tokens}
+
+    def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
         """Cross-entropy of the next token (Vinyals et al. 2015, section 3), in nats.
 
-        Args:
-          key: random key of a training step; None in evaluation (no augmentation, no dropout).
-
-        Returns:
-          (sum over the tokens of each picture [B], number of tokens of each picture [B],
-          metrics as (sum, count), the model's changed collections).
+        The loss of an image [B] is the sum over the tokens of its captions, its weight their
+        number.
         """
         augment_key, dropout_key = (None, None) if key is None else jax.random.split(key)
-        inputs, targets = batch["tokens"][:, :, :-1], batch["tokens"][:, :, 1:]
-        images = self.images(batch, augment_key)
+        inputs, labels = batch["tokens"][:, :, :-1], batch["tokens"][:, :, 1:]
+        images = batch["image"]
+        if augment_key is not None:
+            images = self.augmentation.images(images, augment_key, batch)
+        images = self.normalize(images)
         outputs, changed = common.apply_model(
             self.model, variables, images, inputs, key=dropout_key
         )
         logits = outputs["logits"].astype(jnp.float32)
-        weights = (targets != PAD) * batch["mask"][:, None, None]
-        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        losses = entropy
-        if key is not None and self.label_smoothing:
-            uniform = entropy + jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+        weights = (labels != PAD) * batch["mask"][:, None, None]
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        losses, smoothing = entropy, self.config.task.label_smoothing
+        if key is not None and smoothing:
+            uniform = entropy + jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
             uniform -= logits.mean(-1)  # -mean(log softmax)
-            losses = (1 - self.label_smoothing) * entropy + self.label_smoothing * uniform
+            losses = (1 - smoothing) * entropy + smoothing * uniform
         count = weights.sum()
-        right = (logits.argmax(-1) == targets) * weights
+        correct = (logits.argmax(-1) == labels) * weights
         metrics = {
             "loss": ((losses * weights).sum(), count),
             "cross_entropy": ((entropy * weights).sum(), count),
-            "token_accuracy": (right.sum(), count),
+            "token_accuracy": (correct.sum(), count),
         }
-        return (losses * weights).sum((1, 2)), weights.sum((1, 2)), metrics, changed
+        return LossOutput((losses * weights).sum((1, 2)), weights.sum((1, 2)), metrics, changed)
 
+    def make_generate(self) -> Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]:
+        """A compiled (variables, batch, key) -> {"tokens" int32 [B, L], "scores" float32 [B]}.
 
-def make(config: Config, vocab_size: int) -> CaptionTask:
-    """The task with its model, as the configuration says."""
-    model = config.model
-    encoder = common.make_backbone(config)
-    decoder = models.Decoder(
-        vocab_size=model.decoder_vocab_size
-        or -(-vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE,
-        max_length=config.task.max_length,
-        width=model.decoder_width,
-        depth=model.decoder_depth,
-        heads=model.decoder_heads,
-        mlp_dim=4 * model.decoder_width,
-        dropout=model.dropout,
-        attention_dropout=model.dropout,
-        dtype=common.compute_dtype(model.dtype),
-        scan=common.resolve_scan(model.scan),
-        remat=common.resolve_remat(model),
-    )
-    return CaptionTask(
-        models.Captioner(encoder, decoder),
-        image_size=config.data.image_size,
-        mean=config.data.mean,
-        std=config.data.std,
-        augmentation=common.augmentation(config),
-        label_smoothing=config.task.label_smoothing,
-    )
+        Raises:
+            UsageError: config.task.decoding makes no sense or does not fit the model.
+        """
+        settings = {
+            **dataclasses.asdict(self.config.task.decoding),
+            "max_length": self.config.task.max_length,
+            "bos_id": self.vocabulary.bos_id,
+            "eos_id": self.vocabulary.eos_id,
+            "pad_id": PAD,
+        }
+        try:
+            decoding.validate(self.model, GenerationConfig(**settings))
+        except ValueError as error:
+            raise UsageError(f"config.task.decoding: {error}") from error
 
+        @jax.jit
+        def generate(variables: Any, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+            images = self.normalize(batch["image"])
+            return decoding.generate(self.model, variables, images, rng=key, **settings)
 
-def example(config: Config, tokenizer: Tokenizer, train: bool) -> pipeline.ExampleSpec:
-    """How a record becomes a row of a batch. Evaluation sees whole pictures, squashed."""
-    data, text = config.data, config.task
-    whole = not train or data.crop_scale == (1.0, 1.0)
-    image = (
-        transforms.Resize(data.image_size)
-        if whole
-        else transforms.RandomResizedCrop(data.image_size, data.crop_scale, data.crop_ratio)
-    )
-    tokens = fields.CaptionTokens(
-        tokenizer, text.length, per_picture=text.captions_per_image, random=train
-    )
-    return pipeline.ExampleSpec(image, {"tokens": tokens})
+        return generate
+
+    def make_predict(self) -> Predict:
+        return self.make_generate()
+
+    def rows(self, outputs: dict[str, np.ndarray]) -> list[Row]:
+        """The caption and its score.
+
+        A score is the log-probability, with beam search divided by the length penalty.
+        """
+        texts = self.vocabulary.decode_batch(outputs["tokens"])
+        scores = [round(float(score), 4) for score in outputs["scores"]]
+        return [{"caption": t, "score": s} for t, s in zip(texts, scores, strict=True)]
+
+    def make_evaluation_step(self, mesh: Mesh) -> EvaluationStep:
+        metrics = jax.jit(
+            meshes.with_mesh(mesh, lambda variables, batch: self.loss(variables, batch, None)[2]),
+            out_shardings=meshes.replicated(mesh),
+        )
+        generate = meshes.with_mesh(mesh, self.make_generate())
+
+        def step(variables: Any, batch: Batch, key: jax.Array) -> Any:
+            sums = metrics(variables, batch)
+            return sums, {"tokens": generate(variables, batch, key)["tokens"]}
+
+        return step
+
+    def evaluate(
+        self,
+        sums: dict[str, np.ndarray],
+        rows: dict[str, np.ndarray],
+        index: np.ndarray,
+        images: dict[int, np.ndarray],
+        source: DataSource,
+    ) -> Evaluation:
+        metrics = {name: float(total / max(count, 1e-9)) for name, (total, count) in sums.items()}
+        metrics["perplexity"] = math.exp(min(metrics["cross_entropy"], 700.0))
+        del metrics["loss"]
+        texts = self.vocabulary.decode_batch(rows["tokens"])
+        captions = dict(zip(index.tolist(), texts, strict=True))
+        references = {
+            position: list(texts)
+            for position, texts in enumerate(sources.iter_captions(source))
+            if position in captions
+        }
+        metrics |= caption_scores(captions, references, source)
+        metrics["examples"] = len(captions)
+        return CaptionEvaluation(
+            metrics, rows, index, images, captions, references, source, self.config.seed
+        )

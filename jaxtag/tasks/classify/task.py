@@ -1,190 +1,163 @@
-"""The task of classification: what a loss, a prediction and a metric mean."""
+"""Single-label classification: model, loss, predictions and what evaluation adds up."""
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
-from jaxtag import augment
-from jaxtag.config.schema import Config
-from jaxtag.data import pipeline, transforms
-from jaxtag.data import targets as fields
-from jaxtag.losses.capsule_margin import margin_loss
+from jaxtag.data import targets
+from jaxtag.data.sources import DataSource
+from jaxtag.distributed import mesh as meshes
+from jaxtag.losses import classification
 from jaxtag.tasks import common, tta
+from jaxtag.tasks.base import (
+    Batch,
+    Evaluation,
+    EvaluationStep,
+    LossOutput,
+    Predict,
+    Row,
+    Task,
+    top_rows,
+)
+from jaxtag.tasks.classify.config import ClassifyConfig
+from jaxtag.tasks.classify.evaluation import ClassEvaluation, classification_metrics
 
-Batch = dict[str, jax.Array]
 _CONFIDENCE_BINS = 15
-# Of the squared error of a capsule network's reconstruction (Sabour et al. 2017, section 4.1).
+# Weight of the squared error of a capsule network's reconstruction (Sabour et al. 2017, 4.1).
 _RECONSTRUCTION_WEIGHT = 0.0005
+_TOP_CLASSES = 5  # in a row of predictions
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassifyTask:
-    """Pure functions of (variables, batch, key).
+class ClassifyTask(Task):
+    """Classification of images into one class each.
 
-    A batch has `image` uint8 [B, S, S, 3], `label` int32 [B] and `mask` float32 [B] (0: padding,
-    or a picture that was broken).
-
-    Attributes:
-      image_size: S.
-      grey: the model sees one channel, the mean of the three.
-      criterion: "softmax" (cross-entropy) or "margin" (of capsule lengths).
-      mirror, shift: a prediction is the mean over views of a picture (see `views`).
+    A batch holds `label` int32 [B]. A prediction is the mean over views of an image where
+    `config.evaluation.tta_flip` or `tta_shift` say so (see `tta`).
     """
 
-    model: nn.Module
-    classes: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augmentation: augment.Augmentation
-    grey: bool = False
-    criterion: str = "softmax"
-    label_smoothing: float = 0.0
-    mirror: bool = False
-    shift: int = 0
+    config_class = ClassifyConfig
+    headline_metrics = ("top1", "top5", "cross_entropy", "calibration_error")
+    contact_sheet = "classes.png"
 
-    def init(self, key: jax.Array) -> Any:
-        """Variables of the model."""
-        channels = 1 if self.grey else 3
-        images = jnp.zeros((1, self.image_size, self.image_size, channels), jnp.float32)
-        return self.model.init(key, images)
+    def __init__(self, config: Any, vocabulary: Any, model: nn.Module | None = None):
+        super().__init__(config, vocabulary, model)
+        self.num_classes = len(vocabulary)
+        self.loss_name = config.task.loss
+        self._loss = classification.make_loss(config.task.loss, config.task.loss_kwargs)
 
-    @property
-    def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
-        """The model itself."""
-        return self.model, ()
+    def make_model(self) -> nn.Module:
+        return common.make_backbone(self.config, num_classes=len(self.vocabulary))
 
-    def images(self, images: jax.Array) -> jax.Array:
-        """Pictures [B, S, S, 3] as the model takes them, [B, S, S, C] float32."""
-        return augment.normalize(images, self.mean, self.std, grey=self.grey)
+    def targets(self, train: bool) -> dict[str, targets.Target]:
+        del train
+        return {"label": targets.ClassLabel()}
 
-    def loss(
-        self, variables: Any, batch: Batch, key: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]], Any]:
-        """The criterion, in nats for "softmax".
-
-        Args:
-          key: random key of a training step; None in evaluation (no augmentation, no dropout).
-
-        Returns:
-          (loss of each picture [B], its weight [B], metrics as (sum, count), the model's changed
-          collections).
-        """
-        images, targets = batch["image"], jax.nn.one_hot(batch["label"], self.classes)
+    def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
+        """The configured loss of each image [B]; in nats for "softmax"."""
+        images, labels = batch["image"], jax.nn.one_hot(batch["label"], self.num_classes)
         if key is None:
-            images, model_key = self.images(images), None
+            images, model_key = self.normalize(images), None
         else:
             augment_key, mix_key, model_key = jax.random.split(key, 3)
-            images = self.images(self.augmentation.images(images, augment_key, batch))
-            images, targets = self.augmentation.mix(images, targets, mix_key)
-        rebuilds = getattr(self.model, "reconstruct", False)
-        labels = {"labels": batch["label"]} if rebuilds else {}
-        outputs, changed = common.apply_model(
-            self.model, variables, images, key=model_key, **labels
-        )
-        losses = self._losses(outputs["logits"], targets, smooth=key is not None)
-        if rebuilds:
-            pixels = images * jnp.asarray(self.std) + jnp.asarray(self.mean)
+            images = self.normalize(self.augmentation.images(images, augment_key, batch))
+            images, labels = self.augmentation.mix(images, labels, mix_key)
+        reconstructs = getattr(self.model, "reconstruct", False)
+        inputs = {"labels": batch["label"]} if reconstructs else {}
+        outputs, changed = common.apply_model(self.model, variables, images, key=model_key, **inputs)
+        smoothing = 0.0 if key is None else self.config.task.label_smoothing
+        losses = self._loss(outputs["logits"].astype(jnp.float32), labels, smoothing)
+        if reconstructs:
+            data = self.config.data
+            pixels = images * jnp.asarray(data.std) + jnp.asarray(data.mean)
             error = jnp.square(outputs["reconstruction"] - pixels).sum((1, 2, 3))
             losses += _RECONSTRUCTION_WEIGHT * error
         mask = batch["mask"]
-        right = (outputs["logits"].argmax(-1) == batch["label"]) * mask
+        correct = (outputs["logits"].argmax(-1) == batch["label"]) * mask
         metrics = {
             "loss": ((losses * mask).sum(), mask.sum()),
-            "accuracy": (right.sum(), mask.sum()),
+            "accuracy": (correct.sum(), mask.sum()),
         }
-        return losses * mask, mask, metrics, changed
-
-    def _losses(self, logits: jax.Array, targets: jax.Array, smooth: bool) -> jax.Array:
-        logits = logits.astype(jnp.float32)
-        if self.criterion == "margin":
-            return margin_loss(logits, targets)
-        if smooth and self.label_smoothing:
-            targets = (1 - self.label_smoothing) * targets + self.label_smoothing / self.classes
-        return -(targets * jax.nn.log_softmax(logits)).sum(-1)
+        return LossOutput(losses * mask, mask, metrics, changed)
 
     def predict(self, variables: Any, batch: Batch) -> jax.Array:
-        """Probabilities float32 [B, classes]."""
+        """Probabilities float32 [B, C]."""
+        is_margin = self.loss_name == "margin"
 
         def scores(images: jax.Array) -> jax.Array:
             logits = common.apply_model(self.model, variables, images, key=None)[0]["logits"]
             logits = logits.astype(jnp.float32)
-            return logits if self.criterion == "margin" else jax.nn.softmax(logits)
+            return logits if is_margin else jax.nn.softmax(logits)
 
-        images = self.images(batch["image"])
-        found = tta.predict(scores, images, mirror=self.mirror, shift=self.shift)
-        if self.criterion == "margin":
-            return found / jnp.maximum(found.sum(-1, keepdims=True), 1e-9)
-        return found
+        settings = self.config.evaluation
+        mean = tta.predict(
+            scores,
+            self.normalize(batch["image"]),
+            flip=settings.tta_flip,
+            shift=settings.tta_shift,
+        )
+        if is_margin:
+            return mean / jnp.maximum(mean.sum(-1, keepdims=True), 1e-9)
+        return mean
+
+    def make_predict(self) -> Predict:
+        predict = jax.jit(self.predict)
+        return lambda variables, batch, key: {"probabilities": predict(variables, batch)}
+
+    def rows(self, outputs: dict[str, np.ndarray]) -> list[Row]:
+        """The likeliest classes and their probabilities."""
+        names = self.vocabulary.names
+        return [{"tags": top_rows(p, names, _TOP_CLASSES)} for p in outputs["probabilities"]]
 
     def score(
         self, variables: Any, batch: Batch
-    ) -> tuple[dict[str, jax.Array], tuple[jax.Array, jax.Array]]:
-        """What evaluation adds up over batches, as `finish` takes it; (class, probability) [B]."""
-        chances, mask = self.predict(variables, batch), batch["mask"]
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """What evaluation adds up over batches, and each image's class and its probability."""
+        probabilities, mask = self.predict(variables, batch), batch["mask"]
         labels = batch["label"]
-        own = jnp.take_along_axis(chances, labels[:, None], 1)
-        rank = (chances > own).sum(-1)
-        confidence, guess = chances.max(-1), chances.argmax(-1)
-        right = (guess == labels) * mask
-        place = jnp.clip((confidence * _CONFIDENCE_BINS).astype(jnp.int32), 0, _CONFIDENCE_BINS - 1)
-        bins = jax.nn.one_hot(place, _CONFIDENCE_BINS) * mask[:, None]
-        truth = jax.nn.one_hot(labels, self.classes) * mask[:, None]
-        guesses = jax.nn.one_hot(guess, self.classes)
+        own = jnp.take_along_axis(probabilities, labels[:, None], 1)
+        rank = (probabilities > own).sum(-1)
+        confidence, prediction = probabilities.max(-1), probabilities.argmax(-1)
+        correct = (prediction == labels) * mask
+        bin_index = (confidence * _CONFIDENCE_BINS).astype(jnp.int32)
+        bin_index = jnp.clip(bin_index, 0, _CONFIDENCE_BINS - 1)
+        bins = jax.nn.one_hot(bin_index, _CONFIDENCE_BINS) * mask[:, None]
+        truth = jax.nn.one_hot(labels, self.num_classes) * mask[:, None]
+        predictions = jax.nn.one_hot(prediction, self.num_classes)
         sums = {
             "count": mask.sum(),
             "cross_entropy": (-jnp.log(jnp.maximum(own[:, 0], 1e-30)) * mask).sum(),
-            "top1": right.sum(),
+            "top1": correct.sum(),
             "top5": ((rank < 5) * mask).sum(),
-            "bins": jnp.stack([bins.sum(0), confidence @ bins, right @ bins]),
-            "confusion": truth.T @ guesses,
+            "bins": jnp.stack([bins.sum(0), confidence @ bins, correct @ bins]),
+            "confusion": truth.T @ predictions,
         }
-        return sums, (guess, confidence)
+        return sums, {"prediction": prediction, "confidence": confidence}
 
+    def make_evaluation_step(self, mesh: Mesh) -> EvaluationStep:
+        score = jax.jit(
+            meshes.with_mesh(mesh, self.score), out_shardings=meshes.replicated(mesh)
+        )
 
-def finish(sums: dict[str, Any]) -> dict[str, float]:
-    """Metrics from the sums of `ClassifyTask.score`.
+        def step(variables: Any, batch: Batch, key: jax.Array) -> Any:
+            del key
+            sums, rows = score(variables, batch)
+            return sums, {**rows, "label": batch["label"]}
 
-    calibration_error: the mean gap between confidence and accuracy over 15 equal bins of the
-    confidence, weighted by their counts (Guo et al. 2017, arXiv:1706.04599, section 2).
-    """
-    count = max(float(sums["count"]), 1e-9)
-    _, confidence, right = sums["bins"]
-    metrics = {name: float(sums[name]) / count for name in ("top1", "top5", "cross_entropy")}
-    metrics["calibration_error"] = float(abs(confidence - right).sum()) / count
-    metrics["examples"] = float(sums["count"])
-    return metrics
+        return step
 
-
-def make(config: Config, classes: int) -> ClassifyTask:
-    """The task with its model, as the configuration says."""
-    data = config.data
-    return ClassifyTask(
-        common.make_backbone(config, num_classes=classes),
-        classes=classes,
-        image_size=data.image_size,
-        mean=data.mean,
-        std=data.std,
-        augmentation=common.augmentation(config),
-        grey=data.grayscale,
-        criterion=config.task.loss,
-        label_smoothing=config.task.label_smoothing,
-        mirror=config.evaluation.tta_flip,
-        shift=config.evaluation.tta_shift,
-    )
-
-
-def example(config: Config, _: Any, train: bool) -> pipeline.ExampleSpec:
-    """How a record becomes a row of a batch."""
-    data = config.data
-    whole = data.crop_scale == (1.0, 1.0)
-    if train and not whole:
-        image = transforms.RandomResizedCrop(data.image_size, data.crop_scale, data.crop_ratio)
-    elif whole or data.eval_crop_pct is None:
-        image = transforms.Resize(data.image_size)
-    else:
-        image = transforms.CenterCrop(data.image_size, data.eval_crop_pct)
-    return pipeline.ExampleSpec(image, {"label": fields.ClassLabel()})
+    def evaluate(
+        self,
+        sums: dict[str, np.ndarray],
+        rows: dict[str, np.ndarray],
+        index: np.ndarray,
+        images: dict[int, np.ndarray],
+        source: DataSource,
+    ) -> Evaluation:
+        del source
+        metrics = classification_metrics(sums)
+        confusion = sums["confusion"].astype(np.int64)
+        return ClassEvaluation(metrics, rows, index, images, confusion, self.vocabulary)

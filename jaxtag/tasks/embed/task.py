@@ -1,131 +1,137 @@
-"""The task of deep metric learning: what shares a class, or a tag, lies near each other."""
+"""Deep metric learning: images that share a class, or a tag, become neighboring vectors."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
-from jaxtag import augment, models
+from jaxtag import models
 from jaxtag.config.schema import Config
-from jaxtag.data import pipeline
-from jaxtag.data.labels import LabelNames
+from jaxtag.data import samplers, sources, targets
+from jaxtag.data.sources import DataSource
+from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError
 from jaxtag.losses import metric
 from jaxtag.losses.metric import pair_masks
+from jaxtag.metrics import retrieval
 from jaxtag.tasks import common
-from jaxtag.tasks.classify import task as classify
-from jaxtag.tasks.tag import task as tag
+from jaxtag.tasks.base import Batch, Evaluation, EvaluationStep, LossOutput, Predict, Row, Task
+from jaxtag.tasks.embed.config import EmbedConfig
+from jaxtag.tasks.embed.evaluation import EmbeddingEvaluation
 
-Batch = dict[str, jax.Array]
 
+class EmbedTask(Task):
+    """Deep metric learning with any backbone and a loss over the whole batch.
 
-@dataclasses.dataclass(frozen=True)
-class EmbedTask:
-    """Pure functions of (variables, batch, key).
-
-    A batch has `image` uint8 [B, S, S, 3], `label` int32 [B] or `tags` and `known` uint8 [B, T] (as
-    TagTask's), and `mask` float32 [B] (0: padding, or a picture that was broken).
-
-    Attributes:
-      criterion: (embeddings [B, D], labels [B], mask [B], proxies [C, D] where the model has them)
-        → (sum, weight), as `metric_losses` makes it.
-      image_size: S.
-      grey: the model sees one channel, the mean of the three.
+    A batch holds `label` int32 [B], or `tags` and `known` uint8 [B, T] as TagTask's.
     """
 
-    model: models.Embedder
-    criterion: Callable[..., tuple[jax.Array, jax.Array]]
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augmentation: augment.Augmentation
-    grey: bool = False
+    config_class = EmbedConfig
+    headline_metrics = ("map@r", "recall@1", "r_precision", "nmi")
+    contact_sheet = "neighbours.png"
+    loss_per_example = False
 
-    def init(self, key: jax.Array) -> Any:
-        """Variables of the model."""
-        channels = 1 if self.grey else 3
-        images = jnp.zeros((1, self.image_size, self.image_size, channels), jnp.float32)
-        return self.model.init(key, images)
+    def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
+        if config.task.label_field == "tags" and config.task.loss in metric.ONE_CLASS:
+            raise UsageError(
+                f"config.task.loss = {config.task.loss!r}: it takes one class per image, and "
+                "config.task.label_field = 'tags' gives several; take proxy_anchor"
+            )
+        super().__init__(config, vocabulary, model)
+        self._loss = metric.make_loss(config.task.loss, config.task.loss_kwargs)
+
+    @classmethod
+    def label_field(cls, config: Config) -> str:
+        return config.task.label_field
+
+    def make_model(self) -> nn.Module:
+        settings = self.config.task
+        proxies = len(self.vocabulary) if settings.loss in metric.PROXIES else 0
+        return models.Embedder(common.make_backbone(self.config), settings.embedding_dim, proxies)
 
     @property
     def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
         """What the embedding is a linear function of."""
         return self.model.backbone, ("backbone",)
 
-    def images(self, images: jax.Array) -> jax.Array:
-        """Pictures [B, S, S, 3] as the model takes them, [B, S, S, C] float32."""
-        return augment.normalize(images, self.mean, self.std, grey=self.grey)
+    def targets(self, train: bool) -> dict[str, targets.Target]:
+        del train
+        if self.config.task.label_field == "label":
+            return {"label": targets.ClassLabel()}
+        return {
+            "tags": targets.MultiHot("tags", self.vocabulary),
+            "known": targets.MultiHot("unknown_tags", self.vocabulary, mark=0),
+        }
 
-    def loss(
-        self, variables: Any, batch: Batch, key: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]], Any]:
-        """The criterion over the whole batch, on all devices.
+    def make_sampler(self, source: DataSource) -> Callable[[int], np.ndarray]:
+        """Batches of as many images of each of their classes."""
+        return samplers.ClassBalancedSampler(
+            sources.indices_by_class(source, self.config.task.label_field),
+            batch_size=self.config.batch_size,
+            per_class=self.config.task.samples_per_class,
+            seed=self.config.seed,
+        )
 
-        Args:
-          key: random key of a training step; None in evaluation (no augmentation, no dropout).
-
-        Returns:
-          (loss sum [], weight [], metrics as (sum, count), the model's changed collections).
-        """
+    def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
+        """The configured loss over the whole batch, on all devices: loss and weight are []."""
         images, model_key = batch["image"], None
         if key is not None:
             augment_key, model_key = jax.random.split(key)
             images = self.augmentation.images(images, augment_key, batch)
-        images = self.images(images)
+        images = self.normalize(images)
         outputs, changed = common.apply_model(self.model, variables, images, key=model_key)
         proxies = [outputs["proxies"]] if "proxies" in outputs else []
-        total, weight = self.criterion(
-            outputs["embedding"], _labels(batch), batch["mask"], *proxies
-        )
-        return total, weight, {"loss": (total, weight)}, changed
+        total, weight = self._loss(outputs["embedding"], _labels(batch), batch["mask"], *proxies)
+        return LossOutput(total, weight, {"loss": (total, weight)}, changed)
 
     def embed(self, variables: Any, images: jax.Array) -> jax.Array:
-        """Pictures uint8 [B, S, S, 3] as vectors of length 1, float32 [B, D]."""
-        inputs = self.images(images)
+        """Images uint8 [B, S, S, 3] as vectors of length 1, float32 [B, D]."""
+        inputs = self.normalize(images)
         return common.apply_model(self.model, variables, inputs, key=None)[0]["embedding"]
+
+    def make_predict(self) -> Predict:
+        embed = jax.jit(self.embed)
+        return lambda variables, batch, key: {"embedding": embed(variables, batch["image"])}
+
+    def rows(self, outputs: dict[str, np.ndarray]) -> list[Row]:
+        """The vector of each image."""
+        return [
+            {"embedding": [round(float(x), 6) for x in vector]} for vector in outputs["embedding"]
+        ]
+
+    def make_evaluation_step(self, mesh: Mesh) -> EvaluationStep:
+        embed = jax.jit(
+            meshes.with_mesh(mesh, self.embed), out_shardings=meshes.replicated(mesh)
+        )
+        field = self.config.task.label_field
+
+        def step(variables: Any, batch: Batch, key: jax.Array) -> Any:
+            del key
+            return {}, {"embedding": embed(variables, batch["image"]), "label": batch[field]}
+
+        return step
+
+    def evaluate(
+        self,
+        sums: dict[str, np.ndarray],
+        rows: dict[str, np.ndarray],
+        index: np.ndarray,
+        images: dict[int, np.ndarray],
+        source: DataSource,
+    ) -> Evaluation:
+        del sums
+        if rows["label"].ndim > 1:
+            rows = {**rows, "label": rows["label"].astype(bool)}
+        metrics = retrieval.retrieval_metrics(rows["embedding"], rows["label"], self.config.seed)
+        return EmbeddingEvaluation(metrics, rows, index, images, self, source)
 
 
 def _labels(batch: Batch) -> jax.Array:
-    """As `metric_losses` takes them."""
+    """Labels as `losses.metric` takes them."""
     if "label" in batch:
         return batch["label"]
     return jnp.where(batch["known"] > 0, batch["tags"], pair_masks.UNKNOWN).astype(jnp.int8)
-
-
-def example(config: Config, classes: LabelNames, train: bool) -> pipeline.ExampleSpec:
-    """How a record becomes a row of a batch: that of a classifier, or of a tagger."""
-    kind = tag if config.task.label_field == "tags" else classify
-    return kind.example(config, classes, train)
-
-
-def make(config: Config, classes: int) -> EmbedTask:
-    """The task with its model, as the configuration says.
-
-    Raises UsageError where a setting does not go with a loss over a whole batch.
-    """
-    if config.optimizer.grad_accum_steps > 1:
-        raise UsageError(
-            "config.optimizer.grad_accum_steps: a picture is compared with all of the batch, which "
-            "cannot be computed in parts; take a smaller config.batch_size"
-        )
-    for name in ("mixup", "cutmix"):
-        if getattr(config.augmentation, name):
-            raise UsageError(f"config.augmentation.{name}: a mixed picture is of no one class")
-    if config.task.label_field == "tags" and config.task.loss in metric.ONE_CLASS:
-        raise UsageError(
-            f"config.task.loss = {config.task.loss!r}: it knows one class a picture, and "
-            "config.task.label_field = 'tags' gives several; take proxy_anchor"
-        )
-    data, proxies = config.data, config.task.loss in metric.PROXIES
-    return EmbedTask(
-        models.Embedder(common.make_backbone(config), config.task.embedding_dim, classes if proxies else 0),
-        criterion=metric.make_loss(config.task.loss, dict(config.task.loss_kwargs)),
-        image_size=data.image_size,
-        mean=data.mean,
-        std=data.std,
-        augmentation=common.augmentation(config),
-        grey=data.grayscale,
-    )

@@ -1,4 +1,4 @@
-"""How the logits of a tagger become scores and tags; chosen on validation, kept with the run."""
+"""Calibration of a tagger: from logits to scores and tags, fitted on validation data."""
 
 import dataclasses
 import json
@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import scipy.optimize
+import scipy.special
+
 from jaxtag.errors import UserError
+from jaxtag.metrics import multilabel
+from jaxtag.storage.atomic_file import write_text
+
+_MIN_POSITIVES = 5  # images with a tag, below which it gets no threshold of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,22 +31,15 @@ class TagCalibration:
     thresholds: tuple[float, ...]
 
     @classmethod
-    def plain(cls, tags: int) -> "TagCalibration":
+    def identity(cls, num_tags: int) -> "TagCalibration":
         """The logits as they are, and a threshold of a half."""
-        return cls(1.0, 0.0, (0.5,) * tags)
+        return cls(1.0, 0.0, (0.5,) * num_tags)
 
     def save(self, path: Path, names: Sequence[str]) -> None:
         """Writes JSON; `names` are those of the tags."""
         thresholds = dict(zip(names, self.thresholds, strict=True))
         values = {"scale": self.scale, "shift": self.shift, "thresholds": thresholds}
-        try:
-            path.parent.mkdir(exist_ok=True)
-            partial = path.with_suffix(".partial")
-            text = json.dumps(values, indent=2, ensure_ascii=False)
-            partial.write_text(text + "\n", encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path, names: Sequence[str]) -> "TagCalibration":
@@ -65,3 +66,61 @@ def _number(value: Any) -> float:
     if not isinstance(value, (int, float)):
         raise ValueError(f"{value!r} is no number")
     return float(value)
+
+
+def fit_calibration(logits: np.ndarray, tags: np.ndarray, known: np.ndarray) -> TagCalibration:
+    """Calibration, then for each tag the threshold of its best F1.
+
+    A tag that few pictures have gets the one threshold that is best for all tags together: the
+    best F1 over one or two lies wherever their scores happen to, and a threshold near 0 gives a
+    rare tag to every picture (Lipton et al. 2014, arXiv:1402.1892).
+
+    Args:
+      logits: float [N, T].
+      tags: bool [N, T], present.
+      known: bool [N, T]; the rest is left out.
+    """
+    present = tags & known
+    if not present.any():
+        return TagCalibration.identity(logits.shape[1])
+    scale, shift = _calibration(logits[known], tags[known])
+    values = calibrated_scores(logits, scale, shift)
+    usual = _threshold(values[known], tags[known])
+    thresholds = [
+        _threshold(column[rows], truth[rows]) if truth[rows].sum() >= _MIN_POSITIVES else usual
+        for column, truth, rows in zip(values.T, tags.T, known.T, strict=True)
+    ]
+    return TagCalibration(scale, shift, tuple(thresholds))
+
+
+def calibrated_scores(logits: np.ndarray, scale: float, shift: float) -> np.ndarray:
+    """Scores, float64 in the shape of `logits`."""
+    return scipy.special.expit(scale * logits.astype(np.float64) + shift)
+
+
+def _calibration(logits: np.ndarray, present: np.ndarray) -> tuple[float, float]:
+    """Scale (above 0) and shift of the least cross-entropy (Platt 1999, section 2.2).
+
+    Platt's targets, a little inside of 0 and 1, keep the scale finite where all is right.
+    """
+    logits = logits.astype(np.float64)
+    positives, negatives = present.sum(), (~present).sum()
+    targets = np.where(present, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+
+    def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        scale = np.exp(parameters[0])
+        z = scale * logits + parameters[1]
+        error = scipy.special.expit(z) - targets
+        gradient = np.array([scale * (error * logits).mean(), error.mean()])
+        return (np.logaddexp(0.0, z) - targets * z).mean(), gradient
+
+    found = scipy.optimize.minimize(objective, np.zeros(2), jac=True, method="BFGS")
+    return float(np.exp(found.x[0])), float(found.x[1])
+
+
+def _threshold(scores: np.ndarray, present: np.ndarray) -> float:
+    """Half way between the lowest score that the best F1 takes in and the next below."""
+    values, right, given = multilabel.ranked(scores, present)
+    best = int(np.argmax(right / (given + right[-1])))
+    below = values[best + 1] if best + 1 < len(values) else 0.0
+    return float((values[best] + below) / 2)

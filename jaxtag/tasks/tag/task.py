@@ -1,65 +1,78 @@
-"""The task of multi-label tagging: any number of tags a picture."""
+"""Multi-label tagging: any number of tags per image."""
 
-import dataclasses
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
 
-from jaxtag import augment, models
+from jaxtag import models
 from jaxtag.config.schema import Config
-from jaxtag.data import pipeline, targets
-from jaxtag.data.labels import LabelNames
+from jaxtag.data import sources, targets
+from jaxtag.data.sources import DataSource
+from jaxtag.distributed import mesh as meshes
 from jaxtag.losses import multilabel
 from jaxtag.tasks import common, tta
-from jaxtag.tasks.classify import task as classify
-from jaxtag.tasks.tag.calibration import TagCalibration
+from jaxtag.tasks.base import Batch, Evaluation, EvaluationStep, LossOutput, Predict, Row, Task
+from jaxtag.tasks.tag.calibration import (
+    TagCalibration,
+    calibrated_scores,
+    calibration_path,
+    fit_calibration,
+)
+from jaxtag.tasks.tag.config import TagConfig
+from jaxtag.tasks.tag.evaluation import TagEvaluation, select_tags
 
-Batch = dict[str, jax.Array]
+_MAX_TAGS = 30  # in a row of predictions
 
 
-@dataclasses.dataclass(frozen=True)
-class TagTask:
-    """Pure functions of (variables, batch, key).
+class TagTask(Task):
+    """Multi-label tagging.
 
-    A batch has `image` uint8 [B, S, S, 3], `tags` uint8 [B, T] (1: present), `known` uint8 [B, T]
-    (0: whether it is present is not known) and `mask` float32 [B] (0: padding, or a picture that
-    was broken).
+    A batch holds `tags` uint8 [B, T] (1: present) and `known` uint8 [B, T] (0: unlabeled). A
+    prediction is the mean over views of an image where `config.evaluation.tta_flip` or
+    `tta_shift` say so (see `tta`).
 
     Attributes:
-      tags: T.
-      criterion: logits → costs of each tag, as `tag_losses.make` makes it.
-      image_size: S.
-      weighted: presence weighs `positive_weight` [T] of the collection `tag_weights`.
-      grey: the model sees one channel, the mean of the three.
-      mirror, shift: a prediction is the mean over views of a picture (see `views`).
-      decisions: None before they were chosen.
+        calibration: from logits to scores and tags; None before it was fitted.
+        weighted: whether the presence of a tag weighs `positive_weight` [T], of the collection
+            `tag_weights`.
     """
 
-    model: nn.Module
-    tags: int
-    criterion: Callable[[jax.Array], multilabel.Costs]
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augmentation: augment.Augmentation
-    label_smoothing: float = 0.0
-    weighted: bool = False
-    grey: bool = False
-    mirror: bool = False
-    shift: int = 0
-    decisions: TagCalibration | None = None
+    config_class = TagConfig
+    headline_metrics = ("map", "f1@5", "n+", "micro_f1", "macro_f1")
+    vocabulary_file = "tags.json"
+    contact_sheet = "tags.png"
 
-    def init(self, key: jax.Array) -> Any:
-        """Variables of the model, with weights of 1 where there are any."""
-        channels = 1 if self.grey else 3
-        images = jnp.zeros((1, self.image_size, self.image_size, channels), jnp.float32)
-        variables = self.model.init(key, images)
-        if not self.weighted:
-            return variables
-        return {**variables, "tag_weights": {"positive_weight": jnp.ones(self.tags)}}
+    def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
+        super().__init__(config, vocabulary, model)
+        self.num_tags = len(vocabulary)
+        self.weighted = config.task.max_pos_weight is not None
+        self.calibration: TagCalibration | None = None
+        self._loss = multilabel.make_loss(config.task.loss, config.task.loss_kwargs)
+
+    @classmethod
+    def label_field(cls, config: Config) -> str:
+        return "tags"
+
+    def make_model(self) -> nn.Module:
+        config, num_tags = self.config, len(self.vocabulary)
+        if config.task.head == "linear":
+            return common.make_backbone(config, num_classes=num_tags)
+        settings = config.model
+        return models.MLDecoder(
+            common.make_backbone(config),
+            tags=num_tags,
+            groups=config.task.num_queries,
+            width=settings.decoder_width,
+            heads=settings.decoder_heads,
+            dropout=settings.dropout,
+            dtype=common.compute_dtype(settings.dtype),
+        )
 
     @property
     def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
@@ -68,103 +81,143 @@ class TagTask:
             return self.model.backbone, ("backbone",)
         return self.model, ()
 
-    def images(self, images: jax.Array) -> jax.Array:
-        """Pictures [B, S, S, 3] as the model takes them, [B, S, S, C] float32."""
-        return augment.normalize(images, self.mean, self.std, grey=self.grey)
+    def init(self, key: jax.Array) -> Any:
+        """Fresh variables of the model, with weights of 1 where there are any."""
+        variables = super().init(key)
+        if not self.weighted:
+            return variables
+        return {**variables, "tag_weights": {"positive_weight": jnp.ones(self.num_tags)}}
 
-    def loss(
-        self, variables: Any, batch: Batch, key: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]], Any]:
-        """The criterion, summed over the tags that are known.
+    def collections_from_data(self, source: DataSource) -> dict[str, Any]:
+        """The weights of the tags' presence by their frequency in training."""
+        if not self.weighted:
+            return {}
+        counts = sources.tag_counts(source, self.num_tags)
+        weights = multilabel.positive_weights(
+            counts, len(source), self.config.task.max_pos_weight
+        )
+        return {"tag_weights": {"positive_weight": jnp.asarray(weights)}}
 
-        A tag of a mixed picture is known where it is known of both.
+    def targets(self, train: bool) -> dict[str, targets.Target]:
+        del train
+        return {
+            "tags": targets.MultiHot("tags", self.vocabulary),
+            "known": targets.MultiHot("unknown_tags", self.vocabulary, mark=0),
+        }
 
-        Args:
-          key: random key of a training step; None in evaluation (no augmentation, no dropout).
+    def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
+        """The configured loss of each image [B], summed over the tags that are known.
 
-        Returns:
-          (loss of each picture [B], its weight [B], metrics as (sum, count), the model's changed
-          collections).
+        A tag of a mixed image is known where it is known of both.
         """
         images, tags = batch["image"], batch["tags"].astype(jnp.float32)
         unknown, model_key = 1.0 - batch["known"], None
         if key is None:
-            images = self.images(images)
+            images = self.normalize(images)
         else:
             augment_key, mix_key, model_key = jax.random.split(key, 3)
-            images = self.images(self.augmentation.images(images, augment_key, batch))
+            images = self.normalize(self.augmentation.images(images, augment_key, batch))
             labels = jnp.concatenate([tags, unknown], -1)
             images, labels = self.augmentation.mix(images, labels, mix_key)
             tags, unknown = jnp.split(labels, 2, -1)
-            tags = (1 - self.label_smoothing) * tags + self.label_smoothing / 2
+            smoothing = self.config.task.label_smoothing
+            tags = (1 - smoothing) * tags + smoothing / 2
         outputs, changed = common.apply_model(self.model, variables, images, key=model_key)
         logits = outputs["logits"].astype(jnp.float32)
-        present, absent = self.criterion(logits)
+        present, absent = self._loss(logits)
         if self.weighted:
             present *= variables["tag_weights"]["positive_weight"]
         losses = jnp.where(unknown > 0, 0.0, tags * present + (1 - tags) * absent).sum(-1)
         mask = batch["mask"]
-        right = jnp.take_along_axis(batch["tags"], logits.argmax(-1)[:, None], 1)[:, 0] * mask
+        top = jnp.take_along_axis(batch["tags"], logits.argmax(-1)[:, None], 1)[:, 0] * mask
         metrics = {
             "loss": ((losses * mask).sum(), mask.sum()),
-            "precision@1": (right.sum(), mask.sum()),
+            "precision@1": (top.sum(), mask.sum()),
         }
-        return losses * mask, mask, metrics, changed
+        return LossOutput(losses * mask, mask, metrics, changed)
 
     def logits(self, variables: Any, images: jax.Array) -> jax.Array:
-        """Of pictures uint8 [B, S, S, 3]: float32 [B, T]."""
+        """Logits float32 [B, T] of images uint8 [B, S, S, 3]."""
 
         def logits(images: jax.Array) -> jax.Array:
             outputs, _ = common.apply_model(self.model, variables, images, key=None)
             return outputs["logits"].astype(jnp.float32)
 
-        return tta.predict(logits, self.images(images), mirror=self.mirror, shift=self.shift)
+        settings = self.config.evaluation
+        return tta.predict(
+            logits, self.normalize(images), flip=settings.tta_flip, shift=settings.tta_shift
+        )
 
     def predict(self, variables: Any, batch: Batch) -> jax.Array:
-        """Scores float32 [B, T], calibrated where `decisions` were chosen."""
-        decisions = self.decisions or TagCalibration.plain(self.tags)
+        """Scores float32 [B, T], calibrated where a calibration was fitted."""
+        calibration = self.calibration or TagCalibration.identity(self.num_tags)
         logits = self.logits(variables, batch["image"])
-        return jax.nn.sigmoid(decisions.scale * logits + decisions.shift)
+        return jax.nn.sigmoid(calibration.scale * logits + calibration.shift)
 
+    def make_predict(self) -> Predict:
+        if self.calibration is None:
+            logging.warning("no thresholds were fitted, 0.5 is used: jaxtag.evaluate fits them")
+        predict = jax.jit(self.predict)
+        return lambda variables, batch, key: {"scores": predict(variables, batch)}
 
-def make(config: Config, tags: int) -> TagTask:
-    """The task with its model, as the configuration says."""
-    data, settings = config.data, config.tag
-    return TagTask(
-        _model(config, tags),
-        tags=tags,
-        criterion=multilabel.make_loss(config.task.loss, dict(settings.arguments)),
-        image_size=data.image_size,
-        mean=data.mean,
-        std=data.std,
-        augmentation=common.augmentation(config),
-        label_smoothing=config.task.label_smoothing,
-        weighted=settings.max_pos_weight is not None,
-        grey=data.grayscale,
-        mirror=config.evaluation.tta_flip,
-        shift=config.evaluation.tta_shift,
-    )
+    def rows(self, outputs: dict[str, np.ndarray]) -> list[Row]:
+        """The tags whose scores reach their thresholds, and at least the likeliest one."""
+        names, rows = self.vocabulary.names, []
+        calibration = self.calibration or TagCalibration.identity(self.num_tags)
+        for scores in outputs["scores"]:
+            tags = select_tags(scores, calibration, _MAX_TAGS)
+            rows.append(
+                {"tags": [{"tag": names[i], "score": round(float(scores[i]), 4)} for i in tags]}
+            )
+        return rows
 
+    def load_artifacts(self, workdir: Path, step: int) -> None:
+        """Reads the calibration of a checkpoint, where it was fitted."""
+        path = calibration_path(workdir, step)
+        if path.exists():
+            self.calibration = TagCalibration.load(path, self.vocabulary.names)
 
-def _model(config: Config, tags: int) -> nn.Module:
-    if config.task.head == "linear":
-        return common.make_backbone(config, num_classes=tags)
-    settings = config.model
-    return models.MLDecoder(
-        common.make_backbone(config),
-        tags=tags,
-        groups=config.task.num_queries,
-        width=settings.decoder_width,
-        heads=settings.decoder_heads,
-        dropout=settings.dropout,
-        dtype=common.compute_dtype(settings.dtype),
-    )
+    def make_evaluation_step(self, mesh: Mesh) -> EvaluationStep:
+        logits = jax.jit(
+            meshes.with_mesh(mesh, self.logits), out_shardings=meshes.replicated(mesh)
+        )
 
+        def step(variables: Any, batch: Batch, key: jax.Array) -> Any:
+            del key
+            rows = {"logits": logits(variables, batch["image"])}
+            return {}, {**rows, "tags": batch["tags"], "known": batch["known"]}
 
-def example(config: Config, classes: LabelNames, train: bool) -> pipeline.ExampleSpec:
-    """How a record becomes a row of a batch."""
-    marks = {
-        "tags": targets.MultiHot("tags", classes),
-        "known": targets.MultiHot("unknown_tags", classes, mark=0),
-    }
-    return pipeline.ExampleSpec(classify.example(config, classes, train).image, marks)
+        return step
+
+    def evaluate(
+        self,
+        sums: dict[str, np.ndarray],
+        rows: dict[str, np.ndarray],
+        index: np.ndarray,
+        images: dict[int, np.ndarray],
+        source: DataSource,
+    ) -> Evaluation:
+        """Scores and metrics; without a calibration one is fitted, on the evaluation split."""
+        del sums
+        logits, tags, known = rows["logits"], rows["tags"].astype(bool), rows["known"].astype(bool)
+        calibration, fitted = self.calibration, False
+        if calibration is None:
+            fitted = getattr(source, "split", None) in (None, self.config.data.evaluation_split)
+            if fitted:
+                calibration = fit_calibration(logits, tags, known)
+            else:
+                logging.warning(
+                    "no thresholds were fitted for this checkpoint, 0.5 is used: evaluate it on "
+                    "%r first",
+                    self.config.data.evaluation_split,
+                )
+                calibration = TagCalibration.identity(self.num_tags)
+        scores = calibrated_scores(logits, calibration.scale, calibration.shift)
+        return TagEvaluation(
+            {"scores": scores, "tags": tags, "known": known},
+            index,
+            images,
+            calibration,
+            fitted,
+            self.vocabulary,
+        )

@@ -1,0 +1,322 @@
+"""The contract of a task: everything that training, evaluation and inference ask about it.
+
+A task owns its section of the configuration, its vocabulary, what a record becomes, the model, the
+loss, the evaluation and the rows of its predictions. The rest of jaxtag asks the task and knows no
+task by name. A class outside of jaxtag takes part as `package.module:Name`:
+
+    @dataclasses.dataclass
+    class CountConfig(TaskConfig):
+        TASK: ClassVar[str] = "my_package.counting:CountTask"
+        loss: str = "softmax"
+
+    class CountTask(Task):
+        config_class = CountConfig
+        …
+
+    config = Config(task=CountConfig(), …)
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxtag import augment
+from jaxtag.config.schema import Config, TaskConfig
+from jaxtag.data import pipeline, transforms
+from jaxtag.data.labels import LabelNames
+from jaxtag.data.sources import DataSource
+from jaxtag.data.targets import Target
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), to be added up
+Row = dict[str, Any]  # the prediction for an image, as JSON can hold it
+Scores = dict[str, dict[str, float]]  # predictor -> its metrics, for a table
+# (variables, batch, key) -> arrays whose first axis is the batch's
+Predict = Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]
+# (variables, batch, key) -> (values that add up over batches, arrays [B, …] of each example)
+EvaluationStep = Callable[
+    [Any, Batch, jax.Array], tuple[dict[str, jax.Array], dict[str, jax.Array]]
+]
+
+
+class Vocabulary(Protocol):
+    """What a task's outputs mean: label names or a tokenizer. Its length is their number."""
+
+    def __len__(self) -> int: ...
+
+    def save(self, path: Path) -> None:
+        """Writes a file that `Task.load_vocabulary` reads."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a run reads, opened once: training and evaluation sources, and the vocabulary."""
+
+    train: DataSource
+    evaluation: DataSource
+    vocabulary: Any
+
+
+class LossOutput(NamedTuple):
+    """The result of `Task.loss`.
+
+    Attributes:
+        loss: sums, float32 [B], or [] where the task's loss compares the whole batch.
+        weight: what they are sums over, in the same shape; 0 for padding.
+        metrics: name -> (sum, count), of which `loss` is one.
+        collections: the model's other collections after the step.
+    """
+
+    loss: jax.Array
+    weight: jax.Array
+    metrics: Metrics
+    collections: Any
+
+
+class Sample(NamedTuple):
+    """An evaluated example to look at.
+
+    Attributes:
+        index: its position in the split.
+        image: uint8 [S, S, 3].
+        prediction: the model's answer, as text.
+        targets: the right answers.
+    """
+
+    index: int
+    image: np.ndarray
+    prediction: str
+    targets: list[str]
+
+
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+        metrics: name -> value.
+        rows: arrays [N, …] of the evaluated examples, in the order of the split.
+        index: int64 [N], their positions in the split.
+        images: position -> uint8 [S, S, 3], of a few.
+    """
+
+    def __init__(
+        self,
+        metrics: dict[str, float],
+        rows: dict[str, np.ndarray],
+        index: np.ndarray,
+        images: dict[int, np.ndarray],
+    ):
+        self.metrics, self.rows, self.index, self.images = metrics, rows, index, images
+
+    def subset_metrics(self, count: int) -> dict[str, float]:
+        """Metrics on the first `count` records of the split, by which the best step is chosen."""
+        del count
+        return self.metrics
+
+    def samples(self) -> list[Sample]:
+        """A few examples, in the order of the split."""
+        return []
+
+    def with_baselines(self, data: Data) -> Scores:
+        """The model's metrics beside those of predictors that it has to beat."""
+        del data
+        return {"model": self.metrics}
+
+    def save_artifacts(self, workdir: Path, step: int) -> None:
+        """Writes what the use of the checkpoint of `step` needs and only evaluation determines."""
+
+    def per_class(self) -> dict[str, dict[str, float]]:
+        """Class or tag -> its metrics, where the task has any."""
+        return {}
+
+
+class Task(abc.ABC):
+    """A task with its model: pure functions of (variables, batch, key), and their surroundings.
+
+    A batch holds `image` uint8 [B, S, S, 3], `mask` float32 [B] (0: padding, or an image that
+    could not be decoded), `index` and `epoch` int32 [B], and what `targets` adds.
+
+    Args:
+        config: the whole configuration; `config.task` is the task's own section.
+        vocabulary: label names or a tokenizer; for planning alone anything of the right length.
+        model: by default what `make_model` builds.
+
+    Attributes:
+        config_class: of the section `config.task`.
+        headline_metrics: the metrics that matter most; the first, of which higher is better,
+            selects the best checkpoint.
+        vocabulary_file: its name in a work directory.
+        contact_sheet: the name of the picture of samples in a work directory.
+        loss_per_example: whether `loss` returns [B], so that a batch can be computed in parts.
+    """
+
+    config_class: ClassVar[type[TaskConfig]]
+    headline_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    vocabulary_file: ClassVar[str] = "classes.json"
+    contact_sheet: ClassVar[str] = "predictions.png"
+    loss_per_example: ClassVar[bool] = True
+
+    def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
+        self.config = config
+        self.vocabulary = vocabulary
+        self.augmentation = augment.Augmentation.from_config(config)
+        self.model = self.make_model() if model is None else model
+
+    # --- the vocabulary
+
+    @classmethod
+    def label_field(cls, config: Config) -> str:
+        """The field of a record that the labels are in: `label` (one class) or `tags`."""
+        del config
+        return "label"
+
+    @classmethod
+    def build_vocabulary(cls, config: Config, source: DataSource) -> Vocabulary:
+        """The vocabulary of a new run. Raises UserError where the records have no such field."""
+        return LabelNames.from_source(source, cls.label_field(config))
+
+    @classmethod
+    def load_vocabulary(cls, path: Path) -> Vocabulary:
+        """What `Vocabulary.save` wrote. Raises UserError where the file is damaged."""
+        return LabelNames.load(path)
+
+    @classmethod
+    def published_vocabulary(cls, config: Config) -> str:
+        """What the outputs count of a data set that is not there: tokens, classes or tags."""
+        return {"label": "classes", "tags": "tags"}[cls.label_field(config)]
+
+    # --- the model
+
+    @abc.abstractmethod
+    def make_model(self) -> nn.Module:
+        """The model of the configuration, with as many outputs as the vocabulary has entries."""
+
+    @property
+    def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """The part that `config.model.pretrained` loads, and its path among the variables."""
+        return self.model, ()
+
+    @property
+    def channels(self) -> int:
+        """Of the images that the model takes."""
+        return 1 if self.config.data.grayscale else 3
+
+    def init(self, key: jax.Array) -> Any:
+        """Fresh variables of the model."""
+        size = self.config.data.image_size
+        return self.model.init(key, jnp.zeros((1, size, size, self.channels), jnp.float32))
+
+    def collections_from_data(self, source: DataSource) -> dict[str, Any]:
+        """Collections of the model that the training data determine: {name: variables}."""
+        del source
+        return {}
+
+    # --- the data
+
+    def image_transform(self, train: bool) -> transforms.ImageTransform:
+        """From an encoded image to pixels [S, S, 3]."""
+        data = self.config.data
+        full_image = data.crop_scale == (1.0, 1.0)
+        if train and not full_image:
+            return transforms.RandomResizedCrop(data.image_size, data.crop_scale, data.crop_ratio)
+        if full_image or data.eval_crop_pct is None:
+            return transforms.Resize(data.image_size)
+        return transforms.CenterCrop(data.image_size, data.eval_crop_pct)
+
+    @abc.abstractmethod
+    def targets(self, train: bool) -> dict[str, Target]:
+        """What a batch holds beside its images: name -> how a record yields it."""
+
+    def example_spec(self, train: bool) -> pipeline.ExampleSpec:
+        """How a record becomes a row of a batch."""
+        return pipeline.ExampleSpec(self.image_transform(train), self.targets(train))
+
+    def make_sampler(self, source: DataSource) -> Callable[[int], np.ndarray] | None:
+        """Batch number -> its records, where a task wants another order than a shuffle."""
+        del source
+        return None
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Images uint8 [B, S, S, 3] as the model takes them, float32 [B, S, S, C]."""
+        data = self.config.data
+        return augment.normalize(images, data.mean, data.std, grayscale=data.grayscale)
+
+    # --- pure functions
+
+    @abc.abstractmethod
+    def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
+        """The loss of a batch.
+
+        With `key` None there is no augmentation and no dropout, and the collections stay.
+        """
+
+    @abc.abstractmethod
+    def make_predict(self) -> Predict:
+        """A compiled function (variables, batch, key) -> arrays [B, …] that `rows` takes."""
+
+    @abc.abstractmethod
+    def rows(self, outputs: dict[str, np.ndarray]) -> list[Row]:
+        """The predictions of a batch as JSON values, e.g. {"tags": [{"tag": …, "score": …}]}."""
+
+    # --- evaluation
+
+    def make_evaluation_step(self, mesh: Mesh) -> EvaluationStep:
+        """What evaluation computes of a batch; by default the means of the loss's metrics."""
+        from jaxtag.distributed.mesh import replicated, with_mesh
+
+        metrics = jax.jit(
+            with_mesh(mesh, lambda variables, batch: self.loss(variables, batch, None).metrics),
+            out_shardings=replicated(mesh),
+        )
+
+        def step(variables: Any, batch: Batch, key: jax.Array) -> Any:
+            del key
+            pairs = metrics(variables, batch)
+            return {name: jnp.stack(pair) for name, pair in pairs.items()}, {}
+
+        return step
+
+    def evaluate(
+        self,
+        sums: dict[str, np.ndarray],
+        rows: dict[str, np.ndarray],
+        index: np.ndarray,
+        images: dict[int, np.ndarray],
+        source: DataSource,
+    ) -> Evaluation:
+        """The evaluation that the sums and rows of `make_evaluation_step` amount to.
+
+        Args:
+            sums: float64, added up over all batches.
+            rows: arrays [N, …] of the examples that were decoded, in the order of the split.
+            index: int64 [N], their positions in the split.
+            images: position -> uint8 [S, S, 3], of a few.
+            source: the split.
+        """
+        del source
+        metrics = {name: float(total / max(count, 1e-9)) for name, (total, count) in sums.items()}
+        metrics["examples"] = float(len(index))
+        return Evaluation(metrics, rows, index, images)
+
+    def load_artifacts(self, workdir: Path, step: int) -> None:
+        """Reads what `Evaluation.save_artifacts` wrote for a checkpoint, where there is any."""
+
+    @classmethod
+    def headline(cls, metrics: dict[str, float]) -> str:
+        """The metrics that matter most, as text."""
+        names: Iterable[str] = (name for name in cls.headline_metrics if name in metrics)
+        return ", ".join(f"{name} {metrics[name]:.3f}" for name in names)
+
+
+def top_rows(scores: np.ndarray, names: Sequence[str], count: int) -> list[Row]:
+    """The `count` highest scores of a row [C] by name, the highest first."""
+    order = np.argsort(-scores, kind="stable")[:count]
+    return [{"tag": names[i], "score": round(float(scores[i]), 4)} for i in order]
