@@ -20,6 +20,15 @@ _PARTS: dict[str, dict[str, Any]] = {
         "embed": "jaxtag.tasks.embed.task:EmbedTask",
         "tag": "jaxtag.tasks.tag.task:TagTask",
     },
+    "metric_writer": {
+        "jsonl": "jaxtag.training.metric_writer:JsonlMetricWriter",
+        "mlflow": "jaxtag.training.trackers:MlflowWriter",
+        "progress": "jaxtag.training.metric_writer:ProgressWriter",
+        "tensorboard": "jaxtag.training.metric_writer:TensorBoardWriter",
+        "wandb": "jaxtag.training.trackers:WandbWriter",
+    },
+    # Fields of records that describe an image exactly, each with a metric of captions.
+    "record_metric": {"scene": "jaxtag.datasets.shapes_grammar:scene_metrics"},
 }
 
 

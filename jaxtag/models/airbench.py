@@ -2,7 +2,8 @@
 Single GPU", arXiv:2404.00498): airbench94, written after the paper's sections 3.1 to 3.3.
 """
 
-from typing import Any
+from typing import Any, ClassVar
+
 
 import flax.linen as nn
 import jax
@@ -64,6 +65,13 @@ def whitening_kernel(
     return np.concatenate([scaled, -scaled], axis=1).reshape(*shape, -1).astype(np.float32)
 
 
+def params_from_images(
+    images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict[tuple[str, ...], np.ndarray]:
+    """Parameters that are computed from training images: {path: array}; see `whitening_kernel`."""
+    return {("whiten", "kernel"): whitening_kernel(images, mean, std)}
+
+
 class Group(nn.Module):
     """`[B, H, W, C]` to `[B, H / 2, W / 2, width]`: two convolutions, a pooling after the first."""
 
@@ -98,6 +106,9 @@ class Airbench94(nn.Module):
       norm_momentum, norm_groups: of `BatchNorm`.
       remat: "none", or "full": a group's intermediates are computed again in the backward pass.
     """
+
+    NUM_INIT_IMAGES: ClassVar[int] = 5000  # training images for `params_from_images`
+    params_from_images = staticmethod(params_from_images)
 
     widths: tuple[int, ...] = (64, 256, 256)
     num_classes: int = 0

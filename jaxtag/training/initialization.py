@@ -1,93 +1,93 @@
-"""The state before the first step: fresh, from given weights, or fitted to the data."""
+"""The state before the first step: fresh, from published weights, or fitted to the data."""
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxtag.config.schema import Config
-from jaxtag.data import pipeline, sources
+from jaxtag.data import pipeline
+from jaxtag.data.sources import DataSource
 from jaxtag.distributed import mesh as meshes
-from jaxtag.losses import multilabel
-from jaxtag.models.airbench import Airbench94, whitening_kernel
-from jaxtag.tasks import TASKS, Task
-from jaxtag.tasks.tag import task as tag
+from jaxtag.tasks.base import Task
 from jaxtag.training.setup import TrainSetup
 from jaxtag.training.train_state import TrainState, init_averages
 from jaxtag.weights.loader import load
 
 _ADAPTED = ("head", "image_size", "channels")
-_WHITENING = 5000  # training pictures that a whitening is computed from
 
 
-def init_state(config: Config, experiment: TrainSetup, source: sources.Source) -> TrainState:
-    """The state before the first step of a run on `source`."""
-    state, task = experiment.initialize(), experiment.task
-    if isinstance(task, tag.TagTask) and task.weighted:
-        state = init_tag_weights(state, config, task, source)
-    if config.model.pretrained is not None:
-        channels = 1 if config.data.grayscale else 3
-        size = config.data.image_size
-        return load_backbone(state, config.model.pretrained, task, size, channels)
-    if isinstance(task.backbone[0], Airbench94):
-        return init_whitening(state, config, task, source)
-    return state
+def init_state(setup: TrainSetup, source: DataSource) -> TrainState:
+    """The state before the first step of a run on `source`.
+
+    What a task or a backbone derives from the training data comes first (`collections_from_data`,
+    and `params_from_images` of a backbone that has it), then the weights of
+    `config.model.pretrained`, which replace the backbone's.
+    """
+    state, task = setup.initialize(), setup.task
+    for name, variables in task.collections_from_data(source).items():
+        state = _replace_collection(state, name, variables)
+    if setup.config.model.pretrained is not None:
+        return load_backbone(state, setup.config.model.pretrained, task)
+    return _init_backbone(state, task, source)
 
 
-def init_tag_weights(
-    state: TrainState, config: Config, task: tag.TagTask, source: sources.Source
-) -> TrainState:
-    """`state` with the weights of tags that the training pictures call for."""
-    counts = sources.tag_counts(source, task.tags)
-    limit = config.task.max_pos_weight
-    weights = jnp.asarray(multilabel.positive_weights(counts, len(source), limit))
-    place = ("tag_weights", "positive_weight")
-    collections = _replaced(state.collections, place, weights)
-    ema = state.ema if state.ema is None else init_averages(state.params, collections)
-    return state.replace(collections=collections, ema=ema)
+def load_backbone(state: TrainState, path: str, task: Task) -> TrainState:
+    """`state`, freshly initialized, with its backbone's weights from a file.
 
-
-def init_whitening(
-    state: TrainState, config: Config, task: Task, source: sources.Source
-) -> TrainState:
-    """`state` with the first convolution of a `SpeedNet` as the training pictures want it."""
-    data = config.data
-    batches = pipeline.eval_batches(
-        source.first(_WHITENING),
-        example=pipeline.ExampleSpec(TASKS[config.task].example(config, None, train=False).image),
-        batch_size=config.evaluation.batch_size,
-        threads=data.num_threads,
-    )
-    pictures = np.concatenate([batch["image"][batch["mask"] > 0] for batch in batches])
-    kernel = jnp.asarray(whitening_kernel(pictures, data.mean, data.std))
-    params = _replaced(state.params, (*task.backbone[1], "whiten", "kernel"), kernel)
-    ema = state.ema if state.ema is None else init_averages(params, state.collections)
-    return state.replace(params=params, ema=ema)
-
-
-def load_backbone(
-    state: TrainState, path: str, task: Task, image_size: int, channels: int
-) -> TrainState:
-    """`state`, freshly initialised, with its backbone as a file has it.
-
-    A classifier of other classes stays as initialised, position embeddings are interpolated, and
-    a first kernel is made to fit grey pictures (see `naming.loading.load`). Raises UserError where
-    the file does not fit.
+    A classifier of other classes stays as initialized, position embeddings are interpolated, and
+    a first kernel is adapted to grayscale images (see `weights.load`). Raises UserError where the
+    file does not fit.
     """
     module, place = task.backbone
-    found = load(path, module, adapt=_ADAPTED, channels=channels, image_size=image_size)
-    params = _replaced(state.params, place, found.pop("params"))
+    size = task.config.data.image_size
+    variables = load(path, module, adapt=_ADAPTED, channels=task.channels, image_size=size)
+    params = replace_subtree(state.params, place, variables.pop("params"))
     collections = dict(state.collections)
-    for name, variables in found.items():
-        collections[name] = _replaced(collections[name], place, variables)
+    for name, values in variables.items():
+        collections[name] = replace_subtree(collections[name], place, values)
     ema = state.ema if state.ema is None else init_averages(params, collections)
     return state.replace(params=params, collections=collections, ema=ema)
 
 
-def _replaced(tree: Any, place: tuple[str, ...], variables: Any) -> Any:
-    """`tree` with what lies at `place` replaced, each array where the old one was."""
+def _init_backbone(state: TrainState, task: Task, source: DataSource) -> TrainState:
+    """`state` with the parameters that a backbone computes from training images."""
+    module, place = task.backbone
+    count = getattr(module, "NUM_INIT_IMAGES", 0)
+    if not count:
+        return state
+    data = task.config.data
+    images = _read_images(task, source.first(count))
+    params = state.params
+    for path, value in module.params_from_images(images, data.mean, data.std).items():
+        params = replace_subtree(params, (*place, *path), value)
+    ema = state.ema if state.ema is None else init_averages(params, state.collections)
+    return state.replace(params=params, ema=ema)
+
+
+def _read_images(task: Task, source: DataSource) -> np.ndarray:
+    """All images of a source as evaluation sees them, uint8 [N, S, S, 3]."""
+    batches = pipeline.eval_batches(
+        source,
+        example=pipeline.ExampleSpec(task.image_transform(train=False)),
+        batch_size=task.config.evaluation.batch_size,
+        num_threads=task.config.data.num_threads,
+    )
+    return np.concatenate([batch["image"][batch["mask"] > 0] for batch in batches])
+
+
+def _replace_collection(state: TrainState, name: str, variables: Any) -> TrainState:
+    collections = {
+        **state.collections,
+        name: replace_subtree(state.collections[name], (), variables),
+    }
+    ema = state.ema if state.ema is None else init_averages(state.params, collections)
+    return state.replace(collections=collections, ema=ema)
+
+
+def replace_subtree(tree: Any, place: tuple[str, ...], variables: Any) -> Any:
+    """`tree` with the subtree at `place` replaced; each array is laid out as the old one was."""
     if place:
         first, *rest = place
-        return {**tree, first: _replaced(tree[first], tuple(rest), variables)}
+        return {**tree, first: replace_subtree(tree[first], tuple(rest), variables)}
     return jax.tree.map(lambda old, new: meshes.put_global(new, old.sharding), tree, variables)
+

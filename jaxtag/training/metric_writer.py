@@ -1,95 +1,210 @@
-"""What a run tells: metrics.jsonl, TensorBoard files, a progress bar or quiet lines."""
+"""Metric writers: where the numbers of a run go. JSON lines, TensorBoard and progress are built in.
 
+`config.metric_writers` lists them by registered name or `package.module:Name`; `jaxtag.fit` takes
+objects as well. A writer of one's own derives from `MetricWriter` and overrides what it needs.
+"""
+
+import dataclasses
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from jaxtag.training.tensorboard import TensorBoardWriter
+from jaxtag import registry
+from jaxtag.config.schema import Config
+from jaxtag.storage.atomic_file import write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class RunInfo:
+    """The run that a writer writes for.
+
+    Attributes:
+        workdir: the work directory.
+        start_step: the step from which this process goes on; what an interrupted run wrote beyond
+            it is written again.
+        total_steps: the last step.
+        config: the resolved configuration.
+    """
+
+    workdir: Path
+    start_step: int
+    total_steps: int
+    config: Config
 
 
 class MetricWriter:
-    """Writes the numbers of a run into its work directory and shows its progress.
+    """Receives the metrics of a run, on process 0 alone. Every method may be left out."""
 
-    On a terminal there is a progress bar; on a log file one line for each window.
+    def open(self, run: RunInfo) -> None:
+        """Called once, before the first step."""
 
-    Args:
-      workdir: holds `metrics.jsonl` and `board/`.
-      step: where the run starts; what an interrupted run had written beyond it is dropped, since
-        it will be written again.
-      total: the last step.
-      write: False on all processes but one.
-    """
+    def write_scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Named numbers of a step; `split` is "train" or "evaluation"."""
 
-    def __init__(self, workdir: Path, step: int, total: int, write: bool = True):
-        self._file = self._board = self._bar = None
-        self._show = write
-        self._total = total
-        if not write:
-            return
-        path = workdir / "metrics.jsonl"
-        _drop_after(path, step)
+    def write_image(self, step: int, name: str, image: np.ndarray, caption: str) -> None:
+        """A sample prediction: image uint8 [H, W, 3] and the model's answer."""
+
+    def write_text(self, text: str) -> None:
+        """A message for the user."""
+
+    def close(self) -> None:
+        """Called once, at the end; flushes what is buffered."""
+
+
+class MultiWriter(MetricWriter):
+    """Several writers as one."""
+
+    def __init__(self, writers: Sequence[MetricWriter]):
+        self._writers = list(writers)
+
+    def open(self, run: RunInfo) -> None:
+        for writer in self._writers:
+            writer.open(run)
+
+    def write_scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        for writer in self._writers:
+            writer.write_scalars(step, split, values)
+
+    def write_image(self, step: int, name: str, image: np.ndarray, caption: str) -> None:
+        for writer in self._writers:
+            writer.write_image(step, name, image, caption)
+
+    def write_text(self, text: str) -> None:
+        for writer in self._writers:
+            writer.write_text(text)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+class JsonlMetricWriter(MetricWriter):
+    """`metrics.jsonl`: an object a line, with `step`, `split` and named numbers."""
+
+    FILE = "metrics.jsonl"
+
+    def __init__(self) -> None:
+        self._file: IO[str] | None = None
+
+    def open(self, run: RunInfo) -> None:
+        path = run.workdir / self.FILE
+        _drop_after(path, run.start_step)
         self._file = path.open("a", encoding="utf-8")
-        self._board = TensorBoardWriter(workdir / "board", purge_step=step + 1 if step else None)
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True)
 
-    def say(self, text: str) -> None:
-        """A message for the user, on stderr (stdout is for results)."""
-        if self._show:
-            tqdm.write(text, file=sys.stderr)
-
-    def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Adds one object to metrics.jsonl and a point to each TensorBoard curve."""
-        if self._file is None:
-            return
+    def write_scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        assert self._file is not None, "open comes first"
         line = {"step": step, "split": split, **{name: float(v) for name, v in values.items()}}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        self._board.scalars(step, {f"{split}/{name}": value for name, value in values.items()})
 
-    def progress(self, step: int, values: dict[str, float]) -> None:
-        """Shows loss, speed, time left and the share of time spent waiting for data."""
-        left = (self._total - step) * values["seconds_per_step"]
-        shown = (
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class TensorBoardWriter(MetricWriter):
+    """TensorBoard event files in `board/`, written without TensorFlow."""
+
+    FOLDER = "board"
+
+    def __init__(self) -> None:
+        self._writer: SummaryWriter | None = None
+
+    def open(self, run: RunInfo) -> None:
+        # TensorBoard hides points of earlier event files from purge_step on, so that steps that a
+        # resumed run computes again do not show twice.
+        purge_step = run.start_step + 1 if run.start_step else None
+        folder = str(run.workdir / self.FOLDER)
+        self._writer = SummaryWriter(folder, purge_step=purge_step, flush_secs=30)
+
+    def write_scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        assert self._writer is not None, "open comes first"
+        for name, value in values.items():
+            self._writer.add_scalar(f"{split}/{name}", float(value), step)
+
+    def write_image(self, step: int, name: str, image: np.ndarray, caption: str) -> None:
+        assert self._writer is not None, "open comes first"
+        self._writer.add_image(name, image, step, dataformats="HWC")
+        self._writer.add_text(name, caption, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class ProgressWriter(MetricWriter):
+    """A progress bar on a terminal, a line for each log window elsewhere; on stderr."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._total = 0
+
+    def open(self, run: RunInfo) -> None:
+        self._total = run.total_steps
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=run.total_steps, initial=run.start_step, unit="step", dynamic_ncols=True
+            )
+
+    def write_scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        if split != "train":
+            return
+        text = (
             f"loss {values['loss']:.3f}, {values['images_per_second']:.1f} images/s, "
-            f"waiting for data {values['data_wait']:.0%}"
+            f"waiting for data {values['data_wait_fraction']:.0%}"
         )
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(shown)
+            self._bar.set_postfix_str(text)
         else:
-            self.say(f"step {step}/{self._total}: {shown}, {_duration(left)} left")
+            left = _duration((self._total - step) * values["seconds_per_step"])
+            self.write_text(f"step {step}/{self._total}: {text}, {left} left")
 
-    def picture(self, step: int, name: str, image: np.ndarray, caption: str) -> None:
-        """Adds a captioned picture, uint8 [H, W, 3], to the TensorBoard files."""
-        if self._board is not None:
-            self._board.image(step, name, image, caption)
+    def write_text(self, text: str) -> None:
+        tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Writes what is still in memory."""
-        for part in (self._bar, self._board, self._file):
-            if part is not None:
-                part.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+def from_config(config: Config) -> list[MetricWriter]:
+    """The writers that `config.metric_writers` names, not yet opened."""
+    field = "config.metric_writers"
+    return [registry.resolve("metric_writer", name, field)() for name in config.metric_writers]
+
+
+def read_metrics(workdir: Path, split: str) -> list[dict[str, float]]:
+    """The lines of a split in `metrics.jsonl`; lines that a kill cut off are left out."""
+    path = workdir / JsonlMetricWriter.FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    entries = (_parse(line) for line in lines)
+    return [entry for entry in entries if entry is not None and entry["split"] == split]
 
 
 def _drop_after(path: Path, step: int) -> None:
     """Removes the lines of later steps, and a last line that a kill cut off."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if entry["step"] <= step:
-            kept.append(line + "\n")
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    entries = ((line, _parse(line)) for line in lines)
+    write_text(
+        path, "".join(f"{line}\n" for line, entry in entries if entry and entry["step"] <= step)
+    )
+
+
+def _parse(line: str) -> dict | None:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return entry if isinstance(entry, dict) else None
 
 
 def _duration(seconds: float) -> str:

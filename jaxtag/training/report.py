@@ -1,34 +1,33 @@
-"""What a finished run leaves to look at: a table of scores and a contact sheet."""
+"""The report of a finished run: a table of scores and a contact sheet of samples."""
 
 import json
 from pathlib import Path
 
-from jaxtag.config.schema import Config
-from jaxtag.tasks.evaluators import Evaluation, Rows
+from jaxtag.storage.atomic_file import write_text
+from jaxtag.tasks.base import Data, Evaluation, Scores, Task
 from jaxtag.viz import contact_sheet
 
-_SHEETS = {
-    "caption": "captions.png",
-    "classify": "classes.png",
-    "embed": "neighbours.png",
-    "tag": "tags.png",
-}
 RESULTS = "results.json"
 
 
-def sheet_path(workdir: Path, config: Config) -> Path:
+def contact_sheet_path(workdir: Path, task: Task) -> Path:
     """Where the contact sheet of a run lies."""
-    return workdir / _SHEETS[config.task]
+    return workdir / task.contact_sheet
 
 
-def write(workdir: Path, config: Config, evaluation: Evaluation) -> Rows:
-    """Writes the contact sheet and results.json.
+def write_report(workdir: Path, task: Task, data: Data, evaluation: Evaluation) -> Scores:
+    """Writes `results.json` and the contact sheet.
 
     Returns:
-      {predictor: its scores}: the model, and others that do not look at the picture.
+        {predictor: its scores}: the model, and predictors that it has to beat.
     """
-    rows = evaluation.compared(config)
-    (workdir / RESULTS).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    _, pictures, said, right = zip(*evaluation.shown(), strict=True)
-    contact_sheet.contact_sheet(pictures, said, right, sheet_path(workdir, config))
-    return rows
+    scores = evaluation.with_baselines(data)
+    write_text(workdir / RESULTS, json.dumps(scores, indent=2) + "\n")
+    samples = evaluation.samples()
+    if samples:
+        images, predictions, targets = zip(
+            *((s.image, s.prediction, s.targets) for s in samples), strict=True
+        )
+        path = contact_sheet_path(workdir, task)
+        contact_sheet.contact_sheet(images, predictions, targets, path)
+    return scores

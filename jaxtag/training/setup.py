@@ -1,8 +1,4 @@
-"""From a configuration to all that is compiled: shapes first, shardings second, arrays third.
-
-Training, evaluation, annotation and ahead-of-time compilation all start here, so that they speak
-of the same program.
-"""
+"""From a configuration to all that is compiled: shapes first, shardings second, arrays third."""
 
 import dataclasses
 import functools
@@ -16,32 +12,81 @@ from jax.sharding import Mesh
 from jaxtag.config.schema import Config, OptimizerConfig
 from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import sharding
-from jaxtag.tasks import TASKS, Task
-from jaxtag.training import ema
-from jaxtag.training import optimizer as optimizers
-from jaxtag.training import train_step as steps
-from jaxtag.training.train_state import TrainState, create_train_state
+from jaxtag.tasks.base import Task
+from jaxtag.training import ema, train_step
+from jaxtag.training.optimizer import make_lr_schedule, make_optimizer, trainable_mask
+from jaxtag.training.train_state import TrainState
+
+_BATCH_FIELD = "config.batch_size / config.optimizer.grad_accum_steps"
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSetup:
-    """A task on a mesh, with the shapes and places of all its arrays.
+    """A task on a mesh, with the shapes and shardings of all its arrays.
 
     Attributes:
-      total_steps: of the whole run.
-      placements: where each parameter lies, for the table.
-      shapes: a State of ShapeDtypeStructs with shardings: what a checkpoint restores into.
+        total_steps: of the whole run.
+        param_shardings: how each parameter is split, for the table.
+        shapes: a TrainState of ShapeDtypeStructs with shardings: what a checkpoint restores into.
     """
 
     config: Config
     mesh: Mesh
     task: Task
     total_steps: int
-    rate: optax.Schedule
+    lr_schedule: optax.Schedule
     optimizer: optax.GradientTransformation
-    placements: list[sharding.ParamSharding]
+    param_shardings: list[sharding.ParamSharding]
     shapes: TrainState
     _initialize: Callable[[jax.Array], TrainState]
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config,
+        task: Task,
+        num_examples: int,
+        mesh: Mesh | None = None,
+        lr_schedule: optax.Schedule | None = None,
+    ) -> "TrainSetup":
+        """Plans a run; computes and allocates nothing.
+
+        Args:
+            num_examples: of the training split; determines the length of an epoch.
+            mesh: by default of all devices, as `config.mesh` says.
+            lr_schedule: by default that of `config.optimizer`.
+        """
+        if mesh is None:
+            mesh = make_config_mesh(config)
+        batch_size = config.batch_size // config.optimizer.grad_accum_steps
+        meshes.check_batch(mesh, batch_size, _BATCH_FIELD)
+        total = count_steps(config, num_examples)
+        if lr_schedule is None:
+            epoch_steps = num_examples / config.batch_size
+            lr_schedule = make_lr_schedule(config.optimizer, total, epoch_steps)
+        variables = jax.eval_shape(task.init, jax.random.key(0))
+        params = variables["params"]
+        optimizer = make_optimizer(config.optimizer, lr_schedule, params)
+        create = functools.partial(
+            TrainState.create, optimizer=optimizer, ema=config.optimizer.ema_decay is not None
+        )
+
+        def initialize(key: jax.Array) -> TrainState:
+            init_key, run_key = jax.random.split(key)
+            return create(task.init(init_key), run_key)
+
+        # Of `create`, not of `initialize`: tracing the model once is enough.
+        shapes = jax.eval_shape(create, variables, jax.random.key(0))
+        rules = (*config.mesh.rules, *sharding.TRANSFORMER)
+        param_shardings = sharding.infer_sharding(params, mesh, rules)
+        shapes = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            shapes,
+            sharding.shardings(shapes, param_shardings, mesh),
+        )
+        return cls(
+            config, mesh, task, total, lr_schedule, optimizer, param_shardings, shapes, initialize
+        )
 
     @property
     def shardings(self) -> TrainState:
@@ -49,69 +94,23 @@ class TrainSetup:
         return jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
 
     def initialize(self) -> TrainState:
-        """A fresh state, made in its place: no array is ever whole on one device."""
+        """A fresh state, made where it lies: no array is ever whole on one device."""
         make = jax.jit(self._initialize, out_shardings=self.shardings)
         return make(jax.random.key(self.config.seed))
 
     @functools.cached_property
-    def step(self) -> Callable[[TrainState, Any], tuple[TrainState, steps.Metrics]]:
+    def step(self) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
         """The compiled training step."""
         settings = self.config.optimizer
-        step = steps.make_train_step(
+        step = train_step.make_train_step(
             self.task,
             self.optimizer,
-            self.rate,
-            accumulate=settings.accumulate,
+            self.lr_schedule,
+            grad_accum_steps=settings.grad_accum_steps,
             average=_average(settings, self.total_steps),
-            trained=optimizers.trainable_mask(settings, self.shapes.params),
+            trainable=trainable_mask(settings, self.shapes.params),
         )
-        return steps.compile_step(step, self.shardings, self.mesh)
-
-
-def build(config: Config, words: int, examples: int, mesh: Mesh | None = None) -> TrainSetup:
-    """Plans a run; computes and allocates nothing.
-
-    Args:
-      words: how many tokens, or classes, there are.
-      examples: of the training split; says how long an epoch is.
-      mesh: by default made of all devices as `config.mesh` says.
-    """
-    if mesh is None:
-        mesh = make_config_mesh(config)
-    meshes.check_batch(mesh, config.batch_size // config.optimizer.grad_accum_steps, _BATCH_FIELD)
-    task = TASKS[config.task].make(config, words)
-    epoch = examples / config.batch_size
-    total = total_steps(config, examples)
-    rate = optimizers.make_lr_schedule(config.optimizer, total, epoch)
-    variables = jax.eval_shape(task.init, jax.random.key(0))
-    params = variables["params"]
-    optimizer = optimizers.make_optimizer(config.optimizer, rate, params)
-    start = functools.partial(
-        create_train_state, optimizer=optimizer, ema=config.optimizer.ema_decay is not None
-    )
-
-    def initialize(key: jax.Array) -> TrainState:
-        init_key, run_key = jax.random.split(key)
-        return start(task.init(init_key), run_key)
-
-    # Of `start`, not of `initialize`: tracing the model once is enough.
-    shapes = jax.eval_shape(start, variables, jax.random.key(0))
-    placements = sharding.infer_sharding(params, mesh, (*config.mesh.rules, *sharding.TRANSFORMER))
-    places = sharding.shardings(shapes, placements, mesh)
-    shapes = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        places,
-    )
-    return TrainSetup(config, mesh, task, total, rate, optimizer, placements, shapes, initialize)
-
-
-def _average(settings: OptimizerConfig, total_steps: int) -> ema.AverageUpdate:
-    if settings.ema_decay is None:
-        return ema.no_average
-    if settings.lookahead:
-        return ema.lookahead(settings.ema_decay, settings.lookahead, total_steps)
-    return ema.ema(settings.ema_decay)
+        return train_step.compile_step(step, self.shardings, self.mesh)
 
 
 def make_config_mesh(config: Config) -> Mesh:
@@ -119,11 +118,17 @@ def make_config_mesh(config: Config) -> Mesh:
     return meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
 
 
-_BATCH_FIELD = "config.batch_size / config.optimizer.grad_accum_steps"
-
-
-def total_steps(config: Config, examples: int) -> int:
-    """How many steps a run has: total_steps, else total_epochs over the training split."""
+def count_steps(config: Config, num_examples: int) -> int:
+    """The steps of a run: total_steps, else total_epochs over the training split."""
     if config.total_steps is not None:
         return config.total_steps
-    return max(1, round(config.total_epochs * examples / config.batch_size))
+    assert config.total_epochs is not None  # checked by the schema
+    return max(1, round(config.total_epochs * num_examples / config.batch_size))
+
+
+def _average(settings: OptimizerConfig, total_steps: int) -> ema.AverageUpdate:
+    if settings.ema_decay is None:
+        return ema.no_average
+    if settings.lookahead_steps:
+        return ema.lookahead(settings.ema_decay, settings.lookahead_steps, total_steps)
+    return ema.ema(settings.ema_decay)

@@ -1,4 +1,4 @@
-"""The training step: one pure function (state, batch) → (state, metrics), compiled once."""
+"""The training step: one pure function (state, batch) -> (state, metrics), compiled once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,22 +9,19 @@ import optax
 from jax.sharding import Mesh
 
 from jaxtag.distributed import mesh as meshes
-from jaxtag.tasks import Task
-from jaxtag.training import ema as averages
+from jaxtag.tasks.base import Batch, Metrics, Task
+from jaxtag.training import ema
 from jaxtag.training.train_state import TrainState
-
-Batch = dict[str, jax.Array]
-Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name → (sum, count), to be added up
 
 
 def make_train_step(
     task: Task,
     optimizer: optax.GradientTransformation,
-    rate: optax.Schedule,
+    lr_schedule: optax.Schedule,
     *,
-    accumulate: int = 1,
-    average: averages.AverageUpdate = averages.no_average,
-    trained: Any = True,
+    grad_accum_steps: int = 1,
+    average: ema.AverageUpdate = ema.no_average,
+    trainable: Any = True,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step as a pure function, to be compiled with `compile_step`.
 
@@ -32,36 +29,37 @@ def make_train_step(
     whose loss or gradient is not finite changes nothing but the counters.
 
     Args:
-      accumulate: parts in which a batch is computed.
-      average: what becomes of the moving average, where the state has one.
-      trained: a tree of bools, of which parameters the gradient is taken, or one for all.
+        lr_schedule: the learning rate over steps, for the metrics.
+        grad_accum_steps: parts in which a batch is computed.
+        average: how the moving average is updated, where the state has one.
+        trainable: a tree of bools, which parameters get a gradient, or one for all.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with jax.named_scope("loss"):
             key = jax.random.fold_in(state.key, state.step)
         grads, weight, metrics, collections = _gradient(
-            task, state, batch, key, accumulate, trained
+            task, state, batch, key, grad_accum_steps, trainable
         )
         with jax.named_scope("optimizer"):
             grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads)
             norm = optax.tree.norm(grads)
-            fine = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
-            updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+            finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             new = {"params": params, "collections": collections}
-            new, ema = average(state.step, new, state.ema)
+            new, averages = average(state.step, new, state.ema)
 
             def keep(new: Any, old: Any) -> Any:
-                return jax.tree.map(lambda n, o: jnp.where(fine, n, o), new, old)
+                return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
-            bad = 1 - fine.astype(jnp.int32)
+            bad = 1 - finite.astype(jnp.int32)
             changed = state.replace(
                 step=state.step + 1,
                 params=keep(new["params"], state.params),
                 collections=keep(new["collections"], state.collections),
-                optimizer=keep(optimizer_state, state.optimizer),
-                ema=keep(ema, state.ema),
+                opt_state=keep(opt_state, state.opt_state),
+                ema=keep(averages, state.ema),
                 skipped=state.skipped + bad,
                 skipped_in_row=(state.skipped_in_row + bad) * bad,
             )
@@ -69,14 +67,14 @@ def make_train_step(
             one = jnp.ones((), jnp.float32)
             # A skipped step must not turn the averages of its log window into NaN.
             metrics = {
-                name: (jnp.where(fine, total, 0.0), jnp.where(fine, count, 0.0))
+                name: (jnp.where(finite, total, 0.0), jnp.where(finite, count, 0.0))
                 for name, (total, count) in metrics.items()
             }
-            metrics["gradient_norm"] = (jnp.where(fine, norm, 0.0), fine.astype(jnp.float32))
-            metrics["learning_rate"] = (rate(state.step - state.skipped) * one, one)
+            metrics["grad_norm"] = (jnp.where(finite, norm, 0.0), finite.astype(jnp.float32))
+            metrics["learning_rate"] = (lr_schedule(state.step - state.skipped) * one, one)
             metrics["skipped_in_row"] = (changed.skipped_in_row.astype(jnp.float32), one)
-            metrics["skipped"] = (bad.astype(jnp.float32), one)
-            metrics["broken"] = (
+            metrics["skipped_steps"] = (bad.astype(jnp.float32), one)
+            metrics["corrupt_images"] = (
                 batch["broken"].sum().astype(jnp.float32),
                 batch["broken"].size * one,
             )
@@ -88,7 +86,7 @@ def make_train_step(
 def compile_step(
     step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], shardings: Any, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """`jit` of the step: state in and out as `shardings` say, its buffers used again."""
+    """Jits the step: the state in and out as `shardings` say, its buffers donated."""
     return jax.jit(
         meshes.with_mesh(mesh, step),
         in_shardings=(shardings, meshes.batch_sharding(mesh)),
@@ -98,17 +96,17 @@ def compile_step(
 
 
 def _gradient(
-    task: Task, state: TrainState, batch: Batch, key: jax.Array, parts: int, trained: Any
+    task: Task, state: TrainState, batch: Batch, key: jax.Array, parts: int, trainable: Any
 ) -> tuple[Any, jax.Array, Metrics, Any]:
     """Sum of the loss's gradients, sum of weights, metrics, collections; in `parts` parts.
 
-    The gradient of what is not `trained` is 0, and costs nothing.
+    The gradient of what is not `trainable` is 0, and costs nothing.
     """
-    trained = jax.tree.broadcast(trained, state.params)
+    trainable = jax.tree.broadcast(trainable, state.params)
 
     def part(collections: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
         def total(params: Any) -> tuple[jax.Array, Any]:
-            seen = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
+            seen = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trainable)
             variables = {"params": seen, **collections}
             with jax.named_scope("loss"):
                 sums, weights, metrics, changed = task.loss(variables, batch, key)
@@ -141,5 +139,5 @@ def _gradient(
 
 
 def _split(x: jax.Array, parts: int) -> jax.Array:
-    """[B, …] → [parts, B / parts, …], taking every parts-th: each device keeps its own examples."""
+    """[B, …] -> [parts, B / parts, …], taking every parts-th: each device keeps its own examples."""
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)

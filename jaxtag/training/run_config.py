@@ -1,0 +1,74 @@
+"""The configuration to train with in a work directory: resolved, compared, written."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxtag.config import schema
+from jaxtag.config.schema import Config
+from jaxtag.distributed import coordination
+from jaxtag.errors import UserError
+from jaxtag.storage.atomic_file import write_text
+from jaxtag.tasks import common
+from jaxtag.training import run_data
+
+
+def resolve_run_config(config: Config, workdir: Path, allow_changes: bool = False) -> Config:
+    """The configuration to train with in `workdir`; process 0 writes it there.
+
+    Raises:
+        UserError: `workdir` holds a run that trained something else, unless `allow_changes`; it
+            cannot be written, or is not shared by all processes.
+    """
+
+    def resolve() -> str:
+        return schema.to_json(_resolve(config, workdir, allow_changes))
+
+    resolved = schema.from_json(coordination.run_on_process_zero(resolve))
+    if not (workdir / "config.json").exists():
+        raise UserError(
+            f"process {jax.process_index()} does not see what process 0 wrote into {workdir}: "
+            "--workdir must be a folder that all machines share"
+        )
+    return resolved
+
+
+def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
+    """The configuration to train with, written into `workdir`.
+
+    What the first run decided by itself (None in the configuration) stays as it was decided.
+    """
+    path = workdir / "config.json"
+    resolved = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, scan=common.resolve_scan(config.model.scan)),
+    )
+    if path.exists():
+        old = schema.load(workdir)
+        if config.model.scan is None:
+            resolved.model.scan = old.model.scan
+        changed = schema.differences(old, resolved)
+        # Before the first checkpoint there is nothing that a change could spoil: a run that ended
+        # over a wrong setting or absent data starts again with the right one.
+        if changed and not allow_changes and run_data.has_checkpoints(workdir):
+            raise UserError(_refusal(workdir, changed))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be written: {error.strerror}") from error
+    write_text(path, schema.to_json(resolved))
+    return resolved
+
+
+def _refusal(workdir: Path, changed: dict[str, tuple[Any, Any]]) -> str:
+    lines = (
+        f"  config.{name}: trained with {old!r}, now {new!r}"
+        for name, (old, new) in changed.items()
+    )
+    return (
+        f"{workdir} was trained with another configuration:\n"
+        + "\n".join(lines)
+        + "\ntake another --workdir, or say --allow_changes to go on all the same"
+    )
