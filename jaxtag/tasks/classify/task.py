@@ -11,7 +11,7 @@ from jaxtag import augment
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline, transforms
 from jaxtag.data import targets as fields
-from jaxtag.losses.capsule_margin import margin_loss
+from jaxtag.losses.classification import margin_loss
 from jaxtag.tasks import common, tta
 
 Batch = dict[str, jax.Array]

@@ -114,15 +114,16 @@ def make(config: Config, classes: int) -> EmbedTask:
     for name in ("mixup", "cutmix"):
         if getattr(config.augmentation, name):
             raise UsageError(f"config.augmentation.{name}: a mixed picture is of no one class")
-    if config.task.label_field == "tags" and config.task.loss in metric.ONE_CLASS:
+    loss = metric.make_loss(config.task.loss, config.task.loss_kwargs)
+    if config.task.label_field == "tags" and metric.is_single_class(loss):
         raise UsageError(
             f"config.task.loss = {config.task.loss!r}: it knows one class a picture, and "
             "config.task.label_field = 'tags' gives several; take proxy_anchor"
         )
-    data, proxies = config.data, config.task.loss in metric.PROXIES
+    data, proxies = config.data, metric.needs_proxies(loss)
     return EmbedTask(
         models.Embedder(common.make_backbone(config), config.task.embedding_dim, classes if proxies else 0),
-        criterion=metric.make_loss(config.task.loss, dict(config.task.loss_kwargs)),
+        criterion=loss,
         image_size=data.image_size,
         mean=data.mean,
         std=data.std,
