@@ -110,7 +110,7 @@ def ours(args: argparse.Namespace) -> dict[str, Callable[[int], None]]:
     import optax
 
     from jaxtag import models
-    from jaxtag.losses.capsule_margin import margin_loss
+    from jaxtag.losses.classification import margin_loss
     from jaxtag.tasks import common
 
     name, gpu = args.model, args.device == "gpu"

@@ -1,32 +1,49 @@
-"""Losses of multi-label tagging, by the names that `config.task.loss` knows.
+"""Losses of multi-label tagging: logits -> (costs of tags that are present, of absent ones).
 
-Each gives, for logits z and p = sigmoid(z), what a tag costs where it is present and where it is
-absent. The asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119, equations 4 to 7)
+With z the logits and p = sigmoid(z), the asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119,
+equations 4 to 7)
 
     present: -(1 - p)^gamma_pos log(p)
     absent:  -q^gamma_neg log(1 - q), with q = max(p - clip, 0)
 
-holds the other two: with one gamma and no clip it is focal, with gamma 0 cross-entropy.
+contains the other two: with one gamma and no clip it is focal, with gamma 0 cross-entropy.
+`config.task.loss` names one of them, or a function of the same signature as `package.module:Name`.
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
-from jaxtag.errors import UsageError, did_you_mean
+from jaxtag import registry
 
-Costs = tuple[jax.Array, jax.Array]  # where a tag is present, and where it is absent
+Costs = tuple[jax.Array, jax.Array]  # of a tag that is present, of one that is absent
+MultilabelLoss = Callable[[jax.Array], Costs]
+
+
+def make_loss(name: str, kwargs: Mapping[str, Any]) -> MultilabelLoss:
+    """Returns the loss `name` with its keyword arguments bound.
+
+    Raises:
+        UsageError: the name or an argument is unknown, or an argument is of the wrong type.
+    """
+    loss = registry.resolve("multilabel_loss", name, "config.task.loss")
+    registry.check_kwargs(loss, kwargs, "config.task.loss_kwargs", name)
+    return functools.wraps(loss)(functools.partial(loss, **kwargs))
 
 
 def asymmetric(
-    logits: jax.Array, *, gamma_neg: float = 4.0, gamma_pos: float = 0.0, clip: float = 0.05
-) -> Costs:
-    """The defaults are those of the paper's section 3.2; costs in the shape of `logits`."""
+    logits: Float[Array, "*B"],
+    *,
+    gamma_neg: float = 4.0,
+    gamma_pos: float = 0.0,
+    clip: float = 0.05,
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+    """Asymmetric loss, with the defaults of the paper's section 3.2."""
     log_present, log_absent = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
     present = -jnp.exp(gamma_pos * log_absent) * log_present
     if clip:
@@ -36,44 +53,33 @@ def asymmetric(
     return present, -jnp.exp(gamma_neg * log_present) * log_absent
 
 
-def focal(logits: jax.Array, *, gamma: float = 2.0, alpha: float = 0.25) -> Costs:
-    """Lin et al. 2017, arXiv:1708.02002, equation 5: alpha weighs the tags that are present."""
+def focal(
+    logits: Float[Array, "*B"], *, gamma: float = 2.0, alpha: float = 0.25
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+    """Focal loss (Lin et al. 2017, arXiv:1708.02002, equation 5); `alpha` weights present tags."""
     present, absent = asymmetric(logits, gamma_neg=gamma, gamma_pos=gamma, clip=0.0)
     return alpha * present, (1 - alpha) * absent
 
 
-def binary_cross_entropy(logits: jax.Array) -> Costs:
-    """In nats."""
+def binary_cross_entropy(
+    logits: Float[Array, "*B"],
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+    """Binary cross-entropy, in nats."""
     return asymmetric(logits, gamma_neg=0.0, gamma_pos=0.0, clip=0.0)
 
 
-LOSSES: dict[str, Callable[..., Costs]] = {
-    "asymmetric": asymmetric,
-    "binary_cross_entropy": binary_cross_entropy,
-    "focal": focal,
-}
-
-
-def make_loss(name: str, arguments: Mapping[str, Any]) -> Callable[[jax.Array], Costs]:
-    """The loss `name` with its arguments. Raises UsageError where one of them is unknown."""
-    parameters = inspect.signature(LOSSES[name]).parameters.values()
-    known = [item.name for item in parameters if item.kind is item.KEYWORD_ONLY]
-    for argument in arguments:
-        if argument not in known:
-            hint = did_you_mean(argument, known) if known else ""
-            raise UsageError(f"config.task.loss_kwargs: {name} has no argument {argument!r}{hint}")
-    return functools.partial(LOSSES[name], **arguments)
-
-
-def positive_weights(counts: np.ndarray, pictures: int, limit: float) -> np.ndarray:
-    """What the presence of each tag weighs: pictures without it / with it, from 1 to `limit`.
+def positive_weights(
+    counts: Int[np.ndarray, " T"], num_images: int, limit: float
+) -> Float[np.ndarray, " T"]:
+    """Weight of each tag's presence: images without it / images with it, clipped to [1, limit].
 
     Args:
-      counts: pictures that have each tag, int [T].
-      pictures: how many there are.
+        counts: number of images that have each tag.
+        num_images: number of all images.
+        limit: the largest weight.
 
     Returns:
-      float32 [T].
+        float32 [T].
     """
-    ratios = (pictures - counts) / np.maximum(counts, 1)
+    ratios = (num_images - counts) / np.maximum(counts, 1)
     return np.clip(ratios, 1.0, limit).astype(np.float32)

@@ -7,13 +7,17 @@ import pytest
 from safetensors.numpy import load_file
 from stored import REFERENCES
 
+from jaxtag import registry
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError
 from jaxtag.losses import metric
 from jaxtag.losses.metric import pair_masks, pairs
 
 STORED = REFERENCES / "metric_learning.safetensors"
-NAMES = sorted(metric.PAIRS | metric.PROXIES)
+NAMES = registry.names("metric_loss")
+LOSSES = {name: metric.make_loss(name, {}) for name in NAMES}
+PAIR_LOSSES = [name for name in NAMES if not metric.needs_proxies(LOSSES[name])]
+TAG_LOSSES = [name for name in NAMES if not metric.is_single_class(LOSSES[name])]
 
 
 def of_length_one(x: jax.Array) -> jax.Array:
@@ -22,7 +26,7 @@ def of_length_one(x: jax.Array) -> jax.Array:
 
 def gradient(name: str):
     """(vectors by name, labels, mask) → (loss, its gradient), not compiled yet."""
-    loss = metric.make_loss(name, {})
+    loss = LOSSES[name]
 
     def value(vectors: dict[str, jax.Array], labels: jax.Array, mask: jax.Array) -> jax.Array:
         vectors = jax.tree.map(of_length_one, vectors)
@@ -34,8 +38,9 @@ def gradient(name: str):
 
 
 def vectors_for(name: str, source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    wanted = ("embeddings", "proxies") if name in metric.PROXIES else ("embeddings",)
-    return {part: source[part] for part in wanted}
+    needs_proxies = metric.needs_proxies(LOSSES[name])
+    parts = ("embeddings", "proxies") if needs_proxies else ("embeddings",)
+    return {part: source[part] for part in parts}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,7 @@ def test_loss_and_gradient_are_those_of_the_paper(name, stored, monkeypatch) -> 
     check(name, stored, compute(vectors_for(name, stored), stored["labels"], stored["mask"]))
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {*metric.ONE_CLASS}))
+@pytest.mark.parametrize("name", TAG_LOSSES)
 def test_one_tag_a_picture_is_a_class(name, stored) -> None:
     tags = np.eye(len(stored["proxies"]), dtype=np.int8)[stored["labels"]]
     compute = jax.jit(gradient(name))
@@ -68,7 +73,7 @@ def test_one_tag_a_picture_is_a_class(name, stored) -> None:
 def test_pictures_that_share_a_tag_are_alike() -> None:
     random = np.random.default_rng(0)
     one, other = (random.choice([0, 0, 0, 1, 2], (9, 4)).astype(np.int8) for _ in range(2))
-    same, apart = pair_masks.positive_negative_masks(one, other)
+    same, apart = pair_masks.positive_negative_masks(jnp.asarray(one), jnp.asarray(other))
     for row, first in enumerate(one):
         for column, second in enumerate(other):
             states = list(zip(first, second, strict=True))
@@ -76,7 +81,7 @@ def test_pictures_that_share_a_tag_are_alike() -> None:
             # An unknown tag may be there: they share none for sure where either is absent.
             assert apart[row, column] == all(pair_masks.ABSENT in pair for pair in states)
     assert same.any() and apart.any() and not (same | apart).all()
-    own, others = pair_masks.class_masks(one, 4)
+    own, others = pair_masks.class_masks(jnp.asarray(one), 4)
     assert (own == (one == 1)).all() and (others == (one == 0)).all()
 
 
@@ -95,7 +100,7 @@ def test_eight_devices_give_the_loss_of_one(name, stored) -> None:
     check(name, stored, compute(vectors, stored["labels"], stored["mask"]))
 
 
-@pytest.mark.parametrize("name", sorted(metric.PAIRS))
+@pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_memory_does_not_grow_with_the_square_of_the_batch(name, monkeypatch) -> None:
     monkeypatch.setattr(pairs, "_ANCHORS", 16)
 
@@ -129,6 +134,20 @@ def test_nothing_to_compare_gives_no_gradient(name) -> None:
             assert np.isfinite(value).all() and (mask or not value.any())
 
 
-def test_an_unknown_argument_is_named() -> None:
+def test_a_wrong_argument_is_named() -> None:
     with pytest.raises(UsageError, match=r"triplet_all has no argument 'margn' \(did you mean ma"):
         metric.make_loss("triplet_all", {"margn": 0.1})
+    with pytest.raises(UsageError, match=r"loss_kwargs: n_pair's scale = '8': must be float"):
+        metric.make_loss("n_pair", {"scale": "8"})
+
+
+def test_kinds_of_losses_are_known() -> None:
+    assert {*NAMES} - {*PAIR_LOSSES} == {"arcface", "proxy_anchor"}
+    assert {*NAMES} - {*TAG_LOSSES} == {"arcface"}
+
+
+def test_a_loss_of_ones_own_is_found_by_its_path() -> None:
+    loss = metric.make_loss("jaxtag.losses.metric.proxies:arcface", {"margin": 0.25})
+    assert metric.needs_proxies(loss) and metric.is_single_class(loss)
+    with pytest.raises(UsageError, match=r"config.task.loss = 'arcfase': .*did you mean arcface"):
+        metric.make_loss("arcfase", {})

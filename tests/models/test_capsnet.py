@@ -9,7 +9,7 @@ from stored import REFERENCES
 
 from jaxtag import models
 from jaxtag.kernels import layers
-from jaxtag.losses.capsule_margin import margin_loss
+from jaxtag.losses.classification import margin_loss
 from jaxtag.models import capsnet
 from jaxtag.models.capsnet import CapsNet
 from jaxtag.models.routing import length, route, squash

@@ -1,37 +1,40 @@
-"""Losses of deep metric learning, by the names that `config.task.loss` knows."""
+"""Losses of deep metric learning: `(embeddings [B, D], labels, mask [B]) -> (sum, weight)`.
+
+The loss is sum / weight. `config.task.loss` names one of them, or a function of the same signature
+as `package.module:Name`; its keyword-only parameters are what `config.task.loss_kwargs` may set. A
+loss decorated with `against_proxies` takes one learned vector per class, [C, D], as its fourth
+argument.
+"""
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxtag.errors import UsageError, did_you_mean
-from jaxtag.losses.metric import pairs, proxies, triplets
+from jaxtag import registry
+from jaxtag.losses.metric.pairs import WeightedSum
+from jaxtag.losses.metric.proxies import against_proxies
 
-# (embeddings [B, D], labels [B], mask [B]) → (sum, weight)
-PAIRS: dict[str, Callable[..., pairs.WeightedSum]] = {
-    "contrastive": pairs.contrastive,
-    "multi_similarity": pairs.multi_similarity,
-    "n_pair": pairs.n_pair,
-    "triplet_all": triplets.triplet_all,
-    "triplet_hard": triplets.triplet_hard,
-    "triplet_semi_hard": triplets.triplet_semi_hard,
-}
-ONE_CLASS = ("arcface",)  # do not take tags
-# The same with one vector for each class as the last argument [C, D].
-PROXIES: dict[str, Callable[..., pairs.WeightedSum]] = {
-    "arcface": proxies.arcface,
-    "proxy_anchor": proxies.proxy_anchor,
-}
+__all__ = ["MetricLoss", "against_proxies", "is_single_class", "make_loss", "needs_proxies"]
+
+MetricLoss = Callable[..., WeightedSum]
 
 
-def make_loss(name: str, arguments: Mapping[str, Any]) -> Callable[..., pairs.WeightedSum]:
-    """The loss `name` with its arguments. Raises UsageError where one of them is unknown."""
-    loss = (PAIRS | PROXIES)[name]
-    parameters = inspect.signature(loss).parameters.values()
-    known = [item.name for item in parameters if item.kind is item.KEYWORD_ONLY]
-    for argument in arguments:
-        if argument not in known:
-            hint = did_you_mean(argument, known)
-            raise UsageError(f"config.task.loss_kwargs: {name} has no argument {argument!r}{hint}")
-    return functools.partial(loss, **arguments)
+def make_loss(name: str, kwargs: Mapping[str, Any]) -> MetricLoss:
+    """Returns the loss `name` with its keyword arguments bound.
+
+    Raises:
+        UsageError: the name or an argument is unknown, or an argument is of the wrong type.
+    """
+    loss = registry.resolve("metric_loss", name, "config.task.loss")
+    registry.check_kwargs(loss, kwargs, "config.task.loss_kwargs", name)
+    return functools.wraps(loss)(functools.partial(loss, **kwargs))
+
+
+def needs_proxies(loss: MetricLoss) -> bool:
+    """Whether a loss takes one learned vector per class, [C, D], as its fourth argument."""
+    return getattr(loss, "needs_proxies", False)
+
+
+def is_single_class(loss: MetricLoss) -> bool:
+    """Whether a loss takes only class indices [B] as labels, not sets of tags [B, T]."""
+    return getattr(loss, "single_class", False)
