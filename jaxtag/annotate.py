@@ -30,8 +30,8 @@ from absl import flags, logging
 from tqdm import tqdm
 
 from jaxtag import cli
-from jaxtag.config import flags as config_flag
-from jaxtag.config import schema as configuration
+from jaxtag.config import flags as config_flags
+from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import files, pipeline
 from jaxtag.data.labels import LabelNames
@@ -49,38 +49,40 @@ from jaxtag.tasks.tag.calibration import TagCalibration
 _TAGS = 5  # likeliest classes that are told
 _MOST_TAGS = 30  # of a picture, by a tagger
 
-_CONFIG = config_flag.define()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
-_INDEX = flags.DEFINE_string("index", None, "Folder of a tag index (see jaxtag.index).")
-_OUTPUT = flags.DEFINE_string("output", None, "File to write, JSON lines.")
-_CSV = flags.DEFINE_string(
-    "csv", None, "Table to write besides: file, tags, scores, caption, error."
-)
-_GALLERY = flags.DEFINE_string(
-    "gallery", None, "Folder to write besides: a page, index.html, that can be searched by tag."
-)
-_SIDECARS = flags.DEFINE_bool(
-    "sidecars", False, "Write PICTURE.xmp beside each picture: keywords for photo programs."
-)
-_MIN_SCORE = flags.DEFINE_float(
-    "min_score",
-    None,
-    "Score that a tag needs to become a keyword in a sidecar file; default: 0.5, and of a tagger, "
-    "whose tags have thresholds of their own, 0.",
-)
-_STEP = flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    config_flags.define()
+    flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
+    flags.DEFINE_string("index", None, "Folder of a tag index (see jaxtag.index).")
+    flags.DEFINE_string("output", None, "File to write, JSON lines.")
+    flags.DEFINE_string("csv", None, "Table to write besides: file, tags, scores, caption, error.")
+    flags.DEFINE_string(
+        "gallery", None, "Folder to write besides: a page, index.html, that can be searched by tag."
+    )
+    flags.DEFINE_bool(
+        "sidecars", False, "Write PICTURE.xmp beside each picture: keywords for photo programs."
+    )
+    flags.DEFINE_float(
+        "min_score",
+        None,
+        "Score that a tag needs to become a keyword in a sidecar file; default: 0.5, and 0 with a "
+        "tagger, whose tags have thresholds of their own.",
+    )
+    flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
 
 
 def main(paths: list[str]) -> None:
-    if not ((_WORKDIR.value or _INDEX.value) and _OUTPUT.value and paths):
+    if not ((FLAGS.workdir or FLAGS.index) and FLAGS.output and paths):
         raise UsageError(
             "usage: jaxtag.annotate --workdir=DIR [--index=DIR] --output=FILE.jsonl PATH… "
             "(or --index alone)"
         )
-    output = Path(_OUTPUT.value)
+    output = Path(FLAGS.output)
     config = Config()  # an index alone is of no run
-    if _WORKDIR.value:
-        config = configuration.check(_CONFIG.value or configuration.load(Path(_WORKDIR.value)))
+    if FLAGS.workdir:
+        config = schema.check(FLAGS.config or schema.load(Path(FLAGS.workdir)))
     names = _without_own(files.list_files(paths), output)
     if config.compilation_cache:
         compilation_cache.use_compilation_cache()
@@ -99,22 +101,22 @@ def main(paths: list[str]) -> None:
 
 def _found(config: Config, names: list[str]) -> Iterator[dict[str, Any]]:
     """A line for each file, by the model, the index or both."""
-    if not _WORKDIR.value:
-        return indexed.tagged(Path(_INDEX.value), names, _TAGS)
-    model = predictor.load(Path(_WORKDIR.value), config, _STEP.value)
+    if not FLAGS.workdir:
+        return indexed.tagged(Path(FLAGS.index), names, _TAGS)
+    model = predictor.load(Path(FLAGS.workdir), config, FLAGS.step)
     found = annotate(model, names)
-    if not _INDEX.value:
+    if not FLAGS.index:
         return found
     known = model.vocabulary.names if isinstance(model.vocabulary, LabelNames) else ()
-    near = indexed.tagged(Path(_INDEX.value), names, _MOST_TAGS)
+    near = indexed.tagged(Path(FLAGS.index), names, _MOST_TAGS)
     return indexed.together(found, near, known, _MOST_TAGS)
 
 
 def _without_own(names: list[str], output: Path) -> list[str]:
     """`names` less what this or an earlier run wrote among the pictures."""
-    written = [Path(path) for path in (output, _CSV.value) if path]
+    written = [Path(path) for path in (output, FLAGS.csv) if path]
     own = {os.path.realpath(p) for path in written for p in (path, atomic_file.partial_path(path))}
-    gallery = os.path.join(os.path.realpath(_GALLERY.value), "") if _GALLERY.value else None
+    gallery = os.path.join(os.path.realpath(FLAGS.gallery), "") if FLAGS.gallery else None
     sidecars = {f"{name}.xmp" for name in names}
 
     def is_own(name: str) -> bool:
@@ -128,13 +130,13 @@ def _without_own(names: list[str], output: Path) -> list[str]:
 def _writers(output: Path, config: Config) -> list[Any]:
     """What the flags ask for."""
     found: list[Any] = [writers.JsonlWriter(output)]
-    if _CSV.value:
-        found.append(writers.CsvWriter(Path(_CSV.value)))
-    if _SIDECARS.value:
+    if FLAGS.csv:
+        found.append(writers.CsvWriter(Path(FLAGS.csv)))
+    if FLAGS.sidecars:
         usual = 0.0 if config.task == "tag" else 0.5
-        found.append(writers.XmpWriter(usual if _MIN_SCORE.value is None else _MIN_SCORE.value))
-    if _GALLERY.value:
-        found.append(writers.GalleryWriter(Path(_GALLERY.value), config.data.num_threads))
+        found.append(writers.XmpWriter(usual if FLAGS.min_score is None else FLAGS.min_score))
+    if FLAGS.gallery:
+        found.append(writers.GalleryWriter(Path(FLAGS.gallery), config.data.num_threads))
     return found
 
 
@@ -245,5 +247,9 @@ _DESCRIBERS = {
 }
 
 
+def run() -> None:
+    cli.run(main, define_flags, positional=True)
+
+
 if __name__ == "__main__":
-    cli.run(main, positional=True)
+    run()

@@ -1,9 +1,19 @@
-"""What every `python -m jaxtag.X` shares: flags, one clear line for a user's mistake, exit status.
+"""What all commands share: flags, subcommands, one line for a user's mistake, exit status.
+
+A command is a module of three functions:
+
+    def define_flags() -> None: ...              # absl flags, with the helpers below
+    def main(argv: list[str]) -> int | None: ...  # reads flags.FLAGS; argv: positional arguments
+    def run() -> None: cli.run(main, define_flags)
+
+`python -m jaxtag.X` and `jaxtag X` both call `run`. Only `run` defines flags and sets up the
+process, so importing a command changes nothing, and several can be run in one process.
 
 Exit status: 0 success, 1 failure, 2 wrong use (see also `jaxtag.training.preemption` for the
 status of a run that saved its state and wants to be started again).
 """
 
+import contextlib
 import ctypes
 import gc
 import io
@@ -11,78 +21,163 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags, logging
+from absl.testing import flagsaver
 
-from jaxtag.errors import UsageError, UserError
+from jaxtag.errors import UsageError, UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from jaxtag.config.schema import Config
+
+_HELP_FLAGS = ("--help", "-help", "-h")
 
 
-def run(main: Callable[[Sequence[str]], int | None], positional: bool = False) -> None:
-    """Parses the command line with absl, calls `main(argv)`, and ends the process.
+def run(
+    main: Callable[[list[str]], int | None],
+    define_flags: Callable[[], None],
+    *,
+    positional: bool = False,
+    subcommands: Sequence[str] = (),
+    subcommand_required: bool = True,
+) -> NoReturn:
+    """Parses the command line, calls `main(argv)`, and ends the process.
+
+    Flags and positional arguments may be mixed; what comes after `--` is never a flag.
 
     Args:
-      main: gets what is left of the command line after the flags (without the program's name);
-        its result is the exit status, None being 0.
-      positional: whether the command takes arguments that are not flags.
+        main: Gets the positional arguments (without the program's name); returns the exit status,
+            None being 0. Its module's docstring is the text of --help.
+        define_flags: Defines the command's flags on `absl.flags.FLAGS`. They are removed again, and
+            the others restored, before `run` raises SystemExit.
+        positional: Whether the command takes positional arguments (beside a subcommand).
+        subcommands: If given, the first positional argument must be one of these.
+        subcommand_required: Whether the subcommand may not be left out.
     """
+    _set_up_process()
+    app.define_help_flags()  # before the snapshot: absl defines them once a process
+    gnu_getopt = flags.FLAGS.is_gnu_getopt()
+    try:
+        with flagsaver.flagsaver():
+            flags.FLAGS.set_gnu_getopt(True)
+            others = set(flags.FLAGS)
+            define_flags()
+            own = [name for name in flags.FLAGS if name not in others]
+
+            def parse(argv: list[str]) -> list[str]:
+                return _parse(argv, lambda: _help(main, own))
+
+            def checked(argv: list[str]) -> int:
+                # Orbax and tfds log every step; users need warnings only.
+                level = logging.DEBUG if logging.vlog_is_on(1) else logging.WARNING
+                logging.set_verbosity(level)
+                arguments = argv[1:]
+                if subcommands:
+                    _check_subcommand(_name(main), arguments, subcommands, subcommand_required)
+                if arguments[bool(subcommands) :] and not positional:
+                    raise UsageError(
+                        f"unexpected argument: {arguments[bool(subcommands)]} "
+                        "(flags start with --; see --help)"
+                    )
+                return main(arguments) or 0
+
+            status = _exit_status(lambda: app.run(checked, flags_parser=parse))
+    finally:
+        flags.FLAGS.set_gnu_getopt(gnu_getopt)
+    sys.exit(status)
+
+
+def define_alias(old: str, name: str) -> None:
+    """Defines `old` as another name of the flag `name`; --help does not list it."""
+    flags.DEFINE_alias(old, name)
+
+
+def require(name: str, hint: str) -> None:
+    """Raises UsageError with `hint` unless the flag `name` was given."""
+    if not flags.FLAGS[name].value:
+        raise UsageError(f"--{name} is missing{hint}")
+
+
+def required_config() -> "Config":
+    """Returns the validated configuration of --config. Raises UsageError if it was not given."""
+    from jaxtag.config import flags as config_flags
+    from jaxtag.config import schema
+
+    if flags.FLAGS.config is None:
+        raise UsageError(f"--config is missing (there are: {', '.join(config_flags.names())})")
+    return schema.check(flags.FLAGS.config)
+
+
+def define_process_flags() -> None:
+    """Defines the flags that make a command one process of a job, named as JAX names them.
+
+        --coordinator_address=HOST:PORT --num_processes=4 --process_id=0
+
+    On Cloud TPU pods, in a JobSet on GKE's TPUs, under Slurm's srun and Open MPI's mpirun all of
+    them are detected. The names are those of the arguments of `jax.distributed.initialize`.
+    """
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0 of the job.")
+    flags.DEFINE_integer("num_processes", None, "Processes of the job; detected on clusters.")
+    flags.DEFINE_integer("process_id", None, "Index of this process, starting at 0.")
+    flags.DEFINE_integer("initialization_timeout", 300, "Seconds to wait for other processes.")
+    define_alias("start_timeout", "initialization_timeout")
+
+
+def join_job() -> contextlib.AbstractContextManager[None]:
+    """A context in which this process takes part in the job of its flags; see `job.join`."""
+    # Imported here, so that commands that score files start quickly.
+    from jaxtag.distributed import initialize, job
+
+    process = initialize.detect_cluster(
+        flags.FLAGS.coordinator_address, flags.FLAGS.num_processes, flags.FLAGS.process_id
+    )
+    return job.join(process, flags.FLAGS.initialization_timeout)
+
+
+def _set_up_process() -> None:
     _keep_freed_memory()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's and grain's start-up chatter
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silences XLA's and grain's start-up logs
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text of any encoding
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid in any encoding
         sys.stdout.reconfigure(errors="backslashreplace")
-    gc.freeze()  # collections need not look through all that was imported, again and again
-
-    def parse(argv: Sequence[str]) -> list[str]:
-        # What comes after `--` is no flag, whatever it looks like.
-        end = argv.index("--") if "--" in argv else len(argv)
-        argv, literal = argv[:end], argv[end:]
-        # Imported here, so that commands without a configuration start quickly.
-        if "config" in flags.FLAGS:
-            from jaxtag.config.flags import prepare_arguments
-
-            argv = prepare_arguments(argv)
-        if any(arg in ("--help", "-help", "-h") for arg in argv[1:]):
-            print(_help())
-            sys.exit(0)
-        try:
-            return flags.FLAGS([*argv, *literal], known_only=False)
-        except flags.Error as error:
-            raise UsageError(f"{error} (see --help)") from error
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            if "config" in flags.FLAGS:  # what get_config of the chosen file made of its arguments
-                raise UsageError(f"--config: {error}") from error
-            raise
-
-    def guarded(argv: Sequence[str]) -> int:
-        # Orbax and tfds tell much; what a user should know is a warning, or printed.
-        logging.set_verbosity(logging.WARNING if not logging.vlog_is_on(1) else logging.DEBUG)
-        if argv[1:] and not positional:
-            raise UsageError(f"unexpected argument: {argv[1]} (flags start with --; see --help)")
-        return main(argv[1:]) or 0
-
-    sys.exit(_one_line(lambda: app.run(guarded, flags_parser=lambda argv: parse(argv))))
+    gc.freeze()  # collections need not walk all that was imported, again and again
 
 
-def _keep_freed_memory() -> None:
-    """Lets the C library use freed memory again instead of giving it back to the system.
+def _parse(argv: list[str], help_text: Callable[[], str]) -> list[str]:
+    """Parses the flags of `argv`; returns the program's name and the positional arguments."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    argv, literal = argv[:end], argv[end:]
+    # Imported here, so that commands without a configuration start quickly.
+    if "config" in flags.FLAGS:
+        from jaxtag.config.flags import prepare_arguments
 
-    A training step on CPU takes and frees gigabytes, in pieces of hundreds of megabytes; pieces
-    that come anew from the system are cleared page by page, up to 40 % of a step's time. For glibc
-    alone, and of no use beside an accelerator. To be called before there are other threads.
-    """
-    accelerators = ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*")
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None or any(any(Path("/dev").glob(name)) for name in accelerators):
-        return
-    # As numbered in malloc.h: nothing outside of the heap, no trimming of its end, and one heap for
-    # all threads, since that of another thread takes no large pieces.
-    mmap_max, trim_threshold, arena_max = -4, -1, -8
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, -1)
-    mallopt(arena_max, 1)
+        argv = prepare_arguments(argv)
+    if any(arg in _HELP_FLAGS for arg in argv[1:]):
+        print(help_text())
+        sys.exit(0)
+    try:
+        return flags.FLAGS([*argv, *literal], known_only=False)
+    except flags.Error as error:
+        raise UsageError(f"{error} (see --help)") from error
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        if "config" in flags.FLAGS:  # raised by get_config of the chosen file
+            raise UsageError(f"--config: {error}") from error
+        raise
 
 
-def _one_line(call: Callable[[], None]) -> int:
+def _check_subcommand(
+    name: str, arguments: list[str], subcommands: Sequence[str], required: bool
+) -> None:
+    usage = f"usage: {name} {'|'.join(subcommands)} … (see --help)"
+    if not arguments and required:
+        raise UsageError(usage)
+    if arguments and arguments[0] not in subcommands:
+        hint = did_you_mean(arguments[0], subcommands)
+        raise UsageError(f"{usage}; unknown subcommand {arguments[0]!r}{hint}")
+
+
+def _exit_status(call: Callable[[], None]) -> int:
     """Runs `call`; a user's mistake becomes one message on stderr and its exit status."""
     try:
         call()
@@ -92,11 +187,40 @@ def _one_line(call: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except SystemExit as ended:  # absl ends with the status that main returns
+        return ended.code
     return 0
 
 
-def _help() -> str:
+def _help(main: Callable[[list[str]], int | None], names: list[str]) -> str:
     """The command's docstring and its own flags (not those of absl and other libraries)."""
-    module = sys.modules["__main__"]
-    text = (module.__doc__ or "").strip()
-    return f"{text}\n\nflags:\n{flags.FLAGS.module_help(module)}"
+    own = flags.FlagValues()
+    for name in names:
+        if not flags.FLAGS[name].help.startswith("Alias for --"):
+            own.register_key_flag_for_module("flags", flags.FLAGS[name])
+    text = (main.__globals__["__doc__"] or "").strip()
+    return f"{text}\n{own.module_help('flags')}"  # the module's name is the heading
+
+
+def _name(main: Callable[[list[str]], int | None]) -> str:
+    """The command's module, such as jaxtag.train, however it was started."""
+    return main.__globals__["__spec__"].name.removesuffix(".__main__")
+
+
+def _keep_freed_memory() -> None:
+    """Lets the C library use freed memory again instead of giving it back to the system.
+
+    A training step on CPU allocates and frees gigabytes, in blocks of hundreds of megabytes; the
+    kernel clears each new block page by page, which takes up to 40 % of a step's time. Affects
+    glibc only, and is of no use beside an accelerator. To be called before other threads start.
+    """
+    accelerators = ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or any(any(Path("/dev").glob(name)) for name in accelerators):
+        return
+    # As numbered in malloc.h: no mmap, no trimming of the heap's end, and one arena for all
+    # threads, since the arenas of other threads take no large blocks.
+    mmap_max, trim_threshold, arena_max = -4, -1, -8
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, -1)
+    mallopt(arena_max, 1)

@@ -1,6 +1,6 @@
 """Architectures against data sets: trains each with the same budget and writes the table.
 
-    python -m jaxtag.compare --output=DIR --datasets=mnist,cifar10 --pictures=60000
+    python -m jaxtag.compare --output=DIR --datasets=mnist,cifar10 --num_images=60000
 
 Each cell is a run of jaxtag.train (configuration `compare`) in DIR/cells; what was finished before
 is not run again, and what was interrupted goes on. Data sets have to be prepared (jaxtag.prepare);
@@ -18,26 +18,31 @@ from jaxtag.comparison import runner, tables
 from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
 from jaxtag.errors import UsageError, UserError, did_you_mean
 
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the cells and the table.")
-_ARCHITECTURES = flags.DEFINE_list(
-    "architectures", list(ARCHITECTURES), "Rows, with commas between them."
-)
-_DATASETS = flags.DEFINE_list("datasets", list(DATASETS), "Columns, with commas between them.")
-_PICTURES = flags.DEFINE_integer(
-    "pictures", 60_000, "Training pictures that each cell sees, repeats counted.", lower_bound=64
-)
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each cell.", lower_bound=1)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("output", None, "Folder for the cells and the table.")
+    flags.DEFINE_list("architectures", list(ARCHITECTURES), "Rows, with commas between them.")
+    flags.DEFINE_list("datasets", list(DATASETS), "Columns, with commas between them.")
+    flags.DEFINE_integer(
+        "num_images",
+        60_000,
+        "Training pictures that each cell sees, repeats counted.",
+        lower_bound=64,
+    )
+    cli.define_alias("pictures", "num_images")
+    flags.DEFINE_integer("seeds", 1, "Runs of each cell.", lower_bound=1)
+    flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
 
 
 def main(_: list[str]) -> int:
-    if not _OUTPUT.value:
-        raise UsageError("usage: jaxtag.compare --output=DIR [--architectures=…] [--datasets=…]")
-    _check("architectures", _ARCHITECTURES.value, ARCHITECTURES)
-    _check("datasets", _DATASETS.value, DATASETS)
-    output, failed, found = Path(_OUTPUT.value), 0, {}
-    for dataset in _DATASETS.value:
-        for architecture in _ARCHITECTURES.value:
+    cli.require("output", ": the folder for the runs and the table")
+    _check("architectures", FLAGS.architectures, ARCHITECTURES)
+    _check("datasets", FLAGS.datasets, DATASETS)
+    output, failed, found = Path(FLAGS.output), 0, {}
+    for dataset in FLAGS.datasets:
+        for architecture in FLAGS.architectures:
             results = _cell(architecture, dataset, output / "cells")
             failed += isinstance(results, str) and results.startswith("failed")
             found[architecture, dataset] = results
@@ -49,13 +54,13 @@ def main(_: list[str]) -> int:
 def _cell(architecture: str, dataset: str, folder: Path) -> list[dict] | str:
     """Its results, one a seed, or why there are none."""
     results = []
-    for seed in range(_SEEDS.value):
-        cell = runner.Cell(architecture, dataset, _PICTURES.value, seed)
-        if reason := runner.skip_reason(cell, _DATA_DIR.value):
+    for seed in range(FLAGS.seeds):
+        cell = runner.Cell(architecture, dataset, FLAGS.num_images, seed)
+        if reason := runner.skip_reason(cell, FLAGS.data_dir):
             return reason
         print(f"{cell.name} …", file=sys.stderr)
         try:
-            results.append(runner.run(cell, folder, _DATA_DIR.value))
+            results.append(runner.run(cell, folder, FLAGS.data_dir))
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return f"failed: {cell.name}"
@@ -80,5 +85,9 @@ def _check(flag: str, given: list[str], known: dict) -> None:
             raise UsageError(f"--{flag}: {name!r} is unknown{did_you_mean(name, known)}")
 
 
+def run() -> None:
+    cli.run(main, define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    run()

@@ -21,68 +21,66 @@ from pathlib import Path
 from absl import flags
 
 from jaxtag import cli
-from jaxtag.perf.aot import environment
+from jaxtag.config import flags as config_flags
+from jaxtag.config import schema
+from jaxtag.datasets import published_sizes
+from jaxtag.errors import UserError
+from jaxtag.perf.aot import analyze, autotune, environment, lower, tables, topologies
 
-environment.prepare()  # before JAX starts
-
-from jaxtag.config import flags as config_flag  # noqa: E402
-from jaxtag.config import schema as configuration  # noqa: E402
-from jaxtag.datasets import published_sizes  # noqa: E402
-from jaxtag.errors import UsageError, UserError  # noqa: E402
-from jaxtag.perf.aot import analyze, autotune, lower, tables, topologies  # noqa: E402
-
-_CONFIG = config_flag.define()
-_TOPOLOGY = flags.DEFINE_string("topology", None, "What to compile for, as v5e:16x16 or h100:8.")
-_SLICES = flags.DEFINE_integer("slices", 1, "Slices of that topology.", lower_bound=1)
-_WORDS = flags.DEFINE_integer(
-    "words", None, "Classes or tags of a data set that is not built in.", lower_bound=1
-)
-_OUTPUT = flags.DEFINE_string("output", None, "File for what was found, as JSON.")
-_HLO = flags.DEFINE_string("hlo", None, "File for the text of the optimised program.")
-_EXECUTABLE = flags.DEFINE_string("executable", None, "File for the program, as XLA stores it.")
-_SEARCH = flags.DEFINE_bool(
-    "search", False, "Find the batch size, config.model.remat and mesh with the most images/s."
-)
+FLAGS = flags.FLAGS
 
 
-def main(_: list[str]) -> int:
-    if _CONFIG.value is None:
-        raise UsageError(f"--config is missing (there are: {', '.join(config_flag.names())})")
-    if _TOPOLOGY.value is None:
-        raise UsageError("--topology is missing, such as --topology=v5e:16x16 or --topology=h100:8")
-    config = configuration.check(_CONFIG.value)
-    topology = topologies.parse(_TOPOLOGY.value, _SLICES.value)
-    words = _WORDS.value or published_sizes.words(config)
+def define_flags() -> None:
+    config_flags.define()
+    flags.DEFINE_string("topology", None, "What to compile for, as v5e:16x16 or h100:8.")
+    flags.DEFINE_integer("slices", 1, "Slices of that topology.", lower_bound=1)
+    flags.DEFINE_integer(
+        "num_classes", None, "Classes or tags of a data set that is not built in.", lower_bound=1
+    )
+    cli.define_alias("words", "num_classes")
+    flags.DEFINE_string("output", None, "File for what was found, as JSON.")
+    flags.DEFINE_string("hlo", None, "File for the text of the optimised program.")
+    flags.DEFINE_string("executable", None, "File for the program, as XLA stores it.")
+    flags.DEFINE_bool(
+        "search", False, "Find the batch size, config.model.remat and mesh with the most images/s."
+    )
+
+
+def main(_: list[str]) -> None:
+    environment.prepare()
+    config = cli.required_config()
+    cli.require("topology", ", such as --topology=v5e:16x16 or --topology=h100:8")
+    topology = topologies.parse(FLAGS.topology, FLAGS.slices)
+    num_outputs = FLAGS.num_classes or published_sizes.words(config)
     devices = topologies.devices(topology)
 
-    def attempt(config: configuration.Config) -> dict:
-        lowered = lower.lower(lower.plan(config, words, devices), words)
+    def attempt(config: schema.Config) -> dict:
+        lowered = lower.lower(lower.plan(config, num_outputs, devices), num_outputs)
         try:
             compiled = lower.compile_step(lowered)
         except lower.DoesNotFit as error:
             return analyze.read_failure(lowered, error, topology.chip)
-        if not _SEARCH.value:
+        if not FLAGS.search:
             _keep(compiled)
         return analyze.read(compiled, topology)
 
-    if _SEARCH.value:
+    if FLAGS.search:
         tried = autotune.best(config, len(devices), attempt, say=_say)
         print(autotune.table(tried))
         found = {"tried": [dataclasses.asdict(trial) for trial in tried]}
     else:
         found = {"topology": topology.name, "slices": topology.slices, **attempt(config)}
         print(tables.table(found, topology))
-    if _OUTPUT.value:
-        _write(_OUTPUT.value, (json.dumps(found, indent=2) + "\n").encode())
-    return 0
+    if FLAGS.output:
+        _write(FLAGS.output, (json.dumps(found, indent=2) + "\n").encode())
 
 
 def _keep(compiled: lower.Compiled) -> None:
     """Writes the program where that was asked for."""
-    if _HLO.value:
-        _write(_HLO.value, compiled.program.as_text().encode())
-    if _EXECUTABLE.value:
-        _write(_EXECUTABLE.value, compiled.program.runtime_executable().serialize())
+    if FLAGS.hlo:
+        _write(FLAGS.hlo, compiled.program.as_text().encode())
+    if FLAGS.executable:
+        _write(FLAGS.executable, compiled.program.runtime_executable().serialize())
 
 
 def _say(line: str) -> None:
@@ -99,5 +97,9 @@ def _write(path: str, content: bytes) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def run() -> None:
+    cli.run(main, define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    run()

@@ -16,31 +16,35 @@ from typing import Any
 import jax
 from absl import flags
 
-from jaxtag import cli, process_flags
-from jaxtag.config import flags as config_flag
-from jaxtag.config import schema as configuration
+from jaxtag import cli
+from jaxtag.config import flags as config_flags
+from jaxtag.config import schema
 from jaxtag.errors import UsageError, UserError
 
-_CONFIG = config_flag.define()
-_PROCESSES = process_flags.define()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
-_SPLIT = flags.DEFINE_string("split", None, "Split; by default the run's evaluation split.")
-_STEP = flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
-_RESULTS = flags.DEFINE_string(
-    "results", None, 'Captions to score, JSON: [{"image_id": …, "caption": …}, …].'
-)
-_REFERENCES = flags.DEFINE_string("references", None, "Reference captions, COCO's captions JSON.")
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    config_flags.define()
+    cli.define_process_flags()
+    flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
+    flags.DEFINE_string("split", None, "Split; by default the run's evaluation split.")
+    flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
+    flags.DEFINE_string(
+        "results", None, 'Captions to score, JSON: [{"image_id": …, "caption": …}, …].'
+    )
+    flags.DEFINE_string("references", None, "Reference captions, COCO's captions JSON.")
 
 
 def main(_: list[str]) -> None:
-    files = (_RESULTS.value, _REFERENCES.value)
-    if any(files) == bool(_WORKDIR.value) or (any(files) and not all(files)):
+    files = (FLAGS.results, FLAGS.references)
+    if any(files) == bool(FLAGS.workdir) or (any(files) and not all(files)):
         raise UsageError("give either --workdir, or both --results and --references")
     if all(files):
         print(json.dumps(_score_files(*files)))
         return
-    workdir = Path(_WORKDIR.value)
-    with _PROCESSES.joined():
+    workdir = Path(FLAGS.workdir)
+    with cli.join_job():
         metrics, details = _evaluate(workdir)
         if jax.process_index() == 0:
             print(json.dumps(metrics))  # first: should it not be possible to keep them
@@ -60,11 +64,11 @@ def _evaluate(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from jaxtag.inference import predictor
     from jaxtag.tasks import evaluators
 
-    config = configuration.check(_CONFIG.value or configuration.load(workdir))
+    config = schema.check(FLAGS.config or schema.load(workdir))
     if config.compilation_cache:
         compilation_cache.use_compilation_cache()
-    model = predictor.load(workdir, config, _STEP.value)
-    split = _SPLIT.value or config.data.evaluation_split
+    model = predictor.load(workdir, config, FLAGS.step)
+    split = FLAGS.split or config.data.evaluation_split
     source = sources.open_split(config.data.dataset, split, config.data.data_dir)
     evaluator = evaluators.make(model.task, model.mesh, config, model.vocabulary)
     evaluation = evaluator(model.variables, source)
@@ -82,5 +86,9 @@ def _keep(metrics: dict[str, Any], path: Path) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def run() -> None:
+    cli.run(main, define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    run()

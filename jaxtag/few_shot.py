@@ -20,33 +20,40 @@ from absl import flags
 from jaxtag import cli
 from jaxtag.errors import UsageError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Vectors by a run of jaxtag.train.")
-_STEP = flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
-_MODEL = flags.DEFINE_string("model", None, "Vectors by a backbone of jaxtag.models.list_models().")
-_WEIGHTS = flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
-_PIXELS = flags.DEFINE_integer("pixels", None, "Vectors are the pictures at so many pixels a side.")
-_DATASET = flags.DEFINE_string("dataset", None, "A prepared data set of classes.")
-_TRAIN_SPLIT = flags.DEFINE_string("train_split", "train", "Split that pictures are drawn from.")
-_TEST_SPLIT = flags.DEFINE_string("test_split", "test", "Split that is scored.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
-_SHOTS = flags.DEFINE_list("shots", ["1", "2", "4", "8", "16"], "Pictures of each class.")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "How often they are drawn.", 1)
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "Vectors by a run of jaxtag.train.")
+    flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
+    flags.DEFINE_string("model", None, "Vectors by a backbone of jaxtag.models.list_models().")
+    flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
+    flags.DEFINE_integer("pixels", None, "Vectors are the pictures at so many pixels a side.")
+    flags.DEFINE_string("dataset", None, "A prepared data set of classes.")
+    flags.DEFINE_string("train_split", "train", "Split that pictures are drawn from.")
+    flags.DEFINE_string("test_split", "test", "Split that is scored.")
+    flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
+    flags.DEFINE_list("shots", ["1", "2", "4", "8", "16"], "Pictures of each class.")
+    flags.DEFINE_integer("seeds", 5, "How often they are drawn.", 1)
 
 
 def main(_: list[str]) -> None:
     from jaxtag.inference import features
     from jaxtag.tag_index import few_shot
 
-    if not _DATASET.value:
-        raise UsageError("--dataset is missing: a prepared data set of classes")
-    shots = [int(word) if word.isdecimal() else 0 for word in _SHOTS.value]
+    cli.require("dataset", ": a prepared data set of classes")
+    shots = [int(word) if word.isdecimal() else 0 for word in FLAGS.shots]
     if not shots or min(shots) < 1:
-        raise UsageError(f"--shots={','.join(_SHOTS.value)}: must be positive numbers")
+        raise UsageError(f"--shots={','.join(FLAGS.shots)}: must be positive numbers")
     maker = features.from_flags(
-        _WORKDIR.value, _STEP.value, _MODEL.value, _WEIGHTS.value, _PIXELS.value
+        FLAGS.workdir,
+        FLAGS.step,
+        FLAGS.model,
+        FLAGS.weights,
+        FLAGS.pixels,
     )
-    training, test = (_labelled(maker, split) for split in (_TRAIN_SPLIT.value, _TEST_SPLIT.value))
-    found = few_shot.evaluate(training, test, shots, _SEEDS.value)
+    training, test = (_labelled(maker, split) for split in (FLAGS.train_split, FLAGS.test_split))
+    found = few_shot.evaluate(training, test, shots, FLAGS.seeds)
     summary = {}
     for k, methods in found.items():
         summary[k] = {
@@ -62,7 +69,7 @@ def _labelled(maker: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The vectors and classes of a split's readable pictures."""
     from jaxtag.data import sources
 
-    source = sources.open_split(_DATASET.value, split, _DATA_DIR.value)
+    source = sources.open_split(FLAGS.dataset, split, FLAGS.data_dir)
     source.class_names()  # tells where there are none
     parts = list(maker.of_source(source))
     places = np.concatenate([part.positions for part in parts])
@@ -72,5 +79,9 @@ def _labelled(maker: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([part.vectors for part in parts]), sources.read_labels(source)[places]
 
 
+def run() -> None:
+    cli.run(main, define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    run()

@@ -6,15 +6,15 @@
   python -m jaxtag.index tag --index=DIR --tag=surfer photos/a.jpg photos/b.jpg
   python -m jaxtag.index untag --index=DIR --tag=surfer [photos/b.jpg]
   python -m jaxtag.index remove --index=DIR photos/a.jpg
-  python -m jaxtag.index search --index=DIR [--count=5] photos/c.jpg
+  python -m jaxtag.index search --index=DIR [--top_k=5] photos/c.jpg
   python -m jaxtag.index info | compact --index=DIR
 
 `build` makes an index, of what a run of jaxtag.train has learnt (--workdir), of a backbone with
 given weights (--model, --weights; without weights a random one) or of the pixels themselves
 (--pixels=16). Pictures come from a prepared data set (--dataset), from a table of files with tags
 (--tags: CSV or JSON lines, as for jaxtag.prepare; files relative to it), or from paths, which all
-get the tags of --tag. With --two_pass rare tags are heard like frequent ones (2PKNN, Verma and
-Jawahar 2012): for data of many tags, most of them rare. `add` adds more of them. `tag` gives a tag,
+get the tags of --tag. --two_pass_knn balances rare and frequent tags (2PKNN, Verma and Jawahar
+2012): for data of many tags, most of them rare. `add` adds more of them. `tag` gives a tag,
 one that nobody has heard of too; pictures that are not in the index yet are added. `untag` takes it
 away, without paths from all.
 `search` writes a line for each picture: tags with scores, and the nearest pictures.
@@ -37,30 +37,35 @@ from tqdm import tqdm
 from jaxtag import cli
 from jaxtag.errors import UsageError, UserError
 
-_INDEX = flags.DEFINE_string("index", None, "Folder of the index.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Vectors by a run of jaxtag.train.")
-_STEP = flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
-_MODEL = flags.DEFINE_string("model", None, "Vectors by a backbone of jaxtag.models.list_models().")
-_WEIGHTS = flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
-_PIXELS = flags.DEFINE_integer("pixels", None, "Vectors are the pictures at so many pixels a side.")
-_METRIC = flags.DEFINE_enum(
-    "metric", "cosine", ["cosine", "inner_product", "euclidean"], "What near means."
-)
-_TWO_PASS = flags.DEFINE_bool("two_pass", False, "The nearest pictures of each tag are asked.")
-_DATASET = flags.DEFINE_string("dataset", None, "Pictures of a prepared data set.")
-_SPLIT = flags.DEFINE_string("split", "train", "Split of --dataset.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
-_TAGS = flags.DEFINE_string("tags", None, "Pictures of a table: file and tags.")
-_TAG = flags.DEFINE_list("tag", [], "Tags, with commas between them.")
-_COUNT = flags.DEFINE_integer("count", 5, "Nearest pictures, and tags, that are told.", 1)
-
-_AT_ONCE = 4096  # pictures that are written together
+FLAGS = flags.FLAGS
+_AT_ONCE = 4096  # images that are written together
 
 
-def main(command: str, paths: list[str]) -> None:
-    if command not in _COMMANDS or not _INDEX.value:
-        raise UsageError(f"usage: jaxtag.index {'|'.join(_COMMANDS)} --index=DIR … (see --help)")
-    _COMMANDS[command](Path(_INDEX.value), paths)
+def define_flags() -> None:
+    flags.DEFINE_string("index", None, "Folder of the index.")
+    flags.DEFINE_string("workdir", None, "Vectors by a run of jaxtag.train.")
+    flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
+    flags.DEFINE_string("model", None, "Vectors by a backbone of jaxtag.models.list_models().")
+    flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
+    flags.DEFINE_integer("pixels", None, "Vectors are the pictures at so many pixels a side.")
+    flags.DEFINE_enum(
+        "metric", "cosine", ["cosine", "inner_product", "euclidean"], "What near means."
+    )
+    flags.DEFINE_bool("two_pass_knn", False, "Let the nearest images of each tag vote (2PKNN).")
+    cli.define_alias("two_pass", "two_pass_knn")
+    flags.DEFINE_string("dataset", None, "Pictures of a prepared data set.")
+    flags.DEFINE_string("split", "train", "Split of --dataset.")
+    flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
+    flags.DEFINE_string("tags", None, "Pictures of a table: file and tags.")
+    flags.DEFINE_list("tag", [], "Tags, with commas between them.")
+    flags.DEFINE_integer("top_k", 5, "Number of nearest images, and of tags, to print.", 1)
+    cli.define_alias("count", "top_k")
+
+
+def main(argv: list[str]) -> None:
+    subcommand, *paths = argv
+    cli.require("index", ": the folder of the index")
+    _SUBCOMMANDS[subcommand](Path(FLAGS.index), paths)
 
 
 def _build(folder: Path, paths: list[str]) -> None:
@@ -68,15 +73,19 @@ def _build(folder: Path, paths: list[str]) -> None:
     from jaxtag.tag_index import DEFAULT_KNN, TWO_PASS, TagIndex
 
     maker = features.from_flags(
-        _WORKDIR.value, _STEP.value, _MODEL.value, _WEIGHTS.value, _PIXELS.value
+        FLAGS.workdir,
+        FLAGS.step,
+        FLAGS.model,
+        FLAGS.weights,
+        FLAGS.pixels,
     )
     pictures = _pictures(paths)
     index = TagIndex.create(
         folder,
         dimension=maker.dimension,
-        metric=_METRIC.value,
+        metric=FLAGS.metric,
         features=maker.description,
-        vote=TWO_PASS if _TWO_PASS.value else DEFAULT_KNN,
+        vote=TWO_PASS if FLAGS.two_pass_knn else DEFAULT_KNN,
         mesh=maker.mesh,
     )
     _add_all(index, maker, *pictures)
@@ -88,24 +97,24 @@ def _add(folder: Path, paths: list[str]) -> None:
 
 
 def _tag(folder: Path, paths: list[str]) -> None:
-    if not _TAG.value or not paths:
+    if not FLAGS.tag or not paths:
         raise UsageError("usage: jaxtag.index tag --index=DIR --tag=NAME PATH…")
     index, maker = _opened(folder)
     names = _names(paths, index)
     known = [name for name in names if name in index]
-    for tag in _TAG.value:
+    for tag in FLAGS.tag:
         index.tag(tag, known)
-    print(f"{len(known)} pictures of the index tagged {', '.join(_TAG.value)}")
+    print(f"{len(known)} pictures of the index tagged {', '.join(FLAGS.tag)}")
     new = [name for name in names if name not in index]
     if new:
         _add_all(index, maker, new, [[]] * len(new))
 
 
 def _untag(folder: Path, paths: list[str]) -> None:
-    if not _TAG.value:
+    if not FLAGS.tag:
         raise UsageError("usage: jaxtag.index untag --index=DIR --tag=NAME [PATH…]")
     store = _store(folder)
-    for tag in _TAG.value:
+    for tag in FLAGS.tag:
         store.untag(tag, _names(paths, store) if paths else None)
 
 
@@ -121,8 +130,8 @@ def _search(folder: Path, paths: list[str]) -> None:
     index, maker = _opened(folder)
     names = _names(paths)
     for part in maker.of_files(names):
-        near = index.search(part.vectors, _COUNT.value)
-        tags = index.tags(part.vectors, _COUNT.value)
+        near = index.search(part.vectors, FLAGS.top_k)
+        tags = index.tags(part.vectors, FLAGS.top_k)
         lines = {position: {"error": reason} for position, reason in part.errors.items()}
         for position, found, given in zip(part.positions, near, tags, strict=True):
             files = [{"file": file, "score": round(score, 4)} for file, score in found]
@@ -157,23 +166,23 @@ def _opened(folder: Path) -> tuple[Any, Any]:
     from jaxtag.tag_index import TagIndex
 
     described = _store(folder).description["features"]
-    if _WORKDIR.value:  # it may lie elsewhere by now
+    if FLAGS.workdir:  # it may lie elsewhere by now
         if "workdir" not in described:
             raise UsageError(f"--workdir: the vectors of {folder} are no run's: {described}")
-        described = {**described, "workdir": _WORKDIR.value}
+        described = {**described, "workdir": FLAGS.workdir}
     maker = features.from_description(described)
     return TagIndex(folder, maker.mesh), maker
 
 
 def _pictures(paths: list[str]) -> tuple[list[str], list[list[str]], Any]:
     """What the flags name: (names, tags of each, the data set that holds them or None)."""
-    ways = [bool(_DATASET.value), bool(_TAGS.value), bool(paths)]
+    ways = [bool(FLAGS.dataset), bool(FLAGS.tags), bool(paths)]
     if sum(ways) != 1:
         raise UsageError("give pictures in one way: --dataset, --tags, or paths")
-    if _DATASET.value:
+    if FLAGS.dataset:
         return _of_dataset()
-    if _TAGS.value:
-        return (*_of_table(Path(_TAGS.value)), None)
+    if FLAGS.tags:
+        return (*_of_table(Path(FLAGS.tags)), None)
     names = _names(paths)
     return names, [[]] * len(names), None
 
@@ -181,10 +190,10 @@ def _pictures(paths: list[str]) -> tuple[list[str], list[list[str]], Any]:
 def _of_dataset() -> tuple[list[str], list[list[str]], Any]:
     from jaxtag.data import sources
 
-    source = sources.open_split(_DATASET.value, _SPLIT.value, _DATA_DIR.value)
+    source = sources.open_split(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
     names, tags = [], []
     for file, given in sources.iter_tags(source):
-        names.append(f"{_DATASET.value}/{_SPLIT.value}/{file}")
+        names.append(f"{FLAGS.dataset}/{FLAGS.split}/{file}")
         tags.append(given)
     return names, tags, source
 
@@ -239,7 +248,7 @@ def _add_all(
                 waiting, count = [], 0
             bar.update(len(part.positions) + len(part.errors))
     _add_parts(index, waiting, names, tags)
-    print(f"{len(index)} pictures in the index, {bad} could not be read: {_INDEX.value}")
+    print(f"{len(index)} pictures in the index, {bad} could not be read: {FLAGS.index}")
 
 
 def _add_parts(index: Any, parts: list[Any], names: list[str], tags: list[list[str]]) -> None:
@@ -249,11 +258,11 @@ def _add_parts(index: Any, parts: list[Any], names: list[str], tags: list[list[s
     new = [(place, vector) for place, vector in for_each if names[place] not in index]
     if new:
         places, vectors = zip(*new, strict=True)
-        given = [[*tags[place], *_TAG.value] for place in places]
+        given = [[*tags[place], *FLAGS.tag] for place in places]
         index.add([names[place] for place in places], np.stack(vectors), given)
 
 
-_COMMANDS = {
+_SUBCOMMANDS = {
     "build": _build,
     "add": _add,
     "remove": _remove,
@@ -265,7 +274,9 @@ _COMMANDS = {
 }
 
 
+def run() -> None:
+    cli.run(main, define_flags, positional=True, subcommands=tuple(_SUBCOMMANDS))
+
+
 if __name__ == "__main__":
-    # Taken out before absl looks at the arguments: it stops at a first word that is no flag.
-    _command = sys.argv.pop(1) if sys.argv[1:2] and sys.argv[1] in _COMMANDS else ""
-    cli.run(lambda paths: main(_command, paths), positional=True)
+    run()

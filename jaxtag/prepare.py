@@ -31,52 +31,56 @@ import logging
 from absl import flags
 
 from jaxtag import cli
-from jaxtag.errors import UsageError
 
-_DATASET = flags.DEFINE_string(
-    "dataset", None, "Name of the data set: a built-in one, or a new name for your own pictures."
-)
-_SOURCE = flags.DEFINE_string(
-    "source",
-    None,
-    "Folder with the files (zips may stay packed), an archive, or a table of captions or tags.",
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where data sets are kept; default: $TFDS_DATA_DIR, then tfds's own folder."
-)
-_OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Prepare again and replace what is there, once the new one is whole."
-)
-_KEEP_EXIF = flags.DEFINE_bool(
-    "keep_exif",
-    False,
-    "Keep all metadata of JPEG, PNG and WebP files. Otherwise only the orientation is kept: "
-    "cameras store places, names and serial numbers. Pixels are the same either way.",
-)
-_WORKERS = flags.DEFINE_integer(
-    "workers", None, "Threads that read and check pictures; default: one a core.", lower_bound=1
-)
+FLAGS = flags.FLAGS
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def define_flags() -> None:
+    flags.DEFINE_string(
+        "dataset",
+        None,
+        "Name of the data set: a built-in one, or a new name for your own pictures.",
+    )
+    flags.DEFINE_string(
+        "source",
+        None,
+        "Folder with the files (zips may stay packed), an archive, or a table of captions or tags.",
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Where data sets are kept; default: $TFDS_DATA_DIR, then tfds's own folder.",
+    )
+    flags.DEFINE_bool(
+        "overwrite", False, "Prepare again and replace what is there, once the new one is whole."
+    )
+    flags.DEFINE_bool(
+        "keep_exif",
+        False,
+        "Keep all metadata of JPEG, PNG and WebP files. Otherwise only the orientation is kept: "
+        "cameras store places, names and serial numbers. Pixels are the same either way.",
+    )
+    flags.DEFINE_integer(
+        "workers", None, "Threads that read and check pictures; default: one a core.", lower_bound=1
+    )
+
+
+def main(_: list[str]) -> None:
     from jaxtag import datasets
     from jaxtag.data import sources
     from jaxtag.datasets import preview
 
-    if not _DATASET.value:
-        raise UsageError(
-            f"--dataset is missing: one of {', '.join(datasets.NAMES)}, or a name for your own data"
-        )
+    names = ", ".join(datasets.NAMES)
+    cli.require("dataset", f": one of {names}, or a name for your own data")
     logging.getLogger("absl").setLevel(logging.WARNING)  # tfds tells of each step
-    data_dir = sources.data_dir(_DATA_DIR.value)
+    data_dir = sources.data_dir(FLAGS.data_dir)
     summary = datasets.prepare(
-        _DATASET.value,
-        _SOURCE.value,
+        FLAGS.dataset,
+        FLAGS.source,
         data_dir,
-        overwrite=_OVERWRITE.value,
-        keep_exif=_KEEP_EXIF.value,
-        workers=_WORKERS.value,
+        overwrite=FLAGS.overwrite,
+        keep_exif=FLAGS.keep_exif,
+        workers=FLAGS.workers,
     )
     print(summary)
     if summary.already:
@@ -86,5 +90,9 @@ def main(argv: list[str]) -> None:
         print(f"prepared in {summary.folder}, some of it to be seen in {shown.name}")
 
 
+def run() -> None:
+    cli.run(main, define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    run()

@@ -24,39 +24,50 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from jaxtag import cli, process_flags
-from jaxtag.config import flags as config_flag
-from jaxtag.config import schema as configuration
+from jaxtag import cli
+from jaxtag.config import flags as config_flags
 from jaxtag.config.schema import Config
 from jaxtag.distributed import compilation_cache
 from jaxtag.errors import UsageError, UserError
 from jaxtag.perf.profile import diff, measure, page, report, tables
 
-_CONFIG = config_flag.define()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run; gets the folder `profile`.")
-_PROCESSES = process_flags.define()
-_DATA = flags.DEFINE_enum(
-    "data",
-    "pipeline",
-    ["pipeline", "random"],
-    "What the step gets: the data set through its pipeline, or one batch of noise, for which no "
-    "data set is needed.",
-)
-_STEPS = flags.DEFINE_integer("steps", 20, "Steps that are timed.", lower_bound=2)
-_TRACED = flags.DEFINE_integer("traced", 3, "Steps that the profiler records.", lower_bound=1)
+FLAGS = flags.FLAGS
 
 
-def main(words: list[str]) -> int:
-    if words:
-        if words[0] != "diff" or len(words) != 3:
-            raise UsageError("usage: jaxtag.profile diff OLD NEW, or --config=NAME --workdir=DIR")
-        print(diff.table(report.load(words[1]), report.load(words[2])))
-        return 0
-    if _CONFIG.value is None:
-        raise UsageError(f"--config is missing (there are: {', '.join(config_flag.names())})")
-    if _WORKDIR.value is None:
-        raise UsageError("--workdir is missing: the folder that gets the folder `profile`")
-    config, folder = configuration.check(_CONFIG.value), Path(_WORKDIR.value) / "profile"
+def define_flags() -> None:
+    config_flags.define()
+    flags.DEFINE_string("workdir", None, "Folder of a run; gets the folder `profile`.")
+    cli.define_process_flags()
+    flags.DEFINE_enum(
+        "data",
+        "pipeline",
+        ["pipeline", "random"],
+        "Input of the step: the data set through its pipeline, or one batch of noise, which needs "
+        "no data set.",
+    )
+    flags.DEFINE_integer("steps", 20, "Steps that are timed.", lower_bound=2)
+    flags.DEFINE_integer("trace_steps", 3, "Steps that the profiler records.", lower_bound=1)
+    cli.define_alias("traced", "trace_steps")
+
+
+def main(argv: list[str]) -> None:
+    if argv:
+        _diff(argv[1:])
+    else:
+        _profile()
+
+
+def _diff(profiles: list[str]) -> None:
+    if len(profiles) != 2:
+        raise UsageError("usage: jaxtag.profile diff OLD NEW, or --config=NAME --workdir=DIR")
+    old, new = map(report.load, profiles)
+    print(diff.table(old, new))
+
+
+def _profile() -> None:
+    config = cli.required_config()
+    cli.require("workdir", ": the folder that gets the folder `profile`")
+    folder = Path(FLAGS.workdir) / "profile"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -65,16 +76,15 @@ def main(words: list[str]) -> int:
         compilation_cache.use_compilation_cache()
     # A program from the cache would name the lines and modules of the code that it was made from.
     jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
-    with _PROCESSES.joined(), _full_disk_told(folder):
-        job = measure.prepare(config, folder, random=_DATA.value == "random")
+    with cli.join_job(), _full_disk_told(folder):
+        job = measure.prepare(config, folder, random=FLAGS.data == "random")
         print("compiling, timing and tracing the step …", file=sys.stderr)
         try:
-            measured = measure.measure(job, _STEPS.value, _TRACED.value, folder)
+            measured = measure.measure(job, FLAGS.steps, FLAGS.trace_steps, folder)
         finally:
             job.close()
         if jax.process_index() == 0:
             _write(config, job, measured, folder)
-    return 0
 
 
 @contextlib.contextmanager
@@ -99,5 +109,9 @@ def _write(config: Config, job: measure.Job, measured: measure.Measured, folder:
     print(f"\nto look at: {folder / 'profile.html'}")
 
 
+def run() -> None:
+    cli.run(main, define_flags, positional=True, subcommands=("diff",), subcommand_required=False)
+
+
 if __name__ == "__main__":
-    cli.run(main, positional=True)
+    run()

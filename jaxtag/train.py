@@ -22,40 +22,43 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from jaxtag import STARTED, cli, process_flags
-from jaxtag.config import flags as config_flag
-from jaxtag.config import schema as configuration
+from jaxtag import STARTED, cli
+from jaxtag.config import flags as config_flags
+from jaxtag.config import schema
 from jaxtag.distributed import compilation_cache
-from jaxtag.errors import UsageError
 from jaxtag.tasks import evaluators
 from jaxtag.training import loop, report, vocabulary
 from jaxtag.training.preemption import RESTART_STATUS
 from jaxtag.training.timer import StartupTimer
 
-_CONFIG = config_flag.define()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; holds all that it writes.")
-_PROCESSES = process_flags.define()
-_ALLOW_CHANGES = flags.DEFINE_bool(
-    "allow_changes", False, "Go on although the configuration trains something else than before."
-)
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    config_flags.define()
+    flags.DEFINE_string("workdir", None, "Folder of the run; holds all that it writes.")
+    cli.define_process_flags()
+    flags.DEFINE_bool(
+        "allow_changes",
+        False,
+        "Go on although the configuration trains something else than before.",
+    )
 
 
 def main(_: list[str]) -> int:
     startup = StartupTimer(STARTED)
     startup.done("imports")
-    if _CONFIG.value is None:
-        raise UsageError(f"--config is missing (there are: {', '.join(config_flag.names())})")
-    if _WORKDIR.value is None:
-        raise UsageError("--workdir is missing: the folder for checkpoints and metrics")
-    config, workdir = configuration.check(_CONFIG.value), Path(_WORKDIR.value)
+    config = cli.required_config()
+    cli.require("workdir", ": the folder for checkpoints and metrics")
+    workdir = Path(FLAGS.workdir)
     if config.compilation_cache:
         compilation_cache.use_compilation_cache()
-    with _PROCESSES.joined():
+    with cli.join_job():
         return _train(config, workdir, startup)
 
 
-def _train(config: configuration.Config, workdir: Path, startup: StartupTimer) -> int:
-    config = loop.resolve_run_config(config, workdir, _ALLOW_CHANGES.value)
+def _train(config: schema.Config, workdir: Path, startup: StartupTimer) -> int:
+    config = loop.resolve_run_config(config, workdir, FLAGS.allow_changes)
     vocabulary.ensure_data(config)
     words = vocabulary.ensure(config, workdir)
     startup.done("data")
@@ -69,5 +72,9 @@ def _train(config: configuration.Config, workdir: Path, startup: StartupTimer) -
     return 0
 
 
+def run() -> None:
+    cli.run(main, define_flags)
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    run()

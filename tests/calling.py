@@ -5,15 +5,12 @@ import dataclasses
 import io
 import json
 import os
-import runpy
 import subprocess
 import sys
 from typing import Any
 from unittest import mock
 
-from absl import app, flags
-
-app.define_help_flags()  # once in a process, as the flags that come with app
+from jaxtag import __main__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +28,11 @@ class Done:
 
 
 def call(name: str, *arguments: object) -> Done:
-    """`python -m jaxtag.NAME ARGUMENTS…` without the start of a process.
+    """`jaxtag NAME ARGUMENTS…` without the start of a process.
 
     An exception that the command lets through, which a user would see as a traceback, comes here.
     """
-    module, argv = f"jaxtag.{name}", [name, *map(os.fspath, map(_plain, arguments))]
+    argv = ["jaxtag", name, *map(os.fspath, map(_plain, arguments))]
     out, err = io.StringIO(), io.StringIO()
     try:
         with (
@@ -43,28 +40,18 @@ def call(name: str, *arguments: object) -> Done:
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            __main__.main()
     except SystemExit as ended:
         return Done(ended.code or 0, out.getvalue(), err.getvalue())
-    finally:
-        _forget_flags(name)
-    raise AssertionError(f"{module} did not end with an exit status")
+    raise AssertionError(f"jaxtag {name} did not end with an exit status")
 
 
 def start(name: str, *arguments: object, **options: Any) -> Done:
-    """The same in a process of its own."""
+    """`python -m jaxtag.NAME ARGUMENTS…`, in a process of its own."""
     command = [sys.executable, "-m", f"jaxtag.{name}", *map(os.fspath, map(_plain, arguments))]
     done = subprocess.run(command, capture_output=True, timeout=120, **options)
     out, err = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
     return Done(done.returncode, out, err)
-
-
-def _forget_flags(name: str) -> None:
-    """The next command defines flags of the same names."""
-    for flag in list(flags.FLAGS):
-        place = flags.FLAGS.find_module_defining_flag(flag)
-        if flag.split(".")[0] == "config" or str(place).endswith(f"jaxtag/{name}.py"):
-            delattr(flags.FLAGS, flag)
 
 
 def _plain(argument: object) -> Any:

@@ -12,9 +12,9 @@ _ACCELERATORS = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("accel[0
 # Page faults of making a large array twice.
 _TWICE = """
 import resource, sys
-from jaxtag import commands
+from jaxtag import cli
 if sys.argv[1] == "kept":
-    commands._keep_freed_memory()
+    cli._keep_freed_memory()
 import numpy as np
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -46,7 +46,7 @@ def index(photos, tmp_path) -> Path:
 
 
 def found(index: Path, *paths: Path, count: int = 3) -> list[dict]:
-    done = call("index", "search", f"--index={index}", f"--count={count}", *paths)
+    done = call("index", "search", f"--index={index}", f"--top_k={count}", *paths)
     assert done.status == 0, done.err
     return [json.loads(line) for line in done.out.splitlines()]
 

@@ -28,7 +28,7 @@ def settings():
 @pytest.fixture(scope="module")
 def profiled(own_config, tmp_path_factory, settings, one_device, quick_compilation):
     workdir = tmp_path_factory.mktemp("profiled")
-    few = ["--steps=4", "--traced=2"]
+    few = ["--steps=4", "--trace_steps=2"]
     done = call("profile", f"--config={own_config}", f"--workdir={workdir}", *few)
     assert done.status == 0, done.err
     return workdir, done, json.loads((workdir / "profile" / "profile.json").read_text())
@@ -136,7 +136,7 @@ def test_a_profile_that_is_not_there(tmp_path):
 @pytest.mark.slow
 def test_two_processes(own_config, tmp_path):
     """One profile, of the devices of the first, with the counts of the step over all."""
-    few = ["--steps=4", "--traced=2", "--data=random"]
+    few = ["--steps=4", "--trace_steps=2", "--data=random"]
     job = jobs.start("profile", f"--config={own_config}", f"--workdir={tmp_path}", *few)
     assert job.wait() == [0, 0], job.errors
     profile = json.loads((tmp_path / "profile" / "profile.json").read_text())

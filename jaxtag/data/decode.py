@@ -1,6 +1,7 @@
 """Encoded pictures to uint8 RGB: JPEG by libjpeg-turbo, plain PNG by OpenCV, all else by Pillow."""
 
 import abc
+import functools
 import io
 import math
 import re
@@ -14,8 +15,6 @@ from PIL import Image
 
 # What a picture may hold at most, read from its header before anything is decoded.
 MAX_PIXELS = 80_000_000
-# Pillow warns of large pictures too, on stderr; here they are refused with a reason, or allowed.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # Plugins that run other programs (EPS starts Ghostscript) stay out. JPEG includes MPO.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
@@ -251,6 +250,7 @@ class _General(EncodedImage):
     """Whatever else Pillow reads."""
 
     def __init__(self, data: bytes, max_pixels: int):
+        _ignore_size_warnings()
         try:
             self._image = Image.open(io.BytesIO(data), formats=_FORMATS)
         except Exception as error:  # damaged headers raise anything from Pillow's plugins
@@ -272,6 +272,12 @@ class _General(EncodedImage):
             return function(self._image)
         except Exception as error:  # damaged data raise anything from Pillow's plugins
             raise DecodeError(_reason(error, self._data)) from error
+
+
+@functools.cache  # once a process, at its first image and not at import
+def _ignore_size_warnings() -> None:
+    """Silences Pillow's warning of large images: `max_pixels` refuses or allows them."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -306,6 +312,7 @@ def _jpeg_orientation(data: bytes) -> int:
     """The EXIF orientation of a JPEG, 1 where there is none or it cannot be read."""
     if not _has_exif(data, _segments(data)):
         return 1
+    _ignore_size_warnings()
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "MPO")) as image:
             orientation = image.getexif().get(0x0112, 1)

@@ -33,7 +33,7 @@ def words(config: Config) -> int:
     if dataset not in _WORDS:
         raise UsageError(
             f"config.data.dataset = {dataset!r} is not built in: say how many classes or tags it "
-            "has (--words=N)"
+            "has (--num_classes=N)"
         )
     return _WORDS[dataset]
 

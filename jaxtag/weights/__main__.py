@@ -21,7 +21,6 @@ From Python:
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +35,23 @@ from jaxtag.weights.loader import classes_in, load
 from jaxtag.weights.preprocessing import own_notes, preprocessing
 from jaxtag.weights.saver import save
 
-__all__ = ["load", "preprocessing", "save"]
+
+def define_flags() -> None:
+    flags.DEFINE_string("source", None, "safetensors: a file, or a folder of one or its shards.")
+    flags.DEFINE_string("model", None, "Name of a model, as of jaxtag.models.list_models().")
+    flags.DEFINE_string("output", None, "File to write, *.safetensors, or a folder (export).")
+    flags.DEFINE_string("library", None, "Whose names to write: torchvision, timm, transformers.")
+    flags.DEFINE_integer("num_classes", None, "Classes; by default as many as the file has.")
+    flags.DEFINE_integer("image_size", None, "Pixels; by default those of the model's name.")
+    flags.DEFINE_integer("channels", 3, "Number of input channels.")
+    flags.DEFINE_list("adapt", [], "What may differ: head, image_size, channels.")
+    flags.DEFINE_string("workdir", None, "Folder of a run: to make of a captioner, or to export.")
+    flags.DEFINE_integer("length", None, "Tokens of a caption; by default as the files say.")
+    flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
 
 
-def main(words: list[str]) -> None:
-    if words not in (["import"], ["export"]):
-        raise UsageError("usage: jaxtag.weights import|export … (see --help)")
-    (_import if words == ["import"] else _export)(flags.FLAGS)
+def main(argv: list[str]) -> None:
+    _SUBCOMMANDS[argv[0]](flags.FLAGS)
 
 
 def _import(given: flags.FlagValues) -> None:
@@ -155,23 +164,12 @@ def _require(given: flags.FlagValues, *names: str) -> None:
         raise UsageError(f"{', '.join(missing)} must be given (see --help)")
 
 
-def _define_flags() -> None:
-    """Here and not above: commands that define flags of the same names import this module."""
-    flags.DEFINE_string("source", None, "safetensors: a file, or a folder of one or its shards.")
-    flags.DEFINE_string("model", None, "Name of a model, as of jaxtag.models.list_models().")
-    flags.DEFINE_string("output", None, "File to write, *.safetensors, or a folder (export).")
-    flags.DEFINE_string("library", None, "Whose names to write: torchvision, timm, transformers.")
-    flags.DEFINE_integer("num_classes", None, "Classes; by default as many as the file has.")
-    flags.DEFINE_integer("image_size", None, "Pixels; by default those of the model's name.")
-    flags.DEFINE_integer("channels", 3, "Of the pictures.")
-    flags.DEFINE_list("adapt", [], "What may differ: head, image_size, channels.")
-    flags.DEFINE_string("workdir", None, "Folder of a run: to make of a captioner, or to export.")
-    flags.DEFINE_integer("length", None, "Tokens of a caption; by default as the files say.")
-    flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
+_SUBCOMMANDS = {"import": _import, "export": _export}
+
+
+def run() -> None:
+    cli.run(main, define_flags, subcommands=tuple(_SUBCOMMANDS))
 
 
 if __name__ == "__main__":
-    _define_flags()
-    if sys.argv[1:2] in (["import"], ["export"]):  # absl stops at a first word that is no flag
-        sys.argv.append(sys.argv.pop(1))
-    cli.run(main, positional=True)
+    run()

@@ -15,12 +15,12 @@ import time
 
 from absl import flags
 
-from jaxtag import process_flags
+from jaxtag import cli
 from jaxtag.errors import UsageError, UserError
 
 
 def main(how: str) -> int:
-    with PROCESSES.joined():
+    with cli.join_job():
         import jax
 
         from jaxtag.distributed import coordination, watchdog
@@ -51,7 +51,7 @@ def main(how: str) -> int:
 
 
 if __name__ == "__main__":
-    PROCESSES = process_flags.define()
+    cli.define_process_flags()
     faulthandler.enable()  # as absl.app.run does
     _, how = flags.FLAGS(sys.argv)
     sys.exit(main(how))

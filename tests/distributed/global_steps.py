@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from jaxtag import process_flags
+from jaxtag import cli
 
 
 def configurations() -> dict:
@@ -89,7 +89,7 @@ def neighbours() -> list[float]:
 
 
 def main() -> None:
-    with PROCESSES.joined():
+    with cli.join_job():
         import jax
 
         jax.config.update("jax_disable_most_optimizations", True)
@@ -100,6 +100,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    PROCESSES = process_flags.define()
+    cli.define_process_flags()
     flags.FLAGS(sys.argv)
     main()
