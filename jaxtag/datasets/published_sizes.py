@@ -1,11 +1,10 @@
-"""How large the known data sets are, so that a program can be compiled without them."""
+"""Published sizes of the built-in data sets, so that a program can be compiled without them."""
 
 from jaxtag import datasets
-from jaxtag.config.schema import Config
 from jaxtag.errors import UsageError
 
-# Classes, or tags, of the data sets that are built in, as published.
-_WORDS = {
+# Classes of a data set with a single label per image, tags of one with several.
+_NUM_LABELS = {
     "mnist": 10,
     "cifar10": 10,
     "cifar100": 100,
@@ -18,31 +17,31 @@ _WORDS = {
     "mirflickr25k": 38,
     "corel5k": 260,
 }
-_STEPS = 1000  # of an epoch where nobody knows its length
 
 
-def words(config: Config) -> int:
-    """How many tokens, classes or tags a run of `config` has.
+def num_labels(dataset: str) -> int:
+    """Number of classes, or of tags, of a data set.
 
-    A tokenizer is taken to have as many as it may. Raises UsageError for a data set that is not
-    built in.
+    Args:
+        dataset: As in `config.data.dataset`, such as `voc2007` or `coco_tags:1.0.0`.
+
+    Raises:
+        UsageError: The data set is not built in.
     """
-    if config.task == "caption":
-        return config.task.vocab_size
-    dataset = _name(config)
-    if dataset not in _WORDS:
+    name = _base_name(dataset)
+    if name not in _NUM_LABELS:
         raise UsageError(
             f"config.data.dataset = {dataset!r} is not built in: say how many classes or tags it "
             "has (--num_classes=N)"
         )
-    return _WORDS[dataset]
+    return _NUM_LABELS[name]
 
 
-def examples(config: Config) -> int:
-    """Pictures of the training split; only the learning rate's schedule depends on it."""
-    counts = datasets.builder_class(_name(config)).COUNTS
-    return counts.get(config.data.train_split, _STEPS * config.batch_size)
+def num_examples(dataset: str, split: str) -> int | None:
+    """Number of images of a split; None where it is not published."""
+    return datasets.builder_class(_base_name(dataset)).COUNTS.get(split)
 
 
-def _name(config: Config) -> str:
-    return config.data.dataset.partition(":")[0].partition("/")[0]
+def _base_name(dataset: str) -> str:
+    """The name without version and variant."""
+    return dataset.partition(":")[0].partition("/")[0]

@@ -1,4 +1,4 @@
-"""What a model costs, counted from its traced program: nothing is computed, no memory is taken."""
+"""Counts parameters and multiply-adds from a model's jaxpr; computes nothing, allocates nothing."""
 
 import math
 from collections.abc import Iterator
@@ -11,36 +11,36 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
 
 def param_count(model: nn.Module, image_size: int = 224, channels: int = 3) -> int:
-    """How many numbers a backbone of `models.create` learns, for pictures of this size."""
-    variables, _ = _shapes(model, image_size, channels)
+    """Number of parameters that a model of `jaxtag.create_model` has for images of this size."""
+    variables, _ = _abstract_inputs(model, image_size, channels)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
 def macs(model: nn.Module, image_size: int = 224, channels: int = 3) -> int:
-    """Multiply-adds of one picture's inference in convolutions and matrix products.
+    """Multiply-adds of one image's inference, in convolutions and matrix products.
 
-    As the papers count: a multiplication with its addition is one, pixels of the padding are
-    counted, and norms, activations and pooling are not. Products of attention are counted (as
-    torchvision does, timm does not).
+    Counted as papers count: a multiplication with its addition is one (FLOPs are twice as many),
+    pixels of the padding count, norms, activations and pooling do not. Products of attention count
+    (as in torchvision, not in timm).
     """
-    variables, images = _shapes(model, image_size, channels)
-    return multiply_adds(jax.make_jaxpr(model.apply)(variables, images))
+    variables, images = _abstract_inputs(model, image_size, channels)
+    return jaxpr_macs(jax.make_jaxpr(model.apply)(variables, images))
 
 
-def multiply_adds(program: ClosedJaxpr | Jaxpr) -> int:
-    """Those of a traced program's convolutions and matrix products.
+def jaxpr_macs(program: ClosedJaxpr | Jaxpr) -> int:
+    """Multiply-adds of a jaxpr's convolutions and matrix products.
 
-    Of forms by platform the one that most platforms get is counted, of other branches the dearest.
-    What nothing depends on is left out, as a compiler does.
+    Of the forms that a platform chooses from, the one of most platforms counts; of other branches,
+    the most expensive. Equations that no output depends on are left out, as by a compiler.
 
     Raises:
-      ValueError: there are some in a `while` loop, whose number of turns nobody knows.
+        ValueError: There are some in a `while` loop, whose trip count is unknown.
     """
-    return sum(_of(equation) for equation in _needed(program))
+    return sum(_equation_macs(equation) for equation in _live_equations(program))
 
 
-def _needed(program: ClosedJaxpr | Jaxpr) -> Iterator[JaxprEqn]:
-    """The equations that the program's outputs depend on, the last one first."""
+def _live_equations(program: ClosedJaxpr | Jaxpr) -> Iterator[JaxprEqn]:
+    """The equations that the program's outputs depend on, last one first."""
     jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
     used = {value for value in jaxpr.outvars if isinstance(value, Var)}
     for equation in reversed(jaxpr.eqns):
@@ -49,13 +49,13 @@ def _needed(program: ClosedJaxpr | Jaxpr) -> Iterator[JaxprEqn]:
             yield equation
 
 
-def _of(equation: JaxprEqn) -> int:
+def _equation_macs(equation: JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
-        return _of_product(equation)
+        return _dot_macs(equation)
     if name == "conv_general_dilated":
-        return _of_convolution(equation)
-    inner = [multiply_adds(program) for program in _programs(params)]
+        return _convolution_macs(equation)
+    inner = [jaxpr_macs(program) for program in _inner_programs(params)]
     if name == "scan":
         return params["length"] * sum(inner)
     if name == "cond":
@@ -66,24 +66,29 @@ def _of(equation: JaxprEqn) -> int:
     return sum(inner)
 
 
-def _of_product(equation: JaxprEqn) -> int:
+def _dot_macs(equation: JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    left = equation.invars[0].aval.shape
-    return math.prod(equation.outvars[0].aval.shape) * math.prod(left[d] for d in contracted)
+    left = _shape(equation.invars[0])
+    return math.prod(_shape(equation.outvars[0])) * math.prod(left[dim] for dim in contracted)
 
 
-def _of_convolution(equation: JaxprEqn) -> int:
+def _convolution_macs(equation: JaxprEqn) -> int:
     """Each output is a sum over the taps of one feature's kernel.
 
-    The gradient of a strided convolution spreads its input; taps that meet the holes do not count.
+    The gradient of a strided convolution dilates its input; taps on the holes do not count.
     """
-    kernel = equation.invars[1].aval.shape
+    kernel = _shape(equation.invars[1])
     features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-    taps = math.prod(equation.outvars[0].aval.shape) * (math.prod(kernel) // features)
+    taps = math.prod(_shape(equation.outvars[0])) * (math.prod(kernel) // features)
     return taps // math.prod(equation.params["lhs_dilation"])
 
 
-def _programs(params: dict[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
+def _shape(value: Any) -> tuple[int, ...]:
+    """Of a variable or literal of a jaxpr."""
+    return tuple(value.aval.shape)
+
+
+def _inner_programs(params: dict[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
     """The programs inside an equation: of a call, a loop, branches, a custom gradient."""
     for value in params.values():
         for item in value if isinstance(value, tuple) else (value,):
@@ -91,7 +96,7 @@ def _programs(params: dict[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
                 yield item
 
 
-def _shapes(model: nn.Module, image_size: int, channels: int) -> tuple[Any, Any]:
-    """Of the variables and of one picture."""
+def _abstract_inputs(model: nn.Module, image_size: int, channels: int) -> tuple[Any, Any]:
+    """(variables, images): shapes of the model's variables and of one image."""
     images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), images), images

@@ -1,6 +1,6 @@
-"""Reads the text of an XLA program (HLO): its instructions, where they come from, what they cost.
+"""Parses HLO text: the instructions of an XLA program, their shapes and source locations.
 
-The text is what `jax.stages.Compiled.as_text()` and `Lowered.as_text("hlo", debug_info=True)` give.
+The text is that of `jax.stages.Compiled.as_text()` and `Lowered.as_text("hlo", debug_info=True)`.
 """
 
 import dataclasses
@@ -26,29 +26,33 @@ FREE = frozenset(
         *("partition-id", "fusion-done"),
     )
 )
-# Instructions whose time is that of the computations they run.
+# Instructions whose time is that of the computations they call.
 CONTROL = frozenset(("while", "conditional", "call", "async-start", "async-done"))
+# Instructions that read a part of their first operand.
+SLICES = frozenset(("slice", "dynamic-slice", "gather"))
+
+SourceLocation = tuple[str, int, str]  # (file, line, function)
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One instruction.
+    """One HLO instruction.
 
     Attributes:
-      shape: of its result, as the text has it, such as `f32[8,31,31,64]{3,2,1,0}`.
-      operands: their names.
-      number: of a parameter; else 0.
-      called: names of the computations that it runs or applies.
-      op_name: JAX's path of named scopes and the primitive; "" where there is none.
-      frame: number of the innermost frame of its traceback; 0 where there is none.
-      attributes: the text behind the operands.
+        shape: Of its result, as the text has it, such as `f32[8,31,31,64]{3,2,1,0}`.
+        operands: Names of the operands.
+        parameter_number: Of a parameter; 0 for other instructions.
+        called: Names of the computations that it calls or applies.
+        op_name: JAX's path of named scopes and the primitive; "" where there is none.
+        frame: Number of the innermost stack frame of its traceback; 0 where there is none.
+        attributes: The text behind the operands.
     """
 
     name: str
     opcode: str
     shape: str
     operands: tuple[str, ...]
-    number: int
+    parameter_number: int
     called: tuple[str, ...]
     op_name: str
     frame: int
@@ -56,12 +60,12 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        """Of its result."""
+        """Size of the result."""
         return bytes_of(self.shape)
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Of its result, the first array of a tuple."""
+        """Dimensions of the result, of the first array of a tuple."""
         return _dims(self.shape)
 
 
@@ -70,57 +74,58 @@ class Program:
     """A parsed HLO module.
 
     Attributes:
-      entry: name of the computation that is run.
-      computations: by name, in the order of the text (of an optimised program: its schedule).
-      instructions: all of them by name.
-      frames: number → ((file, line, function), number of the caller's frame or 0).
+        entry: Name of the entry computation.
+        computations: Name -> instructions in the order of the text (of an optimized program: its
+            schedule).
+        instructions: All instructions by name.
+        frames: Frame number -> (source location, number of the caller's frame or 0).
     """
 
     entry: str
     computations: dict[str, list[Instruction]]
     instructions: dict[str, Instruction]
-    frames: dict[int, tuple[tuple[str, int, str], int]]
+    frames: dict[int, tuple[SourceLocation, int]]
 
-    def traceback(self, instruction: Instruction) -> Iterator[tuple[str, int, str]]:
-        """(file, line, function) of the Python code that made it, innermost first."""
+    def traceback(self, instruction: Instruction) -> Iterator[SourceLocation]:
+        """Locations of the Python code that made an instruction, innermost first."""
         number = instruction.frame
         while number in self.frames:
-            where, number = self.frames[number]
-            yield where
+            location, number = self.frames[number]
+            yield location
 
-    def run(self) -> Iterator[Instruction]:
-        """The instructions that are kernels or control them: of the entry, loops and branches."""
-        waiting, seen = [self.entry], set()
-        while waiting:
-            name = waiting.pop()
-            if name in seen:
+    def executed(self) -> Iterator[Instruction]:
+        """The instructions of the entry, loops and branches: kernels, and what controls them."""
+        pending, visited = [self.entry], set()
+        while pending:
+            name = pending.pop()
+            if name in visited:
                 continue
-            seen.add(name)
+            visited.add(name)
             for instruction in self.computations[name]:
                 yield instruction
                 if instruction.opcode in CONTROL:
-                    waiting += instruction.called
+                    pending += instruction.called
 
 
 def parse(text: str) -> Program:
-    """Reads the text of a module."""
+    """Parses the text of an HLO module."""
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", None
     for line in text.splitlines():
-        if found := _INSTRUCTION.match(line):
+        if match := _INSTRUCTION.match(line):
             if current is not None:
-                current.append(_instruction(found[2], found[3]))
-        elif (found := _COMPUTATION.match(line)) and not line.startswith("HloModule"):
-            current = computations.setdefault(found[2], [])
-            if found[1]:
-                entry = found[2]
+                current.append(_instruction(match[2], match[3]))
+        elif (match := _COMPUTATION.match(line)) and not line.startswith("HloModule"):
+            current = computations.setdefault(match[2], [])
+            if match[1]:
+                entry = match[2]
     instructions = {item.name: item for body in computations.values() for item in body}
     return Program(entry, computations, instructions, _frames(text))
 
 
 def bytes_of(shape: str) -> int:
-    """Of an array or of all arrays of a tuple."""
-    total = 0
+    """Size of an array, or of all arrays of a tuple."""
+    total = 0.0
     for kind, dims in _ARRAY.findall(shape):
         bits = _BITS.get(kind)
         if bits is None:
@@ -130,21 +135,34 @@ def bytes_of(shape: str) -> int:
     return math.ceil(total)
 
 
+def search(pattern: str, text: str) -> re.Match[str]:
+    """The first match of a pattern that HLO text is bound to hold.
+
+    Raises:
+        ValueError: It does not; another version of XLA writes other text.
+    """
+    if (match := re.search(pattern, text)) is None:
+        raise ValueError(f"HLO text without {pattern!r}: {text[:200]}")
+    return match
+
+
 def _instruction(name: str, text: str) -> Instruction:
-    shape, rest = _shape(text)
+    shape, rest = _split_shape(text)
     opcode, _, rest = rest.partition("(")
     opcode = opcode.strip()
-    if opcode == "fusion-start":  # one that runs beside others: (operands, result, …)
-        opcode, shape = "fusion", _second(shape)
-    inside, attributes = _parenthesis(rest)
-    called = [name.strip("% ") for found in _CALLED.findall(attributes) for name in _split(found)]
+    if opcode == "fusion-start":  # an asynchronous fusion: (operands, result, …)
+        opcode, shape = "fusion", _second_element(shape)
+    operands, attributes = _split_parenthesis(rest)
+    called = [
+        name.strip("% ") for names in _CALLED.findall(attributes) for name in _split_names(names)
+    ]
     op_name, frame = _OP_NAME.search(attributes), _FRAME.search(attributes)
     return Instruction(
         name=name,
         opcode=opcode,
         shape=shape,
-        operands=tuple(_NAME.findall(inside)),
-        number=int(inside) if opcode == "parameter" else 0,
+        operands=tuple(_NAME.findall(operands)),
+        parameter_number=int(operands) if opcode == "parameter" else 0,
         called=tuple(called),
         op_name=op_name[1].replace("\\'", "'") if op_name else "",
         frame=int(frame[1]) if frame else 0,
@@ -152,61 +170,61 @@ def _instruction(name: str, text: str) -> Instruction:
     )
 
 
-def _shape(text: str) -> tuple[str, str]:
+def _split_shape(text: str) -> tuple[str, str]:
     """The shape at the start of `text`, and the rest."""
     if text.startswith("("):
-        inside, rest = _parenthesis(text[1:])
+        inside, rest = _split_parenthesis(text[1:])
         return f"({inside})", rest
     shape, _, rest = text.partition(" ")
     return shape, rest
 
 
-def _second(shape: str) -> str:
-    """Of a tuple whose first part is a tuple."""
-    _, rest = _parenthesis(shape.removeprefix("(("))
+def _second_element(shape: str) -> str:
+    """The second element of a tuple shape whose first element is a tuple."""
+    _, rest = _split_parenthesis(shape.removeprefix("(("))
     rest = rest.removeprefix(", ")
     if rest.startswith("("):
-        return _shape(rest)[0]
-    return re.match(r"[^\[]*\[[^\]]*\](\{[^}]*\})?", rest)[0]
+        return _split_shape(rest)[0]
+    return search(r"^[^\[]*\[[^\]]*\](\{[^}]*\})?", rest)[0]
 
 
-def _parenthesis(text: str) -> tuple[str, str]:
-    """What stands before the parenthesis that closes, and behind it."""
+def _split_parenthesis(text: str) -> tuple[str, str]:
+    """Text before and behind the parenthesis that closes the one before `text`."""
     depth = 1
-    for found in re.finditer(r"[()]", text):
-        depth += 1 if found[0] == "(" else -1
+    for match in re.finditer(r"[()]", text):
+        depth += 1 if match[0] == "(" else -1
         if depth == 0:
-            return text[: found.start()], text[found.end() :]
+            return text[: match.start()], text[match.end() :]
     return text, ""
 
 
-def _split(names: str) -> list[str]:
+def _split_names(names: str) -> list[str]:
     return names.strip("{}").split(",")
 
 
 def _dims(shape: str) -> tuple[int, ...]:
-    found = _ARRAY.search(shape)
-    return _numbers(found[2]) if found else ()
+    match = _ARRAY.search(shape)
+    return _numbers(match[2]) if match else ()
 
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number.lstrip("<=")) for number in text.split(",") if number)
 
 
-def _frames(text: str) -> dict[int, tuple[tuple[str, int, str], int]]:
-    """The tables of files, functions, lines and frames at the head of the text."""
+def _frames(text: str) -> dict[int, tuple[SourceLocation, int]]:
+    """Reads the tables of files, functions, lines and stack frames at the head of the text."""
 
     def table(title: str) -> dict[int, str]:
-        found = re.search(rf"^{title}\n((?:\d+ .*\n)*)", text, re.M)
-        lines = found[1].splitlines() if found else []
+        match = re.search(rf"^{title}\n((?:\d+ .*\n)*)", text, re.M)
+        lines = match[1].splitlines() if match else []
         return {int(number): rest for number, _, rest in (line.partition(" ") for line in lines)}
 
     def field(name: str, line: str) -> int:
-        return int(re.search(rf"{name}=(\d+)", line)[1])
+        return int(search(rf"{name}=(\d+)", line)[1])
 
     files = {number: name.strip('"') for number, name in table("FileNames").items()}
     functions = {number: name.strip('"') for number, name in table("FunctionNames").items()}
-    places = {
+    locations = {
         number: (
             files[field("file_name_id", line)],
             field("line", line),
@@ -215,9 +233,9 @@ def _frames(text: str) -> dict[int, tuple[tuple[str, int, str], int]]:
         for number, line in table("FileLocations").items()
     }
     frames = {
-        number: (places[field("file_location_id", line)], field("parent_frame_id", line))
+        number: (locations[field("file_location_id", line)], field("parent_frame_id", line))
         for number, line in table("StackFrames").items()
     }
-    # XLA prints the caller's number plus one, so that 1 is none (a frame never calls itself).
+    # XLA writes the caller's number plus one, so that 1 means none (a frame never calls itself).
     shift = 1 if 1 in frames and frames[1][1] == 1 else 0
-    return {number: (place, caller - shift) for number, (place, caller) in frames.items()}
+    return {number: (location, caller - shift) for number, (location, caller) in frames.items()}

@@ -31,7 +31,7 @@ def program(lowered):
 
 
 def test_a_product_in_a_loop_is_found_with_its_scope_shape_and_line(program):
-    (product,) = (i for i in program.run() if "dot_general" in i.op_name and i.opcode != "while")
+    (product,) = (i for i in program.executed() if "dot_general" in i.op_name and i.opcode != "while")
     assert "inner" in product.op_name.split("/")
     assert (product.dims, product.bytes) == ((4, 8), 4 * 8 * 4)
     files = [(file, function) for file, _, function in program.traceback(product)]
@@ -41,10 +41,10 @@ def test_a_product_in_a_loop_is_found_with_its_scope_shape_and_line(program):
 
 
 def test_what_is_run_is_the_entry_and_its_loops_but_not_the_insides_of_fusions(program):
-    run = {i.name for i in program.run()}
-    loop = next(i for i in program.run() if i.opcode == "while")
+    run = {i.name for i in program.executed()}
+    loop = next(i for i in program.executed() if i.opcode == "while")
     assert all(i.name in run for name in loop.called for i in program.computations[name])
-    fused = [name for i in program.run() if i.opcode == "fusion" for name in i.called]
+    fused = [name for i in program.executed() if i.opcode == "fusion" for name in i.called]
     assert fused
     assert not any(i.name in run for name in fused for i in program.computations[name])
 

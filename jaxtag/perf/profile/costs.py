@@ -1,11 +1,11 @@
-"""What a compiled step costs: operations and bytes, of the whole program and of each kernel.
+"""FLOPs and bytes of a compiled step: of the whole program and of each kernel.
 
-Floating-point operations (FLOPs) are counted twice: `xla` is XLA's own analysis of the optimised
-program, which counts the body of a loop once and whatever the compiler added; `analytic` is two
-for each multiply-add of the convolutions and matrix products of the forward and backward pass,
-without recomputation, in the program as traced (`models.counting`). The first says what is run, the
-second what the model asks for, and model FLOPs utilisation (MFU; Chowdhery et al. 2022, PaLM,
-arXiv:2204.02311, appendix B) is made of it.
+FLOPs are counted twice. `xla` is XLA's own analysis of the optimized program, which counts the body
+of a loop once, and whatever the compiler added. `analytic` is two for each multiply-add of the
+convolutions and matrix products of the forward and backward pass, without recomputation, in the
+program as traced (`perf.flops`). The first says what runs, the second what the model requires;
+model FLOPs utilization (MFU; Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B) is made of
+the second.
 """
 
 import dataclasses
@@ -14,146 +14,136 @@ import re
 from typing import Any
 
 from jaxtag.kernels.onednn import convolution
-from jaxtag.perf import flops as counting
-from jaxtag.perf.hlo import CONTROL, FREE, Instruction, Program
+from jaxtag.perf.flops import jaxpr_macs
+from jaxtag.perf.hlo import CONTROL, FREE, SLICES, Instruction, Program, search
 from jaxtag.training import setup as experiments
 from jaxtag.training.setup import TrainSetup
 
 # Opcodes with an operation for each element of the result.
-_ARITHMETIC = frozenset(
+_ELEMENTWISE = frozenset(
     (
         *("abs", "add", "and", "atan2", "cbrt", "ceil", "clamp", "compare", "cosine", "divide"),
-        *(
-            "erf",
-            "exponential",
-            "exponential-minus-one",
-            "floor",
-            "log",
-            "log-plus-one",
-            "logistic",
-        ),
-        *("maximum", "minimum", "multiply", "negate", "or", "power", "remainder", "rsqrt"),
-        *("round-nearest-even", "select", "sign", "sine", "sqrt", "subtract", "tan", "tanh", "xor"),
+        *("erf", "exponential", "exponential-minus-one", "floor", "log", "log-plus-one"),
+        *("logistic", "maximum", "minimum", "multiply", "negate", "or", "power", "remainder"),
+        *("round-nearest-even", "rsqrt", "select", "sign", "sine", "sqrt", "subtract", "tan"),
+        *("tanh", "xor"),
     )
 )
-_SLICES = frozenset(("slice", "dynamic-slice", "gather"))
-_MULTIPLIES = frozenset(("dot", "convolution"))
+_MATMULS = frozenset(("dot", "convolution"))
 
 
-def analytic_flops(experiment: TrainSetup, words: int, examples: int, batch: Any) -> int:
-    """Of a step over all devices.
+def analytic_flops(setup: TrainSetup, num_outputs: int, num_examples: int, batch: Any) -> int:
+    """FLOPs that a step requires, over all devices; recomputation (remat) does not count.
 
     Args:
-      words: tokens, classes or tags, as `experiment.build` takes them.
-      examples: of the training split.
-      batch: shapes of a batch.
+        setup: The run.
+        num_outputs: Tokens, classes or tags, as for `training.setup.build`.
+        num_examples: Of the training split.
+        batch: Shapes of a batch.
     """
-    config = experiment.config
+    config = setup.config
     if config.model.remat != "none":
         model = dataclasses.replace(config.model, remat="none")
         config = dataclasses.replace(config, model=model)
-        experiment = experiments.build(config, words, examples, experiment.mesh)
-    program = experiment.step.trace(experiment.shapes, batch).jaxpr
-    return 2 * counting.multiply_adds(program)
+        setup = experiments.build(config, num_outputs, num_examples, setup.mesh)
+    return 2 * jaxpr_macs(setup.step.trace(setup.shapes, batch).jaxpr)
 
 
 def flops(program: Program, instruction: Instruction) -> int:
-    """Of one run of a kernel, on one device.
+    """FLOPs of one run of a kernel, on one device.
 
-    As XLA counts: two for a multiply-add of a product, one for each element of an elementwise
-    operation or that a reduction takes in.
+    Counted as XLA does: two for a multiply-add of a product, one for each element of an elementwise
+    operation, one for each element that a reduction takes in.
     """
     match instruction.opcode:
         case "dot":
-            return _of_dot(program, instruction)
+            return _dot_flops(program, instruction)
         case "convolution":
-            return _of_convolution(program, instruction)
+            return _convolution_flops(program, instruction)
         case "custom-call":
-            return _of_library(program, instruction)
+            return _library_flops(program, instruction)
         case "reduce" | "reduce-window":
-            return _elements(program.instructions[instruction.operands[0]])
+            return _size(program.instructions[instruction.operands[0]])
         case "fusion" | "call" | "map":
             bodies = (program.computations[name] for name in instruction.called)
             return sum(flops(program, inner) for body in bodies for inner in body)
-    return _elements(instruction) if instruction.opcode in _ARITHMETIC else 0
+    return _size(instruction) if instruction.opcode in _ELEMENTWISE else 0
 
 
 def bytes_accessed(program: Program, instruction: Instruction) -> int:
-    """Of one run of a kernel: what it reads and writes at least, on one device.
+    """Bytes that one run of a kernel at least reads and writes, on one device.
 
     Of an operand that a fusion only slices, the slices count.
     """
     if instruction.opcode in FREE or instruction.opcode in CONTROL - {"call"}:
         return 0
-    if instruction.opcode in _SLICES:
+    if instruction.opcode in SLICES:
         return 2 * instruction.bytes
     if instruction.opcode == "dynamic-update-slice":
         return 2 * program.instructions[instruction.operands[1]].bytes
-    read = [_bytes(program, name) for name in instruction.operands]
+    reads = [_operand_bytes(program, name) for name in instruction.operands]
     if instruction.opcode == "fusion":
-        for place, sliced in _sliced(program.computations[instruction.called[0]]).items():
-            read[place] = min(read[place], sliced)
-    return sum(read) + instruction.bytes
+        slices = _sliced_parameters(program.computations[instruction.called[0]])
+        for number, size in slices.items():
+            reads[number] = min(reads[number], size)
+    return sum(reads) + instruction.bytes
 
 
-def multiplies(program: Program, instruction: Instruction) -> bool:
-    """Whether it is a matrix product or a convolution, or holds one."""
+def is_matmul(program: Program, instruction: Instruction) -> bool:
+    """Whether it is a matrix product or a convolution, or contains one."""
     if instruction.opcode == "fusion":
         bodies = (program.computations[name] for name in instruction.called)
-        return any(multiplies(program, inner) for body in bodies for inner in body)
-    return instruction.opcode in _MULTIPLIES or bool(_of_library(program, instruction))
+        return any(is_matmul(program, inner) for body in bodies for inner in body)
+    return instruction.opcode in _MATMULS or bool(_library_flops(program, instruction))
 
 
-def _sliced(body: list[Instruction]) -> dict[int, int]:
-    """Number of a parameter that is only sliced → bytes of its slices."""
-    found = {}
+def _sliced_parameters(body: list[Instruction]) -> dict[int, int]:
+    """Number of each parameter that is only sliced -> bytes of its slices."""
+    sizes = {}
     for parameter in (item for item in body if item.opcode == "parameter"):
         users = [item for item in body if parameter.name in item.operands]
         if users and all(
-            user.opcode in _SLICES and user.operands[0] == parameter.name for user in users
+            user.opcode in SLICES and user.operands[0] == parameter.name for user in users
         ):
-            found[parameter.number] = sum(user.bytes for user in users)
-    return found
+            sizes[parameter.parameter_number] = sum(user.bytes for user in users)
+    return sizes
 
 
-def _bytes(program: Program, name: str) -> int:
+def _operand_bytes(program: Program, name: str) -> int:
     return program.instructions[name].bytes if name in program.instructions else 0
 
 
-def _elements(instruction: Instruction) -> int:
+def _size(instruction: Instruction) -> int:
+    """Elements of the result."""
     return math.prod(instruction.dims)
 
 
-def _of_dot(program: Program, instruction: Instruction) -> int:
+def _dot_flops(program: Program, instruction: Instruction) -> int:
     left = program.instructions[instruction.operands[0]].dims
-    contracted = _listed("lhs_contracting_dims", instruction.attributes)
-    return 2 * _elements(instruction) * math.prod(left[axis] for axis in contracted)
+    match = re.search(r"lhs_contracting_dims={([\d,]*)}", instruction.attributes)
+    contracted = [int(axis) for axis in match[1].split(",") if axis] if match else []
+    return 2 * _size(instruction) * math.prod(left[axis] for axis in contracted)
 
 
-def _of_convolution(program: Program, instruction: Instruction) -> int:
-    labels = re.search(r"dim_labels=\w+_(\w+)->\w+", instruction.attributes)[1]
+def _convolution_flops(program: Program, instruction: Instruction) -> int:
+    labels = search(r"dim_labels=\w+_(\w+)->\w+", instruction.attributes)[1]
     kernel = program.instructions[instruction.operands[1]].dims
-    dilated = re.search(r"lhs_dilate=([\dx]+)", instruction.attributes)
-    holes = math.prod(map(int, dilated[1].split("x"))) if dilated else 1
+    dilation = re.search(r"lhs_dilate=([\dx]+)", instruction.attributes)
+    holes = math.prod(map(int, dilation[1].split("x"))) if dilation else 1
     taps = math.prod(kernel) // kernel[labels.index("o")]
-    return 2 * _elements(instruction) * taps // holes
+    return 2 * _size(instruction) * taps // holes
 
 
-def _of_library(program: Program, instruction: Instruction) -> int:
-    """Of a call of cuBLAS, cuDNN or oneDNN; 0 for others."""
+def _library_flops(program: Program, instruction: Instruction) -> int:
+    """FLOPs of a call of cuBLAS, cuDNN or oneDNN; 0 for other calls."""
     text = instruction.attributes
     if f'custom_call_target="{convolution.TARGET}"' in text:
-        return convolution.Spec.parse(re.search(r'spec = "([^"]*)"', text)[1]).flops
+        return convolution.Spec.parse(search(r'spec = "([^"]*)"', text)[1]).flops
     if "__cudnn$conv" in text and "dim_labels" in text:
-        return _of_convolution(program, instruction)
+        return _convolution_flops(program, instruction)
     if "__cublas$" in text:
         left = program.instructions[instruction.operands[0]].dims
-        found = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', text)
-        axes = [int(axis.strip('"')) for axis in found[1].split(",")] if found else []
-        return 2 * _elements(instruction) * math.prod(left[axis] for axis in axes)
+        match = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', text)
+        axes = [int(axis.strip('"')) for axis in match[1].split(",")] if match else []
+        return 2 * _size(instruction) * math.prod(left[axis] for axis in axes)
     return 0
-
-
-def _listed(name: str, text: str) -> list[int]:
-    found = re.search(rf"{name}={{([\d,]*)}}", text)
-    return [int(axis) for axis in found[1].split(",") if axis] if found else []

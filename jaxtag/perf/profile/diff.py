@@ -1,7 +1,7 @@
-"""What is different between two profiles: two configurations, commits or versions of JAX.
+"""Differences between two profiles: of two configurations, commits or versions of JAX.
 
-Kernels have other names in another program; what they are compared by is what they are for: the
-part of the step, the phase and the kind of instruction.
+Kernels have other names in another program, so they are compared by the part of the step, the phase
+and the opcode.
 """
 
 from collections import defaultdict
@@ -11,43 +11,41 @@ from jaxtag.perf.profile.report import Profile
 from jaxtag.perf.profile.tables import aligned, milliseconds, size
 
 _ROWS = 15
+_KERNEL_KEY = ("part", "phase", "opcode")
 
 
 def table(old: Profile, new: Profile) -> str:
-    """A table for a terminal; of the parts and kernels those that differ most."""
-    parts = [
+    """A table for a terminal, with the parts and kernels that differ most."""
+    sections = [
         _settings(old, new),
         _numbers(old, new),
-        _times("part of the step", _by(old, "part"), _by(new, "part")),
-        _times("kernels", _by(old, *_KIND), _by(new, *_KIND)),
+        _times("part of the step", _seconds_by(old, "part"), _seconds_by(new, "part")),
+        _times("kernels", _seconds_by(old, *_KERNEL_KEY), _seconds_by(new, *_KERNEL_KEY)),
     ]
-    return "\n\n".join(filter(None, parts))
+    return "\n\n".join(filter(None, sections))
 
 
-_KIND = ("part", "phase", "opcode")
-
-
-def settings(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+def changed_settings(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
     """(dotted name, old, new) of the values that differ in two trees of JSON."""
     if isinstance(old, dict) and isinstance(new, dict):
-        found = []
+        rows = []
         for key in sorted(old.keys() | new.keys()):
-            found += settings(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-        return found
+            rows += changed_settings(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        return rows
     return [] if old == new else [(name, old, new)]
 
 
 def _settings(old: Profile, new: Profile) -> str:
     rows = [("differs", "old", "new", "")]
-    for where in ("title", "config", "device", "versions", "dtype"):
-        found = settings(old[where], new[where], where)
-        rows += [(name, str(before), str(after), "") for name, before, after in found]
+    for section in ("title", "config", "device", "versions", "dtype"):
+        changes = changed_settings(old[section], new[section], section)
+        rows += [(name, str(before), str(after), "") for name, before, after in changes]
     return aligned(rows) if len(rows) > 1 else "the same settings"
 
 
 def _numbers(old: Profile, new: Profile) -> str:
     rows = [("", "old", "new", "")]
-    for title, path, form in (
+    for title, path, format_value in (
         ("a step", ("step", "seconds"), milliseconds),
         ("  data", ("step", "data"), milliseconds),
         ("  host", ("step", "host"), milliseconds),
@@ -63,8 +61,8 @@ def _numbers(old: Profile, new: Profile) -> str:
         ("compilation", ("compilation", "compile_seconds"), "{:,.1f} s".format),
         ("kernels", ("kernels",), "{:,}".format),
     ):
-        before, after = _at(old, path), _at(new, path)
-        rows.append((title, form(before), form(after), _ratio(before, after)))
+        before, after = _lookup(old, path), _lookup(new, path)
+        rows.append((title, format_value(before), format_value(after), _ratio(before, after)))
     return aligned(rows)
 
 
@@ -81,8 +79,8 @@ def _times(title: str, old: dict[str, float], new: dict[str, float]) -> str:
     return aligned(rows)
 
 
-def _by(profile: Profile, *fields: str) -> dict[str, float]:
-    """Seconds of the kernels, added up over those that agree in `fields`."""
+def _seconds_by(profile: Profile, *fields: str) -> dict[str, float]:
+    """Seconds of the kernels, summed over those that agree in `fields`."""
     sums: dict[str, float] = defaultdict(float)
     for kernel in profile["kernels"]:
         name = " ".join(filter(None, (kernel[field] or "" for field in fields)))
@@ -90,7 +88,8 @@ def _by(profile: Profile, *fields: str) -> dict[str, float]:
     return sums
 
 
-def _at(tree: Any, path: tuple[str, ...]) -> float:
+def _lookup(tree: Any, path: tuple[str, ...]) -> float:
+    """The number at a path of keys; of a list, its length."""
     for key in path:
         tree = tree[key]
     return len(tree) if isinstance(tree, list) else tree

@@ -17,10 +17,9 @@ from jax.sharding import Mesh
 from jaxtag import datasets
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline, sources
-from jaxtag.datasets import published_sizes
 from jaxtag.distributed import coordination
 from jaxtag.distributed import mesh as meshes
-from jaxtag.perf.aot import lower
+from jaxtag.perf import step_inputs
 from jaxtag.perf.profile.recompilation import Recompilations
 from jaxtag.training import loop, vocabulary
 from jaxtag.training import setup as experiments
@@ -28,8 +27,8 @@ from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.setup import TrainSetup
 from jaxtag.training.train_state import TrainState
 
-_AHEAD = 2  # steps under way at once, as in the loop
-_WARM = 2  # steps before the clock starts
+_STEPS_AHEAD = 2  # dispatched before their predecessor ends, as in the loop
+_WARMUP_STEPS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +36,9 @@ class Step:
     """Seconds of one step; their sum is the time from the end of the step before to its own end.
 
     Attributes:
-      data: no step was under way, since its batch was not there yet.
-      host: no step was under way, for other reasons: placing the batch, starting the step.
-      device: the step was under way on the devices.
+        data: No step was running, since the batch was not there yet.
+        host: No step was running, for other reasons: placing the batch, starting the step.
+        device: The step was running on the devices.
     """
 
     data: float
@@ -48,12 +47,19 @@ class Step:
 
     @property
     def total(self) -> float:
+        """From the end of the step before to the end of this one."""
         return self.data + self.host + self.device
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """Seconds of a save: `blocked` the loop waits, `written` until it is on disk; every N steps."""
+class SaveTime:
+    """Seconds of saving a checkpoint.
+
+    Attributes:
+        blocked: The loop waits.
+        written: Until it is on disk.
+        every: Steps between two checkpoints.
+    """
 
     blocked: float
     written: float
@@ -62,44 +68,50 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A configuration with what it is run on.
+    """A planned run with its input.
 
     Attributes:
-      words: tokens, classes or tags.
-      examples: of the training split.
-      batches: endless, of this process; numpy arrays.
-      shapes: of a batch on the devices.
+        setup: The run.
+        num_outputs: Tokens, classes or tags.
+        num_examples: Of the training split.
+        batches: Endless, of this process; numpy arrays.
+        shapes: Of a batch on the devices.
     """
 
-    experiment: TrainSetup
-    words: int
-    examples: int
+    setup: TrainSetup
+    num_outputs: int
+    num_examples: int
     batches: Iterator[dict[str, np.ndarray]]
     shapes: dict[str, jax.ShapeDtypeStruct]
 
     def close(self) -> None:
-        """Stops what reads ahead."""
+        """Stops prefetching."""
         if isinstance(self.batches, pipeline.BatchIterator):
             self.batches.close()
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class Measurement:
     """What was measured of a job.
 
     Attributes:
-      compiled: the step's program, and `before` its text before optimisation.
-      steps: without the profiler; `traced`: with it.
-      recompilations: as `Recompilations.found`.
+        compiled: The step's program.
+        unoptimized: Text of the program before optimization.
+        lower_seconds: Tracing and lowering.
+        compile_seconds: Compiling.
+        steps: Timed without the profiler.
+        traced_steps: Timed with it.
+        checkpoint: Of a save.
+        recompilations: As `Recompilations.records`.
     """
 
     compiled: jax.stages.Compiled
-    before: str
+    unoptimized: str
     lower_seconds: float
     compile_seconds: float
     steps: list[Step]
-    traced: list[Step]
-    checkpoint: Checkpoint
+    traced_steps: list[Step]
+    checkpoint: SaveTime
     recompilations: list[dict[str, Any]]
 
 
@@ -107,65 +119,71 @@ def prepare(config: Config, folder: Path, random: bool) -> Job:
     """Plans the run and opens its input.
 
     Args:
-      folder: for what the vocabulary is kept in.
-      random: one made-up batch again and again; the data set need not be there, unless it is a
-        user's own.
+        config: Of the run.
+        folder: Holds the vocabulary.
+        random: Repeat one batch of noise; the data set need not be there, unless it is a user's
+            own.
 
     Raises:
-      UserError: the data set is not there, or the configuration does not fit the devices.
+        UserError: The data set is not there, or the configuration does not fit the devices.
     """
     if random and config.data.dataset in datasets.NAMES:
-        words, examples = published_sizes.words(config), published_sizes.examples(config)
+        num_outputs = step_inputs.num_outputs(config)
+        num_examples = step_inputs.num_train_examples(config)
     else:
         vocabulary.ensure_data(config)
-        known = vocabulary.ensure(config, folder)
+        outputs = vocabulary.ensure(config, folder)
         source = sources.open_split(
             config.data.dataset, config.data.train_split, config.data.data_dir
         )
-        words, examples = len(known), len(source)
-    experiment = experiments.build(config, words, examples)
-    shapes = lower.batch_of(config, words, experiment.mesh)
+        num_outputs, num_examples = len(outputs), len(source)
+    setup = experiments.build(config, num_outputs, num_examples)
+    shapes = step_inputs.batch_shapes(config, num_outputs, setup.mesh)
+    batches: Iterator[dict[str, np.ndarray]]
     if random:
-        batches = itertools.repeat(_made_up(shapes, experiment.mesh))
+        batches = itertools.repeat(_random_batch(shapes, setup.mesh))
     else:
-        batches = loop.training_batches(config, source, known)()
+        batches = loop.training_batches(config, source, outputs)()
         batches.start_prefetch()
-    return Job(experiment, words, examples, batches, shapes)
+    return Job(setup, num_outputs, num_examples, batches, shapes)
 
 
-def measure(job: Job, steps: int, traced: int, folder: Path) -> Measured:
-    """Compiles the step, times a checkpoint and `steps` steps, and traces `traced` more.
+def measure(job: Job, num_steps: int, num_traced: int, folder: Path) -> Measurement:
+    """Compiles the step, times a checkpoint and `num_steps` steps, and traces `num_traced` more.
 
     Args:
-      folder: gets the folder `trace`, of the first process.
+        job: To run.
+        num_steps: Timed without the profiler.
+        num_traced: Recorded by the profiler.
+        folder: Gets the folder `trace`, of the first process.
     """
-    experiment = job.experiment
-    began = time.perf_counter()
-    lowered = experiment.step.lower(experiment.shapes, job.shapes)
-    before, lowered_at = lowered.as_text("hlo", debug_info=True), time.perf_counter()
+    setup = job.setup
+    start = time.perf_counter()
+    lowered = setup.step.lower(setup.shapes, job.shapes)
+    unoptimized, lowered_at = lowered.as_text("hlo", debug_info=True), time.perf_counter()
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - lowered_at
-    state = experiment.initialize()
-    checkpoint = _checkpoint(experiment, state, folder)
+    state = setup.initialize()
+    checkpoint = _time_save(setup, state, folder)
     with Recompilations("on_mesh", state, job.shapes) as recompilations:
-        state, _ = _run(job, state, _WARM, recompilations)
-        state, timed = _run(job, state, steps, recompilations)
+        state, _ = _run(job, state, _WARMUP_STEPS, recompilations)
+        state, steps = _run(job, state, num_steps, recompilations)
         with _trace(folder / "trace"):
-            state, traced_steps = _run(job, state, traced, recompilations)
-    return Measured(
-        compiled,
-        before,
-        lowered_at - began,
-        compile_seconds,
-        timed,
-        traced_steps,
-        checkpoint,
-        recompilations.found,
+            state, traced_steps = _run(job, state, num_traced, recompilations)
+    return Measurement(
+        compiled=compiled,
+        unoptimized=unoptimized,
+        lower_seconds=lowered_at - start,
+        compile_seconds=compile_seconds,
+        steps=steps,
+        traced_steps=traced_steps,
+        checkpoint=checkpoint,
+        recompilations=recompilations.records,
     )
 
 
 def _trace(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Within it the profiler records what the first process's devices do."""
+    """Context in which the profiler records what the first process's devices do."""
     if jax.process_index() > 0:
         return contextlib.nullcontext()
     options = jax.profiler.ProfileOptions()
@@ -178,69 +196,76 @@ def _run(
     job: Job, state: TrainState, count: int, recompilations: Recompilations
 ) -> tuple[TrainState, list[Step]]:
     """Runs steps in the order of the loop; returns the last state and their times."""
-    experiment = job.experiment
+    setup = job.setup
     starts: list[tuple[float, float, float]] = []  # drawing began, batch there, step started
     ends: list[Future[float]] = []
     begin = time.perf_counter()
     with ThreadPoolExecutor(1) as watch:
         for number in range(count):
             drawing = time.perf_counter()
-            batch = next(job.batches)
+            local_batch = next(job.batches)
             drawn = time.perf_counter()
-            batch = meshes.make_global_batch(batch, experiment.mesh)
+            batch = meshes.make_global_batch(local_batch, setup.mesh)
             starts.append((drawing, drawn, time.perf_counter()))
             with jax.profiler.StepTraceAnnotation("train", step_num=number):
-                arguments, (state, metrics) = (state, batch), experiment.step(state, batch)
-            recompilations.called(*arguments)
-            ends.append(watch.submit(_end_of, metrics["loss"]))
-            if number >= _AHEAD:
-                ends[number - _AHEAD].result()
-        ended = [end.result() for end in ends]
+                arguments, (state, metrics) = (state, batch), setup.step(state, batch)
+            recompilations.record_call(*arguments)
+            ends.append(watch.submit(_completion_time, metrics["loss"]))
+            if number >= _STEPS_AHEAD:
+                ends[number - _STEPS_AHEAD].result()
+        end_times = [end.result() for end in ends]
     jax.block_until_ready(state)
-    return state, [_split(*times) for times in zip([begin, *ended], starts, ended, strict=False)]
+    previous = [begin, *end_times]
+    return state, [_split(*times) for times in zip(previous, starts, end_times, strict=False)]
 
 
-def _end_of(output: jax.Array) -> float:
+def _completion_time(output: Any) -> float:
     jax.block_until_ready(output)
     return time.perf_counter()
 
 
-def _split(before: float, start: tuple[float, float, float], end: float) -> Step:
-    """Args: when the step before ended; drawing, batch there, step started; its own end."""
+def _split(previous_end: float, start: tuple[float, float, float], end: float) -> Step:
+    """Splits the time of a step.
+
+    Args:
+        previous_end: When the step before ended.
+        start: When drawing the batch began, when it was there, when the step started.
+        end: When the step ended.
+    """
     drawing, drawn, started = start
-    data = max(0.0, drawn - max(before, drawing))
-    idle = max(0.0, started - before)
-    return Step(data=data, host=idle - data, device=end - max(started, before))
+    data = max(0.0, drawn - max(previous_end, drawing))
+    idle = max(0.0, started - previous_end)
+    return Step(data=data, host=idle - data, device=end - max(started, previous_end))
 
 
-def _checkpoint(experiment: TrainSetup, state: TrainState, folder: Path) -> Checkpoint:
+def _time_save(setup: TrainSetup, state: TrainState, folder: Path) -> SaveTime:
     """Times the second of two saves: the first one starts Orbax's threads."""
-    place = folder / "checkpoint"
-    _remove(place)
-    with Checkpoints(place, keep_last=1) as checkpoints:
+    directory = folder / "checkpoint"
+    _remove(directory)
+    with Checkpoints(directory, keep_last=1) as checkpoints:
         for number in range(2):
             checkpoints.wait()
-            began = time.perf_counter()
+            start = time.perf_counter()
             checkpoints.save(number, state)
-            blocked = time.perf_counter() - began
+            blocked = time.perf_counter() - start
         checkpoints.wait()
-        written = time.perf_counter() - began
-    _remove(place)
-    return Checkpoint(blocked, written, experiment.config.checkpoint_every)
+        written = time.perf_counter() - start
+    _remove(directory)
+    return SaveTime(blocked, written, setup.config.checkpoint_every)
 
 
 def _remove(folder: Path) -> None:
-    """By the first process, while the others wait."""
+    """Removes it in the first process, while the others wait."""
     coordination.run_on_process_zero(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
-def _made_up(shapes: dict[str, jax.ShapeDtypeStruct], mesh: Mesh) -> dict[str, np.ndarray]:
-    """This process's share of a batch of noise, all of it valid."""
+def _random_batch(shapes: dict[str, jax.ShapeDtypeStruct], mesh: Mesh) -> dict[str, np.ndarray]:
+    """This process's rows of a batch of noise, all of them valid."""
     rng = np.random.default_rng(0)
-    made = {}
+    batch = {}
     for name, item in shapes.items():
         shape = (len(meshes.local_row_indices(mesh, item.shape[0])), *item.shape[1:])
         high = 256 if name == "image" else 2  # a token, class or tag that every vocabulary has
-        made[name] = rng.integers(0, high, shape).astype(item.dtype)
-    made["mask"][:], made["broken"][:] = 1, False
-    return made
+        batch[name] = rng.integers(0, high, shape).astype(item.dtype)
+    batch["mask"][:], batch["broken"][:] = 1, False
+    return batch

@@ -1,4 +1,4 @@
-"""Notices when a compiled function is compiled anew, and what was different about its arguments."""
+"""Detects recompilations of a jitted function, and what changed about its arguments."""
 
 from typing import Any
 
@@ -8,46 +8,46 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class Recompilations:
-    """Compilations of a function after the first, while it is entered as a context.
+    """Context that records each compilation of a function after the first.
 
     Args:
-      function: its name as Python knows it.
-      compiled: the arguments that it has been compiled for.
+        function: Its name as Python knows it.
+        *arguments: Those that it has been compiled for.
 
     Attributes:
-      found: for each the number of the call (0: the first in the context), the seconds of the
-        compilation, and lines that say what had changed.
+        records: For each recompilation the number of the call (0: the first in the context), the
+            seconds it took, and lines that say what changed.
     """
 
-    def __init__(self, function: str, *compiled: Any):
+    def __init__(self, function: str, *arguments: Any):
         self._function = f"jit({function})"
-        self._before: Any = compiled
+        self._previous: Any = arguments
         self._calls = 0
         self._seconds: list[float] = []
-        self.found: list[dict[str, Any]] = []
+        self.records: list[dict[str, Any]] = []
 
     def __enter__(self) -> "Recompilations":
-        jax.monitoring.register_event_duration_secs_listener(self._note)
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
         return self
 
     def __exit__(self, *_: object) -> None:
-        jax.monitoring.unregister_event_duration_listener(self._note)
+        jax.monitoring.unregister_event_duration_listener(self._listen)
 
-    def called(self, *arguments: Any) -> None:
-        """The function was called with these, whose memory it may have taken."""
+    def record_call(self, *arguments: Any) -> None:
+        """Notes that the function was called with these, even if their buffers were donated."""
         for seconds in self._seconds:
-            changes = differences(_signature(self._before), _signature(arguments))
-            self.found.append({"call": self._calls, "seconds": seconds, "changes": changes})
+            changes = differences(_signature(self._previous), _signature(arguments))
+            self.records.append({"call": self._calls, "seconds": seconds, "changes": changes})
         self._seconds.clear()
-        self._before, self._calls = arguments, self._calls + 1
+        self._previous, self._calls = arguments, self._calls + 1
 
-    def _note(self, event: str, seconds: float, **details: Any) -> None:
-        if event == _COMPILED and details.get("fun_name") == self._function:
-            self._seconds.append(seconds)
+    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == _COMPILED and kwargs.get("fun_name") == self._function:
+            self._seconds.append(duration_secs)
 
 
 def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """A line for each argument that differs."""
+    """One line for each argument that differs."""
     return [
         f"{name}: {old.get(name, 'absent')} → {new.get(name, 'absent')}"
         for name in sorted(old.keys() | new.keys())
@@ -56,7 +56,7 @@ def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
 
 
 def _signature(arguments: Any) -> dict[str, str]:
-    """What a compilation depends on, for each array."""
+    """Path of each array -> what a compilation depends on."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(arguments)
     return {jax.tree_util.keystr(path): _describe(leaf) for path, leaf in leaves}
 

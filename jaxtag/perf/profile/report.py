@@ -1,6 +1,6 @@
-"""Puts together what was measured of a step and what its program says: the profile as JSON.
+"""The profile of a training step, as JSON and as one HTML page.
 
-Times are seconds a step, sizes bytes, both of one device unless they say otherwise; where this
+Times are seconds per step, sizes bytes, both of one device unless stated otherwise; where this
 process has several devices, kernels are those of the mean device.
 """
 
@@ -9,87 +9,104 @@ import datetime
 import json
 import statistics
 from collections import Counter
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxtag import __version__
+from jaxtag.config import schema
 from jaxtag.errors import UserError
-from jaxtag.perf import hlo, peaks
-from jaxtag.perf.peaks import Peak
+from jaxtag.perf import compiled, hlo
+from jaxtag.perf.hardware import Peak, device_peak
 from jaxtag.perf.profile import costs, memory, trace
-from jaxtag.perf.profile.attribution import Modules, Origins
-from jaxtag.perf.profile.measure import Job, Measured, Step
+from jaxtag.perf.profile.attribution import ModuleTree, Origins
+from jaxtag.perf.profile.measure import Job, Measurement, Step
 from jaxtag.tasks import common
 
 Profile = dict[str, Any]
-FILE = "profile.json"
+JSON_FILE, HTML_FILE = "profile.json", "profile.html"
+_PLACEHOLDER = "/* profile */"  # in report.html
 
 
-def make(title: str, job: Job, measured: Measured, folder: Path) -> Profile:
-    """The profile.
+def make_profile(title: str, job: Job, measurement: Measurement, folder: Path) -> Profile:
+    """Puts together what was measured of a step and what its program tells.
 
     Args:
-      title: says which configuration.
-      folder: with the trace.
+        title: Names the configuration.
+        job: What was run.
+        measurement: Of the job.
+        folder: Holds the trace.
     """
-    config = job.experiment.config
-    text = measured.compiled.as_text()
+    config = job.setup.config
+    text = compiled.text(measurement.compiled)
     program = hlo.parse(text)
-    origins = Origins(program, Modules(job.experiment, job.shapes))
+    origins = Origins(program, ModuleTree(job.setup, job.shapes))
     dtype = common.compute_dtype(config.model.dtype)
-    peak = peaks.of(jax.local_devices()[0], dtype)
-    busy = trace.read(folder / "trace", text.split(None, 2)[1].rstrip(","))
-    kernels = _kernels(busy, len(measured.traced), program, origins, peak)
-    step = _step(measured, config.batch_size)
+    peak = device_peak(jax.local_devices()[0], dtype)
+    devices = trace.read(folder / "trace", text.split(None, 2)[1].rstrip(","))
+    kernels = _kernels(devices, len(measurement.traced_steps), program, origins, peak)
+    step = _step(measurement, config.batch_size)
     return {
         "title": title,
-        "config": dataclasses.asdict(config),
+        "config": schema.to_dict(config),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": _device(job),
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")}
         | {"jaxtag": __version__},
         "dtype": dtype.name,
         "compilation": {
-            "trace_seconds": measured.lower_seconds,
-            "compile_seconds": measured.compile_seconds,
-            "recompilations": measured.recompilations,
+            "trace_seconds": measurement.lower_seconds,
+            "compile_seconds": measurement.compile_seconds,
+            "recompilations": measurement.recompilations,
         },
         "step": step,
-        "costs": _costs(job, measured, peak, step),
+        "costs": _costs(job, measurement, peak, step),
         "kernels": kernels,
         "parts": _parts(kernels),
         "memory": {
-            "planned": memory.by_kind(job, measured.compiled),
+            "planned": memory.by_kind(job, measurement.compiled),
             "in_use": memory.in_use(),
             "largest": memory.largest(program, origins),
         },
     }
 
 
-def write(profile: Profile, folder: Path) -> None:
+def write_json(profile: Profile, folder: Path) -> None:
     """Writes FOLDER/profile.json."""
-    (folder / FILE).write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
+    (folder / JSON_FILE).write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
+
+
+def write_html(profile: Profile, folder: Path) -> None:
+    """Writes FOLDER/profile.html, one page that needs no server and no network.
+
+    All that the profile holds enters the page as text.
+    """
+    page = resources.files("jaxtag.perf.profile").joinpath("report.html").read_text("utf-8")
+    data = json.dumps(profile).replace("<", "\\u003c")  # `<` could end the script element
+    (folder / HTML_FILE).write_text(page.replace(_PLACEHOLDER, data), encoding="utf-8")
 
 
 def load(place: str) -> Profile:
-    """A profile by its file, its folder or its work directory.
+    """Reads a profile, given its file, its folder or its work directory.
 
     Raises:
-      UserError: there is none, or the file is not a profile.
+        UserError: There is none, or the file is not a profile.
     """
     path = Path(place)
-    found = [p for p in (path, path / FILE, path / "profile" / FILE) if p.is_file()]
-    if not found:
-        raise UserError(f"{place}: no {FILE} is there (jaxtag.profile writes DIR/profile/{FILE})")
+    candidates = (path, path / JSON_FILE, path / "profile" / JSON_FILE)
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
+        raise UserError(
+            f"{place}: no {JSON_FILE} is there (jaxtag.profile writes DIR/profile/{JSON_FILE})"
+        )
     try:
-        profile = json.loads(found[0].read_text(encoding="utf-8"))
+        profile = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{found[0]} is damaged: {error}") from error
+        raise UserError(f"{file} is damaged: {error}") from error
     if not isinstance(profile, dict) or "kernels" not in profile:
-        raise UserError(f"{found[0]} is no profile of jaxtag.profile")
+        raise UserError(f"{file} is no profile of jaxtag.profile")
     return profile
 
 
@@ -98,15 +115,15 @@ def _device(job: Job) -> dict[str, Any]:
     return {
         "kind": first.device_kind,
         "platform": first.platform,
-        "count": job.experiment.mesh.size,
+        "count": job.setup.mesh.size,
         "processes": jax.process_count(),
     }
 
 
-def _step(measured: Measured, batch_size: int) -> dict[str, Any]:
-    saved = measured.checkpoint
-    mean = {part: _mean(measured.steps, part) for part in ("data", "host", "device")}
-    checkpoint = saved.blocked / saved.every
+def _step(measurement: Measurement, batch_size: int) -> dict[str, Any]:
+    save = measurement.checkpoint
+    mean = {part: _mean(measurement.steps, part) for part in ("data", "host", "device")}
+    checkpoint = save.blocked / save.every
     seconds = sum(mean.values()) + checkpoint
     return {
         "seconds": seconds,
@@ -114,41 +131,47 @@ def _step(measured: Measured, batch_size: int) -> dict[str, Any]:
         "checkpoint": checkpoint,
         "images_per_second": batch_size / seconds,
         "batch_size": batch_size,
-        "each": [step.total for step in measured.steps],
-        "median": statistics.median(step.total for step in measured.steps),
-        "traced": statistics.fmean(step.total for step in measured.traced),
-        "traced_device": _mean(measured.traced, "device"),
-        "save": dataclasses.asdict(saved),
+        "each": [step.total for step in measurement.steps],
+        "median": statistics.median(step.total for step in measurement.steps),
+        "traced": statistics.fmean(step.total for step in measurement.traced_steps),
+        "traced_device": _mean(measurement.traced_steps, "device"),
+        "save": dataclasses.asdict(save),
     }
 
 
-def _costs(job: Job, measured: Measured, peak: Peak, step: dict[str, Any]) -> dict[str, Any]:
-    found = measured.compiled.cost_analysis()
-    analytic = costs.analytic_flops(job.experiment, job.words, job.examples, job.shapes)
-    analytic /= job.experiment.mesh.size
+def _costs(job: Job, measurement: Measurement, peak: Peak, step: dict[str, Any]) -> dict[str, Any]:
+    xla = compiled.cost_analysis(measurement.compiled)
+    required = costs.analytic_flops(job.setup, job.num_outputs, job.num_examples, job.shapes)
+    analytic = required / job.setup.mesh.size
     return {
-        "flops": {"xla": found["flops"], "analytic": analytic},
-        "bytes": found["bytes accessed"],
+        "flops": {"xla": xla["flops"], "analytic": analytic},
+        "bytes": xla["bytes accessed"],
         "peak": dataclasses.asdict(peak),
         "mfu": analytic / step["seconds"] / peak.flops,
-        "hardware_utilisation": found["flops"] / step["seconds"] / peak.flops,
-        "bandwidth": found["bytes accessed"] / step["device"],
-        "bandwidth_share": found["bytes accessed"] / step["device"] / peak.bandwidth,
+        "hardware_utilisation": xla["flops"] / step["seconds"] / peak.flops,
+        "bandwidth": xla["bytes accessed"] / step["device"],
+        "bandwidth_share": xla["bytes accessed"] / step["device"] / peak.bandwidth,
     }
 
 
 def _kernels(
-    busy: list[trace.Busy], steps: int, program: hlo.Program, origins: Origins, peak: Peak
+    devices: list[trace.DeviceTime],
+    steps: int,
+    program: hlo.Program,
+    origins: Origins,
+    peak: Peak,
 ) -> list[dict[str, Any]]:
-    """A row a kernel, the one that takes longest first."""
-    seconds, counts = Counter(), Counter()
-    for device in busy:
-        seconds.update(device.seconds)
+    """A row for each kernel, the one that takes longest first."""
+    seconds: dict[str, float] = {}
+    counts: Counter[str] = Counter()
+    for device in devices:
         counts.update(device.counts)
-    runs = steps * len(busy)
+        for name, value in device.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + value
+    runs = steps * len(devices)
     rows = [
-        _kernel(name, taken / runs, counts[name] / runs, program, origins, peak)
-        for name, taken in seconds.most_common()
+        _kernel(name, value / runs, counts[name] / runs, program, origins, peak)
+        for name, value in sorted(seconds.items(), key=lambda item: -item[1])
     ]
     return [row for row in rows if row["opcode"] not in hlo.CONTROL - {"call"}]
 
@@ -156,22 +179,22 @@ def _kernels(
 def _kernel(
     name: str, seconds: float, runs: float, program: hlo.Program, origins: Origins, peak: Peak
 ) -> dict[str, Any]:
+    row: dict[str, Any]
     row = {"name": name, "seconds": seconds, "runs": runs, "opcode": "", "shape": ""}
     row |= {"module": None, "part": None, "phase": "", "line": "", "flops": 0, "bytes": 0}
     if (instruction := program.instructions.get(name)) is not None:
-        origin = origins.of(name)
-        row |= dataclasses.asdict(origin)
+        row |= dataclasses.asdict(origins.of(name))
         row["opcode"], row["shape"] = instruction.opcode, instruction.shape
         row["flops"] = runs * costs.flops(program, instruction)
         row["bytes"] = runs * costs.bytes_accessed(program, instruction)
     arithmetic, traffic = row["flops"] / peak.flops, row["bytes"] / peak.bandwidth
     row["bound"] = "arithmetic" if arithmetic > traffic else "memory"
-    row["least"] = max(arithmetic, traffic)  # seconds at the peak: the roofline
+    row["least"] = max(arithmetic, traffic)  # seconds on the roofline
     return row
 
 
 def _parts(kernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a module or other part of the step: seconds by phase, FLOPs, bytes."""
+    """A row for each module or other part of the step: seconds by phase, FLOPs, bytes."""
     rows: dict[str | None, dict[str, Any]] = {}
     for kernel in kernels:
         empty = {"part": kernel["part"], "seconds": 0.0, "least": 0.0, "flops": 0, "bytes": 0}

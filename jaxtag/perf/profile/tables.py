@@ -1,4 +1,4 @@
-"""A profile for a terminal."""
+"""Formats a profile for a terminal."""
 
 from collections.abc import Sequence
 
@@ -8,30 +8,31 @@ _KERNELS, _PARTS, _BUFFERS = 12, 15, 5  # rows
 
 
 def as_text(profile: Profile) -> str:
-    """The whole profile in some fifty lines."""
+    """The whole profile, in some fifty lines."""
     sections = (_head, _step, _costs, _parts, _kernels, _memory, _recompilations)
     return "\n\n".join(section(profile) for section in sections)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns under each other; all but the first and last to the right."""
+    """Aligns columns: the first and last to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(width) if 0 < place < len(row) - 1 else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if 0 < index < len(row) - 1 else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
 
 def milliseconds(seconds: float) -> str:
+    """Seconds as `1,234.56 ms`."""
     return f"{1e3 * seconds:,.2f} ms"
 
 
 def size(count: float) -> str:
-    """Bytes in binary units."""
+    """A number of bytes in binary units."""
     for unit in ("B", "KiB", "MiB"):
         if abs(count) < 1024:
             return f"{count:,.1f} {unit}" if unit != "B" else f"{count:.0f} B"
@@ -39,7 +40,7 @@ def size(count: float) -> str:
     return f"{count:,.2f} GiB"
 
 
-def attributed(profile: Profile) -> float:
+def attributed_share(profile: Profile) -> float:
     """Share of the kernels' time that belongs to a module or a named part of the step."""
     total = sum(row["seconds"] for row in profile["parts"])
     return sum(row["seconds"] for row in profile["parts"] if row["part"]) / total
@@ -55,17 +56,18 @@ def _head(profile: Profile) -> str:
 
 def _step(profile: Profile) -> str:
     step = profile["step"]
+    busy = _share(_kernel_seconds(profile), step["traced_device"])
     rows = [("a step", "", "", f"{step['images_per_second']:,.1f} images/s")]
     notes = {
         "data": "waiting for the batch",
         "host": "placing the batch, starting the step",
-        "device": f"kernels ran {_share(_ran(profile), step['traced_device'])} of it (traced)",
+        "device": f"kernels ran {busy} of it (traced)",
         "checkpoint": f"a save blocks {milliseconds(step['save']['blocked'])}, every "
         f"{step['save']['every']:,} steps",
     }
     for part, note in notes.items():
-        taken = step[part]
-        rows.append((f"  {part}", milliseconds(taken), _share(taken, step["seconds"]), note))
+        seconds = step[part]
+        rows.append((f"  {part}", milliseconds(seconds), _share(seconds, step["seconds"]), note))
     rows.append(("  together", milliseconds(step["seconds"]), "", _spread(step["each"])))
     return aligned(rows)
 
@@ -86,7 +88,7 @@ def _costs(profile: Profile) -> str:
 
 
 def _parts(profile: Profile) -> str:
-    total = _ran(profile)
+    total = _kernel_seconds(profile)
     rows = [("part of the step", "time", "share", "forward", "backward", "GFLOP", "")]
     for row in profile["parts"][:_PARTS]:
         rows.append(
@@ -102,11 +104,11 @@ def _parts(profile: Profile) -> str:
         )
     left = len(profile["parts"]) - _PARTS
     more = f"\n… and {left} more; " if left > 0 else "\n"
-    return f"{aligned(rows)}{more}{attributed(profile):.1%} of the kernels' time has a part"
+    return f"{aligned(rows)}{more}{attributed_share(profile):.1%} of the kernels' time has a part"
 
 
 def _kernels(profile: Profile) -> str:
-    total = _ran(profile)
+    total = _kernel_seconds(profile)
     rows = [("kernel", "time", "share", "at the peak", "bound", "part", "line")]
     for row in profile["kernels"][:_KERNELS]:
         rows.append(
@@ -125,13 +127,13 @@ def _kernels(profile: Profile) -> str:
 
 
 def _memory(profile: Profile) -> str:
-    found = profile["memory"]
+    memory = profile["memory"]
     rows = [("memory of a device", "", "")]
-    rows += [(f"  {name}", size(count), "") for name, count in found["planned"].items()]
-    rows += [(f"  in use: {name}", size(count), "") for name, count in found["in_use"].items()]
+    rows += [(f"  {name}", size(count), "") for name, count in memory["planned"].items()]
+    rows += [(f"  in use: {name}", size(count), "") for name, count in memory["in_use"].items()]
     rows += [
         (f"  {row['name']}", size(row["bytes"]), f"{row['part'] or ''}  {row['line']}")
-        for row in found["largest"][:_BUFFERS]
+        for row in memory["largest"][:_BUFFERS]
     ]
     return aligned(rows)
 
@@ -150,8 +152,8 @@ def _recompilations(profile: Profile) -> str:
     return "\n".join(lines)
 
 
-def _ran(profile: Profile) -> float:
-    """Seconds a step in which a kernel ran."""
+def _kernel_seconds(profile: Profile) -> float:
+    """Seconds per step in which a kernel ran."""
     return sum(row["seconds"] for row in profile["kernels"])
 
 

@@ -72,7 +72,7 @@ def test_flops_are_three_times_those_of_inference(plain, found):
     task, size = experiment.task, experiment.config.data.image_size
     images = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
     variables = jax.eval_shape(task.init, jax.random.key(0))
-    forward = 2 * flops.multiply_adds(jax.make_jaxpr(task.model.apply)(variables, images))
+    forward = 2 * flops.jaxpr_macs(jax.make_jaxpr(task.model.apply)(variables, images))
     count = (size // 16) ** 2
     patches = 2 * count * (16 * 16 * 3) * 32
     scores = 2 * count**2 * 32 * task.model.depth

@@ -12,7 +12,7 @@ def counted(function, *arguments):
     """(FLOPs, bytes) of all kernels of the compiled function; XLA's."""
     compiled = jax.jit(function).lower(*arguments).compile()
     program = hlo.parse(compiled.as_text())
-    kernels = [i for i in program.run() if i.opcode not in hlo.CONTROL]
+    kernels = [i for i in program.executed() if i.opcode not in hlo.CONTROL]
     found = compiled.cost_analysis()
     ours = (
         sum(costs.flops(program, i) for i in kernels),
@@ -83,4 +83,4 @@ custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":\
 def test_calls_of_libraries_on_a_gpu(name, expected):
     program = hlo.parse(GPU)
     assert costs.flops(program, program.instructions[name]) == expected
-    assert costs.multiplies(program, program.instructions[name])
+    assert costs.is_matmul(program, program.instructions[name])

@@ -16,8 +16,8 @@ def test_recompilations_are_told_with_what_changed():
     with Recompilations("doubled", state, batch) as watch:
         for batch in ({"x": jnp.ones(4)}, {"x": jnp.ones(5)}, {"x": jnp.ones(5)}):
             before, state = state, function(state, batch)
-            watch.called(before, batch)
-    (again,) = watch.found
+            watch.record_call(before, batch)
+    (again,) = watch.records
     assert again["call"] == 1 and again["seconds"] > 0
     (change,) = again["changes"]
     assert change.startswith("[1]['x']: float32[4]") and "→ float32[5]" in change
@@ -32,6 +32,6 @@ def test_a_type_that_is_weak_is_named():
     function.lower(strong).compile()
     with Recompilations("doubled_weakly", strong) as watch:
         function(weak)
-        watch.called(weak)
-    ((change,),) = (again["changes"] for again in watch.found)
+        watch.record_call(weak)
+    ((change,),) = (again["changes"] for again in watch.records)
     assert "weakly typed" in change.partition("→")[2]

@@ -53,9 +53,9 @@ def test_of_calls_in_calls_the_innermost_counts():
 
 
 def test_kernels_that_run_at_once_share_the_time():
-    alone_then_both = trace.shares([[(0, 60, "a")], [(40, 80, "b")]])
+    alone_then_both = trace.shared_seconds([[(0, 60, "a")], [(40, 80, "b")]])
     assert {k: round(1e9 * v) for k, v in alone_then_both.items()} == {"a": 50, "b": 30}
-    on_more_threads = trace.shares([[(0, 30, "a")], [(0, 30, "a")], [(0, 30, "b")]])
+    on_more_threads = trace.shared_seconds([[(0, 30, "a")], [(0, 30, "a")], [(0, 30, "b")]])
     assert {k: round(1e9 * v) for k, v in on_more_threads.items()} == {"a": 20, "b": 10}
 
 

@@ -1,0 +1,49 @@
+"""Shapes of a training step's inputs, from a configuration and published sizes; reads no data."""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxtag.config.schema import Config
+from jaxtag.datasets import published_sizes
+from jaxtag.distributed import mesh as meshes
+from jaxtag.tasks import TASKS
+from jaxtag.tasks.caption.config import CaptionConfig
+
+_STEPS_PER_EPOCH = 1000  # where the size of the training split is not published
+
+
+def num_outputs(config: Config) -> int:
+    """Number of tokens, classes or tags of a run; a tokenizer is taken to have all that it may.
+
+    Raises:
+        UsageError: The data set is not built in.
+    """
+    if isinstance(config.task, CaptionConfig):
+        return config.task.vocab_size
+    return published_sizes.num_labels(config.data.dataset)
+
+
+def num_train_examples(config: Config) -> int:
+    """Number of images of the training split; only the learning rate schedule depends on it."""
+    published = published_sizes.num_examples(config.data.dataset, config.data.train_split)
+    return _STEPS_PER_EPOCH * config.batch_size if published is None else published
+
+
+def batch_shapes(config: Config, num_outputs: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """A training batch as the input pipeline makes it: shapes, dtypes and shardings."""
+    example = TASKS[config.task.TASK].example(config, range(num_outputs), train=True)
+    size = example.image.size
+    rows = {
+        "image": np.zeros((size, size, 3), np.uint8),
+        "mask": np.zeros((), np.float32),
+        "broken": np.zeros((), bool),
+        "index": np.zeros((), np.int32),
+        "epoch": np.zeros((), np.int32),
+        **{name: target.empty for name, target in example.fields.items()},
+    }
+    sharding = meshes.batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct((config.batch_size, *row.shape), row.dtype, sharding=sharding)
+        for name, row in rows.items()
+    }
