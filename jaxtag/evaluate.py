@@ -19,7 +19,8 @@ from absl import flags
 from jaxtag import cli
 from jaxtag.config import flags as config_flags
 from jaxtag.config import schema
-from jaxtag.errors import UsageError, UserError
+from jaxtag.errors import UsageError
+from jaxtag.storage.atomic_file import write_text
 
 FLAGS = flags.FLAGS
 
@@ -45,10 +46,11 @@ def main(_: list[str]) -> None:
         return
     workdir = Path(FLAGS.workdir)
     with cli.join_job():
-        metrics, details = _evaluate(workdir)
+        metrics = _evaluate(workdir)
         if jax.process_index() == 0:
-            print(json.dumps(metrics))  # first: should it not be possible to keep them
-            _keep({**metrics, **details}, workdir / "evaluation.json")
+            shown = {name: value for name, value in metrics.items() if name != "per_tag"}
+            print(json.dumps(shown))  # first: should the file not be writable
+            write_text(workdir / "evaluation.json", json.dumps(metrics, indent=2) + "\n")
 
 
 def _score_files(results: str, references: str) -> dict[str, float]:
@@ -57,33 +59,20 @@ def _score_files(results: str, references: str) -> dict[str, float]:
     return coco_format.score_files(results, references)
 
 
-def _evaluate(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    # Imported here: scoring files takes neither data sets nor a compiler.
-    from jaxtag.data import sources
+def _evaluate(workdir: Path) -> dict[str, Any]:
+    # Imported here: scoring files needs neither data sets nor a compiler.
+    from jaxtag import api
     from jaxtag.distributed import compilation_cache
-    from jaxtag.inference import predictor
-    from jaxtag.tasks import evaluators
+    from jaxtag.tasks import evaluator
 
     config = schema.check(FLAGS.config or schema.load(workdir))
     if config.compilation_cache:
         compilation_cache.use_compilation_cache()
-    model = predictor.load(workdir, config, FLAGS.step)
-    split = FLAGS.split or config.data.evaluation_split
-    source = sources.open_split(config.data.dataset, split, config.data.data_dir)
-    evaluator = evaluators.make(model.task, model.mesh, config, model.vocabulary)
-    evaluation = evaluator(model.variables, source)
-    evaluators.keep(evaluation, workdir, model.step)
-    metrics = {"split": split, "step": model.step, **evaluation.metrics}
+    metrics = api.evaluate(workdir, FLAGS.split, config=config, step=FLAGS.step)
     if jax.process_index() == 0:
-        print(evaluators.table({"model": evaluation.metrics}), file=sys.stderr)
-    return metrics, evaluators.details(evaluation)
-
-
-def _keep(metrics: dict[str, Any], path: Path) -> None:
-    try:
-        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        numbers = {n: v for n, v in metrics.items() if n not in ("split", "step", "per_tag")}
+        print(evaluator.table({"model": numbers}), file=sys.stderr)
+    return metrics
 
 
 def run() -> None:

@@ -64,7 +64,11 @@ class Augmentation:
                 "(degrees, shear, scale), at least 0 each, scale below 1",
             ),
             ("crop_padding", self.crop_padding >= 0, "at least 0"),
-            ("crop_padding_mode", self.crop_padding_mode in borders, f"one of {', '.join(borders)}"),
+            (
+                "crop_padding_mode",
+                self.crop_padding_mode in borders,
+                f"one of {', '.join(borders)}",
+            ),
             (
                 "randaugment",
                 operations >= 0 and 0 <= magnitude <= randaugment.MAXIMUM,

@@ -7,7 +7,6 @@ the architecture needs.
 
 import dataclasses
 
-from jaxtag.errors import did_you_mean
 from jaxtag.config.schema import (
     AugmentationConfig,
     Config,
@@ -18,6 +17,7 @@ from jaxtag.config.schema import (
     OptimizerConfig,
     TagConfig,
 )
+from jaxtag.errors import did_you_mean
 
 Arguments = tuple[tuple[str, bool | int | float | str | tuple], ...]
 
@@ -157,7 +157,9 @@ def configuration(
         ),
         evaluation=EvaluationConfig(batch_size=100),
         embed=EmbedConfig(
-            label_field="tags" if column.task == "tag" else "label", embedding_dim=128, samples_per_class=8
+            label_field="tags" if column.task == "tag" else "label",
+            embedding_dim=128,
+            samples_per_class=8,
         ),
         tag=TagConfig(),
     )

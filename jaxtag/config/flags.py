@@ -4,13 +4,17 @@
     --config=coco_caption:variant=B/16,image_size=384   arguments of its get_config
     --config=path/to/mine.py                       a file of one's own
     --config.optimizer.learning_rate=3e-4          any field, typed
+    --config.model.kwargs.depth=3                  a keyword argument
 
-Overrides and their typing are ml_collections' config flags; this file resolves names and makes
-errors speak. ml_collections loads *this* file, whose `get_config` loads the one that was asked for.
+Overrides and their typing are ml_collections' config flags; this file resolves names and adds
+did-you-mean hints to errors. ml_collections loads *this* file, whose `get_config` loads the one that
+was asked for.
 """
 
+import ast
 import importlib.util
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +23,12 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from jaxtag.config import schema as configuration
+from jaxtag.config import legacy, schema
+from jaxtag.config.schema import Config
 from jaxtag.errors import UsageError, did_you_mean
 
 flags.disclaim_key_flags()  # --config belongs to the command that calls `define`, and to its --help
+_NOT_OWN = object()
 _SAVED = "workdir="  # marks a reference to the configuration of a work directory
 
 
@@ -41,14 +47,12 @@ def names() -> list[str]:
     return sorted(path.stem for path in _folder().glob("*.py") if path.stem != "__init__")
 
 
-def load(reference: str) -> configuration.Config:
+def load(reference: str) -> Config:
     """The configuration of NAME[:key=value,…] or PATH[:key=value,…]."""
     name, _, arguments = reference.partition(":")
     path = Path(name) if name.endswith(".py") else _folder() / f"{name}.py"
     if not path.is_file():
-        raise UsageError(
-            f"--config={name}: no such configuration{did_you_mean(name, names())}"
-        )
+        raise UsageError(f"--config={name}: no such configuration{did_you_mean(name, names())}")
     spec = importlib.util.spec_from_file_location(f"jaxtag_configuration_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -59,22 +63,26 @@ def load(reference: str) -> configuration.Config:
         made = get_config(**_arguments(get_config, arguments, name))
     except ValueError as error:  # such as an argument that names no model
         raise UsageError(f"--config={reference}: {error}") from error
-    if not isinstance(made, configuration.Config):
-        raise UsageError(f"--config={name}: get_config of {path} must return jaxtag.config.Config")
+    if not isinstance(made, Config):
+        raise UsageError(f"--config={name}: get_config of {path} must return jaxtag.Config")
     return made
 
 
-def get_config(reference: str) -> configuration.Config:
-    """What ml_collections calls."""
-    if reference.startswith(_SAVED):
-        return configuration.load(reference.removeprefix(_SAVED))
-    return load(reference)
+def get_config(text: str) -> Config:
+    """What ml_collections calls, with the JSON that `prepare_arguments` made."""
+    request = json.loads(text)
+    config = _load_reference(request["reference"])
+    for name, value in request["values"]:
+        _set(config, name, _tuples(value))
+    return config
 
 
 def prepare_arguments(argv: Sequence[str]) -> list[str]:
-    """Command line → command line for ml_collections, every --config.… checked by name.
+    """Command line -> command line for ml_collections, every --config.… checked by name.
 
-    Without --config, the configuration of --workdir serves (evaluate, annotate).
+    Without --config, the configuration of --workdir serves (evaluate, annotate). Names of jaxtag
+    0.1 are translated. Keyword arguments (`--config.model.kwargs.depth=3`) and None, which
+    ml_collections cannot set, are set by `get_config`.
     """
     argv = _joined(argv)
     references = [arg.partition("=")[2] for arg in argv if re.match(r"--?config=", arg)]
@@ -86,15 +94,76 @@ def prepare_arguments(argv: Sequence[str]) -> list[str]:
     elif workdirs and "config" in flags.FLAGS and (Path(workdirs[-1]) / "config.json").is_file():
         reference = _SAVED + workdirs[-1]
     elif overrides:
-        raise UsageError(
-            f"{overrides[0]}: give --config=NAME too{did_you_mean('', names())}"
-        )
+        raise UsageError(f"{overrides[0]}: give --config=NAME too{did_you_mean('', names())}")
     else:
         return rest
-    made = get_config(reference)
-    for override in overrides:
-        configuration.check_name(made, re.sub(r"^--?config\.|=.*$", "", override, flags=re.S))
-    return [rest[0], f"--config={__file__}:{reference}", *rest[1:]]
+    config, values, kept = _load_reference(reference), [], []
+    for arg in rest:
+        if arg not in overrides:
+            kept.append(arg)
+            continue
+        name, equals, text = re.sub(r"^--?config\.", "", arg, flags=re.S).partition("=")
+        name = _modern_name(config, name)
+        schema.check_name(config, name)
+        if (value := _own_value(config, name, text)) is not _NOT_OWN:
+            values.append((name, value))
+        else:
+            kept.append(f"--config.{name}{equals}{text}")
+    request = json.dumps({"reference": reference, "values": values})
+    return [kept[0], f"--config={__file__}:{request}", *kept[1:]]
+
+
+def _load_reference(reference: str) -> Config:
+    if reference.startswith(_SAVED):
+        return schema.load(reference.removeprefix(_SAVED))
+    return load(reference)
+
+
+def _modern_name(config: Config, name: str) -> str:
+    """Today's name of a field of jaxtag 0.1; another name as it is."""
+    for old, new in legacy.RENAMED.items():
+        if name == old or name.startswith(f"{old}."):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _own_value(config: Config, name: str, text: str) -> Any:
+    """The value of an override that ml_collections cannot set, else `_NOT_OWN`."""
+    field, _ = schema.split_kwargs(config, name)
+    if field is not None:
+        value = legacy.kwargs_of(_literal(text))
+        if field == name and not isinstance(value, dict):
+            raise UsageError(f"--config.{name}={text}: must be a dictionary, as {{'depth': 3}}")
+        return value
+    if text == "None" and schema.allows_none(config, name):
+        return None
+    return _NOT_OWN
+
+
+def _set(config: Config, name: str, value: Any) -> None:
+    field, key = schema.split_kwargs(config, name)
+    *sections, last = (field or name).split(".")
+    holder = schema.get(config, ".".join(sections)) if sections else config
+    if key:
+        value = {**getattr(holder, last), key: value}
+    setattr(holder, last, value)
+
+
+def _literal(text: str) -> Any:
+    """A Python literal, or the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, which JSON made of tuples, as tuples."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
@@ -110,9 +179,8 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 
 def _folder() -> Path:
-    """configs/ of the checkout, or the copy inside the installed package."""
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+    """jaxtag/configs, which in a checkout is a link to its configs/."""
+    return Path(__file__).parents[1] / "configs"
 
 
 def _arguments(get_config: Callable[..., Any], text: str, name: str) -> dict[str, Any]:

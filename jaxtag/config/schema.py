@@ -211,10 +211,10 @@ def field_names(config: Any, prefix: str = "") -> list[str]:
     return names
 
 
-def check_name(config: Any, dotted: str) -> None:
-    """Raises UsageError unless `dotted` names a field of `config`."""
+def check_name(config: Config, dotted: str) -> None:
+    """Raises UsageError unless `dotted` names a field of `config`, or a keyword argument."""
     known = field_names(config)
-    if dotted in known:
+    if dotted in known or split_kwargs(config, dotted)[0] is not None:
         return
     tail = {name.rsplit(".", 1)[-1]: name for name in known}
     close = difflib.get_close_matches(dotted, known, n=1, cutoff=0.6)
@@ -223,6 +223,25 @@ def check_name(config: Any, dotted: str) -> None:
         f"--config.{dotted}: there is no such field"
         + (f"; the nearest is --config.{hint}" if hint else did_you_mean(dotted, known))
     )
+
+
+def split_kwargs(config: Config, dotted: str) -> tuple[str | None, str]:
+    """(the field of keyword arguments that `dotted` is or lies in, the argument's name).
+
+    (None, "") where it is another field.
+    """
+    for name in field_names(config):
+        if isinstance(get(config, name), dict) and f"{dotted}.".startswith(f"{name}."):
+            return name, dotted[len(name) + 1 :]
+    return None, ""
+
+
+def allows_none(config: Config, dotted: str) -> bool:
+    """Whether None is a value of a field."""
+    *sections, name = dotted.split(".")
+    holder = get(config, ".".join(sections)) if sections else config
+    types_of = {item.name: item.type for item in dataclasses.fields(holder)}
+    return _fits(None, types_of[name])
 
 
 def check(config: Config) -> Config:
@@ -406,6 +425,8 @@ def _fits(value: Any, kind: Any) -> bool:
         if len(inner) == 2 and inner[1] is Ellipsis:
             return all(_fits(item, inner[0]) for item in value)
         return len(value) == len(inner) and all(map(_fits, value, inner))
+    if kind is types.NoneType:
+        return value is None
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is int:

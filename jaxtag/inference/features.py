@@ -1,4 +1,4 @@
-"""Pictures as vectors: by a trained model, by a backbone with given weights, by their pixels."""
+"""Images as vectors: by a trained model, a backbone with published weights, or their pixels."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,6 @@ from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.inference import predictor
-from jaxtag.tasks import TASKS
 from jaxtag.weights.loader import load
 from jaxtag.weights.preprocessing import preprocessing
 
@@ -57,18 +56,31 @@ class FeatureExtractor:
     _image: transforms.ImageTransform
     _compute: Callable[[jax.Array], jax.Array]
 
-    def of_files(self, files: Sequence[str]) -> Iterator[FeatureBatch]:
-        """The vectors of files, in order, some at a time."""
+    def of_files(self, files: Sequence[Any]) -> Iterator[FeatureBatch]:
+        """The vectors of files (or encoded bytes, or arrays), in order, some at a time."""
         batches = pipeline.file_batches(
-            files, image=self._image, batch_size=self._batch_size, threads=_THREADS
+            files, image=self._image, batch_size=self._batch_size, num_threads=_THREADS
         )
         for batch in batches:
             errors, index = batch["error"], batch["index"]
-            there = np.array([i >= 0 and not e for i, e in zip(index, errors, strict=True)])
-            told = {int(i): e for i, e in zip(index, errors, strict=True) if e}
+            decoded = np.array([i >= 0 and not e for i, e in zip(index, errors, strict=True)])
+            reasons = {int(i): e for i, e in zip(index, errors, strict=True) if e}
             vectors = self.compute(batch["image"])
-            yield FeatureBatch(index[there], vectors[there], told)
+            yield FeatureBatch(index[decoded], vectors[decoded], reasons)
         batches.close()
+
+    def of_inputs(self, inputs: Sequence[Any]) -> np.ndarray:
+        """The vectors of all, float32 [B, D]. Raises UserError where one cannot be decoded."""
+        parts = list(self.of_files(inputs))
+        errors = {position: e for part in parts for position, e in part.errors.items()}
+        if errors:
+            position, reason = next(iter(errors.items()))
+            raise UserError(
+                f"{len(errors)} of {len(inputs)} images cannot be decoded, the first at position "
+                f"{position}: {reason}"
+            )
+        vectors = [part.vectors for part in parts]
+        return np.concatenate(vectors) if vectors else np.zeros((0, self.dimension), np.float32)
 
     def of_source(self, source: Source) -> Iterator[FeatureBatch]:
         """The vectors of a prepared split, in order, some at a time; on all processes alike."""
@@ -77,7 +89,7 @@ class FeatureExtractor:
             example=pipeline.ExampleSpec(self._image),
             batch_size=self._batch_size,
             rows=meshes.local_row_indices(self.mesh, self._batch_size),
-            threads=_THREADS,
+            num_threads=_THREADS,
         )
         for batch in batches:
             arrays = meshes.make_global_batch(
@@ -129,22 +141,23 @@ def from_description(description: dict[str, Any]) -> FeatureExtractor:
 
 
 def from_workdir(workdir: str, step: str | int = "newest") -> FeatureExtractor:
-    """Of a model trained by jaxtag.train: embeddings, or what its backbone makes of a picture."""
-    model = predictor.load(Path(workdir), step=str(step))
-    config, task = model.config, model.task
-    if config.task == "embed":
-        compute = task.embed
-    else:
+    """The features of a model trained by jaxtag.train: its embeddings, else its backbone's."""
+    return from_predictor(predictor.load(Path(workdir), step=step))
+
+
+def from_predictor(model: predictor.Predictor) -> FeatureExtractor:
+    """The features of a loaded model: its embeddings, else its backbone's pooled features."""
+    task = model.task
+    compute = getattr(task, "embed", None)
+    if compute is None:
         module, place = task.backbone
 
         def compute(variables: Any, images: jax.Array) -> jax.Array:
-            data = config.data
-            images = augment.normalize(images, data.mean, data.std, grey=data.grayscale)
-            return _pooled(module, _at(variables, place), images)
+            return _pooled(module, _subtree(variables, place), task.normalize(images))
 
-    image = TASKS[config.task].example(config, model.vocabulary, train=False).image
-    description = {"workdir": str(Path(workdir).resolve()), "step": model.step}
-    return _made(description, model.mesh, image, compute, model.variables)
+    image = task.image_transform(train=False)
+    description = {"workdir": str(model.workdir.resolve()), "step": model.step}
+    return _extractor(description, model.mesh, image, compute, model.variables)
 
 
 def from_model(
@@ -166,15 +179,17 @@ def from_model(
         variables = jax.jit(module.init)(jax.random.key(0), images)
 
     def compute(variables: Any, images: jax.Array) -> jax.Array:
-        grey = len(wanted.mean) == 1
-        images = augment.normalize(images, wanted.mean, wanted.std, grey=grey)
+        grayscale = len(wanted.mean) == 1
+        images = augment.normalize(images, wanted.mean, wanted.std, grayscale=grayscale)
         return _pooled(module, variables, images)
 
     mesh = meshes.make_mesh()
     variables = jax.device_put(variables, meshes.replicated(mesh))
     description = {"model": model, "weights": weights and str(Path(weights).resolve())}
     description["image_size"] = size
-    return _made(description, mesh, transforms.CenterCrop(size, wanted.crop), compute, variables)
+    return _extractor(
+        description, mesh, transforms.CenterCrop(size, wanted.crop), compute, variables
+    )
 
 
 def from_pixels(pixels: int) -> FeatureExtractor:
@@ -185,10 +200,12 @@ def from_pixels(pixels: int) -> FeatureExtractor:
     def compute(_: Any, images: jax.Array) -> jax.Array:
         return images.reshape(len(images), -1).astype(jnp.float32) / 255
 
-    return _made({"pixels": pixels}, meshes.make_mesh(), transforms.Resize(pixels), compute, {})
+    return _extractor(
+        {"pixels": pixels}, meshes.make_mesh(), transforms.Resize(pixels), compute, {}
+    )
 
 
-def _made(
+def _extractor(
     description: dict[str, Any],
     mesh: Mesh,
     image: transforms.ImageTransform,
@@ -207,7 +224,7 @@ def _pooled(module: Any, variables: Any, images: jax.Array) -> jax.Array:
     return module.apply(variables, images)["pooled"].astype(jnp.float32)
 
 
-def _at(variables: Any, place: tuple[str, ...]) -> Any:
+def _subtree(variables: Any, place: tuple[str, ...]) -> Any:
     """The variables of a module inside a model; collections that have none of it are left out."""
     for name in place:
         variables = {c: tree[name] for c, tree in variables.items() if name in tree}

@@ -1,83 +1,203 @@
-"""A trained model out of a work directory, ready to use on whatever devices are here."""
+"""Predictors: a trained model out of a work directory, on whatever devices are here."""
 
 import dataclasses
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from jaxtag.config import schema as configuration
+from jaxtag.config import schema
 from jaxtag.config.schema import Config
+from jaxtag.data import pipeline
 from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import sharding
 from jaxtag.errors import UsageError, UserError
-from jaxtag.tasks import TASKS, Task, evaluators
-from jaxtag.tasks.tag import calibration
-from jaxtag.tasks.tag import task as tag
-from jaxtag.training import vocabulary as vocabularies
+from jaxtag.inference.prediction import Prediction
+from jaxtag.tasks.base import Row, Task
+from jaxtag.training import run_data
 from jaxtag.training.checkpoint import Checkpoints
-from jaxtag.training.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-    """A model and all that its use takes. `variables` are the averaged ones where there are any."""
+class Predictor:
+    """A trained model and all that its use takes.
 
-    config: Config
+        predictor = jaxtag.load("runs/x")
+        predictor("photo.jpg").tags                # one image -> one prediction
+        predictor([array, pil_image, "b.png"])     # several -> a list
+        predictor.features(images)                 # float32 [B, D]
+
+    An image is a path, encoded bytes, a file object, a PIL image, or an array uint8 [H, W, 3] (or
+    [H, W], grayscale); an array [B, H, W, 3] is several.
+
+    Attributes:
+        task: with its model, vocabulary and configuration.
+        variables: of the model: the averaged ones where the run has any.
+        step: of the checkpoint.
+        workdir: that it came from.
+    """
+
     task: Task
     mesh: Mesh
-    vocabulary: Vocabulary
     variables: Any
     step: int
+    workdir: Path
+
+    @property
+    def config(self) -> Config:
+        return self.task.config
+
+    @property
+    def vocabulary(self) -> Any:
+        return self.task.vocabulary
+
+    def __call__(self, images: Any) -> Any:
+        """The prediction for an image, or a list of predictions for several.
+
+        An image that cannot be decoded has a prediction with `error`.
+        """
+        inputs, single = as_inputs(images)
+        predictions = [
+            Prediction.from_row(row, image)
+            for row, image in zip(self.predict_rows(inputs), inputs, strict=True)
+        ]
+        return predictions[0] if single else predictions
+
+    def features(self, images: Any) -> np.ndarray:
+        """Vectors of images, float32 [B, D]: embeddings, or the backbone's pooled features.
+
+        Raises:
+            UserError: an image cannot be decoded.
+        """
+        from jaxtag.inference import features
+
+        inputs, _ = as_inputs(images)
+        return features.from_predictor(self).of_inputs(inputs)
+
+    def predict_rows(self, inputs: Sequence[Any]) -> Iterator[Row]:
+        """A row of JSON values for each file or image, in order; memory does not grow.
+
+        Raises:
+            UsageError: at once, where the settings of decoding do not fit the model.
+        """
+        config, predict = self.config, self.task.make_predict()
+        shards = self.mesh.shape["data"]
+        batch_size = max(1, min(config.evaluation.batch_size, len(inputs)))
+        batches = pipeline.file_batches(
+            inputs,
+            image=self.task.image_transform(train=False),
+            batch_size=-(-batch_size // shards) * shards,  # whole rows for each device
+            num_workers=config.data.num_workers,
+            num_threads=config.data.num_threads,
+        )
+        return self._rows(predict, batches)
+
+    def _rows(self, predict: Any, batches: pipeline.BatchIterator) -> Iterator[Row]:
+        key = jax.random.key(self.config.seed)
+        for number, batch in enumerate(batches):
+            files, errors = batch.pop("file"), batch.pop("error")
+            arrays = meshes.make_global_batch(batch, self.mesh)
+            outputs = predict(self.variables, arrays, jax.random.fold_in(key, number))
+            rows = self.task.rows(jax.device_get(outputs))
+            for row in np.flatnonzero(batch["index"] >= 0):
+                content = {"error": errors[row]} if errors[row] else rows[row]
+                yield {"file": files[row], **content}
+        batches.close()
 
 
-def load(workdir: Path, config: Config | None = None, step: str = "newest") -> Trained:
-    """Loads a model without its optimiser.
+def load(
+    workdir: str | os.PathLike[str], config: Config | None = None, step: str | int = "newest"
+) -> Predictor:
+    """Loads a trained model without its optimizer.
 
     Args:
-      workdir: of a run of jaxtag.train, on whatever devices it ran.
-      config: the run's own by default.
-      step: `newest`, `best` (by config.checkpoint.best_metric), or a number.
+        workdir: of a run of jaxtag.train, on whatever devices it ran.
+        config: the run's own by default.
+        step: "newest", "best" (by config.checkpoint.best_metric), or a number.
 
     Raises:
-      UserError: there is no such checkpoint, or it does not fit `config`.
+        UserError: there is no such checkpoint, or it does not fit `config`.
     """
-    config = configuration.load(workdir) if config is None else config
-    vocabulary = vocabularies.load(config, workdir)
-    # The devices here need not be those of the training.
-    mesh = meshes.make_mesh()
-    task = TASKS[config.task].make(config, len(vocabulary))
-    variables = dict(jax.eval_shape(task.init, jax.random.key(0)))
-    placements = sharding.infer_sharding(variables["params"], mesh, ((r".*", "replicate"),))
-    params = variables.pop("params")
-    wanted = {"params": params, "collections": variables}
+    workdir = Path(workdir)
+    config = schema.load(workdir) if config is None else config
+    vocabulary = run_data.load_vocabulary(config, workdir)
+    mesh = meshes.make_mesh()  # the devices here need not be those of the training
+    task = run_data.task_class(config)(config, vocabulary)
+    collections = dict(jax.eval_shape(task.init, jax.random.key(0)))
+    params = collections.pop("params")
+    replicated = sharding.infer_sharding(params, mesh, ((r".*", "replicate"),))
+    shapes = {"params": params, "collections": collections}
     if config.optimizer.ema_decay is not None:
-        wanted = {"ema": wanted}
-    places = sharding.shardings(wanted, placements, mesh)
-    wanted = jax.tree.map(
+        shapes = {"ema": shapes}
+    shapes = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        wanted,
-        places,
+        shapes,
+        sharding.shardings(shapes, replicated, mesh),
     )
-    keep = config.checkpoint
     with Checkpoints(
         workdir / "checkpoints",
-        keep_last=keep.keep_last,
-        keep_best=keep.keep_best,
-        best_metric=evaluators.best_metric(config),
+        keep_last=config.checkpoint.keep_last,
+        keep_best=config.checkpoint.keep_best,
+        best_metric=config.checkpoint.best_metric or task.headline_metrics[0],
     ) as checkpoints:
-        restored = checkpoints.restore(wanted, _number(step, checkpoints), partial=True)
-    found = restored.state.get("ema", restored.state)
-    variables = {"params": found["params"], **found["collections"]}
-    decisions = calibration.calibration_path(workdir, restored.step)
-    if isinstance(task, tag.TagTask) and decisions.exists():
-        found = calibration.TagCalibration.load(decisions, vocabulary.names)
-        task = dataclasses.replace(task, decisions=found)
-    return Trained(config, task, mesh, vocabulary, variables, restored.step)
+        restored = checkpoints.restore(shapes, _step_number(step, checkpoints), partial=True)
+    state = restored.state.get("ema", restored.state)
+    variables = {"params": state["params"], **state["collections"]}
+    task.load_artifacts(workdir, restored.step)
+    return Predictor(task, mesh, variables, restored.step, workdir)
 
 
-def _number(step: str, checkpoints: Checkpoints) -> int | None:
+def as_inputs(images: Any) -> tuple[list[Any], bool]:
+    """A list of single images in a form that the pipeline reads, and whether one was given.
+
+    Paths stay text; arrays, PIL images, bytes and file objects become arrays or bytes.
+    """
+    if _is_single(images):
+        return [_as_input(images)], True
+    return [_as_input(image) for image in images], False
+
+
+def _is_single(images: Any) -> bool:
+    if isinstance(images, (str, bytes, bytearray, os.PathLike)) or hasattr(images, "read"):
+        return True
+    if hasattr(images, "getbands"):  # a PIL image
+        return True
+    shape = getattr(images, "shape", None)
+    if shape is not None:
+        return len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3, 4))
+    if not isinstance(images, Iterable):
+        raise UsageError(f"{type(images).__name__} is no image: give a path, array or PIL image")
+    return False
+
+
+def _as_input(image: Any) -> Any:
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image)
+    if hasattr(image, "read"):
+        return bytes(image.read())
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
+    if hasattr(image, "getbands"):  # a PIL image, encoded without loss: its transparency,
+        buffer = io.BytesIO()  # palette and orientation are treated as those of a file
+        image.save(buffer, "PNG", exif=image.getexif())
+        return buffer.getvalue()
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
+        raise UsageError(
+            f"an array of images must be uint8 [H, W, 3], got {array.dtype}{list(array.shape)}"
+        )
+    if array.ndim == 2 or array.shape[-1] == 1:
+        array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=-1)
+    return np.ascontiguousarray(array[..., :3])
+
+
+def _step_number(step: str | int, checkpoints: Checkpoints) -> int | None:
+    step = str(step)
     if step == "newest":
         return None
     if step == "best":

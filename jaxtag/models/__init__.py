@@ -7,9 +7,9 @@ from jaxtag.models.ml_decoder import MLDecoder
 from jaxtag.models.registry import (
     create_model,
     field_names,
-    field_types,
     get_preprocessing,
     list_models,
+    module_class,
     register_model,
 )
 from jaxtag.models.vit import ViT
@@ -24,8 +24,8 @@ __all__ = [
     "ViT",
     "create_model",
     "field_names",
-    "field_types",
     "get_preprocessing",
     "list_models",
+    "module_class",
     "register_model",
 ]

@@ -4,7 +4,6 @@ Single GPU", arXiv:2404.00498): airbench94, written after the paper's sections 3
 
 from typing import Any, ClassVar
 
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

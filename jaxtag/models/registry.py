@@ -111,13 +111,13 @@ def get_preprocessing(name: str) -> Preprocessing:
 
 def field_names(name: str) -> list[str]:
     """The fields that `create_model(name, …)` takes."""
-    return list(field_types(name))
-
-
-def field_types(name: str) -> dict[str, Any]:
-    """The fields that `create_model(name, …)` takes, with their annotations."""
     fields = dataclasses.fields(_entry(name).module)
-    return {f.name: f.type for f in fields if f.name not in ("parent", "name")}
+    return [field.name for field in fields if field.name not in ("parent", "name")]
+
+
+def module_class(name: str) -> type[nn.Module]:
+    """The class of the backbone `name`."""
+    return _entry(name).module
 
 
 def _entry(name: str) -> ModelEntry:

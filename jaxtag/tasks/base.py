@@ -32,7 +32,7 @@ from jaxtag import augment
 from jaxtag.config.schema import Config, TaskConfig
 from jaxtag.data import pipeline, transforms
 from jaxtag.data.labels import LabelNames
-from jaxtag.data.sources import DataSource
+from jaxtag.data.sources import Source
 from jaxtag.data.targets import Target
 
 Batch = dict[str, jax.Array]
@@ -60,8 +60,8 @@ class Vocabulary(Protocol):
 class Data:
     """What a run reads, opened once: training and evaluation sources, and the vocabulary."""
 
-    train: DataSource
-    evaluation: DataSource
+    train: Source
+    evaluation: Source
     vocabulary: Any
 
 
@@ -156,6 +156,7 @@ class Task(abc.ABC):
         vocabulary_file: its name in a work directory.
         contact_sheet: the name of the picture of samples in a work directory.
         loss_per_example: whether `loss` returns [B], so that a batch can be computed in parts.
+        selects_tags: whether the tags of `rows` are those that reach a threshold of their own.
     """
 
     config_class: ClassVar[type[TaskConfig]]
@@ -163,6 +164,7 @@ class Task(abc.ABC):
     vocabulary_file: ClassVar[str] = "classes.json"
     contact_sheet: ClassVar[str] = "predictions.png"
     loss_per_example: ClassVar[bool] = True
+    selects_tags: ClassVar[bool] = False
 
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
         self.config = config
@@ -179,7 +181,7 @@ class Task(abc.ABC):
         return "label"
 
     @classmethod
-    def build_vocabulary(cls, config: Config, source: DataSource) -> Vocabulary:
+    def build_vocabulary(cls, config: Config, source: Source) -> Vocabulary:
         """The vocabulary of a new run. Raises UserError where the records have no such field."""
         return LabelNames.from_source(source, cls.label_field(config))
 
@@ -214,7 +216,7 @@ class Task(abc.ABC):
         size = self.config.data.image_size
         return self.model.init(key, jnp.zeros((1, size, size, self.channels), jnp.float32))
 
-    def collections_from_data(self, source: DataSource) -> dict[str, Any]:
+    def collections_from_data(self, source: Source) -> dict[str, Any]:
         """Collections of the model that the training data determine: {name: variables}."""
         del source
         return {}
@@ -239,7 +241,7 @@ class Task(abc.ABC):
         """How a record becomes a row of a batch."""
         return pipeline.ExampleSpec(self.image_transform(train), self.targets(train))
 
-    def make_sampler(self, source: DataSource) -> Callable[[int], np.ndarray] | None:
+    def make_sampler(self, source: Source) -> Callable[[int], np.ndarray] | None:
         """Batch number -> its records, where a task wants another order than a shuffle."""
         del source
         return None
@@ -290,7 +292,7 @@ class Task(abc.ABC):
         rows: dict[str, np.ndarray],
         index: np.ndarray,
         images: dict[int, np.ndarray],
-        source: DataSource,
+        source: Source,
     ) -> Evaluation:
         """The evaluation that the sums and rows of `make_evaluation_step` amount to.
 
@@ -306,7 +308,7 @@ class Task(abc.ABC):
         metrics["examples"] = float(len(index))
         return Evaluation(metrics, rows, index, images)
 
-    def load_artifacts(self, workdir: Path, step: int) -> None:
+    def load_artifacts(self, workdir: Path, step: int) -> None:  # noqa: B027 (optional)
         """Reads what `Evaluation.save_artifacts` wrote for a checkpoint, where there is any."""
 
     @classmethod

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxtag import models
+from jaxtag import models, registry
 from jaxtag.config.schema import Config, ModelConfig
 from jaxtag.errors import UsageError
 
@@ -14,7 +14,8 @@ from jaxtag.errors import UsageError
 def make_backbone(config: Config, **fields: Any) -> nn.Module:
     """The backbone `config.model.backbone`; `fields` are further ones of its module.
 
-    Raises UsageError where the name or one of config.model.kwargs is unknown.
+    Raises:
+        UsageError: the name or one of config.model.kwargs is unknown, or a value of a wrong type.
     """
     settings = config.model
     try:
@@ -28,10 +29,10 @@ def make_backbone(config: Config, **fields: Any) -> nn.Module:
         "remat": resolve_remat(settings, scans="scan" in known),
     }
     defaults = {name: value for name, value in defaults.items() if name in known}
-    try:
-        return models.create_model(settings.backbone, **{**defaults, **settings.kwargs}, **fields)
-    except TypeError as error:
-        raise UsageError(f"config.model.kwargs: {error}") from error
+    module = models.module_class(settings.backbone)
+    registry.check_kwargs(module, settings.kwargs, "config.model.kwargs", settings.backbone)
+    fields = {name: value for name, value in fields.items() if name in known}
+    return models.create_model(settings.backbone, **{**defaults, **settings.kwargs}, **fields)
 
 
 def apply_model(

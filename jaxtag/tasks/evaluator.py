@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jaxtag import registry
 from jaxtag.data import pipeline
-from jaxtag.data.sources import DataSource
+from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import watchdog
 from jaxtag.tasks.base import Evaluation, Scores, Task
@@ -35,7 +35,7 @@ class Evaluator:
             for name in self._config.evaluation.metrics
         ]
 
-    def __call__(self, variables: Any, source: DataSource) -> Evaluation:
+    def __call__(self, variables: Any, source: Source) -> Evaluation:
         """Evaluates every example of `source` once, on any number of processes."""
         sums: dict[str, np.ndarray] = {}
         parts: dict[str, list[np.ndarray]] = {"index": []}
@@ -60,7 +60,7 @@ class Evaluator:
             evaluation.metrics |= {name: float(v) for name, v in metric(evaluation.rows).items()}
         return evaluation
 
-    def _batches(self, source: DataSource) -> Iterator[pipeline.Batch]:
+    def _batches(self, source: Source) -> Iterator[pipeline.Batch]:
         """This process's share of the batches of a split."""
         config = self._config
         batches = pipeline.eval_batches(

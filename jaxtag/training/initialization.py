@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxtag.data import pipeline
-from jaxtag.data.sources import DataSource
+from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.tasks.base import Task
 from jaxtag.training.setup import TrainSetup
@@ -16,7 +16,7 @@ from jaxtag.weights.loader import load
 _ADAPTED = ("head", "image_size", "channels")
 
 
-def init_state(setup: TrainSetup, source: DataSource) -> TrainState:
+def init_state(setup: TrainSetup, source: Source) -> TrainState:
     """The state before the first step of a run on `source`.
 
     What a task or a backbone derives from the training data comes first (`collections_from_data`,
@@ -49,7 +49,7 @@ def load_backbone(state: TrainState, path: str, task: Task) -> TrainState:
     return state.replace(params=params, collections=collections, ema=ema)
 
 
-def _init_backbone(state: TrainState, task: Task, source: DataSource) -> TrainState:
+def _init_backbone(state: TrainState, task: Task, source: Source) -> TrainState:
     """`state` with the parameters that a backbone computes from training images."""
     module, place = task.backbone
     count = getattr(module, "NUM_INIT_IMAGES", 0)
@@ -64,7 +64,7 @@ def _init_backbone(state: TrainState, task: Task, source: DataSource) -> TrainSt
     return state.replace(params=params, ema=ema)
 
 
-def _read_images(task: Task, source: DataSource) -> np.ndarray:
+def _read_images(task: Task, source: Source) -> np.ndarray:
     """All images of a source as evaluation sees them, uint8 [N, S, S, 3]."""
     batches = pipeline.eval_batches(
         source,
@@ -90,4 +90,3 @@ def replace_subtree(tree: Any, place: tuple[str, ...], variables: Any) -> Any:
         first, *rest = place
         return {**tree, first: replace_subtree(tree[first], tuple(rest), variables)}
     return jax.tree.map(lambda old, new: meshes.put_global(new, old.sharding), tree, variables)
-

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline
-from jaxtag.data.sources import DataSource
+from jaxtag.data.sources import Source
 from jaxtag.distributed import coordination, sharding, watchdog
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UserError
-from jaxtag.tasks.base import Data, Evaluation, Task
+from jaxtag.tasks.base import Data, Evaluation, Scores, Task
 from jaxtag.tasks.evaluator import Evaluator
 from jaxtag.training import callbacks as callback_module
 from jaxtag.training import initialization, metric_writer, precise_bn
@@ -41,11 +41,15 @@ class TrainResult:
         state: the last state.
         evaluation: of the whole evaluation split; None where the run was told to stop before.
         preempted: it was told to stop, has saved, and wants to be started again.
+        scores: the model's metrics beside those of baselines; on process 0, by `jaxtag.fit`.
+        contact_sheet: where its sample predictions are drawn, likewise.
     """
 
     state: TrainState
     evaluation: Evaluation | None
     preempted: bool = False
+    scores: Scores | None = None
+    contact_sheet: Path | None = None
 
 
 def train(
@@ -147,7 +151,7 @@ def train(
     return TrainResult(state, evaluation if finished else None, preempted=not finished)
 
 
-def training_batches(task: Task, source: DataSource) -> Callable[[], pipeline.BatchIterator]:
+def training_batches(task: Task, source: Source) -> Callable[[], pipeline.BatchIterator]:
     """A function that starts this process's share of the training batches, from the first on."""
     config = task.config
     return functools.partial(
@@ -271,10 +275,7 @@ def _opening(setup: TrainSetup, num_examples: int, start: int) -> str:
     return "\n".join(lines)
 
 
-
-def _report_evaluation(
-    writer: MetricWriter, task: Task, step: int, evaluation: Evaluation
-) -> None:
+def _report_evaluation(writer: MetricWriter, task: Task, step: int, evaluation: Evaluation) -> None:
     writer.write_scalars(step, "evaluation", evaluation.metrics)
     writer.write_text(f"evaluation at step {step}: {task.headline(evaluation.metrics)}")
     for sample in evaluation.samples():

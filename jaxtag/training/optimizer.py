@@ -1,4 +1,4 @@
-"""Optimisers of optax by name, schedules in steps or epochs, and rules for each parameter."""
+"""Optimizers of optax by name, schedules in steps or epochs, and rules for each parameter."""
 
 import inspect
 import re
@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import optax
 
+from jaxtag import registry
 from jaxtag.config.schema import OptimizerConfig
 from jaxtag.distributed import sharding
 from jaxtag.errors import UsageError, did_you_mean
@@ -18,6 +19,17 @@ FROZEN = "frozen"
 # arXiv:1708.07120), and the triangle of airbench (Jordan 2024, arXiv:2404.00498).
 _CYCLES = {"one_cycle": ("cosine", 1 / 25, 0.3), "triangular": ("linear", 0.2, 0.23)}
 
+# Decays over so many steps, after the warm-up.
+_DECAYS: dict[str, Callable[[OptimizerConfig, int], optax.Schedule]] = {
+    "cosine": lambda config, steps: optax.cosine_decay_schedule(
+        config.learning_rate, steps, config.min_lr_ratio
+    ),
+    "linear": lambda config, steps: optax.linear_schedule(
+        config.learning_rate, config.learning_rate * config.min_lr_ratio, steps
+    ),
+    "constant": lambda config, _: optax.constant_schedule(config.learning_rate),
+}
+
 
 def make_lr_schedule(
     config: OptimizerConfig, total_steps: int, epoch_steps: float
@@ -26,12 +38,13 @@ def make_lr_schedule(
 
     The warm-up is linear from 0; that of "one_cycle" is half a cosine from 1/25 of the rate, and
     that of "triangular" linear from 1/5. These two warm up even where the configuration names no
-    steps or epochs for it: for 30 % and 23 % of the run.
+    steps or epochs for it: for 30 % and 23 % of the run. `package.module:Name` is a function
+    (learning_rate, total_steps, warmup_steps) -> optax.Schedule.
     """
     warmup = config.warmup_steps or round(config.warmup_epochs * epoch_steps)
     if config.schedule in _CYCLES:
-        shape, start, share = _CYCLES[config.schedule]
-        peak = warmup if 0 < warmup < total_steps else max(1, round(share * total_steps))
+        shape, start, fraction = _CYCLES[config.schedule]
+        peak = warmup if 0 < warmup < total_steps else max(1, round(fraction * total_steps))
         return optax.schedules.piecewise_interpolate_schedule(
             shape,
             config.learning_rate * start,
@@ -40,27 +53,34 @@ def make_lr_schedule(
     if warmup >= total_steps:
         # A run that was shrunk from the command line still warms up and decays.
         warmup = total_steps // 10
-    rest = total_steps - warmup
-    rate, final = config.learning_rate, config.learning_rate * config.min_lr_ratio
-    decay = {
-        "cosine": lambda: optax.cosine_decay_schedule(rate, rest, config.min_lr_ratio),
-        "linear": lambda: optax.linear_schedule(rate, final, rest),
-        "constant": lambda: optax.constant_schedule(rate),
-    }[config.schedule]()
-    return optax.join_schedules([optax.linear_schedule(0.0, rate, max(1, warmup)), decay], [warmup])
+    if config.schedule not in _DECAYS:
+        return _custom_schedule(config, total_steps, warmup)
+    decay = _DECAYS[config.schedule](config, total_steps - warmup)
+    rise = optax.linear_schedule(0.0, config.learning_rate, max(1, warmup))
+    return optax.join_schedules([rise, decay], [warmup])
+
+
+def _custom_schedule(config: OptimizerConfig, total_steps: int, warmup: int) -> optax.Schedule:
+    field = "config.optimizer.schedule"
+    if ":" not in config.schedule and config.schedule not in registry.names("schedule"):
+        hint = did_you_mean(config.schedule, [*_DECAYS, *_CYCLES, *registry.names("schedule")])
+        raise UsageError(f"{field} = {config.schedule!r}: unknown{hint}")
+    factory = registry.resolve("schedule", config.schedule, field)
+    schedule: optax.Schedule = factory(config.learning_rate, total_steps, warmup)
+    return schedule
 
 
 def make_optimizer(
-    config: OptimizerConfig, rate: optax.Schedule, params: Any
+    config: OptimizerConfig, lr_schedule: optax.Schedule, params: Any
 ) -> optax.GradientTransformation:
-    """The transformation: clip, then the named optimiser with its rules.
+    """The transformation: clip, then the named optimizer with its rules.
 
-    Weight decay is the optimiser's own where it takes one (adamw, lion, lamb …), else it is added
+    Weight decay is the optimizer's own where it takes one (adamw, lion, lamb …), else it is added
     to the gradient before momentum (sgd), as in torch. A parameter with the learning-rate factor 0
     is frozen: it gets no update and no moments.
 
     Args:
-      params: parameters or their ShapeDtypeStructs; rules look at their paths.
+        params: parameters or their ShapeDtypeStructs; rules look at their paths.
     """
     decays = match_rules(config.wd_mults, params, "config.optimizer.wd_mults")
     factors = match_rules(config.lr_mults, params, "config.optimizer.lr_mults")
@@ -71,7 +91,7 @@ def make_optimizer(
     transforms = {FROZEN: optax.set_to_zero()} if FROZEN in labels else {}
     for label, decay, factor in zip(labels, decays, factors, strict=True):
         if label not in transforms:
-            transforms[label] = _named(config, rate, config.weight_decay * decay, factor)
+            transforms[label] = _named(config, lr_schedule, config.weight_decay * decay, factor)
     tree = jax.tree.unflatten(jax.tree.structure(params), labels)
     steps = [optax.clip_by_global_norm(config.grad_clip_norm)] if config.grad_clip_norm else []
     return optax.chain(*steps, optax.partition(transforms, tree))
@@ -95,27 +115,23 @@ def match_rules(rules: Sequence[tuple[str, float]], params: Any, name: str) -> l
 
 
 def _named(
-    config: OptimizerConfig, rate: optax.Schedule, decay: float, factor: float
+    config: OptimizerConfig, lr_schedule: optax.Schedule, decay: float, factor: float
 ) -> optax.GradientTransformation:
     factory = _factory(config.name)
-    arguments = dict(config.arguments)
-    known = inspect.signature(factory).parameters
-    for name in arguments:
-        if name not in known:
-            raise UsageError(
-                f"config.optimizer.kwargs: optax.{config.name} has no argument {name!r}"
-                + did_you_mean(name, known)
-            )
+    parameters = inspect.signature(factory).parameters
+    label = config.name if ":" in config.name else f"optax.{config.name}"
+    registry.check_kwargs(factory, config.kwargs, "config.optimizer.kwargs", label)
+    kwargs = dict(config.kwargs)
     if config.name == "muon":
-        arguments.setdefault("consistent_rms", 0.2)  # learning rates and decay as of adamw
-        arguments["muon_weight_dimension_numbers"] = _matrices
-        arguments["adam_weight_decay"] = decay
+        kwargs.setdefault("consistent_rms", 0.2)  # learning rates and decay as of adamw
+        kwargs["muon_weight_dimension_numbers"] = _matrices
+        kwargs["adam_weight_decay"] = decay
     steps = []
-    if "weight_decay" in known:
-        arguments["weight_decay"] = decay
+    if "weight_decay" in parameters:
+        kwargs["weight_decay"] = decay
     elif decay:
         steps.append(optax.add_decayed_weights(decay))
-    steps.append(factory(learning_rate=rate, **arguments))
+    steps.append(factory(learning_rate=lr_schedule, **kwargs))
     return optax.chain(*steps, optax.scale(factor)) if factor != 1 else optax.chain(*steps)
 
 
@@ -145,14 +161,25 @@ def _matrices(params: Any) -> Any:
 
 
 def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
-    """A function of optax, or of optax.contrib, that takes a learning rate."""
+    """A function of optax, of optax.contrib or `package.module:Name` that takes a learning rate."""
+    field = "config.optimizer.name"
+    if ":" in name or name in registry.names("optimizer"):
+        factory: Callable[..., optax.GradientTransformation]
+        factory = registry.resolve("optimizer", name, field)
+        if "learning_rate" not in inspect.signature(factory).parameters:
+            raise UsageError(f"{field} = {name!r}: must take an argument learning_rate")
+        return factory
     for module in (optax, optax.contrib):
-        found = getattr(module, name, None)
-        if inspect.isfunction(found) and "learning_rate" in inspect.signature(found).parameters:
-            return found
+        function = getattr(module, name, None)
+        if inspect.isfunction(function) and _takes_learning_rate(function):
+            return function
     names = [
         key
         for key, value in vars(optax).items()
-        if inspect.isfunction(value) and "learning_rate" in inspect.signature(value).parameters
+        if inspect.isfunction(value) and _takes_learning_rate(value)
     ]
-    raise UsageError(f"config.optimizer.name = {name!r}: unknown to optax{did_you_mean(name, names)}")
+    raise UsageError(f"{field} = {name!r}: unknown to optax{did_you_mean(name, names)}")
+
+
+def _takes_learning_rate(function: Callable[..., Any]) -> bool:
+    return "learning_rate" in inspect.signature(function).parameters

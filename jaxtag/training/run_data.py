@@ -8,7 +8,7 @@ from typing import Any
 from jaxtag import datasets, registry
 from jaxtag.config.schema import Config, DataConfig
 from jaxtag.data import sources
-from jaxtag.data.sources import DataSource
+from jaxtag.data.sources import Source
 from jaxtag.distributed import coordination
 from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.tasks.base import Data, Task
@@ -43,9 +43,7 @@ def open_data(config: Config, workdir: Path, data: Mapping[str, Any] | None = No
     return Data(train, evaluation, load_or_build_vocabulary(config, workdir, train))
 
 
-def open_source(
-    settings: DataConfig, split: str, data: Mapping[str, Any] | None = None
-) -> DataSource:
+def open_source(settings: DataConfig, split: str, data: Mapping[str, Any] | None = None) -> Source:
     """One split of `data`, or of the data set that `settings.dataset` names.
 
     `package.module:Name` is a builder, or a function from the name of a split to a source.
@@ -103,7 +101,7 @@ def load_vocabulary(config: Config, workdir: Path) -> Any:
     return task_class(config).load_vocabulary(path)
 
 
-def load_or_build_vocabulary(config: Config, workdir: Path, train: DataSource) -> Any:
+def load_or_build_vocabulary(config: Config, workdir: Path, train: Source) -> Any:
     """The vocabulary of the checkpoints in `workdir`; before there are any, a new one.
 
     Process 0 builds it. What a run without checkpoints left may have been built from other data,
@@ -113,7 +111,7 @@ def load_or_build_vocabulary(config: Config, workdir: Path, train: DataSource) -
     return load_vocabulary(config, workdir)
 
 
-def _build(config: Config, workdir: Path, train: DataSource) -> None:
+def _build(config: Config, workdir: Path, train: Source) -> None:
     path = vocabulary_path(config, workdir)
     if not has_checkpoints(workdir):
         task_class(config).build_vocabulary(config, train).save(path)

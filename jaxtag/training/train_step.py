@@ -106,7 +106,9 @@ def _gradient(
 
     def part(collections: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
         def total(params: Any) -> tuple[jax.Array, Any]:
-            seen = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trainable)
+            seen = jax.tree.map(
+                lambda p, t: p if t else jax.lax.stop_gradient(p), params, trainable
+            )
             variables = {"params": seen, **collections}
             with jax.named_scope("loss"):
                 sums, weights, metrics, changed = task.loss(variables, batch, key)

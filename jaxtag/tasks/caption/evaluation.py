@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxtag import registry
 from jaxtag.data import sources
-from jaxtag.data.sources import DataSource
+from jaxtag.data.sources import Source
 from jaxtag.metrics import captioning
 from jaxtag.tasks.base import Data, Evaluation, Sample, Scores
 
@@ -35,7 +35,7 @@ class CaptionEvaluation(Evaluation):
         images: dict[int, np.ndarray],
         captions: dict[int, str],
         references: dict[int, list[str]],
-        source: DataSource,
+        source: Source,
         seed: int,
     ):
         super().__init__(metrics, rows, index, images)
@@ -60,7 +60,7 @@ class CaptionEvaluation(Evaluation):
 
 
 def caption_scores(
-    captions: Mapping[int, str], references: Mapping[int, Sequence[str]], source: DataSource
+    captions: Mapping[int, str], references: Mapping[int, Sequence[str]], source: Source
 ) -> dict[str, float]:
     """Scores of captions by their positions in a split; {} where no image has references.
 
@@ -103,7 +103,7 @@ def baselines(evaluation: CaptionEvaluation, candidates: Sequence[str]) -> Score
     return scores
 
 
-def candidate_captions(training: DataSource, seed: int) -> list[str]:
+def candidate_captions(training: Source, seed: int) -> list[str]:
     """Some training captions, the same for the same seed."""
     texts = list(itertools.chain.from_iterable(sources.iter_captions(training.first(2000))))
     return random.Random(seed).sample(texts, min(_CANDIDATES, len(texts)))

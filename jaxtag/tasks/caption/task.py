@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtag import models
 from jaxtag.config.schema import Config
 from jaxtag.data import sources, targets, transforms
-from jaxtag.data.sources import DataSource
+from jaxtag.data.sources import Source
 from jaxtag.data.tokenizer import PAD, Tokenizer
 from jaxtag.decoding import generate as decoding
 from jaxtag.decoding.cached_decoder import GenerationConfig
@@ -44,7 +44,7 @@ class CaptionTask(Task):
     contact_sheet = "captions.png"
 
     @classmethod
-    def build_vocabulary(cls, config: Config, source: DataSource) -> Tokenizer:
+    def build_vocabulary(cls, config: Config, source: Source) -> Tokenizer:
         """A tokenizer trained on the training captions."""
         captions = list(itertools.chain.from_iterable(sources.iter_captions(source)))
         tokenizer = Tokenizer.train(captions, config.task.vocab_size, config.task.lowercase)
@@ -197,7 +197,7 @@ class CaptionTask(Task):
         rows: dict[str, np.ndarray],
         index: np.ndarray,
         images: dict[int, np.ndarray],
-        source: DataSource,
+        source: Source,
     ) -> Evaluation:
         metrics = {name: float(total / max(count, 1e-9)) for name, (total, count) in sums.items()}
         metrics["perplexity"] = math.exp(min(metrics["cross_entropy"], 700.0))

@@ -13,6 +13,8 @@ class ClassifyConfig(TaskConfig):
 
     TASK: ClassVar[str] = "classify"
 
-    loss: str = "softmax"  # softmax (cross-entropy), margin (of capsule lengths), package.module:Name
+    loss: str = (
+        "softmax"  # softmax (cross-entropy), margin (of capsule lengths), package.module:Name
+    )
     loss_kwargs: dict[str, Any] = field(default_factory=dict)
     label_smoothing: float = 0.0

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxtag.data import targets
-from jaxtag.data.sources import DataSource
+from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.losses import classification
 from jaxtag.tasks import common, tta
@@ -67,7 +67,9 @@ class ClassifyTask(Task):
             images, labels = self.augmentation.mix(images, labels, mix_key)
         reconstructs = getattr(self.model, "reconstruct", False)
         inputs = {"labels": batch["label"]} if reconstructs else {}
-        outputs, changed = common.apply_model(self.model, variables, images, key=model_key, **inputs)
+        outputs, changed = common.apply_model(
+            self.model, variables, images, key=model_key, **inputs
+        )
         smoothing = 0.0 if key is None else self.config.task.label_smoothing
         losses = self._loss(outputs["logits"].astype(jnp.float32), labels, smoothing)
         if reconstructs:
@@ -138,9 +140,7 @@ class ClassifyTask(Task):
         return sums, {"prediction": prediction, "confidence": confidence}
 
     def make_evaluation_step(self, mesh: Mesh) -> EvaluationStep:
-        score = jax.jit(
-            meshes.with_mesh(mesh, self.score), out_shardings=meshes.replicated(mesh)
-        )
+        score = jax.jit(meshes.with_mesh(mesh, self.score), out_shardings=meshes.replicated(mesh))
 
         def step(variables: Any, batch: Batch, key: jax.Array) -> Any:
             del key
@@ -155,7 +155,7 @@ class ClassifyTask(Task):
         rows: dict[str, np.ndarray],
         index: np.ndarray,
         images: dict[int, np.ndarray],
-        source: DataSource,
+        source: Source,
     ) -> Evaluation:
         del source
         metrics = classification_metrics(sums)

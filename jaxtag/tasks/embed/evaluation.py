@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline, transforms
-from jaxtag.data.sources import DataSource
+from jaxtag.data.sources import Source
 from jaxtag.metrics import retrieval
 from jaxtag.tasks.base import Data, Evaluation, Sample, Scores
 
@@ -32,7 +32,7 @@ class EmbeddingEvaluation(Evaluation):
         index: np.ndarray,
         images: dict[int, np.ndarray],
         task: "EmbedTask",
-        source: DataSource,
+        source: Source,
     ):
         super().__init__(metrics, rows, index, images)
         self._config: Config = task.config
@@ -71,7 +71,7 @@ class EmbeddingEvaluation(Evaluation):
         return " ".join(self._names[number] for number in numbers)
 
 
-def _pixels(source: DataSource, config: Config) -> np.ndarray:
+def _pixels(source: Source, config: Config) -> np.ndarray:
     """Every image of a split at low resolution, float32 [N, pixels], on a scale of 0 to 1."""
     batches = pipeline.eval_batches(
         source,

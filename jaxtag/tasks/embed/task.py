@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtag import models
 from jaxtag.config.schema import Config
 from jaxtag.data import samplers, sources, targets
-from jaxtag.data.sources import DataSource
+from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError
 from jaxtag.losses import metric
@@ -36,13 +36,13 @@ class EmbedTask(Task):
     loss_per_example = False
 
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
-        if config.task.label_field == "tags" and config.task.loss in metric.ONE_CLASS:
+        self._loss = metric.make_loss(config.task.loss, config.task.loss_kwargs)
+        if config.task.label_field == "tags" and metric.is_single_class(self._loss):
             raise UsageError(
                 f"config.task.loss = {config.task.loss!r}: it takes one class per image, and "
                 "config.task.label_field = 'tags' gives several; take proxy_anchor"
             )
         super().__init__(config, vocabulary, model)
-        self._loss = metric.make_loss(config.task.loss, config.task.loss_kwargs)
 
     @classmethod
     def label_field(cls, config: Config) -> str:
@@ -50,7 +50,7 @@ class EmbedTask(Task):
 
     def make_model(self) -> nn.Module:
         settings = self.config.task
-        proxies = len(self.vocabulary) if settings.loss in metric.PROXIES else 0
+        proxies = len(self.vocabulary) if metric.needs_proxies(self._loss) else 0
         return models.Embedder(common.make_backbone(self.config), settings.embedding_dim, proxies)
 
     @property
@@ -67,7 +67,7 @@ class EmbedTask(Task):
             "known": targets.MultiHot("unknown_tags", self.vocabulary, mark=0),
         }
 
-    def make_sampler(self, source: DataSource) -> Callable[[int], np.ndarray]:
+    def make_sampler(self, source: Source) -> Callable[[int], np.ndarray]:
         """Batches of as many images of each of their classes."""
         return samplers.ClassBalancedSampler(
             sources.indices_by_class(source, self.config.task.label_field),
@@ -104,9 +104,7 @@ class EmbedTask(Task):
         ]
 
     def make_evaluation_step(self, mesh: Mesh) -> EvaluationStep:
-        embed = jax.jit(
-            meshes.with_mesh(mesh, self.embed), out_shardings=meshes.replicated(mesh)
-        )
+        embed = jax.jit(meshes.with_mesh(mesh, self.embed), out_shardings=meshes.replicated(mesh))
         field = self.config.task.label_field
 
         def step(variables: Any, batch: Batch, key: jax.Array) -> Any:
@@ -121,7 +119,7 @@ class EmbedTask(Task):
         rows: dict[str, np.ndarray],
         index: np.ndarray,
         images: dict[int, np.ndarray],
-        source: DataSource,
+        source: Source,
     ) -> Evaluation:
         del sums
         if rows["label"].ndim > 1:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtag import models
 from jaxtag.config.schema import Config
 from jaxtag.data import sources, targets
-from jaxtag.data.sources import DataSource
+from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.losses import multilabel
 from jaxtag.tasks import common, tta
@@ -47,6 +47,7 @@ class TagTask(Task):
     headline_metrics = ("map", "f1@5", "n+", "micro_f1", "macro_f1")
     vocabulary_file = "tags.json"
     contact_sheet = "tags.png"
+    selects_tags = True
 
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
         super().__init__(config, vocabulary, model)
@@ -88,14 +89,12 @@ class TagTask(Task):
             return variables
         return {**variables, "tag_weights": {"positive_weight": jnp.ones(self.num_tags)}}
 
-    def collections_from_data(self, source: DataSource) -> dict[str, Any]:
+    def collections_from_data(self, source: Source) -> dict[str, Any]:
         """The weights of the tags' presence by their frequency in training."""
         if not self.weighted:
             return {}
         counts = sources.tag_counts(source, self.num_tags)
-        weights = multilabel.positive_weights(
-            counts, len(source), self.config.task.max_pos_weight
-        )
+        weights = multilabel.positive_weights(counts, len(source), self.config.task.max_pos_weight)
         return {"tag_weights": {"positive_weight": jnp.asarray(weights)}}
 
     def targets(self, train: bool) -> dict[str, targets.Target]:
@@ -178,9 +177,7 @@ class TagTask(Task):
             self.calibration = TagCalibration.load(path, self.vocabulary.names)
 
     def make_evaluation_step(self, mesh: Mesh) -> EvaluationStep:
-        logits = jax.jit(
-            meshes.with_mesh(mesh, self.logits), out_shardings=meshes.replicated(mesh)
-        )
+        logits = jax.jit(meshes.with_mesh(mesh, self.logits), out_shardings=meshes.replicated(mesh))
 
         def step(variables: Any, batch: Batch, key: jax.Array) -> Any:
             del key
@@ -195,7 +192,7 @@ class TagTask(Task):
         rows: dict[str, np.ndarray],
         index: np.ndarray,
         images: dict[int, np.ndarray],
-        source: DataSource,
+        source: Source,
     ) -> Evaluation:
         """Scores and metrics; without a calibration one is fitted, on the evaluation split."""
         del sums
