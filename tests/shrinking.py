@@ -1,12 +1,15 @@
 """Any configuration made small enough for one step in a second."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from jaxtag import models
 from jaxtag.config import flags
 from jaxtag.config.schema import AugmentationConfig, Config, ModelConfig
+from jaxtag.tasks.base import Task
+from jaxtag.training import run_data
 
 VOCABULARY = 300
 
@@ -14,35 +17,43 @@ VOCABULARY = 300
 def shrink(config: Config) -> Config:
     """The same run in miniature: every setting that costs time is small, the rest is kept."""
     replace = dataclasses.replace
+    small_task = {
+        "caption": {"max_length": 8, "vocab_size": VOCABULARY},
+        "embed": {"samples_per_class": 2},
+    }
     return replace(
         config,
+        task=replace(config.task, **small_task.get(config.task.TASK, {})),
         batch_size=8 * config.optimizer.grad_accum_steps,
         total_steps=4,
         data=replace(config.data, image_size=64 if "alexnet" in config.model.backbone else 32),
-        text=replace(config.task, length=8, vocab_size=VOCABULARY),
         model=replace(
             config.model,
-            arguments=_smaller(config.model),
+            kwargs=_smaller(config.model),
             decoder_width=32,
             decoder_depth=2,
             decoder_heads=2,
         ),
-        embed=replace(config.task, samples_per_class=2),
         optimizer=replace(config.optimizer, warmup_steps=1, warmup_epochs=0.0),
     )
 
 
-def _smaller(model: ModelConfig) -> tuple:
+def make_task(config: Config, count: int = VOCABULARY, model: Any = None) -> Task:
+    """The task of a configuration with `count` outputs, and no names for them."""
+    return run_data.task_class(config)(config, range(count), model)
+
+
+def _smaller(model: ModelConfig) -> dict[str, Any]:
     """The backbone with few layers, as far as its module has a field for that."""
-    small = {"depths": (1, 1, 1, 1)}
-    known = models.field_names(model.encoder)
+    small: dict[str, Any] = {"depths": (1, 1, 1, 1)}
+    known = models.field_names(model.backbone)
     if "heads" in known:
         small |= {"width": 32, "heads": 2, "mlp_dim": 64, "depth": 2}
     if "stages" in known:
-        small["stages"] = models.create_model(model.encoder).stages[:2]
-    if model.encoder.startswith("alexnet"):
+        small["stages"] = models.create_model(model.backbone).stages[:2]
+    if model.backbone.startswith("alexnet"):
         small["hidden"] = 64
-    return tuple((dict(model.arguments) | {k: v for k, v in small.items() if k in known}).items())
+    return model.kwargs | {name: value for name, value in small.items() if name in known}
 
 
 def with_batch_norm(groups: int) -> Config:
@@ -54,7 +65,7 @@ def with_batch_norm(groups: int) -> Config:
         config,
         batch_size=64,
         data=replace(config.data, image_size=16),
-        model=ModelConfig(backbone="resnet18", kwargs=tuple(fields.items())),
+        model=ModelConfig(backbone="resnet18", kwargs=fields),
         augmentation=AugmentationConfig(crop_padding=2, random_erasing=0.5, mixup=0.2, cutmix=1.0),
         optimizer=replace(config.optimizer, warmup_steps=0, ema_decay=0.9),
     )
@@ -64,7 +75,8 @@ def batch(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
     """A made-up batch in the form that the pipeline gives."""
     rng = np.random.default_rng(seed)
     size, side = config.batch_size, config.data.image_size
-    shape = (size, config.task.captions_per_image, config.task.max_length)
+    captions = getattr(config.task, "captions_per_image", 1)
+    shape = (size, captions, getattr(config.task, "max_length", 8))
     tokens = rng.integers(4, VOCABULARY, shape).astype(np.int32)
     tokens[..., 0] = 1
     for row in tokens.reshape(-1, shape[-1]):

@@ -7,7 +7,7 @@ import pytest
 from stored import REFERENCES
 
 from jaxtag.metrics import multilabel
-from jaxtag.tasks.tag import fit_calibration
+from jaxtag.tasks.tag.calibration import calibrated_scores, fit_calibration
 
 STORED = json.loads((REFERENCES / "tagging.json").read_text())
 SCORES = np.array(STORED["scores"])
@@ -83,7 +83,7 @@ def test_no_positives_at_all_is_no_division_by_zero() -> None:
         multilabel.per_class_metrics(SCORES, none, KNOWN, THRESHOLDS)
     )
     assert set(found.values()) == {0.0}
-    assert fit_calibration.fit_calibration(SCORES, none, KNOWN).thresholds == (0.5,) * TAGS.shape[1]
+    assert fit_calibration(SCORES, none, KNOWN).thresholds == (0.5,) * TAGS.shape[1]
 
 
 def test_calibration_error_by_hand() -> None:
@@ -95,8 +95,8 @@ def test_calibration_error_by_hand() -> None:
 
 def test_thresholds_have_the_best_f1_of_all() -> None:
     logits = np.log(SCORES + 0.1)
-    decisions = fit_calibration.fit_calibration(logits, TAGS, KNOWN)
-    scores = fit_calibration.calibrated_scores(logits, decisions.scale, decisions.shift)
+    decisions = fit_calibration(logits, TAGS, KNOWN)
+    scores = calibrated_scores(logits, decisions.scale, decisions.shift)
     thresholds = np.array(decisions.thresholds)
     best = multilabel.per_class_metrics(scores, TAGS, KNOWN, thresholds)["f1"]
     others = [
@@ -118,7 +118,7 @@ def test_a_tag_of_few_pictures_has_the_threshold_of_all(count: int) -> None:
     lowest = np.argsort(np.where(KNOWN[:, 0], logits[:, 0], np.inf))
     tags[:, 0] = False
     tags[lowest[:count], 0] = True
-    thresholds = fit_calibration.fit_calibration(logits, tags, KNOWN).thresholds
+    thresholds = fit_calibration(logits, tags, KNOWN).thresholds
     usual = thresholds[-1]  # no picture has the last
     assert (thresholds[0] == usual) == (count < 5)
 
@@ -127,20 +127,20 @@ def test_calibration_finds_the_scale_that_made_the_labels() -> None:
     rng = np.random.RandomState(0)
     logits = rng.normal(-1.0, 3.0, (20_000, 2))
     known = rng.rand(*logits.shape) < 0.9
-    tags = rng.rand(*logits.shape) < fit_calibration.calibrated_scores(logits, 0.4, 0.7)
+    tags = rng.rand(*logits.shape) < calibrated_scores(logits, 0.4, 0.7)
     tags[~known] = True  # what is not known has no say
-    found = fit_calibration.fit_calibration(logits, tags, known)
+    found = fit_calibration(logits, tags, known)
     assert found.scale == pytest.approx(0.4, abs=0.02)
     assert found.shift == pytest.approx(0.7, abs=0.03)
-    scores = fit_calibration.calibrated_scores(logits, found.scale, found.shift)
+    scores = calibrated_scores(logits, found.scale, found.shift)
     assert multilabel.calibration_error(scores, tags, known) < 0.01
     assert (
-        multilabel.calibration_error(fit_calibration.calibrated_scores(logits, 1, 0), tags, known)
+        multilabel.calibration_error(calibrated_scores(logits, 1, 0), tags, known)
         > 0.05
     )
 
 
 def test_calibration_stays_finite_where_all_is_right() -> None:
     logits = np.array([[-2.0], [-1.0], [1.0], [2.0]])
-    found = fit_calibration.fit_calibration(logits, logits > 0, np.ones_like(logits, bool))
+    found = fit_calibration(logits, logits > 0, np.ones_like(logits, bool))
     assert 0.5 < found.scale < 1.0 and abs(found.shift) < 1e-6

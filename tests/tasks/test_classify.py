@@ -7,8 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtag.augment import Augmentation
-from jaxtag.tasks.classify.task import ClassifyTask, finish
+from jaxtag.config import AugmentationConfig, Config, DataConfig, EvaluationConfig
+from jaxtag.tasks.classify.config import ClassifyConfig
+from jaxtag.tasks.classify.evaluation import classification_metrics
+from jaxtag.tasks.classify.task import ClassifyTask
 
 CLASSES = 7
 
@@ -22,16 +24,14 @@ class Given(nn.Module):
         return {"logits": scale * images[:, 0, :CLASSES, 0]}
 
 
-def task(**fields) -> ClassifyTask:
-    usual = {
-        "model": Given(),
-        "classes": CLASSES,
-        "image_size": 8,
-        "mean": (0.0,) * 3,
-        "std": (1 / 255,) * 3,
-        "augmentation": Augmentation(),
-    }
-    return ClassifyTask(**{**usual, **fields})
+def task(loss: str = "softmax", label_smoothing: float = 0.0, **fields) -> ClassifyTask:
+    data = DataConfig(image_size=8, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    config = Config(
+        task=ClassifyConfig(loss=loss, label_smoothing=label_smoothing),
+        total_steps=1,
+        **{"data": data, **fields},
+    )
+    return ClassifyTask(config, range(CLASSES), Given())
 
 
 def batch(count: int, seed: int = 0, levels: int = 9) -> dict[str, np.ndarray]:
@@ -73,7 +73,7 @@ def test_metrics_equal_a_plain_reading_over_batches() -> None:
     variables = t.init(jax.random.key(0))
     parts = [batch(40, seed) for seed in range(3)]
     sums = [t.score(variables, part)[0] for part in parts]
-    found = finish(jax.tree.map(lambda *x: np.sum(x, axis=0), *sums))
+    found = classification_metrics(jax.tree.map(lambda *x: np.sum(x, axis=0), *sums))
 
     rows = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     kept = rows["mask"] > 0
@@ -98,14 +98,14 @@ def test_metrics_equal_a_plain_reading_over_batches() -> None:
 
 
 def test_mirror_is_the_mean_over_both_views() -> None:
-    rows, t = batch(6), task(mirror=True)
+    rows, t = batch(6), task(evaluation=EvaluationConfig(tta_flip=True))
     variables = t.init(jax.random.key(0))
     expected = softmax(logits_of(rows["image"])) + softmax(logits_of(rows["image"][:, :, ::-1]))
     np.testing.assert_allclose(t.predict(variables, rows), expected / 2, atol=1e-5)
 
 
 def test_margin_scores_are_shares() -> None:
-    rows, t = batch(6), task(criterion="margin")
+    rows, t = batch(6), task(loss="margin")
     chances = t.predict(t.init(jax.random.key(0)), rows)
     np.testing.assert_allclose(chances.sum(-1), 1.0, rtol=1e-5)
     losses = t.loss(t.init(jax.random.key(0)), rows, None)[0]
@@ -117,15 +117,15 @@ def test_margin_scores_are_shares() -> None:
 
 
 def test_grey_gives_the_model_one_channel() -> None:
-    t = task(grey=True, mean=(0.0,), std=(1.0,))
-    images = t.images(jnp.asarray(batch(3)["image"]))
+    t = task(data=DataConfig(image_size=8, grayscale=True, mean=(0.0,), std=(1.0,)))
+    images = t.normalize(jnp.asarray(batch(3)["image"]))
     assert images.shape == (3, 8, 8, 1)
     np.testing.assert_allclose(images[..., 0], batch(3)["image"].mean(-1) / 255, atol=1e-6)
 
 
 def test_mixing_changes_targets_in_training_alone() -> None:
     rows = batch(16) | {"mask": np.ones(16, np.float32)}
-    t = task(augmentation=Augmentation(mixup=1.0))
+    t = task(augmentation=AugmentationConfig(mixup=1.0))
     variables = t.init(jax.random.key(0))
     plain = task().loss(variables, rows, None)[0]
     np.testing.assert_allclose(t.loss(variables, rows, None)[0], plain, rtol=1e-6)
@@ -138,4 +138,4 @@ def test_a_dataset_without_labels_is_refused(tiny_data) -> None:
     from jaxtag.errors import UserError
 
     with pytest.raises(UserError, match="has no labels to classify by"):
-        LabelNames.of(sources.open_split("tiny", "train", tiny_data))
+        LabelNames.from_source(sources.open_split("tiny", "train", tiny_data))

@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from jaxtag import models
-from jaxtag.augment import Augmentation
-from jaxtag.config import flags
-from jaxtag.config import schema as configuration
-from jaxtag.config.schema import CRITERIA, AugmentationConfig, EmbedConfig
+from jaxtag.config import AugmentationConfig, Config, DataConfig, flags, schema
 from jaxtag.errors import UsageError
 from jaxtag.losses import metric
-from jaxtag.tasks.embed import task as embed
+from jaxtag.tasks.embed.config import EmbedConfig
+from jaxtag.tasks.embed.task import EmbedTask
 
 CLASSES = 5
 
@@ -28,17 +26,13 @@ class Pixels(nn.Module):
         return {"pooled": images[:, 0].reshape(len(images), -1)}
 
 
-def task(criterion: str = "n_pair", **fields) -> embed.EmbedTask:
-    proxies = CLASSES if criterion in metric.PROXIES else 0
-    usual = {
-        "model": models.Embedder(Pixels(), size=6, proxies=proxies),
-        "criterion": metric.make_loss(criterion, {}),
-        "image_size": 8,
-        "mean": (0.5,) * 3,
-        "std": (0.5,) * 3,
-        "augmentation": Augmentation(),
-    }
-    return embed.EmbedTask(**{**usual, **fields})
+def task(loss: str = "n_pair", **fields) -> EmbedTask:
+    proxies = CLASSES if loss == "proxy_anchor" else 0
+    config = Config(
+        task=EmbedConfig(loss=loss), total_steps=1, **{"data": DataConfig(image_size=8), **fields}
+    )
+    model = models.Embedder(Pixels(), size=6, proxies=proxies)
+    return EmbedTask(config, range(CLASSES), model)
 
 
 def batch(count: int = 12) -> dict[str, np.ndarray]:
@@ -59,23 +53,23 @@ def test_vectors_have_length_one_and_follow_the_projection() -> None:
     expected = pixels @ variables["params"]["projection"]["kernel"]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    grey = task(grey=True, mean=(0.0,), std=(1.0,))
+    grey = task(data=DataConfig(image_size=8, grayscale=True, mean=(0.0,), std=(1.0,)))
     assert grey.embed(grey.init(jax.random.key(0)), rows["image"]).shape == (12, 6)
 
 
-@pytest.mark.parametrize("criterion", ["n_pair", "proxy_anchor"])
-def test_the_loss_is_that_of_the_pictures_that_are_there(criterion) -> None:
-    t, rows = task(criterion), batch()
+@pytest.mark.parametrize("loss_name", ["n_pair", "proxy_anchor"])
+def test_the_loss_is_that_of_the_pictures_that_are_there(loss_name) -> None:
+    t, rows = task(loss_name), batch()
     variables = t.init(jax.random.key(0))
     total, weight, metrics, changed = t.loss(variables, rows, None)
     proxies = []
-    if criterion == "proxy_anchor":
+    if loss_name == "proxy_anchor":
         proxies = [variables["params"]["proxies"]]
         proxies = [proxies[0] / np.linalg.norm(proxies[0], axis=1, keepdims=True)]
     kept = rows["mask"] > 0
     there = {name: value[kept] for name, value in rows.items()}
     vectors = t.embed(variables, there["image"])
-    expected = metric.make_loss(criterion, {})(vectors, there["label"], there["mask"], *proxies)
+    expected = metric.make_loss(loss_name, {})(vectors, there["label"], there["mask"], *proxies)
     np.testing.assert_allclose((total, weight), expected, rtol=1e-5)
     assert metrics["loss"] == (total, weight) and changed == {}
 
@@ -94,40 +88,40 @@ def test_tags_that_are_not_known_are_neither_shared_nor_absent() -> None:
 
 
 def test_augmentation_is_for_training_alone() -> None:
-    t, rows = task(augmentation=Augmentation(flip=True)), batch()
+    t, rows = task(data=DataConfig(image_size=8, flip=True)), batch()
     variables = t.init(jax.random.key(0))
     assert t.loss(variables, rows, None)[0] == task().loss(variables, rows, None)[0]
     assert t.loss(variables, rows, jax.random.key(0))[0] != t.loss(variables, rows, None)[0]
 
 
-def test_every_loss_has_its_name_in_the_configuration() -> None:
-    assert set(CRITERIA["embed"]) == {*metric.PAIRS, *metric.PROXIES}
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"criterion": "softmax"}, "config.task.loss = 'softmax': unknown"),
-        ({"criterion": "triplet_hrad"}, "did you mean triplet_hard"),
+        ({"task": {"loss": "softmax"}}, "config.task.loss = 'softmax': no metric loss"),
+        ({"task": {"loss": "triplet_hrad"}}, "did you mean triplet_hard"),
         ({"batch_size": 510}, "samples_per_class = 50 does not divide config.batch_size = 510"),
-        ({"embed": EmbedConfig(embedding_dim=0)}, "config.task.embedding_dim = 0"),
-        ({"embed": EmbedConfig(loss_kwargs={"alhpa": 1.0})}, r"'alhpa' \(did you mean alpha"),
+        ({"task": {"embedding_dim": 0}}, "config.task.embedding_dim = 0"),
+        ({"task": {"loss_kwargs": {"alhpa": 1.0}}}, r"'alhpa' \(did you mean alpha"),
         ({"augmentation": AugmentationConfig(mixup=0.2)}, "config.augmentation.mixup"),
-        ({"embed": EmbedConfig(label_field="tag")}, r"config.task.label_field = 'tag'.*did you mean tags"),
+        ({"task": {"label_field": "tag"}}, r"config.task.label_field = 'tag'.*did you mean tags"),
         (
-            {"embed": EmbedConfig(label_field="tags"), "criterion": "arcface"},
-            "config.task.loss = 'arcface': it knows one class a picture",
+            {"task": {"label_field": "tags", "loss": "arcface"}},
+            "config.task.loss = 'arcface': it takes one class per image",
         ),
     ],
 )
 def test_settings_that_make_no_sense_are_named(changes, words) -> None:
-    config = dataclasses.replace(flags.load("cifar10_embed"), **changes)
+    config = flags.load("cifar10_embed")
+    own = changes.pop("task", {})
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, **own), **changes)
     with pytest.raises(UsageError, match=words):
-        embed.make(configuration.check(config), CLASSES)
+        EmbedTask(schema.check(config), range(CLASSES))
 
 
 def test_a_batch_in_parts_is_refused() -> None:
     config = flags.load("cifar10_embed")
     config.optimizer.grad_accum_steps = 2
-    with pytest.raises(UsageError, match=r"config.optimizer.grad_accum_steps: a picture is compared"):
-        embed.make(configuration.check(config), CLASSES)
+    with pytest.raises(
+        UsageError, match=r"config.optimizer.grad_accum_steps: an image is compared"
+    ):
+        schema.check(config)

@@ -10,13 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtag.augment import Augmentation
-from jaxtag.config.schema import Config, ModelConfig, TagConfig
+from jaxtag.config import AugmentationConfig, Config, DataConfig, EvaluationConfig, ModelConfig
 from jaxtag.errors import UserError
-from jaxtag.losses import multilabel
 from jaxtag.models import MLDecoder
-from jaxtag.tasks.tag import task as tag
 from jaxtag.tasks.tag.calibration import TagCalibration
+from jaxtag.tasks.tag.config import TagConfig
+from jaxtag.tasks.tag.task import TagTask
 
 TAGS = 7
 NAMES = list("abcdefg")
@@ -31,17 +30,16 @@ class Given(nn.Module):
         return {"logits": scale * (images[:, 0, :TAGS, 0] - 4)}
 
 
-def task(**fields) -> tag.TagTask:
-    usual = {
-        "model": Given(),
-        "tags": TAGS,
-        "criterion": multilabel.make_loss("binary_cross_entropy", {}),
-        "image_size": 8,
-        "mean": (0.0,) * 3,
-        "std": (1 / 255,) * 3,
-        "augmentation": Augmentation(),
-    }
-    return tag.TagTask(**{**usual, **fields})
+def task(**fields) -> TagTask:
+    """Fields are those of `config.task`, or other sections of the configuration."""
+    own = {name: fields.pop(name) for name in list(fields) if name in TagConfig.__annotations__}
+    config = Config(
+        task=TagConfig(**{"loss": "binary_cross_entropy", **own}),
+        total_steps=1,
+        data=DataConfig(image_size=8, mean=(0.0,) * 3, std=(1 / 255,) * 3),
+        **fields,
+    )
+    return TagTask(config, range(TAGS), Given())
 
 
 def batch(count: int = 12) -> dict[str, np.ndarray]:
@@ -58,7 +56,7 @@ def logits_of(rows: dict[str, np.ndarray]) -> np.ndarray:
     return rows["image"][:, 0, :TAGS, 0].astype(np.float32) - 4
 
 
-def loss(t: tag.TagTask, rows: dict[str, np.ndarray], key: jax.Array | None = None) -> tuple:
+def loss(t: TagTask, rows: dict[str, np.ndarray], key: jax.Array | None = None) -> tuple:
     return t.loss(t.init(jax.random.key(0)), rows, key)
 
 
@@ -96,11 +94,11 @@ def test_a_mixed_picture_is_known_where_both_are() -> None:
     """Pictures that are alike stay as they are when mixed, so that labels alone tell."""
     rows = batch() | {"mask": np.ones(12, np.float32)}
     rows["image"][:] = rows["image"][0]
-    t = task(augmentation=Augmentation(mixup=1.0))
+    t = task(augmentation=AugmentationConfig(mixup=1.0))
     key = jax.random.key(3)
     both = np.stack([rows["tags"], 1 - rows["known"]], 1).astype(np.float32)
     _, mixed = t.augmentation.mix(
-        t.images(rows["image"]), both.reshape(12, -1), jax.random.split(key, 3)[1]
+        t.normalize(rows["image"]), both.reshape(12, -1), jax.random.split(key, 3)[1]
     )
     targets, unknown = np.asarray(mixed).reshape(12, 2, TAGS).swapaxes(0, 1)
     assert ((targets > 0) & (targets < 1)).any()
@@ -111,7 +109,7 @@ def test_a_mixed_picture_is_known_where_both_are() -> None:
 
 
 def test_presence_weighs_as_the_collection_says() -> None:
-    rows, t = batch(), task(weighted=True)
+    rows, t = batch(), task(max_pos_weight=3.0)
     variables = t.init(jax.random.key(0))
     np.testing.assert_array_equal(t.loss(variables, rows, None)[0], loss(task(), rows)[0])
     weights = jnp.arange(1.0, TAGS + 1)
@@ -128,26 +126,21 @@ def test_predictions_are_calibrated_and_of_both_views() -> None:
     variables = t.init(jax.random.key(0))
     plain = t.predict(variables, rows)
     np.testing.assert_allclose(plain, jax.nn.sigmoid(logits_of(rows)), rtol=1e-5)
-    decided = dataclasses.replace(t, decisions=TagCalibration(0.5, -1.0, (0.5,) * TAGS))
+    t.calibration = TagCalibration(0.5, -1.0, (0.5,) * TAGS)
     expected = jax.nn.sigmoid(0.5 * logits_of(rows) - 1)
-    np.testing.assert_allclose(decided.predict(variables, rows), expected, rtol=1e-5)
+    np.testing.assert_allclose(t.predict(variables, rows), expected, rtol=1e-5)
     turned = rows | {"image": rows["image"][:, :, ::-1]}
     both = (logits_of(rows) + logits_of(turned)) / 2
-    mirrored = dataclasses.replace(t, mirror=True)
+    mirrored = task(evaluation=EvaluationConfig(tta_flip=True))
     np.testing.assert_allclose(mirrored.logits(variables, rows["image"]), both, atol=1e-5)
 
 
 def test_the_configuration_chooses_the_head() -> None:
-    arguments = (("depths", (1, 1, 1, 1)),)
-    config = Config(
-        task="tag",
-        criterion="asymmetric",
-        total_steps=1,
-        model=ModelConfig(backbone="resnet18", kwargs=arguments),
-    )
-    linear = tag.make(config, TAGS)
+    model = ModelConfig(backbone="resnet18", kwargs={"depths": (1, 1, 1, 1)})
+    config = Config(task=TagConfig(loss="asymmetric"), total_steps=1, model=model)
+    linear = TagTask(config, range(TAGS))
     assert linear.backbone == (linear.model, ()) and linear.model.num_classes == TAGS
-    query = tag.make(dataclasses.replace(config, tag=TagConfig(head="query")), TAGS)
+    query = TagTask(dataclasses.replace(config, task=TagConfig(head="query")), range(TAGS))
     assert isinstance(query.model, MLDecoder)
     assert query.backbone == (query.model.backbone, ("backbone",))
 
@@ -173,7 +166,7 @@ def test_decisions_are_the_same_from_a_file(tmp_path) -> None:
 )
 def test_a_wrong_file_of_decisions_is_named(tmp_path, change, words) -> None:
     path = tmp_path / "3.json"
-    TagCalibration.plain(TAGS).save(path, NAMES)
+    TagCalibration.identity(TAGS).save(path, NAMES)
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))

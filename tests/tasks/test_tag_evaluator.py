@@ -1,6 +1,5 @@
 """Evaluation of a tagger over 8 devices, with padding and a broken picture, against a plain one."""
 
-import dataclasses
 import io
 import json
 
@@ -10,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxtag.augment import Augmentation
-from jaxtag.config.schema import Config, DataConfig, EvaluationConfig
+from jaxtag.config import Config, DataConfig, EvaluationConfig
 from jaxtag.data.labels import LabelNames
 from jaxtag.distributed import mesh as meshes
-from jaxtag.losses import multilabel as multilabel_losses
 from jaxtag.metrics import multilabel
-from jaxtag.tasks.tag import evaluator as tags
-from jaxtag.tasks.tag import fit_calibration
-from jaxtag.tasks.tag import task as tag
+from jaxtag.tasks.evaluator import Evaluator, keep_images
+from jaxtag.tasks.tag.calibration import TagCalibration, calibrated_scores, fit_calibration
+from jaxtag.tasks.tag.config import TagConfig
+from jaxtag.tasks.tag.evaluation import TagEvaluation, select_tags
+from jaxtag.tasks.tag.task import TagTask
 
 COUNT, BROKEN, SIZE = 21, 13, 8
 NAMES = ("bird", "cat", "dog", "never")
@@ -64,33 +63,29 @@ class Records:
 
 
 CONFIG = Config(
-    task="tag",
-    criterion="focal",
+    task=TagConfig(loss="focal"),
     total_steps=1,
-    data=DataConfig(image_size=SIZE, crop_scale=(1.0, 1.0), num_threads=1),
+    data=DataConfig(
+        image_size=SIZE,
+        crop_scale=(1.0, 1.0),
+        mean=(0.0,) * 3,
+        std=(1 / 255,) * 3,
+        num_threads=1,
+    ),
     evaluation=EvaluationConfig(batch_size=8, num_samples_shown=3),
 )
-TASK = tag.TagTask(
-    Given(),
-    tags=len(NAMES),
-    criterion=multilabel_losses.make_loss("focal", {}),
-    image_size=SIZE,
-    mean=(0.0,) * 3,
-    std=(1 / 255,) * 3,
-    augmentation=Augmentation(),
-)
 
 
-def evaluate(records: Records, task: tag.TagTask = TASK) -> tags.Evaluation:
+def evaluate(records: Records, calibration: TagCalibration | None = None) -> TagEvaluation:
     mesh = meshes.make_mesh()
     assert mesh.shape["data"] == 8
-    return tags.TagEvaluator(task, mesh, CONFIG, LabelNames(NAMES))(
-        TASK.init(jax.random.key(0)), records
-    )
+    task = TagTask(CONFIG, LabelNames(NAMES), Given())
+    task.calibration = calibration
+    return Evaluator(task, mesh)(task.init(jax.random.key(0)), records)
 
 
 @pytest.fixture(scope="module")
-def evaluation() -> tags.Evaluation:
+def evaluation() -> TagEvaluation:
     return evaluate(Records("validation"))
 
 
@@ -98,60 +93,74 @@ def test_metrics_equal_those_of_a_plain_reading(evaluation) -> None:
     records = Records("validation")
     truth, known = (records.tags & records.known)[KEPT], records.known[KEPT]
     logits = records.logits[KEPT]
-    decisions = fit_calibration.fit_calibration(logits, truth, known)
-    assert evaluation.decisions.thresholds == pytest.approx(decisions.thresholds, abs=1e-5)
-    scores = fit_calibration.calibrated_scores(logits, decisions.scale, decisions.shift)
-    per_tag = multilabel.per_class_metrics(scores, truth, known, np.array(decisions.thresholds))
+    calibration = fit_calibration(logits, truth, known)
+    assert evaluation.calibration.thresholds == pytest.approx(calibration.thresholds, abs=1e-5)
+    scores = calibrated_scores(logits, calibration.scale, calibration.shift)
+    per_tag = multilabel.per_class_metrics(scores, truth, known, np.array(calibration.thresholds))
     expected = multilabel.ranking_metrics(scores, truth, known) | multilabel.threshold_metrics(
         per_tag
     )
     for name, value in expected.items():
         assert evaluation.metrics[name] == pytest.approx(value, abs=1e-6), name
     assert evaluation.metrics["examples"] == COUNT - 1
-    assert evaluation.per_tag()["cat"]["present"] == truth[:, 1].sum()
+    assert evaluation.per_class()["cat"]["present"] == truth[:, 1].sum()
 
 
-def test_a_part_is_of_the_first_pictures_alone(evaluation) -> None:
-    part = evaluation.part(Records("validation", 16))
-    kept = evaluation.index < 16
+def test_a_subset_is_of_the_first_images_alone(evaluation) -> None:
+    subset = evaluation.subset_metrics(16)
+    first = evaluation.index < 16
     expected = multilabel.ranking_metrics(
-        evaluation.scores[kept], evaluation.tags[kept], evaluation.known[kept]
+        *(evaluation.rows[name][first] for name in ("scores", "tags", "known"))
     )
-    assert part["map"] == expected["map"] and part["examples"] == 15
-    assert part["map"] != evaluation.metrics["map"]
+    assert subset["map"] == expected["map"] and subset["examples"] == 15
+    assert subset["map"] != evaluation.metrics["map"]
 
 
-def test_pictures_are_shown_with_the_tags_that_they_are_given(evaluation) -> None:
+def test_samples_have_the_tags_that_are_selected(evaluation) -> None:
     records = Records("validation")
-    shown = evaluation.shown()
-    assert [position for position, *_ in shown] == [0, 1, 2]
-    for position, picture, said, right in shown:
-        np.testing.assert_array_equal(picture, records.pixels[position])
+    samples = evaluation.samples()
+    assert [sample.index for sample in samples] == [0, 1, 2]
+    for position, image, prediction, truth in samples:
+        np.testing.assert_array_equal(image, records.pixels[position])
         present = np.flatnonzero(records.tags[position] & records.known[position])
-        assert right == [", ".join(NAMES[number] for number in present)]
-        given = tags.given_tags(evaluation.scores[position], evaluation.decisions)
-        assert said.split(" (")[0] == NAMES[given[0]] and len(said.split(", ")) == len(given)
+        assert truth == [", ".join(NAMES[number] for number in present)]
+        tags = select_tags(evaluation.rows["scores"][position], evaluation.calibration)
+        assert prediction.split(" (")[0] == NAMES[tags[0]]
+        assert len(prediction.split(", ")) == len(tags)
 
 
-def test_thresholds_are_chosen_on_the_evaluation_split_alone(evaluation, tmp_path) -> None:
-    assert evaluation.chosen
-    evaluation.keep(tmp_path, 7)
-    kept = json.loads((tmp_path / "thresholds/7.json").read_text())
-    assert kept["thresholds"] == dict(zip(NAMES, evaluation.decisions.thresholds, strict=True))
+def test_images_of_samples_keep_no_batch_in_memory() -> None:
+    batch = {
+        "image": np.zeros((8, 2, 2, 3), np.uint8),
+        "mask": np.array([0, 1, 1, 0, 1, 1, 1, 1], np.float32),
+        "index": np.arange(8, dtype=np.int32),
+    }
+    images: dict[int, np.ndarray] = {}
+    keep_images(batch, images, 3)
+    assert list(images) == [1, 2, 4]
+    assert all(image.base is None for image in images.values())
+    keep_images(batch, images, 3)
+    assert len(images) == 3
+
+
+def test_thresholds_are_fitted_on_the_evaluation_split_alone(evaluation, tmp_path) -> None:
+    assert evaluation.fitted
+    evaluation.save_artifacts(tmp_path, 7)
+    saved = json.loads((tmp_path / "thresholds/7.json").read_text())
+    assert saved["thresholds"] == dict(zip(NAMES, evaluation.calibration.thresholds, strict=True))
 
     other = evaluate(Records("test"))
-    assert not other.chosen and other.decisions.thresholds == (0.5,) * len(NAMES)
-    other.keep(tmp_path, 8)
+    assert not other.fitted and other.calibration.thresholds == (0.5,) * len(NAMES)
+    other.save_artifacts(tmp_path, 8)
     assert not (tmp_path / "thresholds/8.json").exists()
 
-    decided = evaluate(Records("test"), dataclasses.replace(TASK, decisions=evaluation.decisions))
-    assert not decided.chosen
-    assert decided.metrics == pytest.approx(evaluation.metrics)
+    calibrated = evaluate(Records("test"), evaluation.calibration)
+    assert not calibrated.fitted
+    assert calibrated.metrics == pytest.approx(evaluation.metrics)
 
 
-def test_a_picture_gets_its_likeliest_tag_at_least() -> None:
-    decisions = tags.Decisions(1.0, 0.0, (0.9, 0.4, 0.1, 0.5))
-    given = tags.given_tags(np.array([0.8, 0.5, 0.6, 0.1]), decisions)
-    assert given.tolist() == [2, 1]
-    assert tags.given_tags(np.array([0.8, 0.5, 0.6, 0.1]), decisions, most=1).tolist() == [2]
-    assert tags.given_tags(np.array([0.8, 0.3, 0.0, 0.1]), decisions).tolist() == [0]
+def test_an_image_gets_its_likeliest_tag_at_least() -> None:
+    calibration = TagCalibration(1.0, 0.0, (0.9, 0.4, 0.1, 0.5))
+    assert select_tags(np.array([0.8, 0.5, 0.6, 0.1]), calibration).tolist() == [2, 1]
+    assert select_tags(np.array([0.8, 0.5, 0.6, 0.1]), calibration, limit=1).tolist() == [2]
+    assert select_tags(np.array([0.8, 0.3, 0.0, 0.1]), calibration).tolist() == [0]
