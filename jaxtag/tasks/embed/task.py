@@ -36,13 +36,13 @@ class EmbedTask(Task):
     loss_per_example = False
 
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
-        if config.task.label_field == "tags" and config.task.loss in metric.ONE_CLASS:
+        self._loss = metric.make_loss(config.task.loss, config.task.loss_kwargs)
+        if config.task.label_field == "tags" and metric.is_single_class(self._loss):
             raise UsageError(
                 f"config.task.loss = {config.task.loss!r}: it takes one class per image, and "
                 "config.task.label_field = 'tags' gives several; take proxy_anchor"
             )
         super().__init__(config, vocabulary, model)
-        self._loss = metric.make_loss(config.task.loss, config.task.loss_kwargs)
 
     @classmethod
     def label_field(cls, config: Config) -> str:
@@ -50,7 +50,7 @@ class EmbedTask(Task):
 
     def make_model(self) -> nn.Module:
         settings = self.config.task
-        proxies = len(self.vocabulary) if settings.loss in metric.PROXIES else 0
+        proxies = len(self.vocabulary) if metric.needs_proxies(self._loss) else 0
         return models.Embedder(common.make_backbone(self.config), settings.embedding_dim, proxies)
 
     @property
