@@ -1,4 +1,4 @@
-"""What every way of making captions shares: its settings, and the decoder one token at a time."""
+"""Generation settings, and the decoder run one token at a time with a key-value cache."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -11,23 +11,29 @@ from jaxtag.models.captioner import Captioner
 from jaxtag.models.decoder import DecoderBlock
 
 METHODS = ("greedy", "beam", "sample")
+Cache = list[tuple[jax.Array, jax.Array]]  # keys and values [B, H, T * W, d] of each layer
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How captions are made; each distinct one is compiled once for a shape of batch.
+    """How captions are generated; each distinct configuration compiles once per batch shape.
 
-    method: "greedy", "beam" or "sample".
-    max_length: tokens of a caption at most, the first (`bos_id`) and `eos_id` included.
-    beam_size: hypotheses a picture (beam).
-    length_penalty: a finished hypothesis scores log-probability / (tokens after the first) **
-      length_penalty (beam).
-    early_stopping: what ends the search of a picture once `beam_size` hypotheses have finished,
-      with the meaning it has in transformers: True: at once; False: when the best running one,
-      scored at its present length, is worse than the worst finished one; "never": the same with
-      the length that would be best for it, so that nothing better can be missed.
-    temperature, top_k, top_p: sample from the top_k likeliest tokens (0: all), of those from the
-      fewest that hold top_p of the probability.
+    Attributes:
+        method: "greedy", "beam" or "sample".
+        max_length: maximum number of tokens, `bos_id` and `eos_id` included.
+        beam_size: hypotheses per image (beam).
+        length_penalty: a finished hypothesis scores log-probability / (tokens after the first) **
+            length_penalty (beam).
+        early_stopping: when the search of an image ends once `beam_size` hypotheses have finished,
+            with the meaning it has in transformers. True: at once. False: when the best running
+            hypothesis, scored at its current length, is worse than the worst finished one. "never":
+            the same, scored at the length that is best for it, so that nothing better is missed.
+        temperature: divides the logits (sample).
+        top_k: sample from the `top_k` most likely tokens; 0: from all.
+        top_p: of those, from the fewest that hold `top_p` of the probability.
+        bos_id: first token of every caption.
+        eos_id: token that ends a caption.
+        pad_id: token after the end.
     """
 
     method: str = "greedy"
@@ -53,17 +59,29 @@ class GenerationConfig:
             "top_k must be at least 0": self.top_k >= 0,
             "top_p must lie in (0, 1]": 0 < self.top_p <= 1,
         }
-        for complaint, good in checks.items():
-            if not good:
-                raise ValueError(f"{complaint}; got {self}")
+        for message, valid in checks.items():
+            if not valid:
+                raise ValueError(f"{message}; got {self}")
 
 
 class CachedDecoder:
-    """A captioner's decoder as a function of one token for each hypothesis and its cache.
+    """A captioner's decoder as a function of one token per hypothesis and its cache.
 
-    The cache is a list of (keys, values) `[B, H, T * W, d]`, one pair a layer, position-major. A
-    hypothesis never moves in it: `slots` says which of the W places of each position holds its
-    past, so that beam search reorders a small table of integers instead of the cache.
+    The cache holds keys and values `[B, H, T * W, d]` per layer, position-major. A hypothesis never
+    moves in it: `beam_indices` int32 `[B, W, T]` says which of the W entries at each position
+    belongs to its past, so that beam search reorders a small table of integers instead of the
+    cache.
+
+    Args:
+        model: the captioner.
+        variables: its variables.
+        images: normalized, `[B, H, W, 3]`; encoded here.
+        config: sets the number of hypotheses per image and the length of the cache.
+
+    Attributes:
+        batch: B.
+        width: W, the number of hypotheses per image.
+        length: T, the maximum number of tokens.
     """
 
     def __init__(
@@ -71,49 +89,52 @@ class CachedDecoder:
         model: Captioner,
         variables: dict[str, Any],
         images: jax.Array,
-        settings: GenerationConfig,
+        config: GenerationConfig,
     ) -> None:
         decoder = model.decoder.clone(parent=None)
-        # Matrices are cast once here, not in each turn of the loop.
+        # Matrices are cast once here, not in each iteration of the loop.
         params = jax.tree.map(
             lambda p: p.astype(decoder.dtype) if p.ndim > 1 else p, variables["params"]["decoder"]
         )
-        self.decoder, self.params = decoder, params
-        self.layers = decoder.layer_params(params)
-        self.block = DecoderBlock(**decoder.block_fields())
-        memory = model.apply(variables, images, method="encode")
-        self.memory = [
-            self.block.apply({"params": layer}, memory, method="project_memory")
-            for layer in self.layers
+        self._decoder, self._params = decoder, params
+        self._layers = decoder.layer_params(params)
+        self._block = DecoderBlock(**decoder.block_fields())
+        features = model.apply(variables, images, method="encode")
+        self._memory = [
+            self._block.apply({"params": layer}, features, method="project_memory")
+            for layer in self._layers
         ]
         self.batch = images.shape[0]
-        self.width = settings.beam_size if settings.method == "beam" else 1
-        self.length = settings.max_length
+        self.width = config.beam_size if config.method == "beam" else 1
+        self.length = config.max_length
 
-    def start(self) -> tuple[list[tuple[jax.Array, jax.Array]], jax.Array]:
-        """An empty cache, and `slots` int32 `[B, W, T]` (-1: nothing there)."""
-        heads = self.decoder.heads
-        shape = (self.batch, heads, self.length * self.width, self.decoder.width // heads)
-        empty = jnp.zeros(shape, self.decoder.dtype)
-        slots = jnp.full((self.batch, self.width, self.length), -1, jnp.int32)
-        return [(empty, empty) for _ in self.layers], slots
+    def init_cache(self) -> tuple[Cache, jax.Array]:
+        """Returns an empty cache, and beam indices of -1."""
+        heads = self._decoder.heads
+        shape = (self.batch, heads, self.length * self.width, self._decoder.width // heads)
+        empty = jnp.zeros(shape, self._decoder.dtype)
+        beam_indices = jnp.full((self.batch, self.width, self.length), -1, jnp.int32)
+        return [(empty, empty) for _ in self._layers], beam_indices
 
     def __call__(
-        self, tokens: jax.Array, position: jax.Array, cache: Any, slots: jax.Array
-    ) -> tuple[jax.Array, Any, jax.Array]:
-        """Tokens int32 `[B, W]` at `position` -> logits `[B, W, V]`, cache and slots."""
-        places = jnp.arange(self.width, dtype=jnp.int32)
-        here = jnp.broadcast_to(places[None, :, None], (self.batch, self.width, 1))
-        slots = jax.lax.dynamic_update_slice_in_dim(slots, here, position, axis=2)
-        mask = slots[..., None] == places
+        self, tokens: jax.Array, position: jax.Array, cache: Cache, beam_indices: jax.Array
+    ) -> tuple[jax.Array, Cache, jax.Array]:
+        """Runs the decoder on tokens int32 `[B, W]` at `position`.
+
+        Returns:
+            (logits `[B, W, V]` of the next token, cache, beam indices).
+        """
+        entries = jnp.arange(self.width, dtype=jnp.int32)
+        own = jnp.broadcast_to(entries[None, :, None], (self.batch, self.width, 1))
+        beam_indices = jax.lax.dynamic_update_slice_in_dim(beam_indices, own, position, axis=2)
+        mask = beam_indices[..., None] == entries
         mask = mask.reshape(self.batch, 1, self.width, self.length * self.width)
 
-        apply = partial(self.decoder.apply, {"params": self.params})
+        apply: Any = partial(self._decoder.apply, {"params": self._params})
         x = apply(tokens[..., None], position[None], method="embed")[:, :, 0]
-        new_cache = []
-        for layer, past, memory in zip(self.layers, cache, self.memory, strict=True):
-            x, past = self.block.apply(
-                {"params": layer}, x, past, memory, position, mask, method="step"
-            )
+        new_cache: Cache = []
+        for layer, past, memory in zip(self._layers, cache, self._memory, strict=True):
+            step: Any = partial(self._block.apply, {"params": layer}, method="step")
+            x, past = step(x, past, memory, position, mask)
             new_cache.append(past)
-        return apply(x, method="logits"), new_cache, slots
+        return apply(x, method="logits"), new_cache, beam_indices

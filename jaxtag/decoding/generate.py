@@ -1,9 +1,9 @@
 """Captions from a captioner: greedy, beam search and sampling, each one compiled loop.
 
-The encoder runs once, the pictures' keys and values for cross-attention are computed once and
-shared by the hypotheses of a picture, and a `lax.while_loop` with a key-value cache runs until
-every caption has ended. With the same weights greedy and beam search give the tokens that
-`transformers` (5.x) gives with `generate`.
+The encoder runs once, the images' keys and values for cross-attention are computed once and shared
+by the hypotheses of an image, and a `lax.while_loop` with a key-value cache runs until every
+caption has ended. With the same weights, greedy and beam search return the tokens that `generate`
+of `transformers` (5.x) returns.
 """
 
 from functools import partial
@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from jaxtag.decoding import beam_search
 from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig
@@ -20,112 +22,123 @@ from jaxtag.models.captioner import Captioner
 def generate(
     model: Captioner,
     variables: dict[str, Any],
-    images: jax.Array,
+    images: Float[Array | np.ndarray, "B H W 3"],
     *,
     rng: jax.Array | None = None,
     **settings: Any,
 ) -> dict[str, jax.Array]:
-    """Captions for images `[B, H, W, 3]` (normalised); `settings` are fields of `Settings`.
+    """Generates a caption for each image; compiled once per model, configuration and shapes.
 
-    Gives `tokens` int32 `[B, max_length]` (bos … eos, then pad, as a tokenizer encodes captions)
-    and `scores` float32 `[B]`: the caption's log-probability (greedy, sample), or with beam
-    search that divided by its length penalty. `sample` needs `rng`. On a mesh, pass images
-    sharded over their first dimension. Compiled once for each model, settings and shapes.
+    On a mesh, pass images that are sharded over their first dimension.
 
-    Raises ValueError for settings that make no sense or do not fit the model.
+    Args:
+        model: the captioner.
+        variables: its variables.
+        images: normalized.
+        rng: random key; needed for "sample".
+        settings: fields of `GenerationConfig`.
+
+    Returns:
+        `tokens` int32 `[B, max_length]` (bos … eos, then pad, as a tokenizer encodes captions) and
+        `scores` float32 `[B]`: the caption's log-probability, which beam search divides by its
+        length penalty.
+
+    Raises:
+        ValueError: a setting is invalid or does not fit the model.
     """
-    chosen = validate(model, GenerationConfig(**settings))
-    if chosen.method == "sample" and rng is None:
+    config = validate(model, GenerationConfig(**settings))
+    if config.method == "sample" and rng is None:
         raise ValueError('method="sample" needs rng, a jax.random.key')
     rng = jax.random.key(0) if rng is None else rng
-    return _generate(model, chosen, variables, images, rng)
+    return _generate(model, config, variables, images, rng)
 
 
-def validate(model: Captioner, settings: GenerationConfig) -> GenerationConfig:
-    """Returns `settings`; raises ValueError where they do not fit the model."""
-    if settings.max_length > model.decoder.max_length:
+def validate(model: Captioner, config: GenerationConfig) -> GenerationConfig:
+    """Returns `config`; raises ValueError where it does not fit the model."""
+    if config.max_length > model.decoder.max_length:
         raise ValueError(
-            f"max_length ({settings.max_length}) is more than the decoder's positions "
+            f"max_length ({config.max_length}) is more than the decoder's positions "
             f"({model.decoder.max_length})"
         )
-    if settings.method == "beam" and 2 * settings.beam_size > model.decoder.vocab_size:
-        raise ValueError(f"beam_size ({settings.beam_size}) is more than half of the vocabulary")
-    return settings
+    if config.method == "beam" and 2 * config.beam_size > model.decoder.vocab_size:
+        raise ValueError(f"beam_size ({config.beam_size}) is more than half of the vocabulary")
+    return config
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _generate(
     model: Captioner,
-    settings: GenerationConfig,
+    config: GenerationConfig,
     variables: dict[str, Any],
     images: jax.Array,
-    rng: Any,
+    rng: jax.Array,
 ) -> dict[str, jax.Array]:
-    stepper = CachedDecoder(model, variables, images, settings)
-    if settings.method == "beam":
-        return beam_search.search(stepper, settings)
-    return _greedy_or_sample(stepper, settings, rng)
+    decoder = CachedDecoder(model, variables, images, config)
+    if config.method == "beam":
+        return beam_search.search(decoder, config)
+    return _greedy_or_sample(decoder, config, rng)
 
 
 def _greedy_or_sample(
-    stepper: CachedDecoder, settings: GenerationConfig, rng: jax.Array
+    decoder: CachedDecoder, config: GenerationConfig, rng: jax.Array
 ) -> dict[str, jax.Array]:
-    """Greedy search and sampling: one hypothesis a picture."""
-    cache, slots = stepper.start()
-    tokens = jnp.full((stepper.batch, settings.max_length), settings.pad_id, jnp.int32)
-    tokens = tokens.at[:, 0].set(settings.bos_id)
+    """Greedy search and sampling: one hypothesis per image."""
+    cache, beam_indices = decoder.init_cache()
+    tokens = jnp.full((decoder.batch, config.max_length), config.pad_id, jnp.int32)
+    tokens = tokens.at[:, 0].set(config.bos_id)
     state = {
         "position": jnp.int32(0),
         "tokens": tokens,
-        "scores": jnp.zeros(stepper.batch, jnp.float32),
-        "done": jnp.zeros(stepper.batch, bool),
+        "scores": jnp.zeros(decoder.batch, jnp.float32),
+        "done": jnp.zeros(decoder.batch, bool),
         "cache": cache,
-        "slots": slots,
+        "beam_indices": beam_indices,
     }
 
-    def unfinished(state: dict[str, Any]) -> jax.Array:
-        return (state["position"] + 1 < settings.max_length) & ~jnp.all(state["done"])
+    def is_unfinished(state: dict[str, Any]) -> jax.Array:
+        return (state["position"] + 1 < config.max_length) & ~jnp.all(state["done"])
 
-    def turn(state: dict[str, Any]) -> dict[str, Any]:
+    def step(state: dict[str, Any]) -> dict[str, Any]:
         position, done = state["position"], state["done"]
         last = jax.lax.dynamic_slice_in_dim(state["tokens"], position, 1, axis=1)
-        logits, cache, slots = stepper(last, position, state["cache"], state["slots"])
+        logits, cache, beam_indices = decoder(last, position, state["cache"], state["beam_indices"])
         logits = logits[:, 0]
-        if settings.method == "sample":
+        if config.method == "sample":
             key = jax.random.fold_in(rng, position)
-            chosen = jax.random.categorical(key, warp_logits(logits, settings))
+            token = jax.random.categorical(key, warp_logits(logits, config))
         else:
-            chosen = jnp.argmax(logits, axis=-1)
-        chosen = chosen.astype(jnp.int32)
-        logit = jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
-        gained = logit - jax.nn.logsumexp(logits, axis=-1)
-        written = jnp.where(done, settings.pad_id, chosen)
+            token = jnp.argmax(logits, axis=-1)
+        token = token.astype(jnp.int32)
+        logit = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+        log_probability = logit - jax.nn.logsumexp(logits, axis=-1)
+        padded = jnp.where(done, config.pad_id, token)
         return {
             "position": position + 1,
             "tokens": jax.lax.dynamic_update_slice_in_dim(
-                state["tokens"], written[:, None], position + 1, axis=1
+                state["tokens"], padded[:, None], position + 1, axis=1
             ),
-            "scores": state["scores"] + jnp.where(done, 0.0, gained),
-            "done": done | (chosen == settings.eos_id),
+            "scores": state["scores"] + jnp.where(done, 0.0, log_probability),
+            "done": done | (token == config.eos_id),
             "cache": cache,
-            "slots": slots,
+            "beam_indices": beam_indices,
         }
 
-    state = jax.lax.while_loop(unfinished, turn, state)
+    state = jax.lax.while_loop(is_unfinished, step, state)
     return {"tokens": state["tokens"], "scores": state["scores"]}
 
 
-def warp_logits(logits: jax.Array, settings: GenerationConfig) -> jax.Array:
-    """Logits `[B, V]` after temperature, top_k and top_p; tokens left out are -inf."""
-    logits = logits / settings.temperature
-    if 0 < settings.top_k < logits.shape[-1]:
-        least = jax.lax.top_k(logits, settings.top_k)[0][:, -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    if settings.top_p < 1.0:
+def warp_logits(logits: Float[Array, "B V"], config: GenerationConfig) -> Float[Array, "B V"]:
+    """Applies temperature, top_k and top_p; the logits of excluded tokens become -inf."""
+    logits = logits / config.temperature
+    if 0 < config.top_k < logits.shape[-1]:
+        threshold = jax.lax.top_k(logits, config.top_k)[0][:, -1:]
+        logits = jnp.where(logits < threshold, -jnp.inf, logits)
+    if config.top_p < 1.0:
         ordered = -jnp.sort(-logits, axis=-1)
         probabilities = jax.nn.softmax(ordered, axis=-1)
-        # A token stays while the likelier ones hold less than top_p: the likeliest always does.
+        # A token stays while more likely ones hold less than top_p: the most likely always does.
         before = jnp.cumsum(probabilities, axis=-1) - probabilities
-        least = jnp.min(jnp.where(before < settings.top_p, ordered, jnp.inf), -1, keepdims=True)
-        logits = jnp.where(logits < least, -jnp.inf, logits)
+        is_included = before < config.top_p
+        threshold = jnp.min(jnp.where(is_included, ordered, jnp.inf), -1, keepdims=True)
+        logits = jnp.where(logits < threshold, -jnp.inf, logits)
     return logits

@@ -1,1 +1,1 @@
-"""Evaluation metrics: pure functions of NumPy arrays or texts."""
+"""Metrics: pure functions of arrays or texts, usable without the rest of jaxtag."""

@@ -1,45 +1,54 @@
 """Metrics of multi-label tagging over a whole evaluation set.
 
-Throughout, N pictures and T tags: scores float [N, T], `tags` bool [N, T] (present), `known` bool
-[N, T]. What is not known is left out: it is neither right nor wrong. Means over tags are over
-those that some picture has, as the others have no recall.
+N is the number of images, T of tags: scores float [N, T], `tags` bool [N, T] (present), `known`
+bool [N, T]. Unknown labels are masked out. Means over tags are over those that some image has, as
+the others have no recall.
 """
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
 
-K = 5  # tags that a picture is given in the metrics @k
+K = 5  # tags predicted per image in the metrics @k
 _BINS = 15
 
 
-def ranking_metrics(scores: np.ndarray, tags: np.ndarray, known: np.ndarray) -> dict[str, float]:
-    """Metrics that take no thresholds: `map`, `map_11_point` and those of `at_k`."""
+def ranking_metrics(
+    scores: Float[np.ndarray, "N T"], tags: Bool[np.ndarray, "N T"], known: Bool[np.ndarray, "N T"]
+) -> dict[str, float]:
+    """Metrics that need no thresholds: `map`, `map_11_point` and those of `metrics_at_k`."""
     precisions = average_precisions(scores, tags, known)
     interpolated = average_precisions(scores, tags, known, eleven_points=True)
     return {
-        "map": _mean(precisions),
-        "map_11_point": _mean(interpolated),
+        "map": _nanmean(precisions),
+        "map_11_point": _nanmean(interpolated),
         **metrics_at_k(scores, tags, known),
     }
 
 
-def threshold_metrics(per_tag: dict[str, np.ndarray]) -> dict[str, float]:
-    """`micro_f1` and `macro_f1` from `of_tags`."""
-    right, given, wanted = (per_tag[name] for name in ("right", "given", "present"))
+def threshold_metrics(per_class: dict[str, np.ndarray]) -> dict[str, float]:
+    """`micro_f1` and `macro_f1` from the result of `per_class_metrics`."""
+    right, given, present = (per_class[name] for name in ("right", "given", "present"))
     return {
-        "micro_f1": float(2 * right.sum() / max(given.sum() + wanted.sum(), 1)),
-        "macro_f1": _mean(np.where(wanted > 0, per_tag["f1"], np.nan)),
+        "micro_f1": float(2 * right.sum() / max(given.sum() + present.sum(), 1)),
+        "macro_f1": _nanmean(np.where(present > 0, per_class["f1"], np.nan)),
     }
 
 
 def per_class_metrics(
-    scores: np.ndarray, tags: np.ndarray, known: np.ndarray, thresholds: np.ndarray
+    scores: Shaped[np.ndarray, "N T"],
+    tags: Bool[np.ndarray, "N T"],
+    known: Bool[np.ndarray, "N T"],
+    thresholds: Float[np.ndarray, " T"],
 ) -> dict[str, np.ndarray]:
-    """Of each tag [T], where it is given from its threshold on: `present`, `given` and `right`
-    (pictures), `precision`, `recall` and `f1`; a share of nothing is 0.
+    """Counts and rates of each tag when it is predicted from its threshold on.
+
+    Returns:
+        `present` (images that have the tag), `given` (that it is predicted for), `right` (both),
+        `precision`, `recall` and `f1`, each [T]; a ratio with denominator 0 is 0.
     """
-    chosen = (scores >= thresholds) & known
+    predicted = (scores >= thresholds) & known
     tags = tags & known
-    present, given, right = (one.sum(0) for one in (tags, chosen, chosen & tags))
+    present, given, right = (mask.sum(0) for mask in (tags, predicted, predicted & tags))
     return {
         "present": present,
         "given": given,
@@ -51,53 +60,67 @@ def per_class_metrics(
 
 
 def metrics_at_k(
-    scores: np.ndarray, tags: np.ndarray, known: np.ndarray, k: int = K
+    scores: Float[np.ndarray, "N T"],
+    tags: Bool[np.ndarray, "N T"],
+    known: Bool[np.ndarray, "N T"],
+    k: int = K,
 ) -> dict[str, float]:
-    """Each picture is given its k highest tags, as is usual on Corel-5K.
+    """Metrics when each image is assigned its k highest-scored tags, as is usual on Corel-5K.
 
     Precision and recall are means over the tags, F1 is of the two means, and N+ counts the tags
     with a recall above 0 (Makadia et al. 2008, section 4.2; Guillaumin et al. 2009, section 4.2).
-    Of equal scores the tag of the lower number comes first. The tags are those that some picture
-    has; one that no picture is given has precision 0.
+    Ties go to the tag with the lower index. The means are over the tags that some image has; a tag
+    that is assigned to no image has precision 0.
     """
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    given = np.zeros(scores.shape, bool)
-    np.put_along_axis(given, order, True, axis=1)
-    found = per_class_metrics(given, tags, known, np.ones(scores.shape[1]))
-    wanted = found["present"] > 0
+    predicted = np.zeros(scores.shape, bool)
+    np.put_along_axis(predicted, order, True, axis=1)
+    per_class = per_class_metrics(predicted, tags, known, np.ones(scores.shape[1]))
+    is_present = per_class["present"] > 0
     precision, recall = (
-        _mean(np.where(wanted, found[name], np.nan)) for name in ("precision", "recall")
+        _nanmean(np.where(is_present, per_class[name], np.nan)) for name in ("precision", "recall")
     )
     return {
         f"precision@{k}": precision,
         f"recall@{k}": recall,
         f"f1@{k}": 2 * precision * recall / max(precision + recall, 1e-12),
-        "n+": float((found["right"] > 0).sum()),
+        "n+": float((per_class["right"] > 0).sum()),
     }
 
 
 def average_precisions(
-    scores: np.ndarray, tags: np.ndarray, known: np.ndarray, eleven_points: bool = False
-) -> np.ndarray:
-    """Average precision of each tag [T]; NaN for one that no picture has.
+    scores: Float[np.ndarray, "N T"],
+    tags: Bool[np.ndarray, "N T"],
+    known: Bool[np.ndarray, "N T"],
+    eleven_points: bool = False,
+) -> Float[np.ndarray, " T"]:
+    """Average precision of each tag; NaN for a tag that no image has.
 
-    The sum of precisions weighted by the steps of recall, where pictures of equal scores come
-    together, as scikit-learn has it. With `eleven_points` the mean over recalls of 0, 0.1, … 1 of
-    the highest precision at that recall or above (VOC 2007; Everingham et al. 2010, section 4.2).
+    It is the sum of precisions weighted by the increments of recall, with images of equal scores
+    taken together, as in scikit-learn.
+
+    Args:
+        eleven_points: instead, the mean over recalls of 0, 0.1, … 1 of the highest precision at
+            that recall or above (VOC 2007; Everingham et al. 2010, section 4.2).
     """
-    found = np.full(scores.shape[1], np.nan)
+    average = _eleven_point_precision if eleven_points else _average_precision
+    precisions = np.full(scores.shape[1], np.nan)
     for tag in range(scores.shape[1]):
         rows = known[:, tag]
         if tags[rows, tag].any():
-            right, given = ranked(scores[rows, tag], tags[rows, tag])[1:]
-            measure = _eleven_points if eleven_points else _average_precision
-            found[tag] = measure(right, given)
-    return found
+            _, true_positives, predicted = cumulative_counts(scores[rows, tag], tags[rows, tag])
+            precisions[tag] = average(true_positives, predicted)
+    return precisions
 
 
-def ranked(scores: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The distinct scores, descending, and of those not below each how many are right, how many
-    there are at all. Scores and `present` are [N].
+def cumulative_counts(
+    scores: Float[np.ndarray, " N"], present: Bool[np.ndarray, " N"]
+) -> tuple[Float[np.ndarray, " M"], Int[np.ndarray, " M"], Int[np.ndarray, " M"]]:
+    """Counts of true positives and of predictions at each possible threshold of one tag.
+
+    Returns:
+        (the M distinct scores in descending order, number of present images with at least that
+        score, number of all images with at least that score).
     """
     order = np.argsort(-scores, kind="stable")
     scores, present = scores[order], present[order]
@@ -105,29 +128,34 @@ def ranked(scores: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndar
     return scores[last], np.cumsum(present)[last], last + 1
 
 
-def calibration_error(scores: np.ndarray, tags: np.ndarray, known: np.ndarray) -> float:
-    """The gap between mean score and share of presence, over 15 equal bins of the score.
+def calibration_error(
+    scores: Float[np.ndarray, "N T"], tags: Bool[np.ndarray, "N T"], known: Bool[np.ndarray, "N T"]
+) -> float:
+    """Expected calibration error over all known labels, with 15 equal bins of the score.
 
-    Weighted by their counts (Guo et al. 2017, arXiv:1706.04599, section 2), over all that is known.
+    It is the mean gap between score and frequency of presence, weighted by the bins' counts (Guo
+    et al. 2017, arXiv:1706.04599, section 2).
     """
-    values, truth = scores[known], tags[known]
-    bins = np.minimum((values * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(bins, values - truth, minlength=_BINS)
-    return float(np.abs(gaps).sum() / max(len(values), 1))
+    probabilities, truth = scores[known], tags[known]
+    bins = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(bins, probabilities - truth, minlength=_BINS)
+    return float(np.abs(gaps).sum() / max(len(probabilities), 1))
 
 
-def _average_precision(right: np.ndarray, given: np.ndarray) -> float:
-    recall = right / right[-1]
-    return float((np.diff(recall, prepend=0.0) * right / given).sum())
+def _average_precision(true_positives: np.ndarray, predicted: np.ndarray) -> float:
+    recall = true_positives / true_positives[-1]
+    return float((np.diff(recall, prepend=0.0) * true_positives / predicted).sum())
 
 
-def _eleven_points(right: np.ndarray, given: np.ndarray) -> float:
-    precision = right / given
-    # Whole numbers: in floating point a recall of 3 / 10 may be below 0.3.
-    return float(np.mean([precision[10 * right >= ten * right[-1]].max() for ten in range(11)]))
+def _eleven_point_precision(true_positives: np.ndarray, predicted: np.ndarray) -> float:
+    precision = true_positives / predicted
+    # Compared as integers: in floating point a recall of 3 / 10 may be below 0.3.
+    recalls = 10 * true_positives
+    highest = [precision[recalls >= tenths * true_positives[-1]].max() for tenths in range(11)]
+    return float(np.mean(highest))
 
 
-def _mean(values: np.ndarray) -> float:
-    """Over those that are not NaN; 0 of none."""
-    kept = values[~np.isnan(values)]
-    return float(kept.mean()) if len(kept) else 0.0
+def _nanmean(values: np.ndarray) -> float:
+    """The mean of the values that are not NaN; 0 if there are none."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else 0.0

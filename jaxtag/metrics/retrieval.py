@@ -1,9 +1,9 @@
-"""How well vectors group pictures by class: nearest neighbours of each, and clusters of all.
+"""Retrieval metrics of embeddings: nearest neighbors of each image, and clusters of all.
 
-Labels are classes, int [N], or tags, bool [N, T]: pictures are alike where they share one.
-Each vector is a query against all others; what is near is of a small Euclidean distance, which on
-vectors of length 1 is the order of cosines. Queries are taken some at a time, so that memory grows
-with the number of vectors and not with its square.
+Labels are class indices, int [N], or tags, bool [N, T]; images are relevant to each other where
+they share a class or a tag. Each vector is a query against all others, by Euclidean distance, which
+on unit vectors orders as cosine similarity does. Queries are processed in chunks, so that memory
+grows with the number of vectors and not with its square.
 """
 
 import functools
@@ -12,95 +12,101 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Integer, Shaped
 from scipy.cluster.vq import kmeans2
 
 RECALLS = (1, 2, 4, 8)
-_ENTRIES = 2**22  # distances at a time
-_ROUNDS = 25  # of k-means
+_ENTRIES = 2**22  # distances computed at a time
+_ITERATIONS = 25  # of k-means
+
+Labels = Integer[np.ndarray, " N"] | Bool[np.ndarray, "N T"]
 
 
 def retrieval_metrics(
-    embeddings: np.ndarray, labels: np.ndarray, seed: int = 0
+    embeddings: Float[np.ndarray, "N D"], labels: Labels, seed: int = 0
 ) -> dict[str, float]:
-    """`rankings`; with classes also the NMI of as many clusters as there are of them.
+    """`ranking_metrics`; with class labels also `nmi`, of as many clusters as there are classes.
 
     Args:
-      embeddings: float [N, D].
-      labels: int [N] or bool [N, T].
-      seed: of where k-means starts.
+        seed: of the initialization of k-means.
     """
-    found = ranking_metrics(embeddings, labels)
+    metrics = ranking_metrics(embeddings, labels)
     if labels.ndim > 1:
-        return found
+        return metrics
     _, classes = np.unique(labels, return_inverse=True)
-    groups = clusters(embeddings, classes.max(initial=-1) + 1, seed)
-    return {**found, "nmi": normalized_mutual_information(classes, groups)}
+    clusters = kmeans_clusters(embeddings, int(classes.max(initial=-1)) + 1, seed)
+    return {**metrics, "nmi": normalized_mutual_information(classes, clusters)}
 
 
-def ranking_metrics(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def ranking_metrics(embeddings: Float[np.ndarray, "N D"], labels: Labels) -> dict[str, float]:
     """Recall@k, R-precision and MAP@R (Musgrave et al. 2020, arXiv:2003.08505, section 3.2).
 
-    Of a query with R others that are alike: recall@k is 1 where one of them is among the k nearest;
-    R-precision the share of them among the R nearest; MAP@R the sum over ranks i up to R of the
-    precision at i where rank i is one of them, divided by R. Of equals the first counts as nearer.
+    For a query with R relevant others: recall@k is 1 if one of them is among the k nearest;
+    R-precision is their fraction of the R nearest; MAP@R is the sum over ranks i up to R of the
+    precision at i where rank i is relevant, divided by R. Ties go to the lower index.
 
     Returns:
-      `recall@1` …, `r_precision`, `map@r`: means over the queries that are alike to others; and
-      `examples`, how many those are.
+        `recall@1` …, `r_precision`, `map@r`: means over the queries with R > 0; and `examples`, the
+        number of these queries.
     """
-    relevant = _relevant(labels)
-    queries = np.flatnonzero(relevant)
+    num_relevant = _count_relevant(labels)
+    queries = np.flatnonzero(num_relevant)
     names = [*(f"recall@{k}" for k in RECALLS), "r_precision", "map@r"]
     sums = np.zeros(len(names))
     if len(queries):
-        depth = min(len(labels) - 1, max(*RECALLS, relevant.max()))
-        for rows, places in neighbours(embeddings, depth, queries):
-            right = np.take_along_axis(_alike(labels, rows), places, 1)
-            sums += _of_ranks(right, relevant[rows]).sum(0)
+        depth = min(len(labels) - 1, int(max(*RECALLS, num_relevant.max())))
+        for rows, neighbors in nearest_neighbors(embeddings, depth, queries):
+            relevant = np.take_along_axis(_relevance(labels, rows), neighbors, 1)
+            sums += _metrics_of_ranking(relevant, num_relevant[rows]).sum(0)
     means = sums / max(len(queries), 1)
-    found = dict(zip(names, means.tolist(), strict=True))
-    return {**found, "examples": float(len(queries))}
+    return {**dict(zip(names, means.tolist(), strict=True)), "examples": float(len(queries))}
 
 
-def _relevant(labels: np.ndarray) -> np.ndarray:
-    """How many others each is alike to, int [N]."""
-    at_a_time = max(1, _ENTRIES // max(1, len(labels)))
-    blocks = np.split(np.arange(len(labels)), range(at_a_time, len(labels), at_a_time))
-    counts = np.concatenate([_alike(labels, rows).sum(1) for rows in blocks])
+def _count_relevant(labels: np.ndarray) -> np.ndarray:
+    """The number of others that are relevant to each image, int [N]."""
+    chunk = max(1, _ENTRIES // max(1, len(labels)))
+    chunks = np.split(np.arange(len(labels)), range(chunk, len(labels), chunk))
+    counts = np.concatenate([_relevance(labels, rows).sum(1) for rows in chunks])
     itself = labels.any(1) if labels.ndim > 1 else 1
     return counts - itself
 
 
-def _alike(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Which are alike to those at `rows` [Q], themselves included: bool [Q, N]."""
+def _relevance(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Which images are relevant to those at `rows` [Q], themselves included: bool [Q, N]."""
     if labels.ndim == 1:
         return labels[rows, None] == labels
     return labels[rows].astype(np.float32) @ labels.T.astype(np.float32) > 0
 
 
-def _of_ranks(right: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """From which ranks are of the query's class [Q, depth] to its metrics [Q, 6]."""
-    recalls = [right[:, :k].any(1) for k in RECALLS]
-    ranks = np.arange(1, right.shape[1] + 1)
-    right = right & (ranks <= relevant[:, None])
-    precision = right.cumsum(1) / ranks
-    shares = [right.sum(1) / relevant, (precision * right).sum(1) / relevant]
-    return np.stack([*recalls, *shares], 1)
+def _metrics_of_ranking(relevant: np.ndarray, num_relevant: np.ndarray) -> np.ndarray:
+    """From the relevance of each rank, bool [Q, depth], to the metrics of each query [Q, 6]."""
+    recalls = [relevant[:, :k].any(1) for k in RECALLS]
+    ranks = np.arange(1, relevant.shape[1] + 1)
+    relevant = relevant & (ranks <= num_relevant[:, None])
+    precision = relevant.cumsum(1) / ranks
+    r_precision = relevant.sum(1) / num_relevant
+    map_at_r = (precision * relevant).sum(1) / num_relevant
+    return np.stack([*recalls, r_precision, map_at_r], 1)
 
 
-def neighbours(
-    embeddings: np.ndarray, count: int, queries: Sequence[int]
+def nearest_neighbors(
+    embeddings: Float[np.ndarray, "N D"],
+    count: int,
+    queries: Sequence[int] | Integer[np.ndarray, " Q"],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The `count` nearest others of each query, nearest first, some queries at a time.
+    """Finds the `count` nearest other vectors of each query, nearest first, chunk by chunk.
+
+    Args:
+        queries: row indices into `embeddings`.
 
     Yields:
-      (queries [Q], their neighbours int [Q, count]): places in `embeddings`.
+        (queries int [C], their neighbors int [C, count]): row indices into `embeddings`.
     """
     vectors = jnp.asarray(embeddings, jnp.float32)
-    at_a_time = max(1, min(_ENTRIES // len(vectors), len(queries)))
-    for start in range(0, len(queries), at_a_time):
-        rows = np.asarray(queries[start : start + at_a_time])
-        padded = np.pad(rows, (0, at_a_time - len(rows)))  # so that it is compiled once
+    chunk = max(1, min(_ENTRIES // len(vectors), len(queries)))
+    for start in range(0, len(queries), chunk):
+        rows = np.asarray(queries[start : start + chunk])
+        padded = np.pad(rows, (0, chunk - len(rows)))  # so that it compiles once
         yield rows, np.asarray(_nearest(vectors, padded, count))[: len(rows)]
 
 
@@ -112,23 +118,27 @@ def _nearest(vectors: jax.Array, rows: jax.Array, count: int) -> jax.Array:
     return jax.lax.top_k(closeness, count)[1]
 
 
-def clusters(embeddings: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """k-means from k-means++ (Arthur and Vassilvitskii 2007): the cluster of each vector, [N]."""
+def kmeans_clusters(
+    embeddings: Float[np.ndarray, "N D"], count: int, seed: int
+) -> Integer[np.ndarray, " N"]:
+    """The cluster of each vector by k-means from k-means++ (Arthur and Vassilvitskii 2007)."""
     if count < 2:
         return np.zeros(len(embeddings), int)
-    vectors, random = np.asarray(embeddings, np.float64), np.random.default_rng(seed)
-    _, groups = kmeans2(vectors, count, iter=_ROUNDS, minit="++", rng=random)
-    return groups
+    vectors, rng = np.asarray(embeddings, np.float64), np.random.default_rng(seed)
+    _, clusters = kmeans2(vectors, count, iter=_ITERATIONS, minit="++", rng=rng)
+    return clusters
 
 
-def normalized_mutual_information(first: np.ndarray, second: np.ndarray) -> float:
-    """Mutual information of two groupings [N] over the mean of their entropies; 1 if both are one.
+def normalized_mutual_information(
+    first: Shaped[np.ndarray, " N"], second: Shaped[np.ndarray, " N"]
+) -> float:
+    """Mutual information of two partitions over the mean of their entropies; 1 if both are trivial.
 
-    (Strehl and Ghosh 2002; the arithmetic mean, as scikit-learn has it.)
+    (Strehl and Ghosh 2002; with the arithmetic mean, as in scikit-learn.)
     """
     if not len(first):
         return 0.0
-    first, second = (np.unique(one, return_inverse=True)[1] for one in (first, second))
+    first, second = (np.unique(labels, return_inverse=True)[1] for labels in (first, second))
     table = np.zeros((first.max() + 1, second.max() + 1))
     np.add.at(table, (first, second), 1 / len(first))
     rows, columns = table.sum(1), table.sum(0)

@@ -59,8 +59,8 @@ def drawn_params(seed: int, scan: bool = False):
     return param_mapping.read(weights, captioner.transformers(model(scan=scan)))["params"]
 
 
-def ours(settings: dict) -> dict:
-    """transformers' words for `Settings`."""
+def from_transformers(settings: dict) -> dict:
+    """Settings of transformers' `generate` as fields of `GenerationConfig`."""
     settings = dict(settings)
     beams = settings.pop("num_beams")
     method = "beam" if beams > 1 else "greedy"
@@ -79,7 +79,7 @@ def test_cases_are_varied() -> None:
 @pytest.mark.parametrize("case", range(CASES))
 def test_tokens_equal_transformers(case: int) -> None:
     tensors, notes = stored()
-    settings = ours(json.loads(notes["settings"])[case])
+    settings = from_transformers(json.loads(notes["settings"])[case])
     for seed in range(tensors["tokens"].shape[1]):
         certain = tensors["certain"][case, seed].astype(bool)
         variables = {"params": drawn_params(seed)}

@@ -110,7 +110,7 @@ def test_scoring_needs_references():
         captioning.score({7: "a"}, {1: ["a"]})
     with pytest.raises(ValueError, match="7"):
         captioning.score({7: "a"}, {7: []})
-    with pytest.raises(ValueError, match="any picture"):
+    with pytest.raises(ValueError, match="any image"):
         captioning.score({}, {1: ["a"]})
 
 

@@ -27,7 +27,7 @@ def test_files_are_scored_and_what_is_missing_is_said(tmp_path, capsys):
     scores = coco_format.score_files(results, references(tmp_path))
     assert scores["BLEU-1"] == pytest.approx(1)
     assert (scores["images"], scores["images_without_result"]) == (1, 1)
-    assert "no caption for 1 of the 2 pictures" in capsys.readouterr().err
+    assert "no caption for 1 of the 2 images" in capsys.readouterr().err
 
 
 def test_references_come_in_the_order_of_images(tmp_path):
@@ -47,7 +47,7 @@ def test_references_come_in_the_order_of_images(tmp_path):
         ([{"caption": "a"}], 'entry 0 needs an "image_id"'),
         ([{"image_id": True, "caption": "a"}], 'entry 0 needs an "image_id"'),
         ([{"image_id": 5, "caption": None}], r'entry 0 \(image_id 5\) needs a "caption"'),
-        ([{"image_id": 5, "caption": "a"}] * 2, "picture 5 has two captions .entries 0 and 1"),
+        ([{"image_id": 5, "caption": "a"}] * 2, "image 5 has two captions .entries 0 and 1"),
         ("[" * 100_000, "nested|not JSON"),
     ],
 )
@@ -75,7 +75,7 @@ def test_malformed_references_are_named(tmp_path, content):
 
 def test_results_of_unknown_pictures_are_refused(tmp_path):
     results = write(tmp_path / "results.json", [{"image_id": 8, "caption": "a"}])
-    with pytest.raises(UserError, match=r"1 of 1 pictures have no references.*image_id 8"):
+    with pytest.raises(UserError, match=r"1 of 1 images have no references.*image_id 8"):
         coco_format.score_files(results, references(tmp_path))
     results = write(tmp_path / "results.json", [{"image_id": "5", "caption": "a"}])
     with pytest.raises(UserError, match="they are for 5: write the ids in both files alike"):

@@ -83,7 +83,7 @@ def test_memory_holds_no_square() -> None:
 def test_equals_and_few_vectors() -> None:
     """Copies are each other's neighbours, the first first; alone in a class is no query."""
     vectors, labels = np.ones((4, 2), np.float32), np.array([0, 1, 1, 2])
-    ((_, near),) = retrieval.neighbours(vectors, 3, range(4))
+    ((_, near),) = retrieval.nearest_neighbors(vectors, 3, range(4))
     assert near.tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
     found = retrieval.retrieval_metrics(vectors, labels)
     assert found["examples"] == 2 and found["recall@1"] == 0 and found["recall@2"] == 1

@@ -1,8 +1,8 @@
-"""Words after which the Penn Treebank tokenizer keeps the full stop: "Mr.", "Inc.", "e.g."
+"""Abbreviations whose period the Penn Treebank tokenizer keeps: "Mr.", "Inc.", "e.g."
 
-As found in what coco-caption runs (Stanford CoreNLP 3.4.1). Case does not matter, except that
-the words under `CAPITALISED` must start with a capital, being everyday words otherwise ("miss").
-Each name is an alternation to stand inside a regular expression.
+From the tokenizer that coco-caption runs (Stanford CoreNLP 3.4.1). Case is ignored, except that the
+words of `CAPITALIZED` must start with a capital, being everyday words otherwise ("miss"). Each name
+is an alternation for use inside a regular expression.
 """
 
 
@@ -10,13 +10,13 @@ def _alternatives(words: str) -> str:
     return f"(?i:{'|'.join(words.split())})"
 
 
-CAPITALISED = "|".join(
+CAPITALIZED = "|".join(
     rf"{word[0]}(?i:{word[1:]})"
     for word in ["Az", "Ark", "Del", "Ill", "La", "Mass", "Miss", "Ore", "Pa", "Tex", "Wash"]
 )
 
-# Months, days, states, companies and ends of names. A title ("Mr.") is a list of its own because
-# it keeps its stop wherever it stands, these only where two or more characters follow, or none.
+# Months, days, states, companies and suffixes of names. Titles ("Mr.") are a list of their own
+# because they keep their period everywhere, these only before two or more characters, or none.
 COMMON = (
     _alternatives(
         """Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec Mon Tue Tues Wed Thu Thurs Fri
@@ -24,7 +24,7 @@ COMMON = (
         Tenn Va Vt Wisc? Wyo Inc Cos? Corp Ltd Plc Rt Bancorp Bhd Assn Univ Intl
         Sys tel est ext sq Jr Sr Bros Ed\\.D Ph\\.D Blvd Rd Esq etc al seq Bldg"""
     )
-    + rf"|{CAPITALISED}|(?i:Pp?t)[ye](?i:s?)"
+    + rf"|{CAPITALIZED}|(?i:Pp?t)[ye](?i:s?)"
 )
 
 TITLES = (
@@ -36,7 +36,7 @@ TITLES = (
     + "|M(?i:iss)|(?i:M)[ft](?i:g)"
 )
 
-# These keep their stop before a number only: "fig. 5", "no. 10".
+# These keep their period before a number only: "fig. 5", "no. 10".
 BEFORE_NUMBER = _alternatives("ca figs? prop nos? art bldg pp op")
 
 FILE_ENDINGS = _alternatives(

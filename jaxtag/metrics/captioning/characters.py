@@ -1,9 +1,9 @@
-"""Which characters the Penn Treebank tokenizer takes for letters, marks, digits and symbols.
+"""Character classes of the Penn Treebank tokenizer: letters, marks, digits and symbols.
 
-The tables say how the tokenizer that coco-caption runs (Stanford CoreNLP 3.4.1) classes each of
-the 65,536 characters of the basic plane, as its character map tells. They are written out because
-they stand still at the Unicode of 2014: Python's own tables grow with every release, and a score
-must not change with the interpreter. Anything above the basic plane (emoji) belongs to no table.
+The tables classify each of the 65,536 characters of the basic plane as the character map of the
+tokenizer that coco-caption runs (Stanford CoreNLP 3.4.1) does. They are written out because they
+are those of the Unicode of 2014: Python's own tables grow with every release, and a score must not
+change with the interpreter. Characters beyond the basic plane (emoji) belong to no table.
 
 Each table is a list of hexadecimal ranges; each public name is the inside of a regular
 expression's character class.
@@ -11,7 +11,7 @@ expression's character class.
 
 
 def _class(ranges: str) -> str:
-    """Hexadecimal ranges ("41-5a 61-7a b5") as the inside of a character class."""
+    """Converts hexadecimal ranges ("41-5a 61-7a b5") to the inside of a character class."""
     ends = (item.partition("-")[::2] for item in ranges.split())
     return "".join(rf"\u{int(a, 16):04x}-\u{int(b or a, 16):04x}" for a, b in ends)
 
@@ -53,7 +53,7 @@ fb43-fb44 fb46-fbb1 fbd3-fd3d fd50-fd8f fd92-fdc7 fdf0-fdfb fe70-fe74 fe76-fefc 
 ff41-ff5a ff66-ffbe ffc2-ffc7 ffca-ffcf ffd2-ffd7 ffda-ffdc
 """)
 
-# Accents, vowel signs and the soft hyphen: inside a word they count as letters.
+# Accents, vowel signs and the soft hyphen, which count as letters inside a word.
 MARKS = _class("""
 ad 2c2-2c5 2d2-2df 2e5-2eb 2ed 2ef-36f 375 378-379 384-385 3f6 483-487 55a-55f 591-5bd 5bf 5c1-5c2
 5c4-5c5 5c7 615-61a 64b-65e 670 6d6-6e4 6e7-6ed 6fd-6fe 70f 711 730-74c 7a6-7b0 7eb-7f3 900-903
@@ -70,7 +70,7 @@ d66-d6f e50-e59 ed0-ed9 f20-f29 1040-1049 1090-1099 17e0-17e9 1810-1819 1946-194
 a9d0-a9d9 aa50-aa59 abf0-abf9 ff10-ff19
 """)
 
-# Signs that stand alone as a token when nothing longer fits.
+# Symbols that are a token of their own when nothing longer matches.
 SYMBOLS = _class("""
 25-26 2b 5c 5e 7c 7e a1 a6-a9 ac ae-b4 b6-b9 bf d7 f7 37e 387 589 5be 5c0 5c3 5c6 5f3-5f4 600-603
 606-60a 60c 614 61b 61e-61f 66a 66d 6d4 700-70d 7f6-7f8 964-965 e4f 1fbd 2016-2017 2020-2023

@@ -1,13 +1,13 @@
 """CIDEr (Vedantam, Zitnick, Parikh, CVPR 2015, arXiv:1411.5726) in its two forms.
 
-- "d": CIDEr-D, the one everybody reports. coco-caption's class `Cider`, and so the
-  "CIDEr" of the COCO leaderboard and of papers, *is* CIDEr-D: counts are clipped and a Gaussian
-  (sigma 6) punishes lengths that differ. The authors' own `ciderD` computes the same.
+- "d": CIDEr-D, the one that is reported. coco-caption's class `Cider`, and so the "CIDEr" of the
+  COCO leaderboard and of papers, *is* CIDEr-D: counts are clipped and a Gaussian (sigma 6)
+  penalizes lengths that differ. The authors' own `ciderD` computes the same.
 - "original": the CIDEr of the paper's equations, without clipping and length penalty.
 
-Both give 10 where a caption equals its references. Document frequencies come from the references
-that are scored, so one picture alone always scores 0 (log of 1 document), and scores of different
-sets do not compare. Words are taken as they are: nobody's code stems, though the paper says so.
+Both are 10 where a caption equals its references. Document frequencies come from the references
+that are scored, so a single image always scores 0 (log of 1 document), and scores of different sets
+are not comparable. Words are not stemmed: no implementation does so, although the paper says it.
 """
 
 import math
@@ -22,22 +22,22 @@ _SIGMA = 6.0
 
 
 def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, list[float]]:
-    """CIDEr of each picture, in both forms.
+    """CIDEr of each image, in both forms.
 
     Args:
-        hypotheses: N tokenized captions (words between spaces).
-        references: N lists of at least one tokenized caption.
+        hypotheses: N tokenized captions (words separated by spaces).
+        references: N lists of one or more tokenized captions.
 
     Returns:
         {"d": …, "original": …}, each N numbers between 0 and 10; the score of the set is the mean.
     """
-    guesses = [_counts(hypothesis) for hypothesis in hypotheses]
+    candidates = [_counts(hypothesis) for hypothesis in hypotheses]
     groups = [[_counts(caption) for caption in captions] for captions in references]
     frequency = Counter(ngram for group in groups for ngram in set().union(*group))
     documents = math.log(len(groups)) if groups else 0.0
     weights = {ngram: documents - math.log(count) for ngram, count in frequency.items()}
 
-    def vector(counts: dict) -> _Vector:
+    def vector(counts: dict[tuple[str, ...], int]) -> _Vector:
         values = {ngram: tf * weights.get(ngram, documents) for ngram, tf in counts.items()}
         squares, pairs = [0.0] * 4, 0
         for ngram, value in values.items():
@@ -47,10 +47,10 @@ def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dic
         return _Vector(values, [math.sqrt(square) for square in squares], pairs)
 
     scores: dict[str, list[float]] = {"d": [], "original": []}
-    for guess, group in zip(guesses, groups, strict=True):
-        hypothesis = vector(guess)
-        similar = [_similarities(hypothesis, vector(counts)) for counts in group]
-        for name, values in zip(scores, zip(*similar, strict=True), strict=True):
+    for candidate, group in zip(candidates, groups, strict=True):
+        hypothesis = vector(candidate)
+        similarities = [_similarities(hypothesis, vector(counts)) for counts in group]
+        for name, values in zip(scores, zip(*similarities, strict=True), strict=True):
             scores[name].append(10 * sum(values) / len(group))
     return scores
 
@@ -58,7 +58,7 @@ def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dic
 class _Vector(NamedTuple):
     values: dict[tuple[str, ...], float]  # TF-IDF weight of each n-gram
     norms: list[float]  # for n from 1 to 4
-    pairs: int  # pairs of neighbouring words: what coco-caption takes for the length
+    pairs: int  # number of bigrams: what coco-caption takes for the length
 
 
 def _counts(caption: str) -> dict[tuple[str, ...], int]:
@@ -67,16 +67,16 @@ def _counts(caption: str) -> dict[tuple[str, ...], int]:
 
 
 def _similarities(hypothesis: _Vector, reference: _Vector) -> tuple[float, float]:
-    """Mean over n of the cosine between two vectors: with clipping and penalty, and without."""
-    clipped, plain = [0.0] * 4, [0.0] * 4
+    """Mean over n of the cosine of two vectors: with clipping and penalty, and without."""
+    clipped, unclipped = [0.0] * 4, [0.0] * 4
     for ngram, value in hypothesis.values.items():
         other = reference.values.get(ngram)
         if other is not None:
             clipped[len(ngram) - 1] += min(value, other) * other
-            plain[len(ngram) - 1] += value * other
+            unclipped[len(ngram) - 1] += value * other
     norms = [a * b or 1.0 for a, b in zip(hypothesis.norms, reference.norms, strict=True)]
     penalty = math.exp(-((hypothesis.pairs - reference.pairs) ** 2) / (2 * _SIGMA**2))
     return (
         penalty * sum(map(truediv, clipped, norms)) / 4,
-        sum(map(truediv, plain, norms)) / 4,
+        sum(map(truediv, unclipped, norms)) / 4,
     )

@@ -1,8 +1,8 @@
-"""Captions in COCO's files: results, references, and the score of one against the other.
+"""Captions in COCO's file formats: reads results and references, and scores one by the other.
 
 Results are a list of `{"image_id": …, "caption": …}`; references an object whose `annotations` are
-such entries, several for a picture (what else the official files hold is not looked at). Ids are
-whole numbers or texts; 7 and "7" are two pictures.
+such entries, several per image (other keys of the official files are ignored). Ids are integers or
+strings; 7 and "7" are two images.
 """
 
 import json
@@ -17,10 +17,10 @@ Id = int | str
 
 
 def load_results(path: str | Path) -> dict[Id, str]:
-    """Reads a results file: picture → its one caption.
+    """Reads a results file: from image id to its only caption.
 
     Raises:
-        UserError: the file cannot be read, an entry is malformed, or a picture occurs twice.
+        UserError: the file cannot be read, an entry is malformed, or an image occurs twice.
     """
     entries = _read(path)
     if not isinstance(entries, list):
@@ -29,25 +29,25 @@ def load_results(path: str | Path) -> dict[Id, str]:
             f"not {_kind(entries)}"
         )
     captions: dict[Id, str] = {}
-    places: dict[Id, int] = {}
-    for place, entry in enumerate(entries):
-        key, caption = _entry(path, f"entry {place}", entry)
+    indices: dict[Id, int] = {}
+    for index, entry in enumerate(entries):
+        key, caption = _parse_entry(path, f"entry {index}", entry)
         if key in captions:
             raise UserError(
-                f"{path}: picture {key!r} has two captions (entries {places[key]} and {place}); "
-                "results hold one for each picture"
+                f"{path}: image {key!r} has two captions (entries {indices[key]} and {index}); "
+                "results hold one per image"
             )
-        captions[key], places[key] = caption, place
+        captions[key], indices[key] = caption, index
     if not captions:
         raise UserError(f"{path}: no captions in it")
     return captions
 
 
 def load_references(path: str | Path) -> dict[Id, list[str]]:
-    """Reads COCO's captions JSON: picture → its captions.
+    """Reads COCO's captions JSON: from image id to its captions.
 
-    The pictures come in the order of `images`, which coco-caption goes by, or of `annotations`
-    where `images` is absent. A picture without a caption is left out.
+    The images come in the order of `images`, as in coco-caption, or of `annotations` where `images`
+    is absent. An image without a caption is left out.
 
     Raises:
         UserError: the file cannot be read or an entry is malformed.
@@ -58,43 +58,43 @@ def load_references(path: str | Path) -> dict[Id, list[str]]:
         raise UserError(
             f'{path}: references must be COCO\'s captions JSON, an object with a list "annotations"'
         )
-    found: dict[Id, list[str]] = {}
-    for place, entry in enumerate(annotations):
-        key, caption = _entry(path, f"annotation {place}", entry)
-        found.setdefault(key, []).append(caption)
-    if not found:
+    captions: dict[Id, list[str]] = {}
+    for index, entry in enumerate(annotations):
+        key, caption = _parse_entry(path, f"annotation {index}", entry)
+        captions.setdefault(key, []).append(caption)
+    if not captions:
         raise UserError(f"{path}: no captions in it")
     images = content.get("images", [])
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         raise UserError(f'{path}: "images" must be a list of objects')
     order = [image["id"] for image in images if isinstance(image.get("id"), int | str)]
-    return {key: found[key] for key in dict.fromkeys([*order, *found]) if key in found}
+    return {key: captions[key] for key in dict.fromkeys([*order, *captions]) if key in captions}
 
 
 def score_files(results: str | Path, references: str | Path) -> dict[str, float]:
     """Scores the captions of one file against the references of another.
 
-    As with coco-caption, every result must be for a picture that has references, and pictures
-    without a result do not count. How many those are is said on stderr and in the answer, since
-    leaving out hard pictures raises every score.
+    As in coco-caption, every result must be for an image that has references, and images without a
+    result do not count. Their number is printed to stderr and returned, since leaving out hard
+    images raises every score.
 
     Returns:
         The metrics of `captioning.score`, then `images` (scored) and `images_without_result`.
 
     Raises:
-        UserError: as `load_results` and `load_references`, and for results of unknown pictures.
+        UserError: as `load_results` and `load_references`, and for results of unknown images.
     """
     hypotheses, expected = load_results(results), load_references(references)
     unknown = [key for key in hypotheses if key not in expected]
     if unknown:
         raise UserError(
-            f"{results}: {len(unknown)} of {len(hypotheses)} pictures have no references in "
+            f"{results}: {len(unknown)} of {len(hypotheses)} images have no references in "
             f"{references}, e.g. image_id {unknown[0]!r}{_hint(unknown[0], expected)}"
         )
     missing = len(expected) - len(hypotheses)
     if missing:
         print(
-            f"{results}: no caption for {missing} of the {len(expected)} pictures of "
+            f"{results}: no caption for {missing} of the {len(expected)} images of "
             f"{references}; they are not scored",
             file=sys.stderr,
         )
@@ -103,9 +103,14 @@ def score_files(results: str | Path, references: str | Path) -> dict[str, float]
 
 
 def _hint(key: Id, expected: dict[Id, list[str]]) -> str:
-    """What to say when only the type of the ids differs."""
-    other = str(key) if isinstance(key, int) else int(key) if key.isdecimal() else None
-    if other is None or other not in expected:
+    """A hint for ids that differ in their type only."""
+    if isinstance(key, int):
+        other: Id = str(key)
+    elif key.isdecimal():
+        other = int(key)
+    else:
+        return ""
+    if other not in expected:
         return ""
     return f" (they are for {other!r}: write the ids in both files alike)"
 
@@ -123,7 +128,7 @@ def _read(path: str | Path) -> Any:
         raise UserError(f"{path}: not JSON of captions: nested too deeply") from error
 
 
-def _entry(path: str | Path, where: str, entry: Any) -> tuple[Id, str]:
+def _parse_entry(path: str | Path, where: str, entry: Any) -> tuple[Id, str]:
     if not isinstance(entry, dict):
         raise UserError(f"{path}: {where} must be an object, not {_kind(entry)}")
     key, caption = entry.get("image_id"), entry.get("caption")

@@ -1,24 +1,24 @@
 """The Penn Treebank tokenizer of coco-caption, in Python.
 
-Caption scores are comparable only when captions are cut into words alike. coco-caption (Chen et
-al. 2015, arXiv:1504.00325) runs Java for it: `PTBTokenizer -preserveLines -lowerCase` of Stanford
-CoreNLP 3.4.1, then drops a list of punctuation. `tokenize` gives the same strings.
+Caption scores are comparable only when captions are tokenized alike. coco-caption (Chen et al.
+2015, arXiv:1504.00325) runs Java for it: `PTBTokenizer -preserveLines -lowerCase` of Stanford
+CoreNLP 3.4.1, then drops a list of punctuation. `tokenize` returns the same strings.
 
-How it works: every rule of `_RULES` is tried where the last token ended, the one that matches the
-longest text wins, and the first of those that match equally long. A rule may demand something
-behind its token (its *context*); the context counts for the length but is not consumed.
+Every rule of `_RULES` is tried where the last token ended; the longest match wins, and of equally
+long ones the first. A rule may require some text after its token (its *context*); the context
+counts for the length but is not consumed.
 
-Peculiarities that are kept, because the published figures have them:
-- brackets survive as words ("-lrb-"): the list of punctuation has them in capitals only;
+Peculiarities that published scores include, and that are therefore reproduced:
+- brackets survive as words ("-lrb-"): the punctuation list has them in upper case only;
 - so do "?!", "!!", five or more hyphens, and unusual quotes („);
-- £ becomes "#" and € "$"; emoji and unknown signs vanish;
-- "1 1/2" and telephone numbers hold a no-break space: one word for ROUGE-L, two for the others;
-- what a caption ends in may be read in the light of the next one: "plan B." before a line that
-  starts with "The" gives "b", else "b.". So the order of captions matters, a little.
+- £ becomes "#" and € "$"; emoji and unknown characters vanish;
+- "1 1/2" and telephone numbers contain a no-break space: one word for ROUGE-L, two for the others;
+- the end of a caption may depend on the next one: "plan B." before a line that starts with "The"
+  gives "b", else "b.". So the order of captions matters slightly.
 
-Two things differ: a carriage return, form feed or line separator inside a caption is a space here
-(there it would shift all captions that follow to the wrong pictures), and capitals that Unicode
-got lately (Ɤ, U+A7CB) become small as Python's release knows them, not as Java's does.
+There are two differences: a carriage return, form feed or line separator inside a caption is a
+space here (in Java it shifts all captions that follow to the wrong images), and upper-case letters
+that are new in Unicode (Ɤ, U+A7CB) are lowered as Python's release does, not Java's.
 """
 
 import re
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-from jaxtag.metrics.captioning import abbreviations as abbr
+from jaxtag.metrics.captioning import abbreviations
 from jaxtag.metrics.captioning.characters import DIGITS, LETTERS, MARKS, SYMBOLS
 
 _QUOTES_AND_BRACKETS = ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-"]
@@ -34,14 +34,14 @@ PUNCTUATION = frozenset([*_QUOTES_AND_BRACKETS, *".?!,:-;", "--", "..."])
 
 
 def tokenize(captions: Iterable[str]) -> list[str]:
-    """Cuts captions into words as coco-caption does.
+    """Tokenizes captions as coco-caption does.
 
     Args:
-        captions: any text. A caption is one line: breaks within it count as spaces.
+        captions: any text. A caption is one line: line breaks within it count as spaces.
 
     Returns:
-        For each caption its words in lower case, without punctuation, joined by single spaces;
-        "" where nothing is left.
+        The words of each caption in lower case, without punctuation, joined by single spaces; ""
+        where nothing is left.
     """
     lines = [_LINE_BREAK.sub(" ", caption) for caption in captions]
     if not lines:
@@ -56,7 +56,7 @@ def tokenize(captions: Iterable[str]) -> list[str]:
 _LINE_BREAK = re.compile("[\n\r\v\f\u2028\u2029]")
 
 
-# ---- What a matched text becomes ----
+# ---- Functions from matched text to token ----
 
 
 def _keep(text: str) -> str:
@@ -64,12 +64,12 @@ def _keep(text: str) -> str:
 
 
 def _stop(text: str) -> str:
-    """Punctuation that is removed at the end, however it was written."""
+    """Any punctuation that is dropped in the end."""
     return "."
 
 
 def _plain(text: str) -> str:
-    """Without soft hyphens, which only mark where a word may be broken."""
+    """Removes soft hyphens, which only mark where a word may be broken."""
     return text.replace("\xad", "") or "-"
 
 
@@ -90,7 +90,7 @@ def _ampersand(text: str) -> str:
 
 
 def _quotes(text: str) -> str:
-    """Quotes in the manner of LaTeX."""
+    """Converts quotes to those of LaTeX."""
     for pattern, replacement in (
         ("&apos;|[\x92\u2019\u203a]", "'"),
         ('&quot;|["\x94\u201d\xbb]', "''"),
@@ -113,7 +113,7 @@ def _fraction(text: str) -> str:
     return _FRACTIONS.get(text, text)
 
 
-# ---- Pieces of patterns. (?i:…) stands for "any case"; nothing else is caseless. ----
+# ---- Parts of patterns. (?i:…) ignores case; everything else is case-sensitive. ----
 
 _D = f"[{DIGITS}]"
 _L = f"[{LETTERS}]"  # a letter proper
@@ -160,15 +160,23 @@ _SENTENCE_START = "|".join(
 
 
 class _Rule(NamedTuple):
-    """`pattern`: group 1, where there is one, is the token, and what follows its context."""
+    """How to match a token.
 
-    starts: str  # a letter, mark or "&é" (L), a digit (D), anything else (S): where to try it
+    Attributes:
+        starts: kinds of first characters to try it at: a letter or mark (L), a digit (D), any other
+            (S).
+        pattern: group 1, if there is one, is the token, and the rest its context.
+        convert: from the matched text to the token.
+    """
+
+    starts: str
     pattern: re.Pattern[str]
-    become: Callable[[str], str] = _keep
+    convert: Callable[[str], str] = _keep
 
 
-_RULES = (
-    # Words, and what English glues to them.
+_BRACKETS = {"{": "-LCB-", "}": "-RCB-", "[": "-LSB-", "]": "-RSB-", "(": "-LRB-", ")": "-RRB-"}
+_RULES: tuple[tuple[str, str] | tuple[str, str, Callable[[str], str]], ...] = (
+    # Words and clitics.
     ("L", r"(?i:c)\+\+"),
     ("L", r"(?i:c|f)#"),
     ("L", "((?i:can))(?i:not)"),
@@ -192,7 +200,7 @@ _RULES = (
     ("L", r"(?i:cont'd\.?|nor'easter|c'mon|e'er|s'mores|ev'ry|li'l|nat'l)"),
     ("L", f"(?i:O){_TICK}(?i:o)"),
     ("L", f"((?i:y){_APOS}){_L}"),
-    # The network.
+    # Internet addresses.
     ("L", rf"(?i:https?)://[^{_NOT_URL}]+[^{_NOT_URL}.!?,\-]"),
     ("L", rf"(?i:www)\.(?:[^{_NOT_URL}.!?,]+\.)+[a-zA-Z]{{2,4}}{_PATH}"),
     ("LDS", rf"(?:[^{_NOT_URL}.!?`'$,-_]+\.)+(?i:com|net|org|edu){_PATH}"),
@@ -224,13 +232,16 @@ _RULES = (
         rf"((?:[A-Za-z](?:\.[A-Za-z])+|{_UNIONS})\.){_SPACE_OR_BREAK}+"
         rf"(?:{_SENTENCE_START}|{_TAG}){_SPACE_OR_BREAK}",
     ),
-    ("L", rf"({abbr.BEFORE_NUMBER}\.){_SPACE_OR_BREAK}?{_D}"),
+    ("L", rf"({abbreviations.BEFORE_NUMBER}\.){_SPACE_OR_BREAK}?{_D}"),
     ("L", rf"((?i:pt)[eyEY]\.){_SPACE}(?i:ltd|lim)"),
-    ("L", rf"((?:{abbr.COMMON})\.).."),
-    ("L", rf"(?:{abbr.COMMON}|{abbr.TITLES}|{_UNIONS}|{_INITIALS})\."),
+    ("L", rf"((?:{abbreviations.COMMON})\.).."),
+    ("L", rf"(?:{abbreviations.COMMON}|{abbreviations.TITLES}|{_UNIONS}|{_INITIALS})\."),
     ("L", rf"({_UNIONS}){_SPACE_OR_BREAK}"),
     ("S", f"({_APOS}[0-9][0-9]){_SPACE_OR_BREAK}"),
-    ("LDS", rf"({_WLD}++(?:\.{_WLD}++)*\.{abbr.FILE_ENDINGS})(?:{_SPACE_OR_BREAK}|[.?!,])"),
+    (
+        "LDS",
+        rf"({_WLD}++(?:\.{_WLD}++)*\.{abbreviations.FILE_ENDINGS})(?:{_SPACE_OR_BREAK}|[.?!,])",
+    ),
     ("LS", rf"({_WORD}\.){_INNER_STOP}", _plain),
     # Telephone numbers.
     (
@@ -255,14 +266,14 @@ _RULES = (
     ("S", f"{_INNER_STOP}"),
     ("S", "[?!]+"),
     ("S", "[.=/]"),
-    # Whatever else hangs together by hyphens, underscores or "&".
+    # Other compounds with hyphens, underscores or "&".
     ("LD", rf"({_HYPHENED}\.){_INNER_STOP}", _plain),
     ("LD", _HYPHENED, _plain),
     ("LD", rf"({_THING}\.){_INNER_STOP}"),
     ("LD", _THING),
     ("L", rf"({_CAPITALS}\.){_INNER_STOP}", _ampersand),
     ("L", _CAPITALS, _ampersand),
-    # Quotes and signs that stand alone.
+    # Quotes and symbols that stand alone.
     ("S", "(')[A-Za-z][^ \t\n\r\xa0]", _stop),
     ("S", _CLITIC, _quotes),
     ("L", _NOT, _quotes),
@@ -272,18 +283,17 @@ _RULES = (
     ("S", f"[{SYMBOLS}]"),
     ("S", f"{_SPACE}+|(?i:&nbsp;)", lambda text: ""),
 )
-_BRACKETS = {"{": "-LCB-", "}": "-RCB-", "[": "-LSB-", "]": "-RSB-", "(": "-LRB-", ")": "-RRB-"}
 
 
 @lru_cache(maxsize=1)
 def _rules() -> list[_Rule]:
-    """Compiled when the first caption is scored: it takes a tenth of a second."""
+    """The compiled rules; made on first use, since compiling takes a tenth of a second."""
     return [_Rule(row[0], re.compile(row[1], re.DOTALL), *row[2:]) for row in _RULES]
 
 
 @lru_cache(maxsize=4096)
 def _candidates(character: str) -> list[_Rule]:
-    """The rules that may match where this character stands."""
+    """The rules that may match where this character is the first."""
     kind = "S"
     if re.match(f"[{LETTERS}{MARKS}]", character):
         kind = "L"
@@ -292,14 +302,14 @@ def _candidates(character: str) -> list[_Rule]:
     return [rule for rule in _rules() if kind in rule.starts]
 
 
-# Most of a caption needs no table: a word of plain letters before a space (or comma and space)
-# is a token, but for those that the first rules split.
+# Most of a caption needs no rules: a word of ASCII letters before a space (or comma and space) is a
+# token, except for those that the first rules split.
 _EASY = re.compile(r"[ ]*+([A-Za-z]++)(?:,?(?=[ \n]))")
 _SPLIT = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
 
 
 def _scan(text: str) -> str:
-    """Cuts a text, one caption a line, into tokens joined by spaces, the lines kept."""
+    """Tokenizes a text of one caption per line; tokens are joined by spaces, line by line."""
     astral = not text.isascii() and max(text) > "\uffff"
     if astral:  # the rules count UTF-16 units, as Java does
         text = _recode(text, split=True)
@@ -325,20 +335,22 @@ def _scan(text: str) -> str:
 
 
 def _next(text: str, start: int) -> tuple[str, int]:
-    """The token at `start` ("" for what leaves no trace) and where the next one begins."""
-    best, rule, longest = None, None, 0
-    for candidate in _candidates(text[start]):
-        match = candidate.pattern.match(text, start)
+    """The token at `start` ("" for dropped characters) and the start of the next one."""
+    best: tuple[re.Match[str], _Rule] | None = None
+    longest = 0
+    for rule in _candidates(text[start]):
+        match = rule.pattern.match(text, start)
         if match and match.end() > longest:
-            best, rule, longest = match, candidate, match.end()
-    if best is None:  # emoji, unknown signs
+            best, longest = (match, rule), match.end()
+    if best is None:  # emoji, unknown characters
         return "", start + 1
+    match, rule = best
     group = 1 if rule.pattern.groups else 0
-    return rule.become(best[group]), best.end(group)
+    return rule.convert(match[group]), match.end(group)
 
 
 def _recode(text: str, *, split: bool) -> str:
-    """Characters beyond the basic plane as two surrogates (`split`), or those joined again."""
+    """Splits characters beyond the basic plane into surrogates (`split`), or joins them again."""
     data = text.encode("utf-16-le", "surrogatepass")
     if split:
         return "".join(map(chr, memoryview(data).cast("H")))

@@ -6,11 +6,11 @@ _BETA = 1.2
 
 
 def rouge_l(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """ROUGE-L of each picture: F-measure of the best precision and the best recall.
+    """ROUGE-L of each image: F-measure of the best precision and the best recall.
 
     Args:
-        hypotheses: N tokenized captions (words between single spaces).
-        references: N lists of at least one tokenized caption.
+        hypotheses: N tokenized captions (words separated by single spaces).
+        references: N lists of one or more tokenized captions.
 
     Returns:
         N numbers between 0 and 1. An empty caption counts as one empty word, as in coco-caption:
@@ -35,12 +35,12 @@ def _common_length(a: list[str], b: list[str]) -> int:
 
     Bit-parallel (Hyyrö 2004): bit i of `row` is 0 where the length grows at a[i].
     """
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for i, word in enumerate(a):
-        places[word] = places.get(word, 0) | 1 << i
+        positions[word] = positions.get(word, 0) | 1 << i
     full = (1 << len(a)) - 1
     row = full
     for word in b:
-        matches = row & places.get(word, 0)
+        matches = row & positions.get(word, 0)
         row = (row + matches | row - matches) & full
     return len(a) - row.bit_count()

@@ -49,7 +49,7 @@ class EmbeddingEvaluation(Evaluation):
         """Each with the labels of its nearest neighbors, and its own."""
         rows = np.searchsorted(self.index, sorted(self.images))
         count, samples = min(_NEIGHBORS_SHOWN, len(self.index) - 1), []
-        for queries, near in retrieval.neighbours(self.rows["embedding"], count, rows):
+        for queries, near in retrieval.nearest_neighbors(self.rows["embedding"], count, rows):
             for query, others in zip(queries, near, strict=True):
                 labels = ", ".join(self._label(other) for other in others)
                 position = int(self.index[query])

@@ -120,7 +120,7 @@ def _calibration(logits: np.ndarray, present: np.ndarray) -> tuple[float, float]
 
 def _threshold(scores: np.ndarray, present: np.ndarray) -> float:
     """Half way between the lowest score that the best F1 takes in and the next below."""
-    values, right, given = multilabel.ranked(scores, present)
+    values, right, given = multilabel.cumulative_counts(scores, present)
     best = int(np.argmax(right / (given + right[-1])))
     below = values[best + 1] if best + 1 < len(values) else 0.0
     return float((values[best] + below) / 2)
