@@ -178,7 +178,10 @@ def _check_subcommand(
 
 
 def _exit_status(call: Callable[[], None]) -> int:
-    """Runs `call`; a user's mistake becomes one message on stderr and its exit status."""
+    """Runs `call`; a user's mistake becomes one message on stderr and its exit status.
+
+    SystemExit, with which absl ends, passes.
+    """
     try:
         call()
     except UserError as error:
@@ -187,8 +190,6 @@ def _exit_status(call: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except SystemExit as ended:  # absl ends with the status that main returns
-        return ended.code
     return 0
 
 
