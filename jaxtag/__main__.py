@@ -28,9 +28,8 @@ def main() -> None:
         print(_help())
         sys.exit(0)
     if name not in COMMANDS:
-        problem = (
-            f"unknown command {name!r}{did_you_mean(name, COMMANDS)}" if name else "no command"
-        )
+        hint = did_you_mean(name, COMMANDS)
+        problem = f"unknown command {name!r}{hint}" if name else "no command given"
         print(f"error: {problem}; see jaxtag --help", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"jaxtag {name}", *arguments]

@@ -57,34 +57,28 @@ def run(
     """
     _set_up_process()
     app.define_help_flags()  # before the snapshot: absl defines them once a process
-    gnu_getopt = flags.FLAGS.is_gnu_getopt()
-    try:
-        with flagsaver.flagsaver():
-            flags.FLAGS.set_gnu_getopt(True)
-            others = set(flags.FLAGS)
-            define_flags()
-            own = [name for name in flags.FLAGS if name not in others]
+    with flagsaver.flagsaver():
+        others = set(flags.FLAGS)
+        define_flags()
+        own = [name for name in flags.FLAGS if name not in others]
 
-            def parse(argv: list[str]) -> list[str]:
-                return _parse(argv, lambda: _help(main, own))
+        def parse(argv: list[str]) -> list[str]:
+            return _parse(argv, lambda: _help(main, own))
 
-            def checked(argv: list[str]) -> int:
-                # Orbax and tfds log every step; users need warnings only.
-                level = logging.DEBUG if logging.vlog_is_on(1) else logging.WARNING
-                logging.set_verbosity(level)
-                arguments = argv[1:]
-                if subcommands:
-                    _check_subcommand(_name(main), arguments, subcommands, subcommand_required)
-                if arguments[bool(subcommands) :] and not positional:
-                    raise UsageError(
-                        f"unexpected argument: {arguments[bool(subcommands)]} "
-                        "(flags start with --; see --help)"
-                    )
-                return main(arguments) or 0
+        def checked(argv: list[str]) -> int:
+            # Orbax and tfds log every step; users need warnings only.
+            logging.set_verbosity(logging.DEBUG if logging.vlog_is_on(1) else logging.WARNING)
+            arguments = argv[1:]
+            if subcommands:
+                _check_subcommand(_name(main), arguments, subcommands, subcommand_required)
+            unexpected = [] if positional else arguments[1 if subcommands else 0 :]
+            if unexpected:
+                raise UsageError(
+                    f"unexpected argument: {unexpected[0]} (flags start with --; see --help)"
+                )
+            return main(arguments) or 0
 
-            status = _exit_status(lambda: app.run(checked, flags_parser=parse))
-    finally:
-        flags.FLAGS.set_gnu_getopt(gnu_getopt)
+        status = _exit_status(lambda: app.run(checked, flags_parser=parse))
     sys.exit(status)
 
 
@@ -178,7 +172,10 @@ def _check_subcommand(
 
 
 def _exit_status(call: Callable[[], None]) -> int:
-    """Runs `call`; a user's mistake becomes one message on stderr and its exit status."""
+    """Runs `call`; a user's mistake becomes one message on stderr and its exit status.
+
+    SystemExit, with which absl ends, passes.
+    """
     try:
         call()
     except UserError as error:
@@ -187,8 +184,6 @@ def _exit_status(call: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except SystemExit as ended:  # absl ends with the status that main returns
-        return ended.code
     return 0
 
 
@@ -197,6 +192,7 @@ def _help(main: Callable[[list[str]], int | None], names: list[str]) -> str:
     own = flags.FlagValues()
     for name in names:
         if not flags.FLAGS[name].help.startswith("Alias for --"):
+            own[name] = flags.FLAGS[name]
             own.register_key_flag_for_module("flags", flags.FLAGS[name])
     text = (main.__globals__["__doc__"] or "").strip()
     return f"{text}\n{own.module_help('flags')}"  # the module's name is the heading

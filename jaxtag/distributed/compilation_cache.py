@@ -1,4 +1,4 @@
-"""Start-up of a process: the cache of compiled programs."""
+"""The persistent cache of compiled programs."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,8 @@ import jax
 def use_compilation_cache() -> Path:
     """Keeps compiled programs on disk, so that a restart does not compile again.
 
-    The folder is $JAX_COMPILATION_CACHE_DIR, or `jaxtag` in the user's cache folder.
+    Returns:
+        The folder: $JAX_COMPILATION_CACHE_DIR, or `jaxtag/compiled` in the user's cache folder.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path(cache) / "jaxtag" / "compiled"

@@ -1,8 +1,10 @@
-"""What the processes of a job do together outside of compiled programs, each wait with a limit.
+"""Barriers and broadcasts between the processes of a job, outside of compiled programs.
 
-With one process everything here returns at once. All processes must call these alike, in one order.
+They use JAX's coordination service, and every wait has a time limit. With one process all return at
+once. All processes must make the same calls in the same order.
 """
 
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -13,49 +15,85 @@ from jax._src import distributed
 
 from jaxtag.errors import ProcessLostError, UserError
 
-# For what process 0 does while the others wait: it may read a large checkpoint through.
-_SECONDS = 1800
-_numbers = itertools.count()  # a key for each call
+# Time limit of what process 0 does while the others wait: it may read a large checkpoint through.
+_WAIT_SECONDS = 1800
 
 
-def barrier(name: str, seconds: float = _SECONDS) -> None:
-    """Returns when all processes are here. Raises LostProcess when one is not after `seconds`."""
-    if jax.process_count() == 1:
-        return
-    key = f"jaxtag/{name}/{next(_numbers)}"
-    try:
-        distributed.global_state.client.wait_at_barrier(key, int(1000 * seconds))
-    except jax.errors.JaxRuntimeError as error:
-        raise ProcessLostError(f"not all processes came to '{name}': {_line(error)}") from error
+def barrier(name: str, seconds: float = _WAIT_SECONDS) -> None:
+    """Returns when all processes are here.
+
+    Raises:
+        ProcessLostError: A process did not arrive within `seconds`.
+    """
+    if jax.process_count() > 1:
+        _coordinator(service_client()).barrier(name, seconds)
 
 
-def run_on_process_zero(call: Callable[[], Any], seconds: float = _SECONDS) -> Any:
-    """What `call` returns on process 0, on all of them; the others do not call it.
+def run_on_process_zero(call: Callable[[], Any], seconds: float = _WAIT_SECONDS) -> Any:
+    """Calls `call` on process 0 and returns its result on all processes.
 
     Args:
-      call: returns what JSON can hold. A UserError that it raises is raised on all.
-      seconds: after which the others raise LostProcess.
+        call: Returns what JSON can hold. A UserError that it raises is raised on all processes.
+        seconds: Time limit for the others to wait.
+
+    Raises:
+        ProcessLostError: Process 0 did not answer within `seconds`.
     """
     if jax.process_count() == 1:
         return call()
-    client, key = distributed.global_state.client, f"jaxtag/first/{next(_numbers)}"
-    if jax.process_index() == 0:
+    return _coordinator(service_client()).run_on_process_zero(call, seconds)
+
+
+def service_client() -> Any:
+    """The client of JAX's coordination service, in a job of several processes."""
+    client = distributed.global_state.client
+    assert client is not None, "jax.distributed.initialize was not called"
+    return client
+
+
+class _Coordinator:
+    """This process's calls on one connection to the coordination service.
+
+    The number of each call is part of its key, since the service uses every key once.
+    """
+
+    def __init__(self, client: Any):
+        self._client = client
+        self._call_numbers = itertools.count()
+
+    def barrier(self, name: str, seconds: float) -> None:
+        key = f"jaxtag/{name}/{next(self._call_numbers)}"
         try:
-            said = {"result": call()}
-        except UserError as error:
-            said = {"error": str(error), "status": error.exit_status}
-        client.key_value_set(key, json.dumps(said))
-    else:
-        try:
-            said = json.loads(client.blocking_key_value_get(key, int(1000 * seconds)))
+            self._client.wait_at_barrier(key, int(1000 * seconds))
         except jax.errors.JaxRuntimeError as error:
-            raise ProcessLostError(f"process 0 did not answer: {_line(error)}") from error
-    if "error" in said:
-        error = UserError(said["error"])
-        error.exit_status = said["status"]
-        raise error
-    return said["result"]
+            reason = _first_line(error)
+            raise ProcessLostError(f"not all processes came to '{name}': {reason}") from error
+
+    def run_on_process_zero(self, call: Callable[[], Any], seconds: float) -> Any:
+        key = f"jaxtag/first/{next(self._call_numbers)}"
+        if jax.process_index() == 0:
+            try:
+                answer = {"result": call()}
+            except UserError as error:
+                answer = {"error": str(error), "status": error.exit_status}
+            self._client.key_value_set(key, json.dumps(answer))
+        else:
+            try:
+                answer = json.loads(self._client.blocking_key_value_get(key, int(1000 * seconds)))
+            except jax.errors.JaxRuntimeError as error:
+                reason = _first_line(error)
+                raise ProcessLostError(f"process 0 did not answer: {reason}") from error
+        if "error" in answer:
+            failure = UserError(answer["error"])
+            failure.exit_status = answer["status"]
+            raise failure
+        return answer["result"]
 
 
-def _line(error: Exception) -> str:
+@functools.lru_cache(maxsize=1)  # a new connection starts to count anew
+def _coordinator(client: Any) -> _Coordinator:
+    return _Coordinator(client)
+
+
+def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]

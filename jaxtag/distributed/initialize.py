@@ -1,8 +1,8 @@
-"""Which process of a job this is, and its connection to the others.
+"""Detects which process of a job this is, and connects it to the others.
 
-JAX finds that out on Cloud TPU, GKE, Slurm and Open MPI; elsewhere flags say it. What JAX leaves to
-trial (which GPUs a task of Slurm takes, a coordinator that no other machine can reach, a number
-that two processes understand differently) is checked here, each wait with a limit.
+JAX detects Cloud TPU, GKE, Slurm and Open MPI; elsewhere flags say it. What JAX leaves to trial and
+error (which GPUs a Slurm task takes, a coordinator that no other machine can reach, processes that
+disagree about their number) is checked here, each wait with a time limit.
 """
 
 import collections
@@ -20,100 +20,123 @@ from jax.experimental import multihost_utils
 from jaxtag.distributed import rendezvous
 from jaxtag.errors import UsageError, UserError
 
-# After so long without a sign of life a process counts as lost, and JAX ends the others.
+# A process whose heartbeat stops for so long counts as lost, and JAX ends the others.
 HEARTBEAT_SECONDS = 30
 _SHUTDOWN_SECONDS = 30
-_CONNECT_SECONDS = 60  # when all are known to be there
+_CONNECT_SECONDS = 60  # after the rendezvous, when all are there
 _RESOLVE_SECONDS = 60  # for the coordinator's name, on TPUs
-_SHOWN = 32  # processes of a table; a pod has thousands
+_MAX_TABLE_ROWS = 32  # a pod has thousands of processes
 _LOOPBACK = re.compile(r"(localhost|127\.[\d.]+|\[?::1\]?)$")
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessInfo:
-    """A process in its job.
+    """One process of a job, in the terms of `jax.distributed.initialize`.
 
     Attributes:
-      coordinator: HOST:PORT at which process 0 listens.
-      count: processes of the job.
-      index: of this one, from 0.
-      devices: numbers of the GPUs that it takes; None: all that it sees.
-      found_by: what said so.
+        coordinator_address: HOST:PORT at which process 0 listens.
+        num_processes: Processes of the job.
+        process_id: Index of this process, starting at 0.
+        local_device_ids: The GPUs that this process takes; None: all that it sees.
+        detected_by: Where the information comes from: "flags" or the name of the cluster.
     """
 
-    coordinator: str
-    count: int
-    index: int
-    devices: tuple[int, ...] | None = None
-    found_by: str = "flags"
+    coordinator_address: str
+    num_processes: int
+    process_id: int
+    local_device_ids: tuple[int, ...] | None = None
+    detected_by: str = "flags"
 
 
 def detect_cluster(
-    coordinator: str | None = None, count: int | None = None, index: int | None = None
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
 ) -> ProcessInfo | None:
-    """This process's place, from the arguments and, for what they leave out, from the cluster.
+    """Describes this process, by the arguments and, for those that are None, by the cluster.
 
     Returns:
-      None where there is one process only.
+        None if there is one process only.
 
     Raises:
-      UsageError: they do not say enough, or contradict themselves.
-      UserError: the cluster's own information cannot be read.
+        UsageError: The arguments and the cluster do not say enough, or contradict each other.
+        UserError: The cluster's own information cannot be read.
     """
-    given, devices, found_by = (coordinator, count, index), None, "flags"
-    if None in given and (cluster := _cluster()) is not None:
-        found = _ask(cluster, given)
-        coordinator, count, index = (
-            now if now is not None else then for now, then in zip(given, found, strict=True)
-        )
-        devices, found_by = _devices(*_on_this_machine()), cluster.name or cluster.__name__
-    elif given == (None, None, None):
-        _check_not_alone()
+    from_flags = (coordinator_address, num_processes, process_id)
+    local_device_ids, detected_by = None, "flags"
+    if None in from_flags and (cluster := _detected_cluster()) is not None:
+        address, count, index = _query(cluster, *from_flags)
+        coordinator_address = address if coordinator_address is None else coordinator_address
+        num_processes = count if num_processes is None else num_processes
+        process_id = index if process_id is None else process_id
+        local_device_ids = _local_device_ids(*_processes_on_this_machine())
+        detected_by = cluster.name or cluster.__name__
+    elif from_flags == (None, None, None):
+        _check_not_open_mpi_5()
         return None
-    named = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
-    absent = [name for name, value in named.items() if value is None]
-    if absent:
-        raise UsageError(f"--{absent[0]} is missing: no cluster was found that says it")
-    if count == 1:
+    if coordinator_address is None:
+        raise _missing("coordinator_address")
+    if num_processes is None:
+        raise _missing("num_processes")
+    if process_id is None:
+        raise _missing("process_id")
+    if num_processes == 1:
         return None
-    place = ProcessInfo(coordinator, count, index, devices, found_by)
-    _check(place)
-    return place
+    process = ProcessInfo(
+        coordinator_address, num_processes, process_id, local_device_ids, detected_by
+    )
+    _check(process)
+    return process
 
 
-def initialize(place: ProcessInfo, seconds: int) -> str:
-    """Joins the job, on JAX's distributed runtime; on CPU with Gloo's collectives.
+def initialize(process: ProcessInfo, seconds: int) -> str:
+    """Joins the job on JAX's distributed runtime; on CPU with Gloo's collectives.
 
     Args:
-      seconds: after which a process that has not come is an error.
+        process: As `detect_cluster` returns it.
+        seconds: Time limit for all processes to come.
 
     Returns:
-      A readable table of the processes and their devices; "" but for process 0.
+        A readable table of the processes and their devices on process 0; "" on the others.
 
     Raises:
-      UserError: a process did not come, or two do not agree on what the job is.
+        UserError: A process did not come, or two disagree about what the job is.
     """
-    host, _, port = place.coordinator.rpartition(":")
+    host, _, port = process.coordinator_address.rpartition(":")
     try:
-        own = rendezvous.Peer(place.index, place.count)
-        members = rendezvous.rendezvous(host.strip("[]"), int(port), own, seconds)
-    except rendezvous.Failed as problem:
+        own = rendezvous.Peer(process.process_id, process.num_processes)
+        peers = rendezvous.rendezvous(host.strip("[]"), int(port), own, seconds)
+    except rendezvous.RendezvousError as problem:
         raise UserError(f"{problem}. {_advice(host)}") from problem
-    # Where another process is lost, JAX aborts this one from a thread of its own. To print then the
-    # stacks of all threads, as absl does, can crash: in one of ten times where these run.
+    # When another process is lost, JAX aborts this one from a thread of its own. Printing the
+    # stacks of all threads then, as absl does, can crash: in one of ten times where these run.
     if faulthandler.is_enabled():
         faulthandler.enable(all_threads=False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
-        place.coordinator,
-        place.count,
-        place.index,
-        place.devices,
-        cluster_detection_method="deactivate",  # `find` has asked the cluster
+        process.coordinator_address,
+        process.num_processes,
+        process.process_id,
+        process.local_device_ids,
+        cluster_detection_method="deactivate",  # `detect_cluster` has done it
         initialization_timeout=_CONNECT_SECONDS,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
     )
+    devices_per_process = _devices_per_process()
+    # Gloo gives processes 30 seconds to meet in their first collective: here, while none compiles.
+    multihost_utils.sync_global_devices("jaxtag: connected")
+    if process.process_id != 0:
+        return ""
+    return _table(peers, devices_per_process, process.detected_by)
+
+
+def _missing(flag: str) -> UsageError:
+    return UsageError(f"--{flag} is missing: no cluster was detected that provides it")
+
+
+def _devices_per_process() -> int:
+    """Devices of each process. Raises UserError unless all processes have the same number."""
     counts = collections.Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         (most, _), *_, (least, _) = counts.most_common()
@@ -121,33 +144,31 @@ def initialize(place: ProcessInfo, seconds: int) -> str:
             f"process {most} has {counts[most]} devices, process {least} has {counts[least]}: "
             "give all the same number"
         )
-    # Gloo gives processes 30 seconds to meet in their first exchange: here, while none compiles.
-    multihost_utils.sync_global_devices("jaxtag: connected")
-    return _table(members, counts[0], place.found_by) if place.index == 0 else ""
+    return counts[0]
 
 
-def _table(members: list[rendezvous.Peer], devices: int, found_by: str) -> str:
+def _table(peers: list[rendezvous.Peer], num_devices: int, detected_by: str) -> str:
     kind = jax.local_devices()[0].device_kind
     rows = [("process", "host", "pid", "devices")]
-    for member in members[:_SHOWN]:
-        rows.append((str(member.index), member.host, str(member.pid), f"{devices} x {kind}"))
+    for peer in peers[:_MAX_TABLE_ROWS]:
+        rows.append((str(peer.process_id), peer.host, str(peer.pid), f"{num_devices} x {kind}"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [f"{len(members)} processes (found by {found_by})"]
+    lines = [f"{len(peers)} processes (found by {detected_by})"]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  ".join(cells).rstrip())
-    if len(members) > _SHOWN:
-        lines.append(f"and {len(members) - _SHOWN} more")
+    if len(peers) > _MAX_TABLE_ROWS:
+        lines.append(f"and {len(peers) - _MAX_TABLE_ROWS} more")
     return "\n".join(lines)
 
 
-def _cluster() -> type[clusters.ClusterEnv] | None:
-    """What JAX knows about where it runs, or None."""
+def _detected_cluster() -> type[clusters.ClusterEnv] | None:
+    """JAX's description of the cluster that this process runs on, or None."""
     for cluster in clusters.ClusterEnv._cluster_types:
         if cluster.opt_in_only_method:
             continue
-        # Of a pod that is no part of an indexed job there is nothing to find; and JAX warns where
-        # the package is absent.
+        # A pod outside of an indexed job has nothing to detect; and JAX warns if the package is
+        # absent.
         if cluster.__name__ == "K8sCluster" and not _is_indexed_job():
             continue
         if cluster.is_env_present():
@@ -159,29 +180,32 @@ def _is_indexed_job() -> bool:
     return "JOB_COMPLETION_INDEX" in os.environ and bool(importlib.util.find_spec("kubernetes"))
 
 
-def _ask(
-    cluster: type[clusters.ClusterEnv], given: tuple[str | None, int | None, int | None]
+def _query(
+    cluster: type[clusters.ClusterEnv],
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
 ) -> tuple[str | None, int | None, int | None]:
-    """(coordinator, count, index) as `cluster` has it, None where `given` says it."""
+    """(address, count, index) as `cluster` knows them, each None if the argument says it."""
     try:
-        count = cluster.get_process_count() if given[1] is None else None
+        count = cluster.get_process_count() if num_processes is None else None
         if count == 1:
             return "", 1, 0
         address = None
-        if given[0] is None:
+        if coordinator_address is None:
             port = os.environ.get("JAX_COORDINATOR_PORT")
             address = cluster.get_coordinator_address(
                 timeout_secs=_RESOLVE_SECONDS, override_coordinator_port=port
             )
-        return address, count, cluster.get_process_id() if given[2] is None else None
-    except Exception as error:  # of whatever the cluster is asked with
+        return address, count, cluster.get_process_id() if process_id is None else None
+    except Exception as error:  # each cluster is queried by other means, which raise anything
         raise UserError(
-            f"this looks like a job of {cluster.__name__}, and its processes cannot be found out: "
-            f"{error}. Say --coordinator_address, --num_processes and --process_id"
+            f"this looks like a job of {cluster.__name__}, but its processes cannot be detected: "
+            f"{error}. Give --coordinator_address, --num_processes and --process_id"
         ) from error
 
 
-def _check_not_alone() -> None:
+def _check_not_open_mpi_5() -> None:
     """Open MPI 5 says how many processes there are, but not where the first one is."""
     size = os.environ.get("OMPI_COMM_WORLD_SIZE", "1")
     if size != "1":
@@ -192,44 +216,45 @@ def _check_not_alone() -> None:
         )
 
 
-def _check(place: ProcessInfo) -> None:
-    host, _, port = place.coordinator.rpartition(":")
+def _check(process: ProcessInfo) -> None:
+    host, _, port = process.coordinator_address.rpartition(":")
     if not host or not port.isdecimal():
-        raise UsageError(f"--coordinator_address={place.coordinator}: must be HOST:PORT")
-    if place.count < 1 or not 0 <= place.index < place.count:
+        raise UsageError(f"--coordinator_address={process.coordinator_address}: must be HOST:PORT")
+    if process.num_processes < 1 or not 0 <= process.process_id < process.num_processes:
         raise UsageError(
-            f"--process_id={place.index} of --num_processes={place.count}: must be from 0 to "
-            "the number of processes less one"
+            f"--process_id={process.process_id} of --num_processes={process.num_processes}: must "
+            "be from 0 to the number of processes less one"
         )
-    if _LOOPBACK.match(host) and _machines() > 1:
+    if _LOOPBACK.match(host) and _num_machines() > 1:
         raise UsageError(
-            f"--coordinator_address={place.coordinator} is reached from its own machine only, "
-            f"and this job has {_machines()}: give the name of the machine of process 0"
+            f"--coordinator_address={process.coordinator_address} is reached from its own machine "
+            f"only, and this job has {_num_machines()}: give the name of the machine of process 0"
         )
 
 
-def _machines() -> int:
-    """Machines of the job, as far as the environment tells."""
+def _num_machines() -> int:
+    """Machines of the job, as far as the environment says."""
     if "SLURM_STEP_NUM_NODES" in os.environ:
         return int(os.environ["SLURM_STEP_NUM_NODES"])
     size = int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1))
     return -(-size // int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", size)))
 
 
-def _on_this_machine() -> tuple[int, int]:
-    """(processes of the job on this machine, which of them this is)."""
+def _processes_on_this_machine() -> tuple[int, int]:
+    """(processes of the job on this machine, index of this one among them)."""
     if "SLURM_STEP_TASKS_PER_NODE" in os.environ:
-        each: list[int] = []
+        tasks_per_node: list[int] = []
         for part in os.environ["SLURM_STEP_TASKS_PER_NODE"].split(","):  # such as 2(x3),1
             tasks, _, times = part.partition("(x")
-            each += [int(tasks)] * int(times.rstrip(")") or 1)
-        return each[int(os.environ["SLURM_NODEID"])], int(os.environ["SLURM_LOCALID"])
+            tasks_per_node += [int(tasks)] * int(times.rstrip(")") or 1)
+        node, local_id = int(os.environ["SLURM_NODEID"]), int(os.environ["SLURM_LOCALID"])
+        return tasks_per_node[node], local_id
     size = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
     return size, int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))
 
 
-def _devices(processes: int, index: int) -> tuple[int, ...] | None:
-    """The GPUs of one of the processes on a machine: all for one process, or one for each."""
+def _local_device_ids(processes: int, local_id: int) -> tuple[int, ...] | None:
+    """The GPUs of one of the processes of a machine: all for one process, or one for each."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         gpus = len([gpu for gpu in visible.split(",") if gpu])
@@ -243,11 +268,11 @@ def _devices(processes: int, index: int) -> tuple[int, ...] | None:
             f"(srun --ntasks-per-node=1), which takes all of them, or one a GPU "
             f"(--ntasks-per-node={gpus})"
         )
-    return (index,)
+    return (local_id,)
 
 
 def _advice(host: str) -> str:
-    """What a user can look at when a job did not come together."""
+    """What a user can check when a job did not come together."""
     advice = "Start each with the same number of processes and an index of its own"
     if _LOOPBACK.match(host):
         return f"{advice}, all on one machine: {host} is reached from nowhere else"

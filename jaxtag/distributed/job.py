@@ -1,4 +1,4 @@
-"""Takes part in a job of several processes, and ends it as a whole when one process fails."""
+"""Joins a job of several processes, and ends it as a whole when one process fails."""
 
 import contextlib
 import sys
@@ -20,7 +20,7 @@ def join(process: initialize.ProcessInfo | None, initialization_timeout: int) ->
     """Connects this process to its job for the duration of the context.
 
     Leaving the context normally waits for all processes. Leaving it with an exception tells the
-    other processes, which end with the same exit status, and ends this process.
+    other processes, which exit with the same status, and exits this process.
 
     Args:
         process: As `initialize.detect_cluster` returns it; None, a single process, does nothing.
@@ -31,16 +31,16 @@ def join(process: initialize.ProcessInfo | None, initialization_timeout: int) ->
         return
     if table := initialize.initialize(process, initialization_timeout):
         print(table, file=sys.stderr)
-    watchdog.start()
+    watchdog.current().start()
     try:
         yield
         watchdog.expect(None)
         coordination.barrier("end", _END_SECONDS)
     except BaseException as error:
         status, message = _status_and_message(error)
-        watchdog.stop()
-        watchdog.end(*watchdog.announce(status, message))
-    watchdog.stop()
+        watchdog.current().stop()
+        watchdog.exit_now(*watchdog.announce(status, message))
+    watchdog.current().stop()
 
 
 def _status_and_message(error: BaseException) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""The mesh of devices, and how a batch lies on it."""
+"""The mesh of devices, and how a batch is laid out on it."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,37 +19,39 @@ BATCH_AXES = ("data", "fsdp")  # a batch is split over these; `tensor` splits th
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh with the axes `data`, `fsdp` and `tensor`.
+    """Makes a mesh with the axes `data`, `fsdp` and `tensor`.
 
     Args:
-      data, fsdp, tensor: sizes; one of them may be -1, which takes all devices that are left.
-      devices: all of the job by default.
+        data: Size of the axis; one of the three may be -1, which takes all remaining devices.
+        fsdp: Likewise.
+        tensor: Likewise.
+        devices: All of the job by default.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+        UserError: The product of the sizes is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor]
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"config.mesh: sizes must be at least 1, one of them may be -1: {sizes}")
-    known = int(np.prod([size for size in sizes if size != -1]))
     if -1 in sizes:
-        sizes[sizes.index(-1)] = max(1, len(devices) // known)
+        others = int(np.prod([size for size in sizes if size != -1]))
+        sizes[sizes.index(-1)] = max(1, len(devices) // others)
     if int(np.prod(sizes)) != len(devices):
-        named = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-        raise UserError(f"config.mesh: {named} does not fit the {len(devices)} devices of this job")
+        shape = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+        raise UserError(f"config.mesh: {shape} does not fit the {len(devices)} devices of this job")
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:
-        return Mesh(_over_slices(sizes, slices, devices), AXES, axis_types=types)
+        return Mesh(_arrange_slices(sizes, slices, devices), AXES, axis_types=types)
     return jax.make_mesh(tuple(sizes), AXES, devices=devices, axis_types=types)
 
 
-def _over_slices(sizes: list[int], slices: int, devices: list[jax.Device]) -> np.ndarray:
-    """The devices of several slices of TPUs in a mesh of `sizes`.
+def _arrange_slices(sizes: list[int], slices: int, devices: list[jax.Device]) -> np.ndarray:
+    """Arranges the devices of several TPU slices in a mesh of `sizes`.
 
-    Slices, joined by a data centre's network only, lie along `data`: gradients are exchanged over
-    it once a step, while `fsdp` and `tensor` speak in every layer.
+    Slices, connected by the data center's network only, lie along `data`: gradients are exchanged
+    over it once a step, while `fsdp` and `tensor` communicate in every layer.
     """
     if sizes[0] % slices:
         raise UserError(
@@ -75,7 +77,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def with_mesh(mesh: Mesh, function: Callable[..., _Result]) -> Callable[..., _Result]:
-    """`function`, which knows while it is traced over how many devices its batch is split."""
+    """`function`, traced within `mesh`, so that `num_batch_shards` knows it."""
 
     def on_mesh(*arguments: Any) -> _Result:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -85,17 +87,17 @@ def with_mesh(mesh: Mesh, function: Callable[..., _Result]) -> Callable[..., _Re
 
 
 def num_batch_shards() -> int:
-    """Over how many devices the batch of what is traced `within` a mesh is split; 1 outside."""
+    """Devices that split the batch of what is traced in `with_mesh`; 1 outside of a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else _parts(mesh)
+    return 1 if mesh.empty else _num_shards(mesh)
 
 
 def constrain_batch(x: jax.Array) -> jax.Array:
-    """`x` [B, ...], split over the devices as its batch is, and whole along the rest.
+    """`x` [B, ...], split over the devices as its batch is, and whole along the other dimensions.
 
     Where `fsdp` splits the parameters along a model's width, XLA may choose to split activations
-    likewise and to hold all pictures on every device. Said at each layer's input, the activations
-    stay with their pictures, and the parameters come to them. Outside of a mesh it does nothing.
+    likewise and to hold all images on every device. With this constraint on each layer's input, the
+    activations stay with their images, and the parameters come to them. No-op outside of a mesh.
     """
     shards = num_batch_shards()
     if shards == 1 or x.shape[0] % shards:
@@ -105,18 +107,18 @@ def constrain_batch(x: jax.Array) -> jax.Array:
 
 def check_batch(mesh: Mesh, batch_size: int, field: str = "config.batch_size") -> None:
     """Raises UserError unless `batch_size` splits evenly over the mesh."""
-    parts = _parts(mesh)
-    if batch_size % parts:
+    shards = _num_shards(mesh)
+    if batch_size % shards:
         raise UserError(
-            f"{field} = {batch_size} does not split over data x fsdp = {parts} devices; "
-            f"take a multiple of {parts}"
+            f"{field} = {batch_size} does not split over data x fsdp = {shards} devices; "
+            f"take a multiple of {shards}"
         )
 
 
 def put_global(value: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """A value that all processes have, laid out over the devices of all."""
-    value = np.asarray(value)
-    return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+    """Lays out a value that all processes have over the devices of all processes."""
+    array = np.asarray(value)
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
 def local_row_indices(mesh: Mesh, batch_size: int) -> np.ndarray:
@@ -124,34 +126,40 @@ def local_row_indices(mesh: Mesh, batch_size: int) -> np.ndarray:
 
     Processes whose devices differ along `tensor` only have the same rows.
     """
-    size = batch_size // _parts(mesh)
-    return np.concatenate([block * size + np.arange(size) for block in _own_blocks(mesh)])
+    size = batch_size // _num_shards(mesh)
+    return np.concatenate([shard * size + np.arange(size) for shard in _local_shards(mesh)])
 
 
 def make_global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch (see `own_rows`) → global arrays, split over the mesh."""
-    sharding, own = batch_sharding(mesh), _own_blocks(mesh)
+    """Makes global arrays, split over the mesh, of each process's rows of a batch.
 
-    def globally(local: np.ndarray) -> jax.Array:
-        size = len(local) // len(own)
+    Args:
+        batch: Arrays of this process's rows, in the order of `local_row_indices`.
+        mesh: The mesh.
+    """
+    sharding, local_shards = batch_sharding(mesh), _local_shards(mesh)
 
-        def block(index: tuple[slice, ...]) -> np.ndarray:
-            start = own.index((index[0].start or 0) // size) * size
-            return local[start : start + size]
+    def make_global(rows: np.ndarray) -> jax.Array:
+        size = len(rows) // len(local_shards)
 
-        shape = (size * _parts(mesh), *local.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, block)
+        def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            start = local_shards.index((index[0].start or 0) // size) * size
+            return rows[start : start + size]
 
-    return {name: globally(np.asarray(value)) for name, value in batch.items()}
+        shape = (size * _num_shards(mesh), *rows.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, shard)
+
+    return {name: make_global(np.asarray(rows)) for name, rows in batch.items()}
 
 
-def _parts(mesh: Mesh | AbstractMesh) -> int:
-    """Blocks that a batch is split into."""
+def _num_shards(mesh: Mesh | AbstractMesh) -> int:
+    """Shards that a batch is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def _own_blocks(mesh: Mesh) -> list[int]:
-    """Which of them are on devices of this process, ascending."""
-    here = jax.process_index()
-    own = np.vectorize(lambda device: device.process_index == here, otypes=[bool])(mesh.devices)
-    return np.flatnonzero(own.reshape(_parts(mesh), -1).any(1)).tolist()
+def _local_shards(mesh: Mesh) -> list[int]:
+    """Indices of the shards that lie on devices of this process, ascending."""
+    process = jax.process_index()
+    is_local = np.vectorize(lambda device: device.process_index == process, otypes=[bool])
+    return np.flatnonzero(is_local(mesh.devices).reshape(_num_shards(mesh), -1).any(1)).tolist()

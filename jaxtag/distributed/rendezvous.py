@@ -1,8 +1,8 @@
-"""All processes of a job say who they are to process 0, before JAX's runtime connects them.
+"""Reports missing peers and mismatched num_processes before jax.distributed.initialize.
 
-That runtime ends a process whose peers do not come with SIGABRT and a stack trace; here each learns
-who is missing, or who thinks of another job. Process 0 listens at the coordinator's port, each of
-the others sends one line of JSON, and all get the same answer: nothing, or what is wrong.
+JAX's runtime ends a process whose peers do not come with SIGABRT and a stack trace. Here process 0
+listens at the coordinator's port, each of the other processes sends one line of JSON, and all get
+the same answer: nothing, or what is wrong.
 """
 
 import contextlib
@@ -11,74 +11,84 @@ import json
 import os
 import socket
 import time
-from typing import Any
 
-_LONGEST = 1000  # bytes of a line
-_STRANGER_SECONDS = 5.0  # for a connection that says nothing
-_AGAIN_SECONDS = 0.2
-_NAMED = 16  # processes in a message
+_MAX_LINE_BYTES = 1000
+_STRANGER_SECONDS = 5.0  # to wait for a connection that sends nothing
+_RETRY_SECONDS = 0.2
+_MAX_LISTED = 16  # processes in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """A process as it introduces itself."""
+    """A process as it introduces itself.
 
-    index: int
-    count: int
+    Attributes:
+        process_id: Its index, starting at 0.
+        num_processes: Processes of the job, as it knows.
+        host: Name of its machine.
+        pid: Its process number on that machine.
+    """
+
+    process_id: int
+    num_processes: int
     host: str = dataclasses.field(default_factory=socket.gethostname)
     pid: int = dataclasses.field(default_factory=os.getpid)
 
 
-class Failed(Exception):
-    """The job did not come together; says why."""
+class RendezvousError(Exception):
+    """The processes of the job did not come together; says why."""
 
 
 def rendezvous(host: str, port: int, own: Peer, seconds: float) -> list[Peer]:
     """Waits until all processes are there.
 
     Args:
-      host, port: where process 0 listens.
-      own: this process.
-      seconds: after which it is an error.
+        host: Where process 0 listens.
+        port: Its port.
+        own: This process.
+        seconds: Time limit.
 
     Returns:
-      All members, in order, to process 0; to the others themselves alone.
+        On process 0 all peers, in order; on the others that process alone.
 
     Raises:
-      Failed: somebody did not come, or does not mean the same job.
+        RendezvousError: A process did not come in time, or belongs to another job.
     """
     deadline = time.monotonic() + seconds
-    if own.index == 0:
-        return _host(port, own, deadline, seconds)
-    answer = _ask(host, port, own, deadline, seconds)
-    if answer:
-        raise Failed(answer)
+    if own.process_id == 0:
+        return _serve(port, own, deadline, seconds)
+    problem = _introduce(host, port, own, deadline, seconds)
+    if problem:
+        raise RendezvousError(problem)
     return [own]
 
 
-def _host(port: int, own: Peer, deadline: float, seconds: float) -> list[Peer]:
-    members, waiting, problem = {0: own}, [], ""
+def _serve(port: int, own: Peer, deadline: float, seconds: float) -> list[Peer]:
+    """Process 0's part: collects the peers and answers them all at once."""
+    peers: dict[int, Peer] = {0: own}
+    connections: list[socket.socket] = []
+    problem = ""
     with _listen(port) as server:
-        while len(members) < own.count and not problem:
+        while len(peers) < own.num_processes and not problem:
             server.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 connection, _ = server.accept()
             except TimeoutError:
-                problem = _absent(members, own.count, seconds)
+                problem = _missing(peers, own.num_processes, seconds)
                 break
-            member = _heard(connection)
-            if member is None:
+            peer = _receive(connection)
+            if peer is None:
                 connection.close()
                 continue
-            waiting.append(connection)
-            problem = _contradiction(member, members, own.count)
-            members[member.index] = member
-        for connection in waiting:
+            connections.append(connection)
+            problem = _mismatch(peer, peers, own.num_processes)
+            peers[peer.process_id] = peer
+        for connection in connections:
             with contextlib.suppress(OSError), connection:
                 connection.sendall(problem.encode() + b"\n")
     if problem:
-        raise Failed(problem)
-    return [members[index] for index in range(own.count)]
+        raise RendezvousError(problem)
+    return [peers[process_id] for process_id in range(own.num_processes)]
 
 
 def _listen(port: int) -> socket.socket:
@@ -87,51 +97,64 @@ def _listen(port: int) -> socket.socket:
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(("", port))
     except OSError as error:
-        raise Failed(f"process 0 cannot listen at port {port}: {error.strerror}") from error
+        raise RendezvousError(
+            f"process 0 cannot listen at port {port}: {error.strerror}"
+        ) from error
 
 
-def _heard(connection: socket.socket) -> Peer | None:
-    """Who speaks; None for whoever is no process of a job."""
+def _receive(connection: socket.socket) -> Peer | None:
+    """The peer at the other end; None if that is not a process of a job."""
     connection.settimeout(_STRANGER_SECONDS)
     try:
         with connection.makefile("rb") as lines:
-            said: Any = json.loads(lines.readline(_LONGEST))
-        member = Peer(said["index"], said["count"], str(said["host"]), int(said["pid"]))
+            fields = json.loads(lines.readline(_MAX_LINE_BYTES))
+        process_id, num_processes = fields["process_id"], fields["num_processes"]
+        host, pid = str(fields["host"]), int(fields["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return member if isinstance(member.index, int) and isinstance(member.count, int) else None
+    if not isinstance(process_id, int) or not isinstance(num_processes, int):
+        return None
+    return Peer(process_id, num_processes, host, pid)
 
 
-def _contradiction(member: Peer, members: dict[int, Peer], count: int) -> str:
-    told = f"process {member.index} (pid {member.pid} on {member.host})"
-    if member.count != count:
-        return f"{told} was started as one of {member.count}, process 0 as one of {count}"
-    if (other := members.get(member.index)) is not None:
-        return f"{told} is there twice: also as pid {other.pid} on {other.host}"
+def _mismatch(peer: Peer, peers: dict[int, Peer], num_processes: int) -> str:
+    """Why `peer` does not fit those that came before it; "" if it does."""
+    name = f"process {peer.process_id} (pid {peer.pid} on {peer.host})"
+    if peer.num_processes != num_processes:
+        return (
+            f"{name} was started as one of {peer.num_processes}, process 0 as one of "
+            f"{num_processes}"
+        )
+    if (other := peers.get(peer.process_id)) is not None:
+        return f"{name} is there twice: also as pid {other.pid} on {other.host}"
     return ""
 
 
-def _absent(members: dict[int, Peer], count: int, seconds: float) -> str:
-    absent = [index for index in range(count) if index not in members]
-    named = ", ".join(map(str, absent[:_NAMED])) + (", …" if len(absent) > _NAMED else "")
-    return f"of {count} processes {len(absent)} did not come within {seconds:g} s: {named}"
+def _missing(peers: dict[int, Peer], num_processes: int, seconds: float) -> str:
+    missing = [process_id for process_id in range(num_processes) if process_id not in peers]
+    listed = ", ".join(map(str, missing[:_MAX_LISTED]))
+    more = ", …" if len(missing) > _MAX_LISTED else ""
+    return (
+        f"of {num_processes} processes {len(missing)} did not come within {seconds:g} s: "
+        f"{listed}{more}"
+    )
 
 
-def _ask(host: str, port: int, own: Peer, deadline: float, seconds: float) -> str:
-    """What process 0 answers; the first word comes when all are there."""
-    problem = "nobody was asked"
+def _introduce(host: str, port: int, own: Peer, deadline: float, seconds: float) -> str:
+    """The other processes' part: returns process 0's answer, which comes when all are there."""
+    problem = "not tried"
     while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection((host, port), timeout=left) as connection:
                 connection.sendall(json.dumps(dataclasses.asdict(own)).encode() + b"\n")
-                # Process 0 may have begun to wait later than we did.
+                # Process 0 may have started to wait later than this one.
                 connection.settimeout(left + seconds)
                 with connection.makefile("rb") as lines:
-                    answer = lines.readline(_LONGEST)
+                    answer = lines.readline(_MAX_LINE_BYTES)
                 if answer.endswith(b"\n"):
                     return answer.decode().strip()
                 problem = "the connection was closed"
         except OSError as error:
             problem = error.strerror or str(error) or type(error).__name__
-        time.sleep(min(_AGAIN_SECONDS, max(0.0, left)))
+        time.sleep(min(_RETRY_SECONDS, max(0.0, left)))
     return f"process 0 could not be reached at {host}:{port} within {seconds:g} s ({problem})"

@@ -1,7 +1,7 @@
-"""Which parameter is split along which axis of the mesh: regular expressions, first match wins.
+"""Shards parameters over the axes of the mesh by regular expressions; the first match wins.
 
 A rule is (expression over the parameter's path, layout). A layout is a list of words:
-  `auto`       the largest dimension that divides is split over `fsdp` (small ones stay whole);
+  `auto`       splits the largest dimension that divides over `fsdp` (small arrays stay whole);
   `replicate`  a whole copy on every device;
   otherwise    one word for each of the *last* dimensions (earlier ones, such as the layers of a
                scanned stack, stay whole): `fsdp`, `tensor`, or `.` for none. A dimension that
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxtag.distributed import mesh as meshes
+from jaxtag.distributed.mesh import batch_sharding
 from jaxtag.errors import UsageError
 
 Rule = tuple[str, str]
@@ -35,66 +35,78 @@ _SMALL = 2**14  # elements; splitting less than this costs more than it saves
 
 
 class ParamSharding(NamedTuple):
-    """Where one parameter ended."""
+    """How one parameter is sharded.
+
+    Attributes:
+        path: Its path, joined with '/'.
+        shape: Its global shape.
+        spec: The mesh axis of each dimension.
+        rule: The expression that matched.
+        note: Why a dimension that the rule splits is whole; "" if none is.
+    """
 
     path: str
     shape: tuple[int, ...]
     spec: PartitionSpec
     rule: str
-    remark: str
+    note: str
 
 
 def paths(tree: Any) -> list[tuple[str, Any]]:
-    """[(path joined with '/', leaf)] in the order of jax.tree.leaves."""
+    """Returns [(path joined with '/', leaf)] in the order of jax.tree.leaves."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [("/".join(map(_key, path)), leaf) for path, leaf in leaves]
 
 
 def infer_sharding(params: Any, mesh: Mesh, rules: Iterable[Rule]) -> list[ParamSharding]:
-    """A placement for each leaf of `params` (arrays or ShapeDtypeStructs), in order."""
+    """Applies the rules to each leaf of `params` (arrays or ShapeDtypeStructs), in order.
+
+    Raises:
+        UsageError: A rule's layout is malformed, or no rule matches a parameter.
+    """
     rules = tuple(rules)
-    placements = []
+    param_shardings = []
     for path, leaf in paths(params):
         rule = next((rule for rule in rules if re.search(rule[0], path)), None)
         if rule is None:
             raise UsageError(f"config.mesh.rules: no rule covers the parameter {path}")
-        spec, remark = _spec(rule, leaf.shape, mesh)
-        placements.append(ParamSharding(path, tuple(leaf.shape), spec, rule[0], remark))
-    return placements
+        spec, note = _spec(rule, leaf.shape, mesh)
+        param_shardings.append(ParamSharding(path, tuple(leaf.shape), spec, rule[0], note))
+    return param_shardings
 
 
-def shardings(state: Any, placements: list[ParamSharding], mesh: Mesh) -> Any:
-    """A sharding for each leaf of `state`.
+def shardings(state: Any, param_shardings: list[ParamSharding], mesh: Mesh) -> Any:
+    """Returns a sharding for each leaf of `state`.
 
     What mirrors a parameter (its path ends with the parameter's and its shape is the same: the
-    parameter itself, its moments, its average) lies as the parameter does. Batch statistics with a
-    row for each group of the batch lie where the group does. The rest is replicated.
+    parameter itself, its moments, its average) is sharded as the parameter is. Batch statistics
+    with a row for each group of the batch lie with their groups. The rest is replicated.
     """
-    known = {(item.path, item.shape): item.spec for item in placements}
+    specs = {(item.path, item.shape): item.spec for item in param_shardings}
 
     def find(path: str, leaf: Any) -> NamedSharding:
         parts = path.split("/")
         for start in range(len(parts)):
-            spec = known.get(("/".join(parts[start:]), tuple(leaf.shape)))
+            spec = specs.get(("/".join(parts[start:]), tuple(leaf.shape)))
             if spec is not None:
                 return NamedSharding(mesh, spec)
         grouped = "batch_stats" in parts and len(leaf.shape) == 2
         if grouped and leaf.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0:
-            return meshes.batch_sharding(mesh)
+            return batch_sharding(mesh)
         return NamedSharding(mesh, PartitionSpec())
 
     structure = jax.tree.structure(state)
     return jax.tree.unflatten(structure, [find(path, leaf) for path, leaf in paths(state)])
 
 
-def table(placements: list[ParamSharding], mesh: Mesh) -> str:
+def table(param_shardings: list[ParamSharding], mesh: Mesh) -> str:
     """A readable table: parameter, shape, layout, share of it on one device."""
     rows = [("parameter", "shape", "layout", "on a device", "")]
-    for item in placements:
-        parts = int(np.prod([mesh.shape[axis] for axis in _axes(item.spec)] or [1]))
-        share = f"1/{parts}" if parts > 1 else "whole"
+    for item in param_shardings:
+        shards = int(np.prod([mesh.shape[axis] for axis in _axes(item.spec)] or [1]))
+        share = f"1/{shards}" if shards > 1 else "whole"
         layout = ", ".join("." if dim is None else str(dim) for dim in item.spec) or "replicated"
-        rows.append((item.path, "x".join(map(str, item.shape)), layout, share, item.remark))
+        rows.append((item.path, "x".join(map(str, item.shape)), layout, share, item.note))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = []
     for row in rows:
@@ -115,6 +127,7 @@ def _axes(spec: PartitionSpec) -> list[str]:
 
 
 def _spec(rule: Rule, shape: tuple[int, ...], mesh: Mesh) -> tuple[PartitionSpec, str]:
+    """(spec, note) of an array of `shape` by a rule."""
     expression, layout = rule
     if layout == "replicate":
         return PartitionSpec(), ""
@@ -133,24 +146,24 @@ def _spec(rule: Rule, shape: tuple[int, ...], mesh: Mesh) -> tuple[PartitionSpec
             f"the parameter has {len(shape)}"
         )
     spec: list[str | None] = [None] * (len(shape) - len(words))
-    remarks = []
+    notes = []
     for size, word in zip(shape[len(spec) :], words, strict=True):
         if word == "." or mesh.shape[word] == 1:
             spec.append(None)
         elif size % mesh.shape[word]:
             spec.append(None)
-            remarks.append(f"{size} is no multiple of {word}={mesh.shape[word]}")
+            notes.append(f"{size} is no multiple of {word}={mesh.shape[word]}")
         else:
             spec.append(word)
-    return PartitionSpec(*spec), "; ".join(remarks)
+    return PartitionSpec(*spec), "; ".join(notes)
 
 
 def _auto(shape: tuple[int, ...], mesh: Mesh) -> tuple[PartitionSpec, str]:
-    parts = mesh.shape["fsdp"]
-    if parts == 1 or int(np.prod(shape)) < _SMALL:
+    shards = mesh.shape["fsdp"]
+    if shards == 1 or int(np.prod(shape)) < _SMALL:
         return PartitionSpec(), ""
-    fitting = [dim for dim, size in enumerate(shape) if size % parts == 0]
-    if not fitting:
-        return PartitionSpec(), f"no dimension is a multiple of fsdp={parts}"
-    largest = max(fitting, key=lambda dim: shape[dim])
+    divisible = [dim for dim, size in enumerate(shape) if size % shards == 0]
+    if not divisible:
+        return PartitionSpec(), f"no dimension is a multiple of fsdp={shards}"
+    largest = max(divisible, key=lambda dim: shape[dim])
     return PartitionSpec(*("fsdp" if dim == largest else None for dim in range(len(shape)))), ""

@@ -1,121 +1,101 @@
-"""A thread that ends this process when the job cannot go on: another failed, or nothing moves.
+"""Exits this process when a peer fails or no step completes within the timeout.
 
-JAX ends all processes when one stops to give a sign of life (`startup.HEARTBEAT_SECONDS`). It does
-not when a process lives but hangs, in a read of a network file system or in a collective that
-another never enters; and where one process fails over a user's mistake, the others would end with
-a status that asks to be started again. The thread asks the coordinator once a second whether
-somebody failed, and compares the clock with the time by which the main thread promised to go on.
+JAX ends all processes when the heartbeat of one stops (`initialize.HEARTBEAT_SECONDS`). It does not
+when a process lives but hangs, in a read of a network file system or in a collective that another
+process never enters; and where one process fails over a user's mistake, the others would exit with
+the status that asks for a restart. A thread polls the coordination service once a second for the
+failure of a peer, and compares the clock with the deadline that the main thread last set.
 """
 
 import faulthandler
+import functools
 import json
 import multiprocessing
 import os
 import sys
 import threading
 import time
+from typing import Any, NoReturn
 
 import jax
-from jax._src import distributed
 
+from jaxtag.distributed import coordination
 from jaxtag.errors import ProcessLostError
 
-_FAILED = "jaxtag/failed"
-_EVERY_SECONDS = 1.0
-_HEARD_SECONDS = 2.5  # until all others have asked
+_FAILURE_KEY = "jaxtag/failed"
+_POLL_SECONDS = 1.0
+_NOTICE_SECONDS = 2.5  # in which all peers have polled
 
 
 class Watchdog:
-    """Watches from `start` to `stop`; one for a process."""
+    """The thread that watches, from `start` to `stop`, and its deadline."""
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
         self._deadline: tuple[float, float] | None = None  # (monotonic time, seconds promised)
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begins to ask whether another process failed."""
+        """Starts to watch for failures of peers, without a deadline."""
+        self.stop()
+        self._deadline = None
+        self._stopped.clear()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """From here on the process ends by itself."""
-        self._stopped.set()
-        self._thread.join()
+        """Stops watching; does nothing if it does not watch."""
+        if self._thread is not None:
+            self._stopped.set()
+            self._thread.join()
+            self._thread = None
 
     def expect(self, seconds: float | None) -> None:
-        """The next call comes within `seconds`, or the process ends; None: whenever it comes."""
+        """Sets the deadline: the next call within `seconds`, or the process exits; None: never."""
         self._deadline = None if seconds is None else (time.monotonic() + seconds, seconds)
 
     def _watch(self) -> None:
-        while not self._stopped.wait(_EVERY_SECONDS):
-            if (failed := _told()) is not None:
+        while not self._stopped.wait(_POLL_SECONDS):
+            if (failure := _first_failure()) is not None:
                 if jax.process_index() == 0:
                     _linger()
-                end(failed["status"], f"process {failed['process']} failed: {failed['message']}")
+                exit_now(failure["status"], _description(failure))
             deadline = self._deadline
             if deadline is not None and time.monotonic() > deadline[0]:
-                self._stuck(deadline[1])
-
-    def _stuck(self, seconds: float) -> None:
-        message = (
-            f"nothing has moved for {seconds:g} s: this process or another one hangs "
-            "(limit: config.hang_timeout)"
-        )
-        announce(ProcessLostError.exit_status, message)
-        faulthandler.dump_traceback(sys.stderr)
-        end(ProcessLostError.exit_status, message)
+                _exit_hanging(deadline[1])
 
 
-_current: Watchdog | None = None
-
-
-def start() -> None:
-    """Watches this process of several."""
-    global _current
-    _current = Watchdog()
-    _current.start()
-
-
-def stop() -> None:
-    """Ends the watch, where there is one."""
-    global _current
-    if _current is not None:
-        _current.stop()
-        _current = None
+@functools.cache
+def current() -> Watchdog:
+    """This process's watchdog; it watches if the process is one of several (see `job.join`)."""
+    return Watchdog()
 
 
 def expect(seconds: float | None) -> None:
-    """Something moved, and the next call comes within `seconds`; see `Watchdog.expect`."""
-    if _current is not None:
-        _current.expect(seconds)
+    """Reports progress to the current watchdog; see `Watchdog.expect`."""
+    current().expect(seconds)
 
 
 def announce(status: int, message: str) -> tuple[int, str]:
-    """Tells the others that this process fails, for them to end with the same status.
+    """Tells the peers that this process fails, for them to exit with the same status.
 
     Returns:
-      (status, message) to end with: another's status where that one failed first, and the
-      messages of both.
+        (status, message) to exit with: a peer's status if that one failed first, and then the
+        messages of both.
     """
     own = {"status": status, "message": message, "process": jax.process_index()}
     try:
-        distributed.global_state.client.key_value_set(_FAILED, json.dumps(own))
-    except jax.errors.JaxRuntimeError:  # it is set already, or the coordinator is gone
-        if (first := _told()) is not None:
+        coordination.service_client().key_value_set(_FAILURE_KEY, json.dumps(own))
+    except jax.errors.JaxRuntimeError:  # a peer has set it, or the coordinator is gone
+        if (first := _first_failure()) is not None:
             status = first["status"]
-            theirs = f"process {first['process']} failed: {first['message']}"
-            message = f"{theirs}\nand this one, process {own['process']}: {message}"
+            message = f"{_description(first)}\nand this one, process {own['process']}: {message}"
     _linger()
     return status, message
 
 
-def _linger() -> None:
-    """Until others have heard; on process 0, without which JAX aborts them, until they are gone."""
-    time.sleep(_HEARD_SECONDS * (2 if jax.process_index() == 0 else 1))
-
-
-def end(status: int, message: str) -> None:
-    """Ends this process and its workers at once, whatever its threads do."""
+def exit_now(status: int, message: str) -> NoReturn:
+    """Exits at once, whatever the threads of this process do, and kills its workers."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     for worker in multiprocessing.active_children():
         worker.kill()
@@ -123,9 +103,31 @@ def end(status: int, message: str) -> None:
     os._exit(status)
 
 
-def _told() -> dict | None:
-    """Who failed first, if anybody did."""
+def _exit_hanging(seconds: float) -> NoReturn:
+    message = (
+        f"nothing has moved for {seconds:g} s: this process or another one hangs "
+        "(limit: config.hang_timeout)"
+    )
+    announce(ProcessLostError.exit_status, message)
+    faulthandler.dump_traceback(sys.stderr)
+    exit_now(ProcessLostError.exit_status, message)
+
+
+def _linger() -> None:
+    """Waits until the peers have polled.
+
+    Process 0 waits until they have exited: JAX aborts them when the coordinator goes first.
+    """
+    time.sleep(_NOTICE_SECONDS * (2 if jax.process_index() == 0 else 1))
+
+
+def _first_failure() -> dict[str, Any] | None:
+    """What the first process to fail announced, or None."""
     try:
-        return json.loads(distributed.global_state.client.key_value_try_get(_FAILED))
+        return json.loads(coordination.service_client().key_value_try_get(_FAILURE_KEY))
     except jax.errors.JaxRuntimeError:
         return None
+
+
+def _description(failure: dict[str, Any]) -> str:
+    return f"process {failure['process']} failed: {failure['message']}"

@@ -39,7 +39,7 @@ def main(how: str) -> int:
         if jax.process_index() == 1 and how == "exits":
             sys.exit(3)
         if how == "both":
-            watchdog.stop()  # or it may end one before that one has failed
+            watchdog.current().stop()  # or it may end one before that one has failed
             raise UserError(f"disk {jax.process_index()} is full")
         if jax.process_index() == 0 and how == "hangs":
             watchdog.expect(1.0)

@@ -55,7 +55,7 @@ def test_slurm(cluster):
 
 def test_flags_go_before_the_cluster(cluster):
     cluster(**SLURM)
-    assert initialize.detect_cluster("there:80").coordinator == "there:80"
+    assert initialize.detect_cluster("there:80").coordinator_address == "there:80"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_flags_go_before_the_cluster(cluster):
 )
 def test_gpus_of_a_task(cluster, tasks, gpus, taken):
     cluster(**SLURM | {"SLURM_STEP_TASKS_PER_NODE": tasks} | gpus)
-    assert initialize.detect_cluster().devices == taken
+    assert initialize.detect_cluster().local_device_ids == taken
 
 
 def test_gpus_that_no_task_would_see_are_refused(cluster):
@@ -83,8 +83,8 @@ def test_gpus_that_no_task_would_see_are_refused(cluster):
 def test_open_mpi(cluster):
     cluster(**OPEN_MPI)
     place = initialize.detect_cluster()
-    assert place.coordinator.startswith("10.96.0.1:")
-    assert (place.count, place.index, place.found_by) == (2, 1, "ompi")
+    assert place.coordinator_address.startswith("10.96.0.1:")
+    assert (place.num_processes, place.process_id, place.detected_by) == (2, 1, "ompi")
 
 
 def test_open_mpi_5_must_be_told_where_to_meet(cluster):

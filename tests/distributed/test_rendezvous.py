@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from jobs import free_port
 
-from jaxtag.distributed.rendezvous import Failed, Peer, rendezvous
+from jaxtag.distributed.rendezvous import Peer, RendezvousError, rendezvous
 
 
 def outcomes(*members: Peer, seconds: float = 5.0) -> list[object]:
@@ -17,7 +17,7 @@ def outcomes(*members: Peer, seconds: float = 5.0) -> list[object]:
     def attend(member: Peer) -> object:
         try:
             return rendezvous("localhost", port, member, seconds)
-        except Failed as problem:
+        except RendezvousError as problem:
             return str(problem)
 
     with ThreadPoolExecutor(len(members)) as pool:
@@ -58,11 +58,15 @@ def test_process_0_never_comes():
 def test_a_port_in_use_is_named():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(Failed, match=f"cannot listen at port {port}: Address already in use"):
+        with pytest.raises(
+            RendezvousError, match=f"cannot listen at port {port}: Address already in use"
+        ):
             rendezvous("localhost", port, Peer(0, 2), 5)
 
 
-@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"index": "1"}\n', b""])
+@pytest.mark.parametrize(
+    "said", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"process_id": "1"}\n', b""]
+)
 def test_strangers_are_no_processes(said):
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
@@ -76,4 +80,4 @@ def test_strangers_are_no_processes(said):
         stranger.sendall(said)
         stranger.close()
         assert rendezvous("localhost", port, Peer(1, 2, "h", 1), 10) == [Peer(1, 2, "h", 1)]
-        assert [member.index for member in host.result()] == [0, 1]
+        assert [member.process_id for member in host.result()] == [0, 1]

@@ -115,7 +115,7 @@ def test_first_rule_wins_and_odd_sizes_stay_whole():
     rules = (("a/kernel", "fsdp tensor"), ("b", "tensor fsdp"), (".*", "tensor ."))
     placed = {item.path: item for item in sharding.infer_sharding(params, mesh, rules)}
     assert placed["a/kernel"].spec == PartitionSpec("fsdp", "tensor")
-    assert not any(placed["b"].spec) and "no multiple" in placed["b"].remark
+    assert not any(placed["b"].spec) and "no multiple" in placed["b"].note
     assert placed["c"].spec == PartitionSpec(None, "tensor", None)
     table = sharding.table(list(placed.values()), mesh)
     assert "1/4" in table and "3 is no multiple of tensor=2" in table

@@ -49,7 +49,7 @@ def replicated_by_accident(experiment: TrainSetup) -> list[ParamSharding]:
     return [
         item
         for item in experiment.placements
-        if math.prod(item.shape) >= _SMALL and not any(item.spec) and (splits or item.remark)
+        if math.prod(item.shape) >= _SMALL and not any(item.spec) and (splits or item.note)
     ]
 
 

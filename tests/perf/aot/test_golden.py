@@ -29,7 +29,7 @@ def lines(placements: list[ParamSharding]) -> str:
     for item in placements:
         name = re.sub(r"\d+", "N", item.path)
         layout = ", ".join("." if axis is None else str(axis) for axis in item.spec) or "whole"
-        key = (name, f"{len(item.shape)}d", f"{layout}  {item.remark}".rstrip())
+        key = (name, f"{len(item.shape)}d", f"{layout}  {item.note}".rstrip())
         found[key] = found.get(key, 0) + 1
     return "".join(f"{count:4d} x {'  '.join(key)}\n" for key, count in found.items())
 
