@@ -133,7 +133,7 @@ def unintended_replicas(setup: TrainSetup) -> list[ParamSharding]:
     is_split = setup.mesh.shape["fsdp"] > 1
     return [
         item
-        for item in setup.placements
+        for item in setup.param_shardings
         if math.prod(item.shape) >= _SMALL and not any(item.spec) and (is_split or item.remark)
     ]
 
@@ -153,7 +153,8 @@ def fingerprint(program: Program, text: str) -> dict[str, Any]:
 def _fingerprint_name(instruction: Instruction) -> str | None:
     """What it counts as; None where it does not."""
     if instruction.opcode == "fusion":
-        return f"fusion {hlo.search(r'kind=k(\w+)', instruction.attributes)[1].lower()}"
+        kind = hlo.search(r"kind=k(\w+)", instruction.attributes)[1]
+        return f"fusion {kind.lower()}"
     opcode = instruction.opcode.removesuffix("-start")
     opcodes = (*collectives.COLLECTIVES, "convolution", "dot", "while", "custom-call")
     return opcode if opcode in opcodes else None
@@ -179,7 +180,7 @@ def _summary(lowered: Lowered) -> dict[str, Any]:
         "mesh": dict(setup.mesh.shape),
         "batch_size": batch_size,
         "flops_per_example": lowered.flops / batch_size,
-        "gradient_bytes": sum(4 * math.prod(item.shape) for item in setup.placements),
+        "gradient_bytes": sum(4 * math.prod(item.shape) for item in setup.param_shardings),
         "replicated": [item.path for item in unintended_replicas(setup)],
         "lower_seconds": lowered.seconds,
     }

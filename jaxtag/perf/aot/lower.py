@@ -11,7 +11,7 @@ from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UserError
 from jaxtag.perf import step_inputs
 from jaxtag.perf.flops import jaxpr_macs
-from jaxtag.training import setup as experiments
+from jaxtag.training import run_data
 from jaxtag.training.setup import TrainSetup
 
 # XLA autotunes the tiles of its own GPU matmuls on a GPU, and gives up on odd shapes where there is
@@ -90,8 +90,9 @@ def plan(config: Config, num_outputs: int, devices: list[jax.Device]) -> TrainSe
     """
     axes = config.mesh
     mesh = meshes.make_mesh(axes.data, axes.fsdp, axes.tensor, devices=devices)
-    num_examples = step_inputs.num_train_examples(config)
-    return TrainSetup.from_config(resolve(config), range(num_outputs), num_examples, mesh)
+    config = resolve(config)
+    task = run_data.task_class(config)(config, range(num_outputs))
+    return TrainSetup.from_config(config, task, step_inputs.num_train_examples(config), mesh)
 
 
 def lower(setup: TrainSetup) -> Lowered:

@@ -12,7 +12,10 @@ def table(analysis: dict[str, Any], topology: Topology) -> str:
     mesh = " x ".join(f"{axis} {size}" for axis, size in analysis["mesh"].items())
     rows = [
         ("devices", f"{analysis['devices']} x {topology.chip.title} ({topology.name}), {mesh}"),
-        ("batch", f"{analysis['batch_size']:,}, {analysis['batch_size'] // analysis['devices']} a device"),
+        (
+            "batch",
+            f"{analysis['batch_size']:,}, {analysis['batch_size'] // analysis['devices']} a device",
+        ),
         ("arithmetic", f"{_short(analysis['flops_per_example'])}FLOP an image"),
         *_memory_rows(analysis),
     ]

@@ -88,9 +88,9 @@ class Topology:
 
 
 def prepare_process() -> None:
-    """Makes this process compile for other hardware and compute nothing; before JAX's backend starts.
+    """Sets up a process that compiles for other hardware and computes nothing itself.
 
-    libtpu otherwise looks for a TPU, asks a server of Google's cloud about it, and lets one process
+    To be called before JAX looks for devices.     libtpu otherwise looks for a TPU, asks a server of Google's cloud about it, and lets one process
     in at a time; it reads these variables when it is loaded.
     """
     jax.config.update("jax_platforms", "cpu")
