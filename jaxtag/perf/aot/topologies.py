@@ -90,8 +90,9 @@ class Topology:
 def prepare_process() -> None:
     """Sets up a process that compiles for other hardware and computes nothing itself.
 
-    To be called before JAX looks for devices.     libtpu otherwise looks for a TPU, asks a server of Google's cloud about it, and lets one process
-    in at a time; it reads these variables when it is loaded.
+    To be called before JAX looks for devices. libtpu otherwise looks for a TPU, asks a server of
+    Google's cloud about it, and lets one process in at a time; it reads the variables when it is
+    loaded.
     """
     jax.config.update("jax_platforms", "cpu")
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
