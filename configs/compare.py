@@ -3,7 +3,7 @@
     python -m jaxtag.train --config=compare --workdir=runs/cell
     python -m jaxtag.train --config=compare:architecture=vit,dataset=cifar10 --workdir=runs/vit
 
-Architectures and data sets are named in jaxtag/comparison/cells.py. Smoke run:
+Architectures and data sets are named in jaxtag/comparison/grid.py. Smoke run:
 --config.total_steps=5. Hardware: 2 CPU cores, minutes. Expected: not yet measured.
 """
 
@@ -12,6 +12,6 @@ from jaxtag.config.schema import Config
 
 
 def get_config(
-    architecture: str = "resnet", dataset: str = "mnist", pictures: int = 60_000, seed: int = 0
+    architecture: str = "resnet", dataset: str = "mnist", num_images: int = 60_000, seed: int = 0
 ) -> Config:
-    return grid.configuration(architecture, dataset, pictures, seed, None)
+    return grid.cell_config(architecture, dataset, num_images, seed, data_dir=None)

@@ -1,15 +1,17 @@
-"""Architectures against data sets: trains each with the same budget and writes the table.
+"""Compares architectures on data sets: trains each with the same budget and writes a table.
 
     python -m jaxtag.compare --output=DIR --datasets=mnist,cifar10 --num_images=60000
 
-Each cell is a run of jaxtag.train (configuration `compare`) in DIR/cells; what was finished before
-is not run again, and what was interrupted goes on. Data sets have to be prepared (jaxtag.prepare);
-a cell without its data says so. Written to DIR: table.md, table.csv, table.svg. Beside our figures
-stand those of the papers, which trained longer or on larger pictures.
+Each cell is a run of jaxtag.train (configuration `compare`) in DIR/cells; finished cells are not
+run again, and interrupted ones go on. Data sets have to be prepared (jaxtag.prepare); a cell
+without its data says so. Written to DIR: table.md, table.csv, table.svg. Next to our figures stand
+those of the papers, which trained longer or on larger images.
 """
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -17,6 +19,7 @@ from jaxtag import cli
 from jaxtag.comparison import runner, tables
 from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
 from jaxtag.errors import UsageError, UserError, did_you_mean
+from jaxtag.storage.atomic_file import write_text
 
 FLAGS = flags.FLAGS
 
@@ -28,7 +31,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "num_images",
         60_000,
-        "Training pictures that each cell sees, repeats counted.",
+        "Training images that each cell sees, repeats counted.",
         lower_bound=64,
     )
     cli.define_alias("pictures", "num_images")
@@ -38,21 +41,22 @@ def define_flags() -> None:
 
 def main(_: list[str]) -> int:
     cli.require("output", ": the folder for the runs and the table")
-    _check("architectures", FLAGS.architectures, ARCHITECTURES)
-    _check("datasets", FLAGS.datasets, DATASETS)
-    output, failed, found = Path(FLAGS.output), 0, {}
+    _check_names("architectures", FLAGS.architectures, ARCHITECTURES)
+    _check_names("datasets", FLAGS.datasets, DATASETS)
+    output, failed = Path(FLAGS.output), False
+    results: tables.Results = {}
     for dataset in FLAGS.datasets:
         for architecture in FLAGS.architectures:
-            results = _cell(architecture, dataset, output / "cells")
-            failed += isinstance(results, str) and results.startswith("failed")
-            found[architecture, dataset] = results
-            _write(output, found)
-    print(tables.as_text(found))
+            runs = _run_cell(architecture, dataset, output / "cells")
+            failed = failed or (isinstance(runs, str) and runs.startswith("failed"))
+            results[architecture, dataset] = runs
+            _write_tables(output, results)
+    print(tables.as_text(results))
     return 1 if failed else 0
 
 
-def _cell(architecture: str, dataset: str, folder: Path) -> list[dict] | str:
-    """Its results, one a seed, or why there are none."""
+def _run_cell(architecture: str, dataset: str, folder: Path) -> list[dict[str, Any]] | str:
+    """Its results, one for each seed, or why there are none."""
     results = []
     for seed in range(FLAGS.seeds):
         cell = runner.Cell(architecture, dataset, FLAGS.num_images, seed)
@@ -67,20 +71,14 @@ def _cell(architecture: str, dataset: str, folder: Path) -> list[dict] | str:
     return results
 
 
-def _write(output: Path, found: tables.Found) -> None:
-    forms = {"table.md": tables.as_markdown, "table.csv": tables.as_csv, "table.svg": tables.as_svg}
-    try:
-        for name, form in forms.items():
-            partial = output / f"{name}.partial"
-            output.mkdir(parents=True, exist_ok=True)
-            partial.write_text(form(found), encoding="utf-8")
-            partial.replace(output / name)
-    except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error.strerror}") from error
+def _write_tables(output: Path, results: tables.Results) -> None:
+    write_text(output / "table.md", tables.as_markdown(results))
+    write_text(output / "table.csv", tables.as_csv(results))
+    write_text(output / "table.svg", tables.as_svg(results))
 
 
-def _check(flag: str, given: list[str], known: dict) -> None:
-    for name in given:
+def _check_names(flag: str, names: Collection[str], known: Collection[str]) -> None:
+    for name in names:
         if name not in known:
             raise UsageError(f"--{flag}: {name!r} is unknown{did_you_mean(name, known)}")
 

@@ -1,4 +1,4 @@
-"""Compiles a training step for hardware that is not there, and tells what it costs on it.
+"""Compiles a training step for hardware that this machine does not have, and reports its costs.
 
     python -m jaxtag.compile --config=coco_caption --topology=v5e:16x16 --output=coco.json
     python -m jaxtag.compile --config=imagenet_resnet50 --topology=h100:8 --config.batch_size=1024
@@ -8,24 +8,25 @@ The step is the one that jaxtag.train runs, with the same shardings; no data are
 is computed. TPU slices are v4, v5e, v5p and v6e with their shape, GPUs a100, h100 and h200 with
 their number. XLA's compilers for them come with the extras: pip install "jaxtag[tpu]" (or [cuda]).
 
-Printed: memory on each device and whether it fits; FLOPs and memory traffic an image; how long a
-step takes at least by arithmetic, memory and links, and which of them binds; exchanges between the
-devices; parameters that are whole on every device although the mesh splits them.
+Printed: memory on each device and whether it fits; FLOPs and memory traffic per image; the lower
+bound of a step's time by arithmetic, memory and links, and which of them binds; collectives between
+the devices; parameters that are replicated on every device although the mesh splits them.
 """
 
 import dataclasses
 import json
 import sys
-from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from jaxtag import cli
 from jaxtag.config import flags as config_flags
-from jaxtag.config import schema
-from jaxtag.datasets import published_sizes
-from jaxtag.errors import UserError
-from jaxtag.perf.aot import analyze, autotune, environment, lower, tables, topologies
+from jaxtag.config.schema import Config
+from jaxtag.perf import compiled as xla
+from jaxtag.perf import step_inputs
+from jaxtag.perf.aot import analyze, autotune, lower, tables, topologies
+from jaxtag.storage.atomic_file import write_bytes, write_text
 
 FLAGS = flags.FLAGS
 
@@ -38,8 +39,8 @@ def define_flags() -> None:
         "num_classes", None, "Classes or tags of a data set that is not built in.", lower_bound=1
     )
     cli.define_alias("words", "num_classes")
-    flags.DEFINE_string("output", None, "File for what was found, as JSON.")
-    flags.DEFINE_string("hlo", None, "File for the text of the optimised program.")
+    flags.DEFINE_string("output", None, "File for the analysis, as JSON.")
+    flags.DEFINE_string("hlo", None, "File for the text of the optimized program.")
     flags.DEFINE_string("executable", None, "File for the program, as XLA stores it.")
     flags.DEFINE_bool(
         "search", False, "Find the batch size, config.model.remat and mesh with the most images/s."
@@ -47,54 +48,48 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-    environment.prepare()
+    topologies.prepare_process()
     config = cli.required_config()
     cli.require("topology", ", such as --topology=v5e:16x16 or --topology=h100:8")
     topology = topologies.parse(FLAGS.topology, FLAGS.slices)
-    num_outputs = FLAGS.num_classes or published_sizes.words(config)
+    num_outputs = FLAGS.num_classes or step_inputs.num_outputs(config)
     devices = topologies.devices(topology)
 
-    def attempt(config: schema.Config) -> dict:
-        lowered = lower.lower(lower.plan(config, num_outputs, devices), num_outputs)
+    def compile_and_analyze(config: Config) -> dict[str, Any]:
+        lowered = lower.lower(lower.plan(config, num_outputs, devices))
         try:
             compiled = lower.compile_step(lowered)
-        except lower.DoesNotFit as error:
-            return analyze.read_failure(lowered, error, topology.chip)
+        except lower.DoesNotFitError as error:
+            return analyze.analyze_failure(lowered, error, topology.chip)
         if not FLAGS.search:
-            _keep(compiled)
-        return analyze.read(compiled, topology)
+            _write_program(compiled)
+        return analyze.analyze(compiled, topology)
 
+    result: dict[str, Any]
     if FLAGS.search:
-        tried = autotune.best(config, len(devices), attempt, say=_say)
-        print(autotune.table(tried))
-        found = {"tried": [dataclasses.asdict(trial) for trial in tried]}
+        trials = autotune.search(config, len(devices), compile_and_analyze, report=_report)
+        print(autotune.table(trials))
+        result = {"tried": [dataclasses.asdict(trial) for trial in trials]}
     else:
-        found = {"topology": topology.name, "slices": topology.slices, **attempt(config)}
-        print(tables.table(found, topology))
+        analysis = compile_and_analyze(config)
+        result = {"topology": topology.name, "slices": topology.slices, **analysis}
+        print(tables.table(result, topology))
     if FLAGS.output:
-        _write(FLAGS.output, (json.dumps(found, indent=2) + "\n").encode())
+        write_text(FLAGS.output, json.dumps(result, indent=2) + "\n")
 
 
-def _keep(compiled: lower.Compiled) -> None:
-    """Writes the program where that was asked for."""
+def _write_program(compiled: lower.Compiled) -> None:
+    """Writes the program's text and executable where the flags ask for them."""
     if FLAGS.hlo:
-        _write(FLAGS.hlo, compiled.program.as_text().encode())
+        write_text(FLAGS.hlo, xla.text(compiled.program))
     if FLAGS.executable:
-        _write(FLAGS.executable, compiled.program.runtime_executable().serialize())
+        executable = compiled.program.runtime_executable()
+        assert executable is not None, "this backend has no executable"
+        write_bytes(FLAGS.executable, executable.serialize())
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def _write(path: str, content: bytes) -> None:
-    partial = Path(f"{path}.partial")
-    try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def run() -> None:

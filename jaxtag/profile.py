@@ -1,4 +1,4 @@
-"""What the compiler made of a training step, and where its time goes, on the device at hand.
+"""Times and costs of a training step on the device at hand, by kernel and by module.
 
     python -m jaxtag.profile --config=shapes_caption --workdir=runs/shapes
     python -m jaxtag.profile --config=imagenet_resnet50 --workdir=runs/r50 --data=random \\
@@ -7,7 +7,7 @@
 
 Runs the step that jaxtag.train runs, on its own input, from fresh parameters, and prints a table.
 Written to DIR/profile: profile.html (to look at), profile.json, step.before.hlo.txt and
-step.after.hlo.txt (the program before and after the compiler), and trace, which xprof and Perfetto
+step.after.hlo.txt (the program before and after optimization), and trace, which xprof and Perfetto
 open. `diff` compares two profiles, given by work directory or file. benchmarks/profiling.md goes
 from a slow step to the kernel.
 
@@ -29,7 +29,8 @@ from jaxtag.config import flags as config_flags
 from jaxtag.config.schema import Config
 from jaxtag.distributed import compilation_cache
 from jaxtag.errors import UsageError, UserError
-from jaxtag.perf.profile import diff, measure, page, report, tables
+from jaxtag.perf import compiled as xla
+from jaxtag.perf.profile import diff, measure, report, tables
 
 FLAGS = flags.FLAGS
 
@@ -74,22 +75,22 @@ def _profile() -> None:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
     if config.compilation_cache:
         compilation_cache.use_compilation_cache()
-    # A program from the cache would name the lines and modules of the code that it was made from.
+    # Else a cached program names the lines and modules of the code that it was compiled from.
     jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
-    with cli.join_job(), _full_disk_told(folder):
+    with cli.join_job(), _full_disk_as_user_error(folder):
         job = measure.prepare(config, folder, random=FLAGS.data == "random")
         print("compiling, timing and tracing the step …", file=sys.stderr)
         try:
-            measured = measure.measure(job, FLAGS.steps, FLAGS.trace_steps, folder)
+            measurement = measure.measure(job, FLAGS.steps, FLAGS.trace_steps, folder)
         finally:
             job.close()
         if jax.process_index() == 0:
-            _write(config, job, measured, folder)
+            _write(config, job, measurement, folder)
 
 
 @contextlib.contextmanager
-def _full_disk_told(folder: Path) -> Iterator[None]:
-    """Vocabulary, checkpoint, trace and pages: a disk that takes no more is the user's to mend."""
+def _full_disk_as_user_error(folder: Path) -> Iterator[None]:
+    """Turns the OSError of a full or read-only disk into a UserError, whatever was written."""
     try:
         yield
     except OSError as error:
@@ -98,15 +99,19 @@ def _full_disk_told(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def _write(config: Config, job: measure.Job, measured: measure.Measured, folder: Path) -> None:
-    (folder / "step.before.hlo.txt").write_text(measured.before, encoding="utf-8")
-    (folder / "step.after.hlo.txt").write_text(measured.compiled.as_text(), encoding="utf-8")
-    title = f"{config.task}, {config.model.backbone}, {config.data.dataset}, {config.batch_size} x"
-    profile = report.make(f"{title} {config.data.image_size} px", job, measured, folder)
-    report.write(profile, folder)
-    page.write(profile, folder)
+def _write(
+    config: Config, job: measure.Job, measurement: measure.Measurement, folder: Path
+) -> None:
+    after = xla.text(measurement.compiled)
+    (folder / "step.before.hlo.txt").write_text(measurement.unoptimized, encoding="utf-8")
+    (folder / "step.after.hlo.txt").write_text(after, encoding="utf-8")
+    model, data = config.model, config.data
+    title = f"{config.task.TASK}, {model.backbone}, {data.dataset}, {config.batch_size} x"
+    profile = report.make_profile(f"{title} {data.image_size} px", job, measurement, folder)
+    report.write_json(profile, folder)
+    report.write_html(profile, folder)
     print(tables.as_text(profile))
-    print(f"\nto look at: {folder / 'profile.html'}")
+    print(f"\nto look at: {folder / report.HTML_FILE}")
 
 
 def run() -> None:

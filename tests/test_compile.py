@@ -10,10 +10,10 @@ from jaxtag.perf.aot import topologies
 
 CONFIG = """
 import shrinking
-from jaxtag import config_flag
+from jaxtag.config import flags
 
 def get_config():
-    return shrinking.shrink(config_flag.load("imagenet_vit"))
+    return shrinking.shrink(flags.load("imagenet_vit"))
 """
 CONTRACT = {
     "devices",

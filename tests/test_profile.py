@@ -9,7 +9,7 @@ import jobs
 import pytest
 from calling import call
 
-from jaxtag.perf import hlo, peaks
+from jaxtag.perf import hardware, hlo
 from jaxtag.perf.profile import measure
 
 
@@ -19,8 +19,8 @@ def settings():
     name = "jax_compilation_cache_include_metadata_in_key"
     before = getattr(jax.config, name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(peaks, "_SIDE", 256)
-        patch.setattr(peaks, "_NUMBERS", 2**18)
+        patch.setattr(hardware, "_MATRIX_SIDE", 256)
+        patch.setattr(hardware, "_TRIAD_SIZE", 2**18)
         yield
     jax.config.update(name, before)
 

@@ -1,87 +1,102 @@
-"""The cells of the comparison: which architectures, on which data sets, trained how.
+"""The grid of the comparison: architectures, data sets, and the configuration of each cell.
 
-Every cell sees the same number of training pictures, with the same optimiser and schedule, from
-random weights; the learning rate is the architecture's. The resolution is the data set's, or what
-the architecture needs.
+Each cell sees the same number of training images with the same optimizer and schedule, from random
+weights; the learning rate is the architecture's. The resolution is the data set's, or what the
+architecture requires.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from jaxtag.config.schema import (
     AugmentationConfig,
     Config,
     DataConfig,
-    EmbedConfig,
     EvaluationConfig,
     ModelConfig,
     OptimizerConfig,
-    TagConfig,
+    TaskConfig,
 )
 from jaxtag.errors import did_you_mean
+from jaxtag.tasks.classify.config import ClassifyConfig
+from jaxtag.tasks.embed.config import EmbedConfig
+from jaxtag.tasks.tag.config import TagConfig
 
-Arguments = tuple[tuple[str, bool | int | float | str | tuple], ...]
+_BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A row.
+    """A row of the table.
 
     Attributes:
-      title: as the survey calls it.
-      model: the backbone, a name of `jaxtag.models.names()`.
-      arguments: fields of its module.
-      patches: along a side, on pictures smaller than the model is made for.
-      smallest, largest: pixels that it takes (a CapsNet's parameters grow with the picture).
-      embeds: it is trained by metric learning, and judged by its nearest neighbours.
-      learning_rate: networks without normalisation take less.
-      neighbours: it is not trained, but takes the nearest neighbours of another row's features.
-      dtype: of its arithmetic. A CapsNet's votes for many classes are what its step reads and
-        writes: in bfloat16 it takes half the time, on CPU too.
+        title: The survey's name for it.
+        backbone: A name of `jaxtag.list_models()`.
+        kwargs: Fields of its module.
+        patches_per_side: On images smaller than the model is made for.
+        min_image_size: Pixels.
+        max_image_size: Pixels (a CapsNet's parameters grow with the image).
+        metric_learning: It is trained by metric learning, and evaluated by its nearest neighbors.
+        features_of: It is not trained, but evaluated by the nearest neighbors of this row's
+            features.
+        learning_rate: Lower for networks without normalization.
+        dtype: Of its arithmetic. A CapsNet's step is bound by reading and writing its votes for
+            many classes: bfloat16 halves its time, on CPU too.
     """
 
     title: str
-    model: str
-    arguments: Arguments = ()
-    patches: int | None = None
-    smallest: int = 32
-    largest: int = 224
-    embeds: bool = False
-    neighbours: str | None = None
+    backbone: str
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    patches_per_side: int | None = None
+    min_image_size: int = 32
+    max_image_size: int = 224
+    metric_learning: bool = False
+    features_of: str | None = None
     learning_rate: float = 1e-3
     dtype: str = "auto"
 
-    def arguments_at(self, image_size: int) -> Arguments:
-        """The fields of its module for pictures of a size."""
-        if self.patches is None or image_size >= self.largest:
-            return self.arguments
-        return (*self.arguments, ("patch_size", image_size // self.patches))
+    @property
+    def uses_neighbors(self) -> bool:
+        """Whether its metrics are those of nearest neighbors."""
+        return self.metric_learning or self.features_of is not None
+
+    def kwargs_at(self, image_size: int) -> dict[str, Any]:
+        """The fields of its module for images of a size."""
+        kwargs = dict(self.kwargs)
+        if self.patches_per_side is not None and image_size < self.max_image_size:
+            kwargs["patch_size"] = image_size // self.patches_per_side
+        return kwargs
 
 
 ARCHITECTURES = {
-    "alexnet": Architecture("AlexNet", "alexnet", smallest=64),
+    "alexnet": Architecture("AlexNet", "alexnet", min_image_size=64),
     "mobilenet": Architecture("MobileNet", "mobilenet_v2"),
-    # Smaller pictures end as one pixel, where the ReLU of its classifier lets no gradient through.
-    "squeezenet": Architecture("SqueezeNet", "squeezenet1_1", smallest=64, learning_rate=3e-4),
+    # Smaller images end as one pixel, where the ReLU of its classifier lets no gradient through.
+    "squeezenet": Architecture(
+        "SqueezeNet", "squeezenet1_1", min_image_size=64, learning_rate=3e-4
+    ),
     "efficientnet": Architecture("EfficientNet", "efficientnet_b0"),
     "resnet": Architecture("ResNet", "resnet18"),
-    "capsnet": Architecture("CapsNet", "capsnet", largest=32, dtype="bfloat16"),
-    "vit": Architecture("ViT", "vit_tiny_patch16", (("depth", 6),), patches=8),
-    "knn_cnn": Architecture("kNN + CNN", "resnet18", neighbours="resnet"),
-    "metric_learning": Architecture("Deep metric learning", "resnet18", embeds=True),
+    "capsnet": Architecture("CapsNet", "capsnet", max_image_size=32, dtype="bfloat16"),
+    "vit": Architecture("ViT", "vit_tiny_patch16", {"depth": 6}, patches_per_side=8),
+    "knn_cnn": Architecture("kNN + CNN", "resnet18", features_of="resnet"),
+    "metric_learning": Architecture("Deep metric learning", "resnet18", metric_learning=True),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A column.
+    """A column of the table.
 
     Attributes:
-      title: as the survey calls it.
-      task: "classify" or "tag".
-      split: on which cells are judged.
-      image_size: pixels.
-      crop_padding, flip: augmentation that keeps what a picture shows.
-      metric: that cells are compared by, a name of the task's evaluation.
+        title: The survey's name for it.
+        task: "classify" or "tag".
+        split: The cells are evaluated on it.
+        image_size: Pixels.
+        metric: That cells are compared by, a name of the task's evaluation.
+        crop_padding: Augmentation that keeps what an image shows.
+        flip: As well.
     """
 
     title: str
@@ -92,9 +107,10 @@ class Dataset:
     crop_padding: int = 4
     flip: bool = True
 
-    def size_for(self, architecture: Architecture) -> int:
+    def image_size_for(self, architecture: Architecture) -> int:
         """Pixels at which an architecture sees this data set."""
-        return min(max(self.image_size, architecture.smallest), architecture.largest)
+        size = max(self.image_size, architecture.min_image_size)
+        return min(size, architecture.max_image_size)
 
 
 DATASETS = {
@@ -110,28 +126,31 @@ DATASETS = {
 }
 
 
-def configuration(
-    architecture: str, dataset: str, pictures: int, seed: int, data_dir: str | None
+def cell_config(
+    architecture: str, dataset: str, num_images: int, seed: int, data_dir: str | None
 ) -> Config:
-    """The run of a cell that is trained.
+    """The configuration of a cell that is trained.
 
     Args:
-      pictures: how many training pictures it sees, repeats counted.
+        architecture: A key of `ARCHITECTURES`.
+        dataset: A key of `DATASETS`.
+        num_images: Training images that it sees, repeats counted.
+        seed: Of the run.
+        data_dir: Where data sets are kept; None for the default.
 
     Raises:
-      ValueError: there is no such architecture or data set.
+        ValueError: There is no such architecture or data set.
     """
-    for name, known in ((architecture, ARCHITECTURES), (dataset, DATASETS)):
-        if name not in known:
-            raise ValueError(f"{name!r} is unknown{did_you_mean(name, known)}")
+    for name, names in ((architecture, ARCHITECTURES), (dataset, DATASETS)):
+        if name not in names:
+            raise ValueError(f"{name!r} is unknown{did_you_mean(name, names)}")
     row, column = ARCHITECTURES[architecture], DATASETS[dataset]
-    batch_size = 64
-    steps = max(1, pictures // batch_size)
+    image_size = column.image_size_for(row)
+    steps = max(1, num_images // _BATCH_SIZE)
     return Config(
-        task="embed" if row.embeds else column.task,
-        criterion=_criterion(row, column),
+        task=_task_config(row, column),
         seed=seed,
-        batch_size=batch_size,
+        batch_size=_BATCH_SIZE,
         total_steps=steps,
         evaluate_every=steps,
         checkpoint_every=max(1, steps // 4),
@@ -139,15 +158,11 @@ def configuration(
             dataset=dataset,
             data_dir=data_dir,
             evaluation_split=column.split,
-            image_size=column.size_for(row),
+            image_size=image_size,
             crop_scale=(1.0, 1.0),
             flip=column.flip,
         ),
-        model=ModelConfig(
-            backbone=row.model,
-            kwargs=row.arguments_at(column.size_for(row)),
-            dtype=row.dtype,
-        ),
+        model=ModelConfig(backbone=row.backbone, kwargs=row.kwargs_at(image_size), dtype=row.dtype),
         augmentation=AugmentationConfig(crop_padding=column.crop_padding),
         optimizer=OptimizerConfig(
             name="adamw",
@@ -156,18 +171,17 @@ def configuration(
             warmup_steps=max(1, steps // 20),
         ),
         evaluation=EvaluationConfig(batch_size=100),
-        embed=EmbedConfig(
-            label_field="tags" if column.task == "tag" else "label",
-            embedding_dim=128,
-            samples_per_class=8,
-        ),
-        tag=TagConfig(),
     )
 
 
-def _criterion(row: Architecture, column: Dataset) -> str:
-    if row.embeds:
-        return "proxy_anchor"
+def _task_config(row: Architecture, column: Dataset) -> TaskConfig:
+    if row.metric_learning:
+        return EmbedConfig(
+            loss="proxy_anchor",
+            label_field="tags" if column.task == "tag" else "label",
+            embedding_dim=128,
+            samples_per_class=8,
+        )
     if column.task == "tag":
-        return "asymmetric"
-    return "margin" if row.model == "capsnet" else "softmax"
+        return TagConfig(loss="asymmetric")
+    return ClassifyConfig(loss="margin" if row.backbone == "capsnet" else "softmax")

@@ -1,4 +1,4 @@
-"""Runs a cell in processes of its own, so that its memory is its own; what is done stays done."""
+"""Runs a cell in processes of its own, so that its peak memory is its own; results are kept."""
 
 import dataclasses
 import json
@@ -11,64 +11,63 @@ from typing import Any
 
 from jaxtag import models
 from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
-from jaxtag.config import schema as configuration
+from jaxtag.config import schema
 from jaxtag.data import sources
 from jaxtag.errors import UserError
 from jaxtag.perf import flops
+from jaxtag.storage.atomic_file import write_text
+from jaxtag.training.preemption import RESTART_STATUS
+from jaxtag.training.run_data import task_class
 
 _RESULT = "result.json"
-_WANTS_TO_GO_ON = 75  # exit status of a run that saved and wants to be started again
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """An architecture on a data set, with a budget of training pictures and a seed."""
+    """An architecture on a data set, with a budget of training images and a seed."""
 
     architecture: str
     dataset: str
-    pictures: int
+    num_images: int
     seed: int
 
     @property
     def name(self) -> str:
-        """Of its folder."""
-        return f"{self.dataset}-{self.architecture}-{self.pictures}-{self.seed}"
+        """Name of its folder."""
+        return f"{self.dataset}-{self.architecture}-{self.num_images}-{self.seed}"
 
     @property
     def trained(self) -> "Cell":
-        """The cell whose run this one judges: itself, or the one that it takes features from."""
-        other = ARCHITECTURES[self.architecture].neighbours
+        """The cell whose run this one evaluates: itself, or the one whose features it uses."""
+        other = ARCHITECTURES[self.architecture].features_of
         return dataclasses.replace(self, architecture=other) if other else self
-
-    @property
-    def judged_by_neighbours(self) -> bool:
-        row = ARCHITECTURES[self.architecture]
-        return row.embeds or row.neighbours is not None
 
 
 def skip_reason(cell: Cell, data_dir: str | None) -> str | None:
-    """Why a cell cannot be run, in a few words; None where it can."""
-    column = DATASETS[cell.dataset]
+    """Why a cell cannot run, in a few words; None where it can."""
     try:
         sources.open_split(cell.dataset, "train", data_dir)
-        sources.open_split(cell.dataset, column.split, data_dir)
+        sources.open_split(cell.dataset, DATASETS[cell.dataset].split, data_dir)
     except UserError:
         return "data absent"
     return None
 
 
 def run(cell: Cell, folder: Path, data_dir: str | None) -> dict[str, Any]:
-    """The result of a cell, run now or before.
+    """Runs a cell, unless it has a result from before; an interrupted run goes on.
 
     Args:
-      folder: of all cells.
+        cell: To run.
+        folder: Of all cells.
+        data_dir: Where data sets are kept; None for the default.
 
     Returns:
-      `metric`, `value`, `metrics`, `split`, `image_size`, `pretraining`, `parameters`,
-      `multiply_adds`, `seconds`, `peak_memory_bytes` and the cell's own fields.
+        `metric`, `value`, `metrics`, `split`, `image_size`, `pretraining`, `parameters`,
+        `multiply_adds`, `seconds`, `peak_memory_bytes`, and `architecture`, `dataset`, `pictures`,
+        `seed` of the cell.
 
     Raises:
-      UserError: the run failed; the message says where its log is.
+        UserError: The run failed; the message has the path of its log.
     """
     path = folder / cell.name / _RESULT
     if path.exists():
@@ -79,35 +78,42 @@ def run(cell: Cell, folder: Path, data_dir: str | None) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     log, seconds, memory = path.parent / "log.txt", 0.0, 0
     if cell.trained == cell:
-        argument = ",".join(f"{name}={value}" for name, value in dataclasses.asdict(cell).items())
-        flags = [f"--config=compare:{argument}", f"--workdir={workdir}"]
-        if data_dir is not None:
-            flags.append(f"--config.data.data_dir={data_dir}")
-        _, memory = _call("jaxtag.train", flags, log)
+        memory = _train(cell, workdir, data_dir, log)
         seconds = _training_seconds(workdir)
     metrics = _last_evaluation(workdir)
-    if cell.judged_by_neighbours:
-        began = time.monotonic()
-        text, used = _call("jaxtag.comparison.knn_eval", [str(workdir)], log)
-        metrics = json.loads(text.splitlines()[-1])
-        seconds, memory = seconds + time.monotonic() - began, max(memory, used)
+    if ARCHITECTURES[cell.architecture].uses_neighbors:
+        start = time.monotonic()
+        output, knn_memory = _call("jaxtag.comparison.knn_eval", [str(workdir)], log)
+        metrics = json.loads(output.splitlines()[-1])
+        seconds, memory = seconds + time.monotonic() - start, max(memory, knn_memory)
     result = _result(cell, workdir, metrics) | {"seconds": seconds, "peak_memory_bytes": memory}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(result, indent=2) + "\n")
     return result
 
 
+def _train(cell: Cell, workdir: Path, data_dir: str | None, log: Path) -> int:
+    """Trains a cell; returns the peak memory in bytes."""
+    arguments = ",".join(f"{name}={value}" for name, value in dataclasses.asdict(cell).items())
+    flags = [f"--config=compare:{arguments}", f"--workdir={workdir}"]
+    if data_dir is not None:
+        flags.append(f"--config.data.data_dir={data_dir}")
+    _, memory = _call("jaxtag.train", flags, log)
+    return memory
+
+
 def _result(cell: Cell, workdir: Path, metrics: dict[str, float]) -> dict[str, Any]:
-    column, config = DATASETS[cell.dataset], configuration.load(workdir)
+    column, config = DATASETS[cell.dataset], schema.load(workdir)
     source = sources.open_split(cell.dataset, "train", config.data.data_dir)
-    classes = len(source.class_names(configuration.label_feature(config)))
+    num_classes = len(source.class_names(task_class(config).label_field(config)))
     fields = dict(config.model.kwargs)
     if "image_size" in models.field_names(config.model.backbone):
         fields["image_size"] = config.data.image_size
-    model = models.create_model(config.model.backbone, num_classes=classes, **fields)
+    model = models.create_model(config.model.backbone, num_classes=num_classes, **fields)
     return {
-        **dataclasses.asdict(cell),
+        "architecture": cell.architecture,
+        "dataset": cell.dataset,
+        "pictures": cell.num_images,
+        "seed": cell.seed,
         "metric": column.metric,
         "value": metrics[column.metric],
         "metrics": metrics,
@@ -120,14 +126,15 @@ def _result(cell: Cell, workdir: Path, metrics: dict[str, float]) -> dict[str, A
 
 
 def _call(module: str, arguments: list[str], log: Path) -> tuple[str, int]:
-    """Runs a command; (what it printed, its peak memory in bytes). Its stderr goes to `log`.
+    """Runs a command, with its stderr in `log`; returns (its stdout, its peak memory in bytes).
 
-    The system counts what this process held when it started the command as held there too.
+    The system counts the memory that this process has when it starts the command as the command's.
     """
     command, peak = [sys.executable, "-m", module, *arguments], 0
     while True:
         with log.open("ab") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+            assert process.stdout is not None
             try:
                 text = process.stdout.read().decode()
             except KeyboardInterrupt:  # the child got it too, and saves
@@ -139,24 +146,24 @@ def _call(module: str, arguments: list[str], log: Path) -> tuple[str, int]:
         peak = max(peak, usage.ru_maxrss * 1024)
         if process.returncode == 0:
             return text, peak
-        if process.returncode != _WANTS_TO_GO_ON:
+        if process.returncode != RESTART_STATUS:
             raise UserError(f"{module} failed with status {process.returncode}: see {log}")
 
 
-def _lines(workdir: Path) -> list[dict[str, Any]]:
+def _metrics(workdir: Path, split: str) -> list[dict[str, Any]]:
+    """The run's lines of metrics.jsonl for a split."""
     text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return [line for line in map(json.loads, text.splitlines()) if line["split"] == split]
 
 
 def _last_evaluation(workdir: Path) -> dict[str, float]:
-    return [line for line in _lines(workdir) if line["split"] == "evaluation"][-1]
+    return _metrics(workdir, "evaluation")[-1]
 
 
 def _training_seconds(workdir: Path) -> float:
-    """The time of all steps with their compilation, without evaluation, of all parts of a run."""
-    seconds, before = 0.0, 0
-    for line in _lines(workdir):
-        if line["split"] == "train":
-            seconds += line["seconds_per_step"] * (line["step"] - before)
-            before = line["step"]
+    """Time of all steps with their compilation, without evaluation, over all parts of a run."""
+    seconds, previous_step = 0.0, 0
+    for line in _metrics(workdir, "train"):
+        seconds += line["seconds_per_step"] * (line["step"] - previous_step)
+        previous_step = line["step"]
     return seconds

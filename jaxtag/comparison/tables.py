@@ -1,4 +1,4 @@
-"""The table of a comparison: for a terminal, as Markdown, as CSV and as a plot."""
+"""Formats the table of a comparison: for a terminal, as Markdown, as CSV and as a plot."""
 
 import csv
 import io
@@ -9,9 +9,10 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
-from jaxtag.comparison.published import PUBLISHED
+from jaxtag.comparison.reference_results import REFERENCE_RESULTS
 
-Found = dict[tuple[str, str], list[dict[str, Any]] | str]  # results of all seeds, or why none
+# (architecture, data set) -> results of all seeds, or why there are none
+Results = dict[tuple[str, str], list[dict[str, Any]] | str]
 
 _COLUMNS = (
     *("architecture", "dataset", "metric", "value", "spread", "seeds", "split", "image_size"),
@@ -20,51 +21,54 @@ _COLUMNS = (
 )
 
 
-def rows(found: Found) -> list[dict[str, Any]]:
-    """One a cell, with the keys of the CSV; means over seeds, `spread` their standard deviation."""
-    made = []
-    for (architecture, dataset), results in found.items():
+def rows(results: Results) -> list[dict[str, Any]]:
+    """One row for each cell: the columns of the CSV.
+
+    Values are means over seeds, `spread` their standard deviation.
+    """
+    cells = []
+    for (architecture, dataset), runs in results.items():
         row: dict[str, Any] = dict.fromkeys(_COLUMNS, "")
         row |= {"architecture": architecture, "dataset": dataset}
-        if published := PUBLISHED.get((architecture, dataset)):
-            row["published_metric"] = published.metric
-            row["published_value"] = published.value
-            row["published_source"] = published.source
-        if isinstance(results, str):
-            row["absent"] = results
+        if reference := REFERENCE_RESULTS.get((architecture, dataset)):
+            row["published_metric"] = reference.metric
+            row["published_value"] = reference.value
+            row["published_source"] = reference.source
+        if isinstance(runs, str):
+            row["absent"] = runs
         else:
-            first, values = results[0], [result["value"] for result in results]
-            kept = ("metric", "split", "image_size", "pretraining", "pictures", "parameters")
-            row |= {name: first[name] for name in (*kept, "multiply_adds")}
+            first, values = runs[0], [run["value"] for run in runs]
+            shared = ("metric", "split", "image_size", "pretraining", "pictures", "parameters")
+            row |= {name: first[name] for name in (*shared, "multiply_adds")}
             row |= {"value": statistics.fmean(values), "seeds": len(values)}
             row["spread"] = statistics.stdev(values) if len(values) > 1 else ""
-            row["seconds"] = statistics.fmean(result["seconds"] for result in results)
-            row["peak_memory_bytes"] = max(result["peak_memory_bytes"] for result in results)
-        made.append(row)
-    return made
+            row["seconds"] = statistics.fmean(run["seconds"] for run in runs)
+            row["peak_memory_bytes"] = max(run["peak_memory_bytes"] for run in runs)
+        cells.append(row)
+    return cells
 
 
-def as_csv(found: Found) -> str:
-    """Every cell with all that is known of it."""
+def as_csv(results: Results) -> str:
+    """All cells with all columns."""
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS)
     writer.writeheader()
-    writer.writerows(rows(found))
+    writer.writerows(rows(results))
     return text.getvalue()
 
 
-def as_markdown(found: Found) -> str:
-    """Architectures against data sets, then each cell's cost."""
-    architectures, datasets = _axes(found)
+def as_markdown(results: Results) -> str:
+    """Architectures by data sets, then the cost of each cell."""
+    architectures, datasets = _axes(results)
     lines = _markdown(
         ["", *(_heading(dataset) for dataset in datasets)],
         [
-            [ARCHITECTURES[a].title, *(_cell(found[a, d], a, d) for d in datasets)]
+            [ARCHITECTURES[a].title, *(_cell(results[a, d], a, d) for d in datasets)]
             for a in architectures
         ],
     )
     costs = []
-    for row in rows(found):
+    for row in rows(results):
         if row["absent"]:
             continue
         costs.append(
@@ -80,17 +84,17 @@ def as_markdown(found: Found) -> str:
                 f"{row['peak_memory_bytes'] / 2**30:.1f} GiB",
             ]
         )
-    heading = ["architecture", "data set", "resolution", "pretraining", "pictures x seeds"]
+    heading = ["architecture", "data set", "resolution", "pretraining", "images x seeds"]
     heading += ["parameters", "multiply-adds", "training", "peak memory"]
     return "\n".join([*lines, "", *_markdown(heading, costs)]) + "\n"
 
 
-def as_text(found: Found) -> str:
-    """Architectures against data sets, for a terminal."""
-    architectures, datasets = _axes(found)
+def as_text(results: Results) -> str:
+    """Architectures by data sets, for a terminal."""
+    architectures, datasets = _axes(results)
     table = [["", *(_heading(dataset) for dataset in datasets)]]
     table += [
-        [ARCHITECTURES[a].title, *(_cell(found[a, d], a, d) for d in datasets)]
+        [ARCHITECTURES[a].title, *(_cell(results[a, d], a, d) for d in datasets)]
         for a in architectures
     ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -100,20 +104,20 @@ def as_text(found: Found) -> str:
     )
 
 
-def as_svg(found: Found) -> str:
-    """For each data set its cells: the metric over the multiply-adds of a picture."""
-    _, datasets = _axes(found)
-    there = {
-        dataset: [row for row in rows(found) if row["dataset"] == dataset and not row["absent"]]
+def as_svg(results: Results) -> str:
+    """A plot for each data set: the metric over the multiply-adds per image."""
+    _, datasets = _axes(results)
+    present = {
+        dataset: [row for row in rows(results) if row["dataset"] == dataset and not row["absent"]]
         for dataset in datasets
     }
-    panels = [_panel(DATASETS[d].title, cells) for d, cells in there.items() if cells]
+    panels = [_panel(DATASETS[d].title, cells) for d, cells in present.items() if cells]
     width, height = 420 * max(len(panels), 1), 320
-    moved = [f'<g transform="translate({420 * n} 0)">{p}</g>' for n, p in enumerate(panels)]
+    shifted = [f'<g transform="translate({420 * n} 0)">{p}</g>' for n, p in enumerate(panels)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" font-family="sans-serif" font-size="12">'
-        f'<rect width="{width}" height="{height}" fill="white"/>{"".join(moved)}</svg>\n'
+        f'<rect width="{width}" height="{height}" fill="white"/>{"".join(shifted)}</svg>\n'
     )
 
 
@@ -126,23 +130,23 @@ def _panel(title: str, cells: Sequence[dict[str, Any]]) -> str:
     margin = 0.08 * (high - low) or 0.01
     low, high = low - margin, high + margin
 
-    def place(cost: float, value: float) -> tuple[float, float]:
+    def position(cost: float, value: float) -> tuple[float, float]:
         x = left + (cost - low_cost) / max(high_cost - low_cost, 1) * (right - left)
         return x, bottom - (value - low) / (high - low) * (bottom - top)
 
     parts = [f'<text x="{left}" y="22" font-size="15">{escape(title)}</text>']
     parts.append(f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="#888"/>')
     for power in range(low_cost, high_cost + 1):
-        x, _ = place(power, low)
+        x, _ = position(power, low)
         parts.append(f'<text x="{x:.0f}" y="{bottom + 16}" text-anchor="middle">1e{power}</text>')
     for step in range(5):
         value = low + (high - low) * step / 4
-        _, y = place(low_cost, value)
+        _, y = position(low_cost, value)
         parts.append(f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">{value:.2f}</text>')
-    parts.append(f'<text x="{left}" y="{bottom + 34}">multiply-adds a picture</text>')
+    parts.append(f'<text x="{left}" y="{bottom + 34}">multiply-adds per image</text>')
     parts.append(f'<text x="{left + 4}" y="{top - 4}" fill="#666">{cells[0]["metric"]}</text>')
     for row, cost in zip(cells, costs, strict=True):
-        x, y = place(cost, row["value"])
+        x, y = position(cost, row["value"])
         at_end = x > (left + right) / 2
         name = escape(ARCHITECTURES[row["architecture"]].title)
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#1d4ed8"/>')
@@ -153,8 +157,8 @@ def _panel(title: str, cells: Sequence[dict[str, Any]]) -> str:
     return "".join(parts)
 
 
-def _axes(found: Found) -> tuple[list[str], list[str]]:
-    architectures, datasets = zip(*found, strict=True)
+def _axes(results: Results) -> tuple[list[str], list[str]]:
+    architectures, datasets = zip(*results, strict=True)
     return list(dict.fromkeys(architectures)), list(dict.fromkeys(datasets))
 
 
@@ -163,16 +167,16 @@ def _heading(dataset: str) -> str:
     return f"{column.title} ({column.metric}, {column.split})"
 
 
-def _cell(results: list[dict[str, Any]] | str, architecture: str, dataset: str) -> str:
-    if isinstance(results, str):
-        text = results
+def _cell(runs: list[dict[str, Any]] | str, architecture: str, dataset: str) -> str:
+    if isinstance(runs, str):
+        text = runs
     else:
-        values = [result["value"] for result in results]
+        values = [run["value"] for run in runs]
         text = f"{statistics.fmean(values):.4f}"
         if len(values) > 1:
             text += f" ± {statistics.stdev(values):.4f}"
-    if published := PUBLISHED.get((architecture, dataset)):
-        text += f" (paper: {published.value:.4g})"
+    if reference := REFERENCE_RESULTS.get((architecture, dataset)):
+        text += f" (paper: {reference.value:.4g})"
     return text
 
 

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.datasets import published_sizes
-from jaxtag.distributed import mesh as meshes
-from jaxtag.tasks import TASKS
-from jaxtag.tasks.caption.config import CaptionConfig
+from jaxtag.distributed.mesh import batch_sharding
+from jaxtag.tasks.base import Task
+from jaxtag.training import run_data
 
 _STEPS_PER_EPOCH = 1000  # where the size of the training split is not published
 
@@ -19,8 +20,8 @@ def num_outputs(config: Config) -> int:
     Raises:
         UsageError: The data set is not built in.
     """
-    if isinstance(config.task, CaptionConfig):
-        return config.task.vocab_size
+    if run_data.task_class(config).published_vocabulary(config) == "tokens":
+        return schema.get(config, "task.vocab_size")
     return published_sizes.num_labels(config.data.dataset)
 
 
@@ -30,11 +31,11 @@ def num_train_examples(config: Config) -> int:
     return _STEPS_PER_EPOCH * config.batch_size if published is None else published
 
 
-def batch_shapes(config: Config, num_outputs: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """A training batch as the input pipeline makes it: shapes, dtypes and shardings."""
-    example = TASKS[config.task.TASK].example(config, range(num_outputs), train=True)
+def batch_shapes(task: Task, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """A training batch of a task as the input pipeline makes it: shapes, dtypes and shardings."""
+    example, batch_size = task.example_spec(train=True), task.config.batch_size
     size = example.image.size
-    rows = {
+    rows: dict[str, np.ndarray | np.generic] = {
         "image": np.zeros((size, size, 3), np.uint8),
         "mask": np.zeros((), np.float32),
         "broken": np.zeros((), bool),
@@ -42,8 +43,8 @@ def batch_shapes(config: Config, num_outputs: int, mesh: Mesh) -> dict[str, jax.
         "epoch": np.zeros((), np.int32),
         **{name: target.empty for name, target in example.fields.items()},
     }
-    sharding = meshes.batch_sharding(mesh)
+    sharding = batch_sharding(mesh)
     return {
-        name: jax.ShapeDtypeStruct((config.batch_size, *row.shape), row.dtype, sharding=sharding)
+        name: jax.ShapeDtypeStruct((batch_size, *row.shape), row.dtype, sharding=sharding)
         for name, row in rows.items()
     }

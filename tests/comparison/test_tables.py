@@ -1,4 +1,4 @@
-"""The table of a comparison, from results that are known."""
+"""The table of a comparison, from made-up results."""
 
 import csv
 import io
@@ -8,18 +8,18 @@ import pytest
 
 from jaxtag.comparison import tables
 from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
-from jaxtag.comparison.published import PUBLISHED
+from jaxtag.comparison.reference_results import REFERENCE_RESULTS
 
 
-def result(value: float, **other) -> dict:
-    usual = {"metric": "top1", "value": value, "split": "test", "image_size": 32}
-    usual |= {"pretraining": "none", "pictures": 6400, "parameters": 1_250_000}
-    usual |= {"multiply_adds": 37_000_000, "seconds": 90.0, "peak_memory_bytes": 3 << 29}
-    return {**usual, **other}
+def result(value: float, **fields) -> dict:
+    defaults = {"metric": "top1", "value": value, "split": "test", "image_size": 32}
+    defaults |= {"pretraining": "none", "pictures": 6400, "parameters": 1_250_000}
+    defaults |= {"multiply_adds": 37_000_000, "seconds": 90.0, "peak_memory_bytes": 3 << 29}
+    return {**defaults, **fields}
 
 
 @pytest.fixture
-def found() -> tables.Found:
+def results() -> tables.Results:
     return {
         ("resnet", "mnist"): [result(0.98), result(0.99, seconds=110.0)],
         ("capsnet", "mnist"): [result(0.995, multiply_adds=200_000_000)],
@@ -28,9 +28,9 @@ def found() -> tables.Found:
     }
 
 
-def test_csv_has_a_row_for_each_cell(found):
-    rows = list(csv.DictReader(io.StringIO(tables.as_csv(found))))
-    assert [(row["architecture"], row["dataset"]) for row in rows] == list(found)
+def test_csv_has_a_row_for_each_cell(results):
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(results))))
+    assert [(row["architecture"], row["dataset"]) for row in rows] == list(results)
     first, second, third, _ = rows
     assert float(first["value"]) == pytest.approx(0.985)
     assert float(first["spread"]) == pytest.approx(0.00707, abs=1e-5)
@@ -39,8 +39,8 @@ def test_csv_has_a_row_for_each_cell(found):
     assert (third["value"], third["absent"]) == ("", "data absent")
 
 
-def test_markdown_names_metric_split_and_cost(found):
-    text = tables.as_markdown(found)
+def test_markdown_names_metric_split_and_cost(results):
+    text = tables.as_markdown(results)
     assert "| MNIST (top1, test) | VOC 2007 (map, test) |" in text
     assert "| ResNet | 0.9850 ± 0.0071 | data absent |" in text
     assert "| CapsNet | 0.9950 (paper: 0.9975) | data absent |" in text
@@ -50,14 +50,14 @@ def test_markdown_names_metric_split_and_cost(found):
     assert columns == {4}
 
 
-def test_text_is_aligned(found):
-    first, *others = tables.as_text(found).splitlines()
-    place = first.index("VOC 2007")
-    assert all(line[place:] == "data absent" for line in others)
+def test_text_is_aligned(results):
+    first, *others = tables.as_text(results).splitlines()
+    column = first.index("VOC 2007")
+    assert all(line[column:] == "data absent" for line in others)
 
 
-def test_plot_is_svg_with_a_point_a_cell(found):
-    root = ElementTree.fromstring(tables.as_svg(found))
+def test_plot_is_svg_with_a_point_for_each_cell(results):
+    root = ElementTree.fromstring(tables.as_svg(results))
     names = [item.text for item in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"MNIST", "ResNet", "CapsNet", "1e7"} <= set(names) and "VOC 2007" not in names
     circles = list(root.iter("{http://www.w3.org/2000/svg}circle"))
@@ -67,5 +67,5 @@ def test_plot_is_svg_with_a_point_a_cell(found):
 
 
 def test_published_figures_belong_to_cells():
-    for architecture, dataset in PUBLISHED:
+    for architecture, dataset in REFERENCE_RESULTS:
         assert architecture in ARCHITECTURES and dataset in DATASETS

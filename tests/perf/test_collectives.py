@@ -27,8 +27,8 @@ ENTRY %main (x: f32[256]) -> f32[256] {{
 }}
 """
     program = hlo.parse(text)
-    turns = hbm_traffic.trip_counts(program, text, fused=True)
-    return collectives.network_bytes(program, turns, islands, devices)
+    counts = hbm_traffic.trip_counts(program, text, fused=True)
+    return collectives.network_bytes(program, counts, islands, devices)
 
 
 def reduced(groups: str) -> str:

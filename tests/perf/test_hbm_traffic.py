@@ -75,11 +75,11 @@ def loop():
     return program, hbm_traffic.trip_counts(program, LOOP)
 
 
-def test_the_turns_of_a_loop_are_its_conditions_bound(loop):
+def test_the_trip_count_of_a_loop_is_its_conditions_bound(loop):
     assert loop[1] == {"main": 1, "until": 5, "body": 5}
 
 
-def test_turns_that_xla_knows_come_first():
+def test_trip_counts_that_xla_knows_come_first():
     text = LOOP.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"3"}}')
     assert hbm_traffic.trip_counts(hlo.parse(text), text)["body"] == 3
 
@@ -87,13 +87,13 @@ def test_turns_that_xla_knows_come_first():
 def test_a_slice_inside_of_nested_fusions_is_what_is_read(loop):
     """A turn reads a row of 1 kB and its place (4 bytes), writes a row, and exchanges it."""
     compares = 5 * (4 + 4)
-    assert analyze.hbm_bytes(*loop) == 5 * (KB + 4 + KB + 2 * KB + 4) + compares
+    assert hbm_traffic.step_hbm_bytes(*loop) == 5 * (KB + 4 + KB + 2 * KB + 4) + compares
 
 
-def test_exchanges_count_in_each_turn(loop):
-    ((kind, found),) = collectives.collectives(*loop).items()
+def test_collectives_count_in_each_turn(loop):
+    ((kind, total),) = collectives.collectives(*loop).items()
     assert kind == "all-reduce"
-    assert found == collectives.Collective(
+    assert total == collectives.Collective(
         count=1, runs=5, bytes=5 * KB, sent=10 * KB, overlapped=0
     )
 
@@ -106,11 +106,11 @@ def test_what_is_started_apart_is_overlapped(attributes, overlapped):
     text = LOOP.replace("all-reduce(", "all-reduce-start(")
     text = text.replace("to_apply=%add\n", f"to_apply=%add{attributes}\n")
     program = hlo.parse(text)
-    found = collectives.collectives(program, hbm_traffic.trip_counts(program, text))
-    assert found["all-reduce"].overlapped == overlapped
+    by_kind = collectives.collectives(program, hbm_traffic.trip_counts(program, text))
+    assert by_kind["all-reduce"].overlapped == overlapped
 
 
-def test_an_exchange_that_is_wrapped_is_overlapped_and_counted_in_its_loop():
+def test_a_collective_that_is_wrapped_is_overlapped_and_counted_in_its_loop():
     wrapped = """%wrapped (given: f32[256]) -> f32[256] {
   %given = f32[256]{0} parameter(0)
   ROOT %exchange = f32[256]{0} all-reduce(%given), replica_groups={}, to_apply=%add
@@ -123,10 +123,8 @@ def test_an_exchange_that_is_wrapped_is_overlapped_and_counted_in_its_loop():
         "  %shared = f32[256]{0} async-done(%begun)",
     )
     program = hlo.parse(text)
-    found = collectives.collectives(program, hbm_traffic.trip_counts(program, text, fused=True))[
-        "all-reduce"
-    ]
-    assert found == collectives.Collective(
+    by_kind = collectives.collectives(program, hbm_traffic.trip_counts(program, text, fused=True))
+    assert by_kind["all-reduce"] == collectives.Collective(
         count=1, runs=5, bytes=5 * KB, sent=10 * KB, overlapped=1
     )
 
@@ -141,10 +139,9 @@ def test_an_exchange_that_is_wrapped_is_overlapped_and_counted_in_its_loop():
 def test_of_a_gathering_all_parts_go_round(form):
     text = LOOP.replace("f32[256]{0} all-reduce(%fused)", form)
     program = hlo.parse(text)
-    found = collectives.collectives(program, hbm_traffic.trip_counts(program, text, fused=True))[
-        "all-gather"
-    ]
-    assert (found.bytes, found.sent) == (5 * KB, 20 * KB)
+    by_kind = collectives.collectives(program, hbm_traffic.trip_counts(program, text, fused=True))
+    gathered = by_kind["all-gather"]
+    assert (gathered.bytes, gathered.sent) == (5 * KB, 20 * KB)
 
 
 def test_memory_on_the_chip_is_free():

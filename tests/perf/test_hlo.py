@@ -31,7 +31,9 @@ def program(lowered):
 
 
 def test_a_product_in_a_loop_is_found_with_its_scope_shape_and_line(program):
-    (product,) = (i for i in program.executed() if "dot_general" in i.op_name and i.opcode != "while")
+    (product,) = (
+        i for i in program.executed() if "dot_general" in i.op_name and i.opcode != "while"
+    )
     assert "inner" in product.op_name.split("/")
     assert (product.dims, product.bytes) == ((4, 8), 4 * 8 * 4)
     files = [(file, function) for file, _, function in program.traceback(product)]

@@ -1,4 +1,4 @@
-"""What a compiled training step costs on each device, read out of the program."""
+"""Costs of a compiled training step on each device, from the program's text."""
 
 import dataclasses
 import math
@@ -9,12 +9,14 @@ import jax
 
 from jaxtag.distributed.sharding import ParamSharding
 from jaxtag.perf import collectives, hbm_traffic, hlo
-from jaxtag.perf.aot.lower import Compiled, DoesNotFit, Lowered
+from jaxtag.perf import compiled as xla
+from jaxtag.perf.aot.lower import Compiled, DoesNotFitError, Lowered
 from jaxtag.perf.aot.topologies import Topology
 from jaxtag.perf.hardware import Chip
 from jaxtag.perf.hlo import Instruction, Program
 from jaxtag.training.setup import TrainSetup
 
+<<<<<<< HEAD
 _SMALL = 2**14  # elements, below which a whole copy on every device is meant
 
 
@@ -73,15 +75,20 @@ def _interesting(instruction: Instruction) -> str | None:
     opcode = instruction.opcode.removesuffix("-start")
     wanted = (*collectives.COLLECTIVES, "convolution", "dot", "while", "custom-call")
     return opcode if opcode in wanted else None
+=======
+_SMALL = 2**14  # elements, below which parameters are replicated on purpose
+>>>>>>> perf
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """How long a step takes at least, by resource, in seconds.
+    """Lower bounds of a step's time by resource, in seconds.
 
     Attributes:
-      links: within a slice of TPUs, or a host of GPUs.
-      network: between them; None where nobody says how fast it is.
+        arithmetic: Of the matrix units.
+        memory: Of the main memory's bandwidth.
+        links: Within a slice of TPUs, or a host of GPUs.
+        network: Between them; None where its bandwidth is unknown.
     """
 
     arithmetic: float
@@ -91,50 +98,53 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        return getattr(self, self.binding)
+        """The largest of the bounds."""
+        return self._bounds[self.binding]
 
     @property
     def binding(self) -> str:
-        """The resource that takes longest."""
-        known = {name: s for name, s in dataclasses.asdict(self).items() if s is not None}
-        return max(known, key=lambda name: known[name])
+        """The resource with the largest bound."""
+        return max(self._bounds, key=lambda name: self._bounds[name])
+
+    @property
+    def _bounds(self) -> dict[str, float]:
+        return {name: s for name, s in dataclasses.asdict(self).items() if s is not None}
 
 
-def read(compiled: Compiled, topology: Topology) -> dict[str, Any]:
-    """All of it, as `jaxtag.compile` writes it in JSON."""
-    chip = topology.chip
-    experiment, text = compiled.lowered.experiment, compiled.program.as_text()
-    devices, batch = experiment.mesh.devices.size, experiment.config.batch_size
+def analyze(compiled: Compiled, topology: Topology) -> dict[str, Any]:
+    """All costs of a step, as `jaxtag.compile` writes them in JSON."""
+    chip, setup = topology.chip, compiled.lowered.setup
+    text = xla.text(compiled.program)
+    devices, batch_size = setup.mesh.devices.size, setup.config.batch_size
     program = hlo.parse(text)
-    turns = hbm_traffic.trip_counts(program, text)
-    inside = hbm_traffic.trip_counts(program, text, fused=True)
-    found = collectives.collectives(program, inside)
-    away = collectives.network_bytes(program, inside, topology.islands, devices)
-    moved = hbm_bytes(program, turns)
-    bound = Roofline(
+    fused_counts = hbm_traffic.trip_counts(program, text, fused=True)
+    by_kind = collectives.collectives(program, fused_counts)
+    network = collectives.network_bytes(program, fused_counts, topology.islands, devices)
+    traffic = hbm_traffic.step_hbm_bytes(program, hbm_traffic.trip_counts(program, text))
+    roofline = Roofline(
         arithmetic=compiled.lowered.flops / devices / chip.bfloat16_flops,
-        memory=moved / chip.memory_bandwidth,
-        links=collectives.link_seconds(found, devices, chip),
-        network=_network_seconds(away, chip),
+        memory=traffic / chip.memory_bandwidth,
+        links=collectives.link_seconds(by_kind, devices, chip),
+        network=_network_seconds(network, chip),
     )
-    held = memory(compiled.program, chip)
-    xla = compiled.program.cost_analysis() or {}  # there is none for GPUs
+    memory = memory_by_kind(compiled.program, chip)
+    costs = xla.cost_analysis(compiled.program)
     return {
-        **heading(compiled.lowered),
-        "fits": held["peak"] <= held["capacity"],
-        "memory_bytes_per_device": held,
-        "hbm_bytes_per_example": moved * devices / batch,
-        "xla": {  # the bodies of loops counted once, arrays on the chip as in main memory
-            "flops_per_example": _each(xla, "flops", devices / batch),
-            "bytes_accessed_per_example": _each(xla, "bytes accessed", devices / batch),
+        **_summary(compiled.lowered),
+        "fits": memory["peak"] <= memory["capacity"],
+        "memory_bytes_per_device": memory,
+        "hbm_bytes_per_example": traffic * devices / batch_size,
+        "xla": {  # loop bodies counted once, on-chip arrays as in main memory
+            "flops_per_example": _scaled(costs, "flops", devices / batch_size),
+            "bytes_accessed_per_example": _scaled(costs, "bytes accessed", devices / batch_size),
         },
-        "collectives": {kind: dataclasses.asdict(item) for kind, item in found.items()},
-        "network_bytes_per_device": away,
+        "collectives": {kind: dataclasses.asdict(item) for kind, item in by_kind.items()},
+        "network_bytes_per_device": network,
         "bound": {
-            "by": bound.binding,
-            "seconds": bound.seconds,
-            "examples_per_second": batch / bound.seconds,
-            "seconds_by_resource": dataclasses.asdict(bound),
+            "by": roofline.binding,
+            "seconds": roofline.seconds,
+            "examples_per_second": batch_size / roofline.seconds,
+            "seconds_by_resource": dataclasses.asdict(roofline),
             "peaks": dataclasses.asdict(chip),
         },
         "program": fingerprint(program, text),
@@ -142,19 +152,8 @@ def read(compiled: Compiled, topology: Topology) -> dict[str, Any]:
     }
 
 
-def _network_seconds(sent: float, chip: Chip) -> float | None:
-    if not sent:
-        return 0.0
-    return sent / chip.network_bandwidth if chip.network_bandwidth else None
-
-
-def _each(costs: dict[str, float], name: str, share: float) -> float | None:
-    """A cost of XLA's for one picture; None where it does not say."""
-    return costs[name] * share if name in costs else None
-
-
-def read_failure(lowered: Lowered, error: DoesNotFit, chip: Chip) -> dict[str, Any]:
-    """What is known of a step that does not fit; the rest is None."""
+def analyze_failure(lowered: Lowered, error: DoesNotFitError, chip: Chip) -> dict[str, Any]:
+    """`analyze` of a step that does not fit: what is unknown is None."""
     unknown = (
         "hbm_bytes_per_example",
         "collectives",
@@ -163,7 +162,7 @@ def read_failure(lowered: Lowered, error: DoesNotFit, chip: Chip) -> dict[str, A
         "compile_seconds",
     )
     return {
-        **heading(lowered),
+        **_summary(lowered),
         **dict.fromkeys(unknown),
         "fits": False,
         "memory_bytes_per_device": {
@@ -174,16 +173,75 @@ def read_failure(lowered: Lowered, error: DoesNotFit, chip: Chip) -> dict[str, A
     }
 
 
-def heading(lowered: Lowered) -> dict[str, Any]:
+def memory_by_kind(program: jax.stages.Compiled, chip: Chip) -> dict[str, int]:
+    """Bytes on each device by kind; `peak`, their sum, is an upper bound of what is live at once.
+
+    `arguments`: state and batch; `outputs`: those that alias no argument; `temporaries`: within the
+    step; `code`: the program.
+    """
+    stats = xla.memory_analysis(program)
+    kinds = {
+        "arguments": stats.argument_size_in_bytes,
+        "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+        "code": stats.generated_code_size_in_bytes,
+    }
+    return {**kinds, "peak": sum(kinds.values()), "capacity": chip.memory_bytes}
+
+
+def unintended_replicas(setup: TrainSetup) -> list[ParamSharding]:
+    """Large parameters that are replicated on every device although the mesh could split them."""
+    is_split = setup.mesh.shape["fsdp"] > 1
+    return [
+        item
+        for item in setup.param_shardings
+        if math.prod(item.shape) >= _SMALL and not any(item.spec) and (is_split or item.remark)
+    ]
+
+
+def fingerprint(program: Program, text: str) -> dict[str, Any]:
+    """What a review should see change: fusions, collectives, convolutions, donated buffers."""
+    counts: dict[str, int] = {}
+    for body in program.computations.values():
+        for instruction in body:
+            if name := _fingerprint_name(instruction):
+                counts[name] = counts.get(name, 0) + 1
+    header = text.partition("\n")[0]
+    donated = len(re.findall(r"(?:may|must)-alias", header))
+    return {**dict(sorted(counts.items())), "donated buffers": donated}
+
+
+def _fingerprint_name(instruction: Instruction) -> str | None:
+    """What it counts as; None where it does not."""
+    if instruction.opcode == "fusion":
+        kind = hlo.search(r"kind=k(\w+)", instruction.attributes)[1]
+        return f"fusion {kind.lower()}"
+    opcode = instruction.opcode.removesuffix("-start")
+    opcodes = (*collectives.COLLECTIVES, "convolution", "dot", "while", "custom-call")
+    return opcode if opcode in opcodes else None
+
+
+def _network_seconds(sent: float, chip: Chip) -> float | None:
+    if not sent:
+        return 0.0
+    return sent / chip.network_bandwidth if chip.network_bandwidth else None
+
+
+def _scaled(costs: dict[str, float], name: str, factor: float) -> float | None:
+    """A cost of XLA's times a factor; None where XLA does not tell it."""
+    return costs[name] * factor if name in costs else None
+
+
+def _summary(lowered: Lowered) -> dict[str, Any]:
     """What is known before XLA compiles."""
-    experiment = lowered.experiment
-    batch = experiment.config.batch_size
+    setup = lowered.setup
+    batch_size = setup.config.batch_size
     return {
-        "devices": experiment.mesh.devices.size,
-        "mesh": dict(experiment.mesh.shape),
-        "batch_size": batch,
-        "flops_per_example": lowered.flops / batch,
-        "gradient_bytes": sum(4 * math.prod(item.shape) for item in experiment.placements),
-        "replicated": [item.path for item in replicated_by_accident(experiment)],
+        "devices": setup.mesh.devices.size,
+        "mesh": dict(setup.mesh.shape),
+        "batch_size": batch_size,
+        "flops_per_example": lowered.flops / batch_size,
+        "gradient_bytes": sum(4 * math.prod(item.shape) for item in setup.param_shardings),
+        "replicated": [item.path for item in unintended_replicas(setup)],
         "lower_seconds": lowered.seconds,
     }

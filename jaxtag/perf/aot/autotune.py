@@ -1,4 +1,4 @@
-"""Finds the largest batch, and the remat policy and mesh with which a step is fastest."""
+"""Searches the batch size, remat policy and mesh with which a step is fastest."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -7,8 +7,8 @@ from typing import Any
 from jaxtag import models
 from jaxtag.config.schema import Config
 
-_REMAT = ("none", "dots", "full")  # from the one that computes least
-_LARGEST = 1024  # pictures a device
+_REMAT_POLICIES = ("none", "dots", "full")  # by increasing recomputation
+_MAX_BATCH = 1024  # images per device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,10 +16,14 @@ class Trial:
     """One compilation.
 
     Attributes:
-      batch: pictures of each device in a step.
-      peak: bytes of a device's memory, None where nobody knows.
-      examples_per_second: by the bound of the slowest resource, on all devices; 0 where it does not
-        fit.
+        batch: Images per device and step.
+        remat: The policy.
+        mesh: The axis that all devices are on: "data" replicates parameters, "fsdp" splits them.
+        fits: Whether the step fits a device's memory.
+        peak: Bytes of a device's memory; None where unknown.
+        examples_per_second: On all devices, by the bound of the slowest resource; 0 where the step
+            does not fit.
+        binding: That resource.
     """
 
     batch: int
@@ -31,41 +35,43 @@ class Trial:
     binding: str
 
 
-def best(
+def search(
     config: Config,
     devices: int,
-    attempt: Callable[[Config], dict[str, Any]],
-    say: Callable[[str], None] = lambda line: None,
+    analyze: Callable[[Config], dict[str, Any]],
+    report: Callable[[str], None] = lambda line: None,
 ) -> list[Trial]:
-    """All that was tried, the fastest first.
+    """Tries batch sizes for each remat policy and mesh; returns all trials, the fastest first.
 
-    For each remat policy and mesh the largest batch that fits is found among powers of two times
-    the batch a device of `config`, and below that one whichever is fastest: what a chip keeps in
-    its fast memory may make a smaller batch faster.
+    Batch sizes are powers of two times the batch per device of `config`: up to the largest that
+    fits, then down while a step gets faster, since what a chip keeps in its fast memory may make a
+    smaller batch faster.
 
     Args:
-      attempt: compiles a configuration and gives what `reading.read` gives.
-      say: is told of each trial.
+        config: To vary.
+        devices: Their number.
+        analyze: Compiles a configuration and returns what `analyze.analyze` does.
+        report: Called with a line for each trial.
     """
     trials: list[Trial] = []
 
-    def attempted(batch: int, remat: str, mesh: str) -> Trial:
-        changed = _changed(config, batch * devices, remat, mesh)
-        trial = _trial(batch, remat, mesh, attempt(changed))
+    def run_trial(batch: int, remat: str, mesh: str) -> Trial:
+        variant = _variant(config, batch * devices, remat, mesh)
+        trial = _trial(batch, remat, mesh, analyze(variant))
         trials.append(trial)
-        say(_line(trial))
+        report(_line(trial))
         return trial
 
     start = max(1, config.batch_size // (devices * config.optimizer.grad_accum_steps))
-    for way in _ways(config, devices):
-        fastest = last = attempted(start, *way)
+    for remat, mesh in _variants(config, devices):
+        fastest = last = run_trial(start, remat, mesh)
         batch = 2 * start
-        while last.fits and batch <= _LARGEST:
-            last = attempted(batch, *way)
+        while last.fits and batch <= _MAX_BATCH:
+            last = run_trial(batch, remat, mesh)
             batch *= 2
         batch = start // 2
         while batch >= 1:
-            last = attempted(batch, *way)
+            last = run_trial(batch, remat, mesh)
             if fastest.fits and last.examples_per_second <= fastest.examples_per_second:
                 break
             fastest = last
@@ -74,38 +80,38 @@ def best(
 
 
 def table(trials: list[Trial]) -> str:
-    """A line for each."""
+    """One line for each trial."""
     return "\n".join(_line(trial) for trial in trials)
 
 
-def _ways(config: Config, devices: int) -> Iterator[tuple[str, str]]:
-    """Remat policies that the model knows, on meshes that split the batch alone or parameters."""
-    known = "remat" in models.field_names(config.model.backbone)
-    policies = _REMAT if known else ("none",)
+def _variants(config: Config, devices: int) -> Iterator[tuple[str, str]]:
+    """(remat policy, mesh) to try: policies that the model has, on each mesh."""
+    has_remat = "remat" in models.field_names(config.model.backbone)
+    policies = _REMAT_POLICIES if has_remat else ("none",)
     for mesh in ("data", "fsdp") if devices > 1 else ("data",):
         for remat in policies:
             yield remat, mesh
 
 
-def _changed(config: Config, batch_size: int, remat: str, mesh: str) -> Config:
+def _variant(config: Config, batch_size: int, remat: str, mesh: str) -> Config:
     replace = dataclasses.replace
-    sizes = {"data": -1, "fsdp": 1} if mesh == "data" else {"data": 1, "fsdp": -1}
+    axes = {"data": -1, "fsdp": 1} if mesh == "data" else {"data": 1, "fsdp": -1}
     return replace(
         config,
         batch_size=batch_size * config.optimizer.grad_accum_steps,
         model=replace(config.model, remat=remat),
-        mesh=replace(config.mesh, **sizes, tensor=1),
+        mesh=replace(config.mesh, **axes, tensor=1),
     )
 
 
-def _trial(batch: int, remat: str, mesh: str, found: dict[str, Any]) -> Trial:
-    bound = found["bound"] if found["fits"] else None
+def _trial(batch: int, remat: str, mesh: str, analysis: dict[str, Any]) -> Trial:
+    bound = analysis["bound"] if analysis["fits"] else None
     return Trial(
         batch=batch,
         remat=remat,
         mesh=mesh,
-        fits=found["fits"],
-        peak=found["memory_bytes_per_device"]["peak"],
+        fits=analysis["fits"],
+        peak=analysis["memory_bytes_per_device"]["peak"],
         examples_per_second=bound["examples_per_second"] if bound else 0.0,
         binding=bound["by"] if bound else "memory size",
     )

@@ -1,25 +1,22 @@
-"""The training step of a configuration, compiled for devices that are not there."""
+"""Lowers and compiles the training step of a configuration for devices that are not there."""
 
 import dataclasses
 import re
 import time
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
 from jaxtag.config.schema import Config
-from jaxtag.datasets import published_sizes
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UserError
-from jaxtag.perf import flops as counting
-from jaxtag.tasks import TASKS
-from jaxtag.training import setup as experiments
+from jaxtag.perf import step_inputs
+from jaxtag.perf.flops import jaxpr_macs
+from jaxtag.training import run_data
 from jaxtag.training.setup import TrainSetup
 
-# XLA chooses the tiles of its own products for GPUs by trying them on one, and gives up on odd
-# shapes where it has none; cuBLAS takes any.
-_FOR_GPUS = {"xla_gpu_enable_triton_gemm": False}
+# XLA autotunes the tiles of its own GPU matmuls on a GPU, and gives up on odd shapes where there is
+# none; cuBLAS takes any shape.
+_GPU_OPTIONS: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
 _AMOUNT = r"([\d.]+)([KMGT]?)"
 # "Used 17.5G of 15.75G hbm", "HLO temporaries (1.5T) exceeds available HBM (15.75G)"
 _OUT_OF_MEMORY = (
@@ -27,19 +24,19 @@ _OUT_OF_MEMORY = (
 )
 
 
-class DoesNotFit(Exception):
+class DoesNotFitError(Exception):
     """XLA found no way to run a program in a device's memory.
 
     Attributes:
-      peak, capacity: bytes of the memory that it would take and that there is; None where XLA does
-        not say.
+        peak: Bytes that the program requires; None where XLA does not say.
+        capacity: Bytes that the device has; None where XLA does not say.
     """
 
     def __init__(self, message: str):
         super().__init__(message)
-        said = re.search(_OUT_OF_MEMORY, message)
-        self.peak = _bytes(said[1], said[2]) if said else None
-        self.capacity = _bytes(said[3], said[4]) if said else None
+        match = re.search(_OUT_OF_MEMORY, message)
+        self.peak = _bytes(match[1], match[2]) if match else None
+        self.capacity = _bytes(match[3], match[4]) if match else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +44,14 @@ class Lowered:
     """A training step as JAX hands it to XLA.
 
     Attributes:
-      flops: of a step over all devices: two for each multiply-add of products and convolutions.
-        What is computed again (remat) is counted again, elementwise operations are not counted.
-      seconds: that tracing and lowering took.
+        setup: The planned run.
+        program: The lowered step.
+        flops: Of a step over all devices: two for each multiply-add of products and convolutions.
+            Recomputation (remat) counts, elementwise operations do not.
+        seconds: That tracing and lowering took.
     """
 
-    experiment: TrainSetup
+    setup: TrainSetup
     program: jax.stages.Lowered
     flops: int
     seconds: float
@@ -68,70 +67,60 @@ class Compiled:
 
 
 def resolve(config: Config) -> Config:
-    """`config` with what a run on an accelerator decides by itself (None, "auto") decided so."""
+    """`config` with its automatic fields (None, "auto") as a run on an accelerator sets them."""
     model = config.model
-    decided = dataclasses.replace(
+    resolved = dataclasses.replace(
         model,
         dtype="bfloat16" if model.dtype == "auto" else model.dtype,
         scan=True if model.scan is None else model.scan,
     )
-    return dataclasses.replace(config, model=decided)
+    return dataclasses.replace(config, model=resolved)
 
 
-def plan(config: Config, words: int, devices: list[jax.Device]) -> TrainSetup:
-    """What `jaxtag.train` would run on these devices; touches no data.
+def plan(config: Config, num_outputs: int, devices: list[jax.Device]) -> TrainSetup:
+    """What `jaxtag.train` would run on these devices; reads no data.
 
     Args:
-      words: how many tokens, classes or tags there are.
+        config: Of the run.
+        num_outputs: Number of tokens, classes or tags.
+        devices: To compile for.
 
-    Raises UserError where the configuration does not fit the devices.
+    Raises:
+        UserError: The configuration does not fit the devices.
     """
-    layout = config.mesh
-    mesh = meshes.make_mesh(layout.data, layout.fsdp, layout.tensor, devices=devices)
-    return experiments.build(resolve(config), words, published_sizes.examples(config), mesh)
+    axes = config.mesh
+    mesh = meshes.make_mesh(axes.data, axes.fsdp, axes.tensor, devices=devices)
+    config = resolve(config)
+    task = run_data.task_class(config)(config, range(num_outputs))
+    return TrainSetup.from_config(config, task, step_inputs.num_train_examples(config), mesh)
 
 
-def batch_of(config: Config, words: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """A training batch as the pipeline gives it: shapes, dtypes and places alone."""
-    example = TASKS[config.task].example(config, range(words), train=True)
-    size = example.image.size
-    rows = {
-        "image": np.zeros((size, size, 3), np.uint8),
-        "mask": np.zeros((), np.float32),
-        "broken": np.zeros((), bool),
-        "index": np.zeros((), np.int32),
-        "epoch": np.zeros((), np.int32),
-        **{name: field.empty for name, field in example.fields.items()},
-    }
-    place = meshes.batch_sharding(mesh)
-    return {
-        name: jax.ShapeDtypeStruct((config.batch_size, *row.shape), row.dtype, sharding=place)
-        for name, row in rows.items()
-    }
-
-
-def lower(experiment: TrainSetup, words: int) -> Lowered:
-    """The step that `jaxtag.train` runs, for the devices of the experiment's mesh."""
-    began = time.perf_counter()
-    batch = batch_of(experiment.config, words, experiment.mesh)
-    traced = experiment.step.trace(experiment.shapes, batch)
-    flops = 2 * counting.multiply_adds(traced.jaxpr)
-    return Lowered(experiment, traced.lower(), flops, time.perf_counter() - began)
+def lower(setup: TrainSetup) -> Lowered:
+    """Lowers the step that `jaxtag.train` runs, for the devices of the setup's mesh."""
+    start = time.perf_counter()
+    traced = setup.step.trace(setup.shapes, step_inputs.batch_shapes(setup.task, setup.mesh))
+    flops = 2 * jaxpr_macs(traced.jaxpr)
+    return Lowered(setup, traced.lower(), flops, time.perf_counter() - start)
 
 
 def compile_step(lowered: Lowered) -> Compiled:
-    """Compiles it. Raises DoesNotFit where XLA says so, UserError where XLA fails."""
-    began = time.perf_counter()
-    platform = lowered.experiment.mesh.devices.flat[0].platform
-    options = _FOR_GPUS if platform in ("cuda", "gpu") else None
+    """Compiles a lowered step.
+
+    Raises:
+        DoesNotFitError: XLA says so.
+        UserError: XLA fails otherwise.
+    """
+    start = time.perf_counter()
+    platform = lowered.setup.mesh.devices.flat[0].platform
+    options = _GPU_OPTIONS if platform in ("cuda", "gpu") else None
     try:
         program = lowered.program.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
-            raise DoesNotFit(str(error)) from error
-        first = str(error).splitlines()[0]
-        raise UserError(f"XLA cannot compile this step for these devices: {first}") from error
-    return Compiled(lowered, program, time.perf_counter() - began)
+            raise DoesNotFitError(str(error)) from error
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"XLA cannot compile this step for these devices: {first_line}") from error
+    return Compiled(lowered, program, time.perf_counter() - start)
 
 
 def _bytes(number: str, unit: str) -> int:

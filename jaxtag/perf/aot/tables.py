@@ -1,4 +1,4 @@
-"""What `jaxtag.compile` found, for people."""
+"""Formats the analysis of `jaxtag.compile` for a terminal."""
 
 from typing import Any
 
@@ -7,53 +7,56 @@ from jaxtag.perf.aot.topologies import Topology
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def table(found: dict[str, Any], topology: Topology) -> str:
-    """Lines of a name and what is known of it."""
-    mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items())
+def table(analysis: dict[str, Any], topology: Topology) -> str:
+    """One line for each quantity: its name, its value."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in analysis["mesh"].items())
     rows = [
-        ("devices", f"{found['devices']} x {topology.chip.title} ({topology.name}), {mesh}"),
-        ("batch", f"{found['batch_size']:,}, {found['batch_size'] // found['devices']} a device"),
-        ("arithmetic", f"{_short(found['flops_per_example'])}FLOP an image"),
-        *_memory(found),
+        ("devices", f"{analysis['devices']} x {topology.chip.title} ({topology.name}), {mesh}"),
+        (
+            "batch",
+            f"{analysis['batch_size']:,}, {analysis['batch_size'] // analysis['devices']} a device",
+        ),
+        ("arithmetic", f"{_short(analysis['flops_per_example'])}FLOP an image"),
+        *_memory_rows(analysis),
     ]
-    if found["bound"] is not None:
-        rows += _program(found, topology)
-    for path in found["replicated"]:
+    if analysis["bound"] is not None:
+        rows += _program_rows(analysis, topology)
+    for path in analysis["replicated"]:
         rows.append(("whole on every device", path))
-    rows.append(("time", _seconds(found)))
+    rows.append(("time", _times(analysis)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name.ljust(width)}  {value}".rstrip() for name, value in rows)
 
 
-def _memory(found: dict[str, Any]) -> list[tuple[str, str]]:
-    held = found["memory_bytes_per_device"]
+def _memory_rows(analysis: dict[str, Any]) -> list[tuple[str, str]]:
+    memory = analysis["memory_bytes_per_device"]
     kinds = ", ".join(
-        f"{name} {_short(held[name])}B"
+        f"{name} {_short(memory[name])}B"
         for name in ("arguments", "temporaries", "outputs", "code")
-        if held[name]
+        if memory[name]
     )
-    peak = f"{_short(held['peak'])}B" if held["peak"] else "more"
-    verdict = "fits" if found["fits"] else "does not fit: " + _advice(found)
-    total = f"{peak} of {_short(held['capacity'])}B a device: {verdict}"
+    peak = f"{_short(memory['peak'])}B" if memory["peak"] else "more"
+    verdict = "fits" if analysis["fits"] else "does not fit: " + _advice(analysis)
+    total = f"{peak} of {_short(memory['capacity'])}B a device: {verdict}"
     return [("memory", total), *([("", kinds)] if kinds else [])]
 
 
-def _advice(found: dict[str, Any]) -> str:
-    ways = ["take a smaller config.batch_size", "config.optimizer.grad_accum_steps=2"]
-    ways.append("config.model.remat=full")
-    if found["mesh"]["fsdp"] == 1 and found["devices"] > 1:
-        ways.append("config.mesh.data=1 with config.mesh.fsdp=-1")
-    return ", ".join(ways[:-1]) + f" or {ways[-1]} (--search tries them)"
+def _advice(analysis: dict[str, Any]) -> str:
+    remedies = ["take a smaller config.batch_size", "config.optimizer.grad_accum_steps=2"]
+    remedies.append("config.model.remat=full")
+    if analysis["mesh"]["fsdp"] == 1 and analysis["devices"] > 1:
+        remedies.append("config.mesh.data=1 with config.mesh.fsdp=-1")
+    return ", ".join(remedies[:-1]) + f" or {remedies[-1]} (--search tries them)"
 
 
-def _program(found: dict[str, Any], topology: Topology) -> list[tuple[str, str]]:
-    bound, chip = found["bound"], topology.chip
+def _program_rows(analysis: dict[str, Any], topology: Topology) -> list[tuple[str, str]]:
+    bound, chip = analysis["bound"], topology.chip
     parts = ", ".join(
         f"{name} {'unknown' if s is None else f'{1e3 * s:.2f}'}"
         for name, s in bound["seconds_by_resource"].items()
     )
     rows = [
-        ("memory traffic", f"{_short(found['hbm_bytes_per_example'])}B an image"),
+        ("memory traffic", f"{_short(analysis['hbm_bytes_per_example'])}B an image"),
         (
             "bound",
             f"{bound['by']}: {1e3 * bound['seconds']:.2f} ms a step at least, "
@@ -61,7 +64,7 @@ def _program(found: dict[str, Any], topology: Topology) -> list[tuple[str, str]]
         ),
         ("", f"ms a step: {parts} (peaks: {chip.source})"),
     ]
-    for kind, item in found["collectives"].items():
+    for kind, item in analysis["collectives"].items():
         rows.append(
             (
                 kind,
@@ -70,23 +73,23 @@ def _program(found: dict[str, Any], topology: Topology) -> list[tuple[str, str]]
             )
         )
     if topology.islands > 1:
-        sent = f"{_short(found['network_bytes_per_device'])}B a device to other"
-        rows.append(("network", f"{sent} {'slices' if chip.platform == 'tpu' else 'hosts'}"))
-    if not found["collectives"]:
+        traffic = f"{_short(analysis['network_bytes_per_device'])}B a device to other"
+        rows.append(("network", f"{traffic} {'slices' if chip.platform == 'tpu' else 'hosts'}"))
+    if not analysis["collectives"]:
         rows.append(("collectives", "none"))
-    rows.append(("gradients", f"{_short(found['gradient_bytes'])}B"))
+    rows.append(("gradients", f"{_short(analysis['gradient_bytes'])}B"))
     return rows
 
 
-def _seconds(found: dict[str, Any]) -> str:
-    spent = f"tracing and lowering {found['lower_seconds']:.1f} s"
-    if found["compile_seconds"] is not None:
-        spent += f", compiling {found['compile_seconds']:.1f} s"
-    return spent
+def _times(analysis: dict[str, Any]) -> str:
+    text = f"tracing and lowering {analysis['lower_seconds']:.1f} s"
+    if analysis["compile_seconds"] is not None:
+        text += f", compiling {analysis['compile_seconds']:.1f} s"
+    return text
 
 
 def _short(number: float) -> str:
-    """`1234567` → `1.23 M`."""
+    """1234567 as `1.23 M`."""
     for size, unit in _UNITS:
         if number >= size:
             return f"{number / size:.3g} {unit}"

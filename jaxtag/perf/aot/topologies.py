@@ -1,4 +1,4 @@
-"""Devices of hardware that is not there, by the name of a topology.
+"""Devices to compile for that this machine does not have, by the name of a topology.
 
 `v5e:16x16` is a slice of 256 TPU v5e chips, `h100:8` eight GPUs of one host. JAX compiles for such
 devices and can do nothing else with them (`jax.experimental.topologies`).
@@ -6,8 +6,9 @@ devices and can do nothing else with them (`jax.experimental.topologies`).
 
 import dataclasses
 import math
+import os
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
@@ -15,37 +16,58 @@ from jax.experimental import topologies
 from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.perf.hardware import CHIPS, Chip
 
-_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
-_HOSTS = ("1", "2", "4", "8", "16", "32", "64", "128", "256", "512", "1024")
-_GPUS_OF_A_HOST = 8
-# The shapes that Google Cloud lends, and numbers of GPUs.
+_2D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_3D = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
+_GPU_COUNTS = ("1", "2", "4", "8", "16", "32", "64", "128", "256", "512", "1024")
+_GPUS_PER_HOST = 8
+# The shapes of slices that Google Cloud offers, and numbers of GPUs.
 SHAPES: dict[str, tuple[str, ...]] = {
-    "v4": (*_SOLID, "8x8x12", "8x16x16"),
-    "v5e": _FLAT,
-    "v5p": (*_SOLID, "8x16x16", "16x16x16", "16x16x24"),
-    "v6e": _FLAT,
-    "a100": _HOSTS,
-    "h100": _HOSTS,
-    "h200": _HOSTS,
+    "v4": (*_3D, "8x8x12", "8x16x16"),
+    "v5e": _2D,
+    "v5p": (*_3D, "8x16x16", "16x16x16", "16x16x24"),
+    "v6e": _2D,
+    "a100": _GPU_COUNTS,
+    "h100": _GPU_COUNTS,
+    "h200": _GPU_COUNTS,
 }
-# Of NVIDIA's GPUs, as XLA's target description wants them (NVIDIA A100 and H100 white papers, table
-# of the compute capabilities): capability, multiprocessors, float32 units of each, clock in GHz,
-# level-2 cache and shared memory of a block, bytes.
-_GPUS: dict[str, tuple[str, int, int, float, int, int]] = {
-    "a100": ("8.0", 108, 64, 1.41, 41_943_040, 166_912),
-    "h100": ("9.0", 132, 128, 1.98, 52_428_800, 232_448),
-    "h200": ("9.0", 132, 128, 1.98, 52_428_800, 232_448),
+
+
+class _Gpu(NamedTuple):
+    """An NVIDIA GPU in the terms of XLA's target description.
+
+    Source: NVIDIA A100 and H100 white papers, table of the compute capabilities.
+
+    Attributes:
+        cores: Streaming multiprocessors.
+        fpus_per_core: Float32 units of each.
+        l2_cache: Bytes.
+        shared_memory: Of a block, bytes.
+    """
+
+    compute_capability: str
+    cores: int
+    fpus_per_core: int
+    clock_ghz: float
+    l2_cache: int
+    shared_memory: int
+
+
+_GPUS = {
+    "a100": _Gpu("8.0", 108, 64, 1.41, 41_943_040, 166_912),
+    "h100": _Gpu("9.0", 132, 128, 1.98, 52_428_800, 232_448),
+    "h200": _Gpu("9.0", 132, 128, 1.98, 52_428_800, 232_448),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """So many chips of a kind, connected in a shape.
+    """A number of chips of one kind, connected in a shape.
 
     Attributes:
-      name: as a user gives it, `v5e:16x16`.
-      slices: how many of these, connected by the data centre's network.
+        name: As a user writes it, `v5e:16x16`.
+        chip: The kind.
+        shape: Of the slice; of GPUs, their number.
+        slices: Number of these, connected by the data center network.
     """
 
     name: str
@@ -55,18 +77,38 @@ class Topology:
 
     @property
     def size(self) -> int:
-        """How many devices."""
+        """Number of devices."""
         return math.prod(self.shape) * self.slices
 
     @property
     def islands(self) -> int:
-        """Parts between which there is the data centre's network: slices, or hosts of GPUs."""
-        hosts = 1 if self.chip.platform == "tpu" else -(-self.shape[0] // _GPUS_OF_A_HOST)
+        """Number of parts that the data center network connects: slices, or hosts of GPUs."""
+        hosts = 1 if self.chip.platform == "tpu" else -(-self.shape[0] // _GPUS_PER_HOST)
         return hosts * self.slices
 
 
+def prepare_process() -> None:
+    """Sets up a process that compiles for other hardware and computes nothing itself.
+
+    To be called before JAX looks for devices. libtpu otherwise looks for a TPU, asks a server of
+    Google's cloud about it, and lets one process in at a time; it reads the variables when it is
+    loaded.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+
+
 def parse(name: str, slices: int = 1) -> Topology:
-    """The topology of a name. Raises UsageError, with the nearest name, where there is none."""
+    """The topology of a name such as `v5e:16x16`.
+
+    Raises:
+        UsageError: There is none; the message has the nearest name.
+    """
     kind, _, shape = name.partition(":")
     if shape not in SHAPES.get(kind, ()):
         raise UsageError(f"--topology={name}: there is no such topology{_nearest(kind, shape)}")
@@ -76,13 +118,14 @@ def parse(name: str, slices: int = 1) -> Topology:
 def devices(topology: Topology) -> list[jax.Device]:
     """Devices that programs can be compiled for.
 
-    Raises UserError where the compiler of that platform is not installed.
+    Raises:
+        UserError: The compiler of that platform is not installed.
     """
     platform = topology.chip.platform
-    name, options = _tpu(topology) if platform == "tpu" else _gpu(topology)
+    name, options = _tpu_options(topology) if platform == "tpu" else _gpu_options(topology)
     try:
         return list(topologies.get_topology_desc(name, platform, **options).devices)
-    except Exception as error:  # of many kinds, by what is missing
+    except Exception as error:  # its class depends on what is missing
         extra = {"tpu": "tpu", "cuda": "cuda"}[platform]
         raise UserError(
             f"--topology={topology.name}: there is no compiler for it, or it does not start "
@@ -90,7 +133,7 @@ def devices(topology: Topology) -> list[jax.Device]:
         ) from error
 
 
-def _tpu(topology: Topology) -> tuple[str, dict[str, Any]]:
+def _tpu_options(topology: Topology) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {"num_slices": topology.slices}
     if topology.name.startswith("v4"):
         options["chip_config_name"] = "megacore"  # a chip's two cores as one device
@@ -99,31 +142,30 @@ def _tpu(topology: Topology) -> tuple[str, dict[str, Any]]:
     return topology.name, options
 
 
-def _gpu(topology: Topology) -> tuple[str, dict[str, Any]]:
+def _gpu_options(topology: Topology) -> tuple[str, dict[str, Any]]:
     kind, count = topology.name.split(":")[0], topology.shape[0]
-    hosts = -(-count // _GPUS_OF_A_HOST)
+    hosts = -(-count // _GPUS_PER_HOST)
     layout = f"{topology.slices}x{hosts}x{count // hosts}"
     return kind, {"target_config": target_config(kind), "topology": layout}
 
 
 def target_config(kind: str) -> str:
-    """A GPU as XLA's `GpuTargetConfigProto`, in its text form."""
-    chip = CHIPS[kind]
-    capability, cores, units, clock, cache, shared = _GPUS[kind]
-    major, minor = capability.split(".")
+    """A GPU as XLA's `GpuTargetConfigProto`, in text format."""
+    chip, gpu = CHIPS[kind], _GPUS[kind]
+    major, minor = gpu.compute_capability.split(".")
     extension = "ACCELERATED_FEATURES" if major == "9" else "NONE"
     return f"""
 gpu_device_info {{
   cuda_compute_capability {{ major: {major} minor: {minor} feature_extension: {extension} }}
-  core_count: {cores}
-  fpus_per_core: {units}
-  clock_rate_ghz: {clock}
+  core_count: {gpu.cores}
+  fpus_per_core: {gpu.fpus_per_core}
+  clock_rate_ghz: {gpu.clock_ghz}
   memory_bandwidth: {int(chip.memory_bandwidth)}
   device_memory_size: {chip.memory_bytes}
-  l2_cache_size: {cache}
+  l2_cache_size: {gpu.l2_cache}
   shared_memory_per_block: 49152
-  shared_memory_per_block_optin: {shared}
-  shared_memory_per_core: {shared + 1024}
+  shared_memory_per_block_optin: {gpu.shared_memory}
+  shared_memory_per_core: {gpu.shared_memory + 1024}
   threads_per_block_limit: 1024
   threads_per_core_limit: 2048
   threads_per_warp: 32
@@ -145,11 +187,11 @@ device_description_str: "{chip.title}"
 
 def _nearest(kind: str, shape: str) -> str:
     """Of a known chip the shape with the nearest number of devices, else the nearest name."""
-    names = {known: [f"{known}:{shape}" for shape in shapes] for known, shapes in SHAPES.items()}
+    names = {chip: [f"{chip}:{shape}" for shape in shapes] for chip, shapes in SHAPES.items()}
     if kind not in SHAPES or not re.fullmatch(r"\d+(x\d+)*", shape):
-        known = names.get(kind) or [name for some in names.values() for name in some]
-        return did_you_mean(f"{kind}:{shape}", known)
-    wanted = math.prod(map(int, shape.split("x")))
-    sizes = {shape: math.prod(map(int, shape.split("x"))) for shape in SHAPES[kind]}
-    close = min(sizes, key=lambda known: abs(math.log(sizes[known] / max(wanted, 1))))
-    return f" (the nearest is {kind}:{close})"
+        candidates = names.get(kind) or [name for group in names.values() for name in group]
+        return did_you_mean(f"{kind}:{shape}", candidates)
+    sizes = {shape: math.prod(map(int, shape.split("x"))) for shape in (*SHAPES[kind], shape)}
+    size = max(sizes[shape], 1)
+    nearest = min(SHAPES[kind], key=lambda shape: abs(math.log(sizes[shape] / size)))
+    return f" (the nearest is {kind}:{nearest})"

@@ -16,7 +16,6 @@ from typing import Any
 from jaxtag.kernels.onednn import convolution
 from jaxtag.perf.flops import jaxpr_macs
 from jaxtag.perf.hlo import CONTROL, FREE, SLICES, Instruction, Program, search
-from jaxtag.training import setup as experiments
 from jaxtag.training.setup import TrainSetup
 
 # Opcodes with an operation for each element of the result.
@@ -32,12 +31,11 @@ _ELEMENTWISE = frozenset(
 _MATMULS = frozenset(("dot", "convolution"))
 
 
-def analytic_flops(setup: TrainSetup, num_outputs: int, num_examples: int, batch: Any) -> int:
+def analytic_flops(setup: TrainSetup, num_examples: int, batch: Any) -> int:
     """FLOPs that a step requires, over all devices; recomputation (remat) does not count.
 
     Args:
         setup: The run.
-        num_outputs: Tokens, classes or tags, as for `training.setup.build`.
         num_examples: Of the training split.
         batch: Shapes of a batch.
     """
@@ -45,7 +43,8 @@ def analytic_flops(setup: TrainSetup, num_outputs: int, num_examples: int, batch
     if config.model.remat != "none":
         model = dataclasses.replace(config.model, remat="none")
         config = dataclasses.replace(config, model=model)
-        setup = experiments.build(config, num_outputs, num_examples, setup.mesh)
+        task = type(setup.task)(config, setup.task.vocabulary)
+        setup = TrainSetup.from_config(config, task, num_examples, setup.mesh)
     return 2 * jaxpr_macs(setup.step.trace(setup.shapes, batch).jaxpr)
 
 

@@ -16,13 +16,13 @@ from jax.sharding import Mesh
 
 from jaxtag import datasets
 from jaxtag.config.schema import Config
-from jaxtag.data import pipeline, sources
+from jaxtag.data import pipeline
+from jaxtag.data.sources import Source
 from jaxtag.distributed import coordination
 from jaxtag.distributed import mesh as meshes
 from jaxtag.perf import step_inputs
 from jaxtag.perf.profile.recompilation import Recompilations
-from jaxtag.training import loop, vocabulary
-from jaxtag.training import setup as experiments
+from jaxtag.training import loop, run_data
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.setup import TrainSetup
 from jaxtag.training.train_state import TrainState
@@ -72,14 +72,12 @@ class Job:
 
     Attributes:
         setup: The run.
-        num_outputs: Tokens, classes or tags.
         num_examples: Of the training split.
         batches: Endless, of this process; numpy arrays.
         shapes: Of a batch on the devices.
     """
 
     setup: TrainSetup
-    num_outputs: int
     num_examples: int
     batches: Iterator[dict[str, np.ndarray]]
     shapes: dict[str, jax.ShapeDtypeStruct]
@@ -127,25 +125,25 @@ def prepare(config: Config, folder: Path, random: bool) -> Job:
     Raises:
         UserError: The data set is not there, or the configuration does not fit the devices.
     """
+    source: Source | None = None
+    vocabulary: Any
     if random and config.data.dataset in datasets.NAMES:
-        num_outputs = step_inputs.num_outputs(config)
+        vocabulary = range(step_inputs.num_outputs(config))
         num_examples = step_inputs.num_train_examples(config)
     else:
-        vocabulary.ensure_data(config)
-        outputs = vocabulary.ensure(config, folder)
-        source = sources.open_split(
-            config.data.dataset, config.data.train_split, config.data.data_dir
-        )
-        num_outputs, num_examples = len(outputs), len(source)
-    setup = experiments.build(config, num_outputs, num_examples)
-    shapes = step_inputs.batch_shapes(config, num_outputs, setup.mesh)
-    batches: Iterator[dict[str, np.ndarray]]
-    if random:
-        batches = itertools.repeat(_random_batch(shapes, setup.mesh))
-    else:
-        batches = loop.training_batches(config, source, outputs)()
-        batches.start_prefetch()
-    return Job(setup, num_outputs, num_examples, batches, shapes)
+        run_data.ensure_prepared(config.data)
+        source = run_data.open_source(config.data, config.data.train_split)
+        vocabulary = run_data.load_or_build_vocabulary(config, folder, source)
+        num_examples = len(source)
+    task = run_data.task_class(config)(config, vocabulary)
+    setup = TrainSetup.from_config(config, task, num_examples)
+    shapes = step_inputs.batch_shapes(task, setup.mesh)
+    if random or source is None:
+        noise = itertools.repeat(_random_batch(shapes, setup.mesh))
+        return Job(setup, num_examples, noise, shapes)
+    batches = loop.training_batches(task, source)()
+    batches.start_prefetch()
+    return Job(setup, num_examples, batches, shapes)
 
 
 def measure(job: Job, num_steps: int, num_traced: int, folder: Path) -> Measurement:

@@ -141,7 +141,7 @@ def _step(measurement: Measurement, batch_size: int) -> dict[str, Any]:
 
 def _costs(job: Job, measurement: Measurement, peak: Peak, step: dict[str, Any]) -> dict[str, Any]:
     xla = compiled.cost_analysis(measurement.compiled)
-    required = costs.analytic_flops(job.setup, job.num_outputs, job.num_examples, job.shapes)
+    required = costs.analytic_flops(job.setup, job.num_examples, job.shapes)
     analytic = required / job.setup.mesh.size
     return {
         "flops": {"xla": xla["flops"], "analytic": analytic},

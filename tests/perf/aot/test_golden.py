@@ -14,9 +14,8 @@ import pytest
 from shrinking import VOCABULARY, shrink
 
 from jaxtag.config import flags
-from jaxtag.datasets import published_sizes
 from jaxtag.distributed.sharding import ParamSharding
-from jaxtag.perf import collectives, hbm_traffic, hlo
+from jaxtag.perf import collectives, hbm_traffic, hlo, step_inputs
 from jaxtag.perf.aot import analyze, lower, topologies
 
 # One of each kind; the others take longer to trace, and are slow tests.
@@ -25,13 +24,19 @@ QUICK = ("cifar10_resnet18", "cifar10_airbench", "coco_caption", "imagenet_vit",
 
 def lines(placements: list[ParamSharding]) -> str:
     """Parameters that differ in their numbers alone are one line."""
-    found: dict[tuple[str, str, str], int] = {}
+    counts: dict[tuple[str, str, str], int] = {}
     for item in placements:
         name = re.sub(r"\d+", "N", item.path)
         layout = ", ".join("." if axis is None else str(axis) for axis in item.spec) or "whole"
+<<<<<<< HEAD
         key = (name, f"{len(item.shape)}d", f"{layout}  {item.note}".rstrip())
         found[key] = found.get(key, 0) + 1
     return "".join(f"{count:4d} x {'  '.join(key)}\n" for key, count in found.items())
+=======
+        key = (name, f"{len(item.shape)}d", f"{layout}  {item.remark}".rstrip())
+        counts[key] = counts.get(key, 0) + 1
+    return "".join(f"{count:4d} x {'  '.join(key)}\n" for key, count in counts.items())
+>>>>>>> perf
 
 
 @pytest.mark.parametrize(
@@ -45,43 +50,43 @@ def test_partition_specs(name):
     """On a mesh that splits in every way."""
     config = flags.load(name)
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 2, 2, 2
-    experiment = lower.plan(config, published_sizes.words(config), jax.devices())
-    golden.check(f"partition_specs/{name}.txt", lines(experiment.placements))
+    setup = lower.plan(config, step_inputs.num_outputs(config), jax.devices())
+    golden.check(f"partition_specs/{name}.txt", lines(setup.param_shardings))
 
 
 def summary(name: str, devices: list[jax.Device]) -> dict[str, int]:
     """Of a small form of a configuration's step: what of each kind its program has."""
     config = shrink(flags.load(name))
-    lowered = lower.lower(lower.plan(config, VOCABULARY, devices), VOCABULARY)
+    lowered = lower.lower(lower.plan(config, VOCABULARY, devices))
     text = lower.compile_step(lowered).program.as_text()
     program = hlo.parse(text)
-    exchanged = collectives.collectives(program, hbm_traffic.trip_counts(program, text, fused=True))
-    given = {f"bytes given to {kind}": found.bytes for kind, found in exchanged.items()}
-    return analyze.fingerprint(program, text) | given
+    by_kind = collectives.collectives(program, hbm_traffic.trip_counts(program, text, fused=True))
+    sizes = {f"bytes given to {kind}": item.bytes for kind, item in by_kind.items()}
+    return analyze.fingerprint(program, text) | sizes
 
 
-def check_program(name: str, found: dict[str, int], compiler: str) -> None:
+def check_program(name: str, counts: dict[str, int], compiler: str) -> None:
     """Programs are compared where they come from the compiler that the file names."""
     compiler = f"{compiler} {metadata.version(compiler)}"
     written = golden.read(name).partition("\n")[0]
     if written not in ("", compiler) and not golden.writing():
         pytest.skip(f"{name} is of {written}, this is {compiler}")
-    lines = [compiler, *(f"{count:9,d}  {kind}" for kind, count in found.items())]
+    lines = [compiler, *(f"{count:9,d}  {kind}" for kind, count in counts.items())]
     golden.check(name, "\n".join(lines) + "\n")
 
 
 @pytest.mark.parametrize("name", ["cifar10_resnet18", "coco_caption"])
-def test_exchanges_and_donated_buffers_on_cpu(name):
+def test_collectives_and_donated_buffers_on_cpu(name):
     """What of the program does not depend on the kind of CPU."""
-    found = summary(name, jax.devices())
+    counts = summary(name, jax.devices())
     kinds = ("donated buffers", *collectives.COLLECTIVES)
-    kept = {kind: count for kind, count in found.items() if kind.split(" to ")[-1] in kinds}
-    check_program(f"programs/cpu/{name}.txt", kept, "jaxlib")
+    portable = {kind: count for kind, count in counts.items() if kind.split(" to ")[-1] in kinds}
+    check_program(f"programs/cpu/{name}.txt", portable, "jaxlib")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_programs_for_a_tpu(name):
     pytest.importorskip("libtpu")
-    found = summary(name, topologies.devices(topologies.parse("v5e:2x2")))
-    check_program(f"programs/v5e/{name}.txt", found, "libtpu")
+    counts = summary(name, topologies.devices(topologies.parse("v5e:2x2")))
+    check_program(f"programs/v5e/{name}.txt", counts, "libtpu")

@@ -1,4 +1,4 @@
-"""The discipline of names: whatever a training step computes can be told to be of some part."""
+"""Every operation of a training step is attributed to a part of the step."""
 
 import functools
 
@@ -8,8 +8,9 @@ from shrinking import VOCABULARY, batch, shrink
 from jaxtag.config import flags
 from jaxtag.distributed import mesh as meshes
 from jaxtag.perf import hlo
-from jaxtag.perf.profile.attribution import Modules, Origins, phase
-from jaxtag.training import setup as experiments
+from jaxtag.perf.profile.attribution import ModuleTree, Origins, phase
+from jaxtag.training import run_data
+from jaxtag.training.setup import TrainSetup
 
 QUICK = ("cifar10_airbench", "shapes_caption")
 OTHERS = tuple(pytest.param(n, marks=pytest.mark.slow) for n in sorted({*flags.names()} - {*QUICK}))
@@ -18,11 +19,12 @@ OTHERS = tuple(pytest.param(n, marks=pytest.mark.slow) for n in sorted({*flags.n
 @functools.cache
 def traced(name: str):
     config = shrink(flags.load(name))
-    experiment = experiments.build(config, VOCABULARY, 100)
-    given = meshes.make_global_batch(batch(config), experiment.mesh)
-    text = experiment.step.lower(experiment.shapes, given).as_text("hlo", debug_info=True)
+    task = run_data.task_class(config)(config, range(VOCABULARY))
+    setup = TrainSetup.from_config(config, task, 100)
+    arrays = meshes.make_global_batch(batch(config), setup.mesh)
+    text = setup.step.lower(setup.shapes, arrays).as_text("hlo", debug_info=True)
     program = hlo.parse(text)
-    return program, Origins(program, Modules(experiment, given))
+    return program, Origins(program, ModuleTree(setup, arrays))
 
 
 @pytest.mark.parametrize("name", [*QUICK, *OTHERS])
@@ -36,7 +38,7 @@ def test_every_operation_of_a_step_belongs_to_a_part_and_every_product_to_a_modu
     share = sum(origin.part is not None for _, origin in known) / len(known)
     assert share > 0.99
     # A loss of embeddings compares each with each; other losses multiply no matrices.
-    compares = flags.load(name).task == "embed"
+    compares = flags.load(name).task.TASK == "embed"
     outside = {
         (item.op_name, origin.part)
         for item, origin in known

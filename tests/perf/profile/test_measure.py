@@ -9,7 +9,7 @@ import pytest
 from shrinking import shrink
 
 from jaxtag.config import flags
-from jaxtag.perf import peaks
+from jaxtag.perf import hardware
 from jaxtag.perf.profile import measure
 
 
@@ -56,13 +56,15 @@ def test_a_batch_of_noise_needs_no_data_set_and_is_what_the_step_takes(name, tmp
     ],
 )
 def test_peaks_by_data_sheet(kind, flops, source):
-    peak = peaks.of(SimpleNamespace(device_kind=kind, platform="?"), jnp.dtype("float32"))
+    peak = hardware.device_peak(
+        SimpleNamespace(device_kind=kind, platform="?"), jnp.dtype("float32")
+    )
     assert peak.flops == flops and source in peak.source and peak.source.endswith("bfloat16")
 
 
 def test_devices_made_of_one_cpu_share_its_measured_peak(monkeypatch):
-    monkeypatch.setattr(peaks, "_product", lambda *_: 80e9)
-    monkeypatch.setattr(peaks, "_triad", lambda *_: 16e9)
-    peak = peaks.of(jax.devices()[0], jnp.dtype("float32"))
+    monkeypatch.setattr(hardware, "_matmul_flops", lambda *_: 80e9)
+    monkeypatch.setattr(hardware, "_triad_bandwidth", lambda *_: 16e9)
+    peak = hardware.device_peak(jax.devices()[0], jnp.dtype("float32"))
     assert (peak.flops, peak.bandwidth) == (80e9 / 8, 16e9 / 8)
     assert "a float32 product of 2048x2048 matrices" in peak.source

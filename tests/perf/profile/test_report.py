@@ -9,14 +9,14 @@ import pytest
 from profiling_example import HOSTILE, profile
 
 from jaxtag.errors import UserError
-from jaxtag.perf.profile import diff, page, report, tables
+from jaxtag.perf.profile import diff, report, tables
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 def test_the_page_in_a_browser(tmp_path):
-    page.write(profile(), tmp_path)
+    report.write_html(profile(), tmp_path)
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000"]
     options += [f"--user-data-dir={tmp_path}/browser", "--dump-dom"]
     address = (tmp_path / "profile.html").as_uri()
@@ -24,15 +24,15 @@ def test_the_page_in_a_browser(tmp_path):
     done = subprocess.run(
         [BROWSER, *options, address], capture_output=True, timeout=300, env=environment
     )
-    shown = done.stdout.decode()
-    # Each section was drawn by the page's own program.
-    assert '<td class="name">fusion.1</td>' in shown and "3 of 3 kernels, 100.0 %" in shown
-    assert shown.count("<circle") == 2 and '<path class="roof"' in shown
-    assert "Compiled again in call 3, 2.0 s" in shown and "4.0 MiB" in shown
+    dom = done.stdout.decode()
+    # The page's own script draws each section.
+    assert '<td class="name">fusion.1</td>' in dom and "3 of 3 kernels, 100.0 %" in dom
+    assert dom.count("<circle") == 2 and '<path class="roof"' in dom
+    assert "Compiled again in call 3, 2.0 s" in dom and "4.0 MiB" in dom
     # Hostile names are text: nothing of them became an element or was run.
-    assert "<img" not in shown.replace(HOSTILE.replace("<", "\\u003c"), "")
-    assert "taken</title>" not in shown and "<title>Profile: classify" in shown
-    assert "&lt;img src=x" in shown
+    assert "<img" not in dom.replace(HOSTILE.replace("<", "\\u003c"), "")
+    assert "taken</title>" not in dom and "<title>Profile: classify" in dom
+    assert "&lt;img src=x" in dom
     # Nothing is loaded from elsewhere.
     assert not re.search(r"""(src|href)\s*=\s*["']?\w+:""", page_text(tmp_path))
     assert "http" not in page_text(tmp_path).replace("http://www.w3.org/2000/svg", "")
@@ -70,7 +70,7 @@ def test_the_difference_of_two_profiles():
 def test_profiles_are_found_by_folder_and_file(tmp_path):
     folder = tmp_path / "profile"
     folder.mkdir()
-    report.write(profile(), folder)
+    report.write_json(profile(), folder)
     for place in (tmp_path, folder, folder / "profile.json"):
         assert report.load(str(place))["step"]["batch_size"] == 8
     with pytest.raises(UserError, match=r"nowhere: no profile\.json is there"):

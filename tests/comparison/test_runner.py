@@ -8,17 +8,17 @@ import pytest
 
 from jaxtag.comparison import grid, runner
 from jaxtag.comparison.runner import Cell
-from jaxtag.config import schema as configuration
+from jaxtag.config import schema
 from jaxtag.errors import UserError
 
 
 @pytest.mark.parametrize("dataset", grid.DATASETS)
 @pytest.mark.parametrize("architecture", grid.ARCHITECTURES)
-def test_every_cell_has_a_sound_configuration(architecture, dataset):
-    config = configuration.check(grid.configuration(architecture, dataset, 6400, 3, None))
+def test_every_cell_has_a_valid_configuration(architecture, dataset):
+    config = schema.check(grid.cell_config(architecture, dataset, 6400, 3, None))
     assert (config.seed, config.total_steps * config.batch_size) == (3, 6400)
     row = grid.ARCHITECTURES[architecture]
-    assert row.smallest <= config.data.image_size <= row.largest
+    assert row.min_image_size <= config.data.image_size <= row.max_image_size
 
 
 def test_a_cell_without_data_says_so(tmp_path):
@@ -52,7 +52,8 @@ def test_memory_and_output_are_the_childs(tmp_path, monkeypatch):
     assert 300 << 20 <= memory <= max(600 << 20, own)
 
 
-def test_neighbours_share_the_run_of_their_features():
+def test_neighbors_share_the_run_of_their_features():
     knn = Cell("knn_cnn", "mnist", 64, 1)
-    assert knn.trained == Cell("resnet", "mnist", 64, 1) and knn.judged_by_neighbours
+    assert knn.trained == Cell("resnet", "mnist", 64, 1)
+    assert grid.ARCHITECTURES["knn_cnn"].uses_neighbors
     assert Cell("resnet", "mnist", 64, 1).trained == Cell("resnet", "mnist", 64, 1)
