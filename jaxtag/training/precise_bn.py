@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtag.data import pipeline
 from jaxtag.distributed import mesh as meshes
 from jaxtag.kernels import batch_norm
-from jaxtag.tasks import Task
+from jaxtag.tasks.base import Task
 from jaxtag.training.train_state import TrainState
 
 STATISTICS = "batch_stats"

@@ -16,68 +16,7 @@ from jaxtag.perf.hardware import Chip
 from jaxtag.perf.hlo import Instruction, Program
 from jaxtag.training.setup import TrainSetup
 
-<<<<<<< HEAD
-_SMALL = 2**14  # elements, below which a whole copy on every device is meant
-
-
-def memory(program: jax.stages.Compiled, chip: Chip) -> dict[str, int]:
-    """Bytes on each device, by kind. `peak` is what is held at once, at most.
-
-    `arguments`: state and batch; `outputs`: those that do not take an argument's place;
-    `temporaries`: within the step; `code`: the program.
-    """
-    found = program.memory_analysis()
-    kinds = {
-        "arguments": found.argument_size_in_bytes,
-        "outputs": found.output_size_in_bytes - found.alias_size_in_bytes,
-        "temporaries": found.temp_size_in_bytes,
-        "code": found.generated_code_size_in_bytes,
-    }
-    return {**kinds, "peak": sum(kinds.values()), "capacity": chip.memory_bytes}
-
-
-def hbm_bytes(program: Program, turns: dict[str, int]) -> int:
-    """That a step moves to and from a device's main memory (see `traffic`)."""
-    return sum(
-        times * hbm_traffic.hbm_bytes(program, instruction)
-        for name, times in turns.items()
-        for instruction in program.computations[name]
-    )
-
-
-def replicated_by_accident(experiment: TrainSetup) -> list[ParamSharding]:
-    """Large parameters of which every device has a whole copy though the mesh could split them."""
-    splits = experiment.mesh.shape["fsdp"] > 1
-    return [
-        item
-        for item in experiment.placements
-        if math.prod(item.shape) >= _SMALL and not any(item.spec) and (splits or item.note)
-    ]
-
-
-def fingerprint(program: Program, text: str) -> dict[str, Any]:
-    """What a review should see change: fusions, exchanges, convolutions, donated buffers."""
-    counts: dict[str, int] = {}
-    for body in program.computations.values():
-        for instruction in body:
-            name = _interesting(instruction)
-            if name:
-                counts[name] = counts.get(name, 0) + 1
-    header = text.partition("\n")[0]
-    donated = len(re.findall(r"(?:may|must)-alias", header))
-    return {**dict(sorted(counts.items())), "donated buffers": donated}
-
-
-def _interesting(instruction: Instruction) -> str | None:
-    if instruction.opcode == "fusion":
-        kind = re.search(r"kind=k(\w+)", instruction.attributes)
-        return f"fusion {kind[1].lower()}"
-    opcode = instruction.opcode.removesuffix("-start")
-    wanted = (*collectives.COLLECTIVES, "convolution", "dot", "while", "custom-call")
-    return opcode if opcode in wanted else None
-=======
 _SMALL = 2**14  # elements, below which parameters are replicated on purpose
->>>>>>> perf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +134,7 @@ def unintended_replicas(setup: TrainSetup) -> list[ParamSharding]:
     return [
         item
         for item in setup.param_shardings
-        if math.prod(item.shape) >= _SMALL and not any(item.spec) and (is_split or item.remark)
+        if math.prod(item.shape) >= _SMALL and not any(item.spec) and (is_split or item.note)
     ]
 
 

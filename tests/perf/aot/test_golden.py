@@ -28,15 +28,9 @@ def lines(placements: list[ParamSharding]) -> str:
     for item in placements:
         name = re.sub(r"\d+", "N", item.path)
         layout = ", ".join("." if axis is None else str(axis) for axis in item.spec) or "whole"
-<<<<<<< HEAD
         key = (name, f"{len(item.shape)}d", f"{layout}  {item.note}".rstrip())
-        found[key] = found.get(key, 0) + 1
-    return "".join(f"{count:4d} x {'  '.join(key)}\n" for key, count in found.items())
-=======
-        key = (name, f"{len(item.shape)}d", f"{layout}  {item.remark}".rstrip())
         counts[key] = counts.get(key, 0) + 1
     return "".join(f"{count:4d} x {'  '.join(key)}\n" for key, count in counts.items())
->>>>>>> perf
 
 
 @pytest.mark.parametrize(
