@@ -118,8 +118,14 @@ def test_an_argument_without_a_default_must_be_given(tmp_path):
         ({"data": DataConfig(mean=0.5)}, "config.data.mean"),
         ({"task": "captions"}, "did you mean caption"),
         ({"data": DataConfig(grayscale=True)}, "config.data.grayscale = True: a captioner"),
-        ({"optimizer": OptimizerConfig(ema_bn_batches=2)}, "ema_bn_batches = 2: .* config.*ema_decay"),
-        ({"optimizer": OptimizerConfig(ema_bn_batches=-1)}, "ema_bn_batches = -1: must be at least 0"),
+        (
+            {"optimizer": OptimizerConfig(ema_bn_batches=2)},
+            "ema_bn_batches = 2: .* config.*ema_decay",
+        ),
+        (
+            {"optimizer": OptimizerConfig(ema_bn_batches=-1)},
+            "ema_bn_batches = -1: must be at least 0",
+        ),
     ],
 )
 def test_wrong_values_are_refused(changes, words):

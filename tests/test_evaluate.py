@@ -80,7 +80,9 @@ def test_best_and_numbered_checkpoints(workdir):
 
 def test_decoding_can_be_changed(workdir, tiny_data):
     found = {
-        method: call("evaluate", "--workdir", workdir, f"--config.task.decoding.method={method}").last
+        method: call(
+            "evaluate", "--workdir", workdir, f"--config.task.decoding.method={method}"
+        ).last
         for method in ("greedy", "beam")
     }
     # How captions are made does not touch the likelihood of the references.
@@ -127,16 +129,28 @@ def test_caption_files_are_scored_as_the_library_scores_them(caption_files, caps
         (["--workdir={run}", "test"], 2, "unexpected argument: test"),
         (["--workdir={run}", "--step=7"], 1, "has no step 7; it has [60]"),
         (["--workdir={run}", "--step=last"], 2, "--step=last: must be newest, best or a number"),
-        (["--workdir={run}", "--config.task.decoding.metod=beam"], 2, "--config.task.decoding.method"),
+        (
+            ["--workdir={run}", "--config.task.decoding.metod=beam"],
+            2,
+            "--config.task.decoding.method",
+        ),
         (["--workdir={run}", "--config.task.decoding.method=gredy"], 2, "did you mean greedy?"),
-        (["--workdir={run}", "--config.task.decoding.beam_size=x"], 2, "config.task.decoding.beam_size=x"),
+        (
+            ["--workdir={run}", "--config.task.decoding.beam_size=x"],
+            2,
+            "config.task.decoding.beam_size=x",
+        ),
         (
             ["--workdir={run}", "--config.task.decoding.temperature=0"],
             2,
             "config.task.decoding: temperature must be above 0",
         ),
         (
-            ["--workdir={run}", "--config.task.decoding.method=beam", "--config.task.decoding.beam_size=999"],
+            [
+                "--workdir={run}",
+                "--config.task.decoding.method=beam",
+                "--config.task.decoding.beam_size=999",
+            ],
             2,
             "config.task.decoding: beam_size (999) is more than half of the vocabulary",
         ),

@@ -80,9 +80,15 @@ def test_told_to_stop_it_says_start_me_again(own_config, tmp_path, stop_at):
         (["{config}", "{dir}", "--config.batch_size=0"], "config.batch_size = 0: must be at least"),
         (["{config}", "{dir}", "--config.data.flip=maybe"], "--config.data.flip=maybe: "),
         (["{config}", "{dir}", "--config.model.scan=maybe"], "--config.model.scan=maybe: "),
-        (["{config}", "{dir}", "--config.data.crop_scale=3"], "config.data.crop_scale = (3,): must"),
+        (
+            ["{config}", "{dir}", "--config.data.crop_scale=3"],
+            "config.data.crop_scale = (3,): must",
+        ),
         (["{config}", "{dir}", "--config.optimizer.ema_decay=x"], "optimizer.ema_decay=x: "),
-        (["{config}", "{dir}", "--config.task.decoding.top_p=2"], "config.task.decoding: top_p must lie in"),
+        (
+            ["{config}", "{dir}", "--config.task.decoding.top_p=2"],
+            "config.task.decoding: top_p must lie in",
+        ),
         (["{config}", "{dir}", "--config.model.backbone=vit_tiny_patch17"], "mean vit_tiny_patch1"),
         (["{config}", "{dir}", "--wokrdir=x"], "'wokrdir'. Did you mean: workdir"),
         (["{config}", "{dir}", "now"], "unexpected argument: now"),
@@ -133,7 +139,11 @@ def test_another_configuration_is_refused_unless_allowed(finished, own_config):
 
 
 def test_what_does_not_change_the_training_may_change(finished, own_config):
-    free = ["--config.log_every=1", "--config.data.num_threads=2", "--config.task.decoding.method=beam"]
+    free = [
+        "--config.log_every=1",
+        "--config.data.num_threads=2",
+        "--config.task.decoding.method=beam",
+    ]
     done = call("train", f"--config={own_config}", f"--workdir={finished}", *free)
     assert done.status == 0, done.err
 

@@ -153,7 +153,7 @@ class Task(abc.ABC):
         config_class: of the section `config.task`.
         headline_metrics: the metrics that matter most; the first, of which higher is better,
             selects the best checkpoint.
-        vocabulary_file: its name in a work directory.
+        vocabulary_file: its name in a work directory; None for a task without a vocabulary.
         contact_sheet: the name of the picture of samples in a work directory.
         loss_per_example: whether `loss` returns [B], so that a batch can be computed in parts.
         selects_tags: whether the tags of `rows` are those that reach a threshold of their own.
@@ -161,7 +161,7 @@ class Task(abc.ABC):
 
     config_class: ClassVar[type[TaskConfig]]
     headline_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
-    vocabulary_file: ClassVar[str] = "classes.json"
+    vocabulary_file: ClassVar[str | None] = "classes.json"
     contact_sheet: ClassVar[str] = "predictions.png"
     loss_per_example: ClassVar[bool] = True
     selects_tags: ClassVar[bool] = False

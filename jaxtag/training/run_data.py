@@ -88,14 +88,17 @@ def has_checkpoints(workdir: Path) -> bool:
     return (workdir / "checkpoints").exists()
 
 
-def vocabulary_path(config: Config, workdir: Path) -> Path:
-    """The file of a work directory that holds its vocabulary."""
-    return workdir / task_class(config).vocabulary_file
+def vocabulary_path(config: Config, workdir: Path) -> Path | None:
+    """The file of a work directory that holds its vocabulary, where the task has one."""
+    name = task_class(config).vocabulary_file
+    return None if name is None else workdir / name
 
 
 def load_vocabulary(config: Config, workdir: Path) -> Any:
     """The vocabulary that a run was trained with. Raises UserError where there is none."""
     path = vocabulary_path(config, workdir)
+    if path is None:
+        return None
     if not path.exists():
         raise UserError(f"{workdir} has no {path.name}: nothing was trained there yet")
     return task_class(config).load_vocabulary(path)
@@ -113,6 +116,8 @@ def load_or_build_vocabulary(config: Config, workdir: Path, train: Source) -> An
 
 def _build(config: Config, workdir: Path, train: Source) -> None:
     path = vocabulary_path(config, workdir)
+    if path is None:
+        return
     if not has_checkpoints(workdir):
         task_class(config).build_vocabulary(config, train).save(path)
     elif not path.exists():

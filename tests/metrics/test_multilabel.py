@@ -134,10 +134,7 @@ def test_calibration_finds_the_scale_that_made_the_labels() -> None:
     assert found.shift == pytest.approx(0.7, abs=0.03)
     scores = calibrated_scores(logits, found.scale, found.shift)
     assert multilabel.calibration_error(scores, tags, known) < 0.01
-    assert (
-        multilabel.calibration_error(calibrated_scores(logits, 1, 0), tags, known)
-        > 0.05
-    )
+    assert multilabel.calibration_error(calibrated_scores(logits, 1, 0), tags, known) > 0.05
 
 
 def test_calibration_stays_finite_where_all_is_right() -> None:
