@@ -91,7 +91,7 @@ def assert_same_losses(found: Path, expected: Path) -> None:
     """Sums of floats in another order differ in the last digits."""
     found_lines, expected_lines = lines(found), lines(expected)
     assert list(found_lines) == list(expected_lines)
-    for name in ("loss", "gradient_norm"):
+    for name in ("loss", "grad_norm"):
         np.testing.assert_allclose(
             [line[name] for line in found_lines.values()],
             [line[name] for line in expected_lines.values()],

@@ -4,14 +4,14 @@ import dataclasses
 
 import jax
 import pytest
-from shrinking import VOCABULARY, batch, shrink
+from shrinking import batch, make_task, shrink
 
 from jaxtag.config import flags
 from jaxtag.config import schema as configuration
 from jaxtag.config.schema import Config, DataConfig, OptimizerConfig
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError, UserError
-from jaxtag.training import setup
+from jaxtag.training.setup import TrainSetup
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 # What their step compiles differs little from that of another configuration, which comes first.
@@ -47,7 +47,7 @@ def test_every_configuration_takes_a_step(name):
     if config.model.backbone == "capsnet":  # votes of 2,048 capsules for 300 classes take long
         small = dataclasses.replace(small, data=dataclasses.replace(small.data, image_size=20))
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    plan = setup.build(small, VOCABULARY, examples=64, mesh=mesh)
+    plan = TrainSetup.from_config(small, make_task(small), 64, mesh)
     state, metrics = plan.step(plan.initialize(), meshes.make_global_batch(batch(small), mesh))
     assert int(state.step) == 1 and int(state.skipped) == 0
     total, count = metrics["loss"]

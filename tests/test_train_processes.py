@@ -15,9 +15,10 @@ import pytest
 from jaxtag.config import schema as configuration
 from jaxtag.data import sources
 from jaxtag.data.tokenizer import Tokenizer
-from jaxtag.training import setup as experiments
+from jaxtag.tasks.caption.task import CaptionTask
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.preemption import RESTART_STATUS
+from jaxtag.training.setup import TrainSetup
 
 STEPS = 20
 NOTICED = 60  # seconds in which the others notice that one is gone
@@ -139,8 +140,8 @@ def arrays(workdir: Path) -> list[np.ndarray]:
     """All arrays of the last state."""
     used = configuration.load(workdir)
     source = sources.open_split(used.data.dataset, used.data.train_split, used.data.data_dir)
-    words = Tokenizer.load(workdir / "tokenizer.json").vocab_size
-    shapes = experiments.build(used, words, len(source)).shapes
+    task = CaptionTask(used, Tokenizer.load(workdir / "tokenizer.json"))
+    shapes = TrainSetup.from_config(used, task, len(source)).shapes
     restored = Checkpoints(workdir / "checkpoints", keep_last=2).restore(shapes)
     state = restored.state.replace(key=jax.random.key_data(restored.state.key))
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]

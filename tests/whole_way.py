@@ -9,7 +9,7 @@ from calling import call
 
 from jaxtag.config.schema import Config
 from jaxtag.inference import predictor
-from jaxtag.training import loop, preemption, vocabulary
+from jaxtag.training import loop, preemption, run_data
 from jaxtag.training.train_state import TrainState
 
 
@@ -42,7 +42,9 @@ def check_going_on(config: Config, folder: Path, monkeypatch, stop_at: int) -> T
 
     def train(workdir: Path) -> loop.TrainResult:
         workdir.mkdir(exist_ok=True)
-        return loop.train(config, workdir, vocabulary.ensure(config, workdir))
+        data = run_data.open_data(config, workdir)
+        task = run_data.task_class(config)(config, data.vocabulary)
+        return loop.train(config, workdir, task, data)
 
     unbroken = train(folder / "unbroken").state
     with monkeypatch.context() as patch:

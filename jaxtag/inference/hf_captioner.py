@@ -1,6 +1,5 @@
 """A captioner of transformers as a work directory, as if it had been trained here."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +7,21 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from jaxtag.config import schema as configuration
-from jaxtag.config.schema import Config, DataConfig, DecodingConfig, ModelConfig, TextConfig
+from jaxtag.config import schema
+from jaxtag.config.schema import Config, DataConfig, ModelConfig
 from jaxtag.data.tokenizer import Tokenizer
 from jaxtag.errors import UserError
-from jaxtag.tasks.caption import task as caption
-from jaxtag.training import vocabulary
+from jaxtag.storage.atomic_file import write_text
+from jaxtag.tasks.caption.config import CaptionConfig, DecodingConfig
+from jaxtag.tasks.caption.task import CaptionTask
+from jaxtag.training import run_data
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.weights import safetensors_io
 from jaxtag.weights.loader import load
-from jaxtag.weights.preprocessing import preprocessing
+from jaxtag.weights.preprocessing import load_preprocessing
 
-_LENGTH = 20  # of captions, where nothing says it: transformers' own default
-# What our captioner is, in the words of `config.json`: part -> key -> (the only value, default).
+_MAX_LENGTH = 20  # of captions, where the files do not say: transformers' default
+# Settings of `config.json` that the captioner supports: part -> key -> (the value, default).
 _ONLY: dict[str, dict[str, tuple[Any, Any]]] = {
     "encoder": {
         "model_type": ("vit", None),
@@ -38,14 +39,16 @@ _ONLY: dict[str, dict[str, tuple[Any, Any]]] = {
 }
 
 
-def captioner(source: str | Path, workdir: Path, length: int | None = None) -> Config:
+def import_captioner(
+    source: str | Path, workdir: Path, max_max_length: int | None = None
+) -> Config:
     """Makes `workdir` from a `transformers.VisionEncoderDecoderModel` of a ViT and a GPT-2.
 
     Args:
       source: folder as `save_pretrained` writes it: config.json, model.safetensors (or shards),
         the tokenizer (tokenizer.json, or vocab.json and merges.txt), preprocessor_config.json and,
         if it is there, generation_config.json.
-      length: of captions, with the tokens that start and end them; by default what the files say,
+      max_length: tokens of a caption, with the start and end marks; by default what the files say,
         else 20, which is transformers' default. Positions beyond it are left out.
 
     Raises:
@@ -53,24 +56,24 @@ def captioner(source: str | Path, workdir: Path, length: int | None = None) -> C
         run already.
     """
     folder = Path(source)
-    theirs = safetensors_io.read_json(folder / "config.json")
-    _check_kind(folder, theirs)
-    if vocabulary.has_checkpoints(workdir):
+    hf_config = safetensors_io.read_json(folder / "config.json")
+    _check_kind(folder, hf_config)
+    if run_data.has_checkpoints(workdir):
         raise UserError(f"{workdir} holds a run already: name another --workdir")
-    settings = _Settings(folder, theirs)
-    config = configuration.check(_config(folder, theirs, settings, length))
-    tokenizer = Tokenizer.adopt(_tokenizer(folder), settings.start, settings.end)
-    model = caption.make(config, len(tokenizer)).model
-    whole = model.clone(decoder=model.decoder.clone(max_length=_positions(theirs)))
+    settings = _Settings(folder, hf_config)
+    config = schema.check(_config(folder, hf_config, settings, max_length))
+    tokenizer = Tokenizer.from_pretrained(_tokenizer(folder), settings.start, settings.end)
+    model = CaptionTask(config, tokenizer).model
+    whole = model.clone(decoder=model.decoder.clone(max_length=_positions(hf_config)))
     variables = load(folder, whole)
     _check_tied(folder)
     decoder = variables["params"]["decoder"]
     decoder["pos_embed"] = decoder["pos_embed"][: config.task.max_length]
-    tokenizer.save(vocabulary.path_of(config, workdir))
-    (workdir / "config.json").write_text(configuration.to_json(config), encoding="utf-8")
+    tokenizer.save(workdir / CaptionTask.vocabulary_file)
+    write_text(workdir / "config.json", schema.to_json(config))
     with Checkpoints(workdir / "checkpoints", keep_last=1) as checkpoints:
         state = {"params": variables["params"], "collections": {}}
-        checkpoints.save(0, state, config=dataclasses.asdict(config))
+        checkpoints.save(0, state, config=schema.to_dict(config))
     return config
 
 
@@ -81,9 +84,9 @@ class _Settings:
       start, end: ids of the tokens that start and end a caption.
     """
 
-    def __init__(self, folder: Path, theirs: dict[str, Any]):
-        self._sources = [safetensors_io.read_json(folder / "generation_config.json"), theirs]
-        self._sources.append(theirs["decoder"])
+    def __init__(self, folder: Path, hf_config: dict[str, Any]):
+        self._sources = [safetensors_io.read_json(folder / "generation_config.json"), hf_config]
+        self._sources.append(hf_config["decoder"])
         self.start = self.get("decoder_start_token_id", self.get("bos_token_id", None))
         self.end = self.get("eos_token_id", None)
         if not isinstance(self.start, int) or not isinstance(self.end, int):
@@ -92,23 +95,23 @@ class _Settings:
             )
 
     def get(self, name: str, default: Any) -> Any:
-        """The first value there is."""
-        found = (source.get(name) for source in self._sources)
-        return next((value for value in found if value is not None), default)
+        """The value of the first source that has one."""
+        values = (source.get(name) for source in self._sources)
+        return next((value for value in values if value is not None), default)
 
 
-def _check_kind(folder: Path, theirs: dict[str, Any]) -> None:
-    if theirs.get("model_type") != "vision-encoder-decoder":
+def _check_kind(folder: Path, hf_config: dict[str, Any]) -> None:
+    if hf_config.get("model_type") != "vision-encoder-decoder":
         raise UserError(
             f"{folder / 'config.json'} is of no VisionEncoderDecoderModel (model_type "
-            f"{theirs.get('model_type')!r}); a classifier is imported with --model and --output"
+            f"{hf_config.get('model_type')!r}); a classifier is imported with --model and --output"
         )
     for part, only in _ONLY.items():
         for key, (value, default) in only.items():
-            found = theirs.get(part, {}).get(key, default)
-            if found != value:
-                raise UserError(f"{folder}: {part}.{key} = {found!r}: only {value!r} can be used")
-    decoder = theirs["decoder"]
+            setting = hf_config.get(part, {}).get(key, default)
+            if setting != value:
+                raise UserError(f"{folder}: {part}.{key} = {setting!r}: only {value!r} can be used")
+    decoder = hf_config["decoder"]
     if decoder.get("n_inner") not in (None, 4 * decoder.get("n_embd", 768)):
         raise UserError(f"{folder}: decoder.n_inner must be 4 n_embd, not {decoder['n_inner']}")
 
@@ -121,14 +124,14 @@ def _check_tied(folder: Path) -> None:
 
 
 def _config(
-    folder: Path, theirs: dict[str, Any], settings: _Settings, length: int | None
+    folder: Path, hf_config: dict[str, Any], settings: _Settings, max_length: int | None
 ) -> Config:
-    pictures = preprocessing(folder)
-    if pictures is None:
-        raise UserError(f"{folder} has no preprocessor_config.json: how pictures are prepared")
-    if pictures.crop != 1.0:
-        raise UserError(f"{folder}: captioners see whole pictures here, and this one a crop")
-    encoder, decoder = theirs["encoder"], theirs["decoder"]
+    preprocessing = load_preprocessing(folder)
+    if preprocessing is None:
+        raise UserError(f"{folder} has no preprocessor_config.json: how images are prepared")
+    if preprocessing.crop != 1.0:
+        raise UserError(f"{folder}: captioners take full images here, and this one a crop")
+    encoder, decoder = hf_config["encoder"], hf_config["decoder"]
     fields = {
         "patch_size": encoder.get("patch_size", 16),
         "width": encoder.get("hidden_size", 768),
@@ -138,34 +141,38 @@ def _config(
         "norm_eps": encoder.get("layer_norm_eps", 1e-12),
     }
     beams = settings.get("num_beams", 1)
-    asked = length or settings.get("max_length", _LENGTH)
+    positions = _positions(hf_config)
     return Config(
         total_steps=0,
-        data=DataConfig(image_size=pictures.image_size, mean=pictures.mean, std=pictures.std),
-        text=TextConfig(
+        data=DataConfig(
+            image_size=preprocessing.image_size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+        ),
+        task=CaptionConfig(
             vocab_size=decoder.get("vocab_size", 50257),
-            max_length=min(asked, _positions(theirs)),
+            max_length=min(max_length or settings.get("max_length", _MAX_LENGTH), positions),
             lowercase=False,
+            decoding=DecodingConfig(
+                method="beam" if beams > 1 else "greedy",
+                beam_size=beams,
+                length_penalty=float(settings.get("length_penalty", 1.0)),
+                early_stopping=settings.get("early_stopping", False),
+            ),
         ),
         model=ModelConfig(
             backbone="vit_base_patch16",
-            kwargs=tuple(fields.items()),
+            kwargs=fields,
             decoder_width=decoder.get("n_embd", 768),
             decoder_depth=decoder.get("n_layer", 12),
             decoder_heads=decoder.get("n_head", 12),
             decoder_vocab_size=decoder.get("vocab_size", 50257),
         ),
-        decoding=DecodingConfig(
-            method="beam" if beams > 1 else "greedy",
-            beam_size=beams,
-            length_penalty=float(settings.get("length_penalty", 1.0)),
-            early_stopping=settings.get("early_stopping", False),
-        ),
     )
 
 
-def _positions(theirs: dict[str, Any]) -> int:
-    return theirs["decoder"].get("n_positions", 1024)
+def _positions(hf_config: dict[str, Any]) -> int:
+    return hf_config["decoder"].get("n_positions", 1024)
 
 
 def _tokenizer(folder: Path) -> tokenizers.Tokenizer:

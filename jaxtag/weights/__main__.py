@@ -88,7 +88,7 @@ def _import_captioner(given: flags.FlagValues) -> None:
     from jaxtag.inference import hf_captioner
 
     _require(given, "source")
-    config = hf_captioner.captioner(given.source, Path(given.workdir), given.length)
+    config = hf_captioner.import_captioner(given.source, Path(given.workdir), given.length)
     print(f"a captioner of {config.task.max_length} tokens at most: {given.workdir}")
 
 

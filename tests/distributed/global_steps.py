@@ -27,7 +27,7 @@ def configurations() -> dict:
     embed = shrink(config_flag.load("cifar10_embed"))
     embed = dataclasses.replace(
         embed,
-        criterion="triplet_all",
+        task=dataclasses.replace(embed.task, loss="triplet_all"),
         batch_size=24,
         data=dataclasses.replace(embed.data, image_size=9, flip=False),
         model=small,
@@ -39,7 +39,7 @@ def configurations() -> dict:
         batch_size=32,
         data=dataclasses.replace(accumulating.data, image_size=16),
         model=small,
-        optimizer=dataclasses.replace(plain, accumulate=4),
+        optimizer=dataclasses.replace(plain, grad_accum_steps=4),
     )
     return {
         "statistics of the batch": with_batch_norm(1),
@@ -53,12 +53,12 @@ def run(config) -> list[float]:
     import jax
     import numpy as np
     import optax
-    from shrinking import batch
+    from shrinking import batch, make_task
 
     from jaxtag.distributed import mesh as meshes
-    from jaxtag.training import setup
+    from jaxtag.training.setup import TrainSetup
 
-    plan = setup.build(config, 5, examples=64)
+    plan = TrainSetup.from_config(config, make_task(config, 5), 64)
     state, losses = plan.initialize(), []
     for number in range(3):
         rows = batch(config, number)

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from shrinking import batch, with_batch_norm
+from shrinking import batch, make_task, with_batch_norm
 
 from jaxtag.distributed import mesh as meshes
-from jaxtag.training import setup
+from jaxtag.training.setup import TrainSetup
 from jaxtag.training.train_state import TrainState
 
 # Slow: on few cores XLA's CPU devices can wait for each other for ever, one in an all-reduce and
@@ -31,7 +31,7 @@ def test_eight_devices_give_the_step_of_one(groups: int) -> None:
     ended = []
     for count in (1, 8):
         mesh = meshes.make_mesh(devices=jax.devices()[:count])
-        plan = setup.build(config, 10, examples=64, mesh=mesh)
+        plan = TrainSetup.from_config(config, make_task(config, 10), 64, mesh=mesh)
         rows = batch(config)
         rows["label"] %= 10
         ended.append(plan.step(anywhere(plan.initialize()), meshes.make_global_batch(rows, mesh)))

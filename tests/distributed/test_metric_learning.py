@@ -4,12 +4,12 @@ import dataclasses
 
 import jax
 import numpy as np
-from shrinking import batch, shrink
+from shrinking import batch, make_task, shrink
 
 from jaxtag.config import flags
 from jaxtag.config.schema import Config, ModelConfig, OptimizerConfig
 from jaxtag.distributed import mesh as meshes
-from jaxtag.training import setup
+from jaxtag.training.setup import TrainSetup
 
 CLASSES = 5
 
@@ -18,7 +18,7 @@ def configuration() -> Config:
     config = shrink(flags.load("cifar10_embed"))
     return dataclasses.replace(
         config,
-        criterion="triplet_all",
+        task=dataclasses.replace(config.task, loss="triplet_all"),
         batch_size=24,
         data=dataclasses.replace(config.data, image_size=9, flip=False),
         model=ModelConfig(backbone="airbench94", kwargs={"widths": (8,)}),
@@ -33,7 +33,7 @@ def test_eight_devices_give_the_step_of_one() -> None:
     rows["mask"][7] = 0
     for count in (1, 8):
         mesh = meshes.make_mesh(devices=jax.devices()[:count])
-        plan = setup.build(config, CLASSES, examples=64, mesh=mesh)
+        plan = TrainSetup.from_config(config, make_task(config, CLASSES), 64, mesh=mesh)
         ended.append(plan.step(plan.initialize(), meshes.make_global_batch(rows, mesh)))
     (one, first), (eight, second) = ended
     for a, b in zip(first["loss"], second["loss"], strict=True):

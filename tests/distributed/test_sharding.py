@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from shrinking import VOCABULARY, batch, shrink
+from shrinking import VOCABULARY, batch, make_task, shrink
 
 from jaxtag.config.schema import Config, OptimizerConfig
 from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import sharding
 from jaxtag.errors import UsageError, UserError
-from jaxtag.training import setup
+from jaxtag.training.setup import TrainSetup
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -32,7 +32,7 @@ def _train(sizes, config, monkeypatch, steps=3):
     monkeypatch.setattr(sharding, "_SMALL", 64)  # so that small parameters are split too
     devices = jax.devices()[: int(np.prod(sizes))]
     mesh = meshes.make_mesh(*sizes, devices=devices)
-    plan = setup.build(config, VOCABULARY, examples=64, mesh=mesh)
+    plan = TrainSetup.from_config(config, make_task(config, VOCABULARY), 64, mesh=mesh)
     state, losses = plan.initialize(), []
     for number in range(steps):
         arrays = batch(config, number)
@@ -59,7 +59,7 @@ def test_eight_devices_give_the_losses_of_one(kind, one_device, monkeypatch):
     ):
         np.testing.assert_allclose(ours, theirs, atol=2e-4, err_msg=path)
     if kind != "data":
-        split = [item for item in plan.placements if any(item.spec)]
+        split = [item for item in plan.param_shardings if any(item.spec)]
         assert len(split) > 20
         share = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state.params))
         assert share < 0.7 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -73,7 +73,7 @@ def test_split_parameters_leave_each_device_its_own_pictures(scan, monkeypatch):
 
     def temporaries(kind):
         mesh = meshes.make_mesh(*SIZES[kind])
-        plan = setup.build(config, VOCABULARY, examples=64, mesh=mesh)
+        plan = TrainSetup.from_config(config, make_task(config, VOCABULARY), 64, mesh=mesh)
         place = meshes.batch_sharding(mesh)
         arrays = {
             name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=place)
@@ -88,9 +88,9 @@ def test_split_parameters_leave_each_device_its_own_pictures(scan, monkeypatch):
 
 def test_moments_and_average_lie_as_their_parameters(monkeypatch):
     plan, state, _ = _train((2, 2, 2), _config(), monkeypatch, steps=1)
-    specs = {item.path: item.spec for item in plan.placements}
+    specs = {item.path: item.spec for item in plan.param_shardings}
     mirrored = 0
-    for path, leaf in sharding.paths(state.optimizer):
+    for path, leaf in sharding.paths(state.opt_state):
         for name, spec in specs.items():
             if path.endswith("/" + name):
                 assert leaf.sharding.spec == spec, path

@@ -15,7 +15,6 @@ from stored import REFERENCES
 from jaxtag.config import schema as configuration
 from jaxtag.errors import UserError
 from jaxtag.inference import hf_captioner, predictor
-from jaxtag.tasks.caption import evaluator as captions
 
 FILE = REFERENCES / "weights_captioner.safetensors"
 
@@ -63,7 +62,7 @@ def test_tokens_are_those_of_transformers(stored, workdir, beams: int) -> None:
     assert (config.task.decoding.method, config.task.decoding.beam_size) == ("beam", 3)
     config.task.decoding.method = "beam" if beams > 1 else "greedy"
     model = predictor.load(workdir, config)
-    generate = captions.caption_generator(model.task, config, model.vocabulary)
+    generate = model.task.make_generate()
     found = generate(model.variables, {"image": tensors["pictures"]}, jax.random.key(0))
     expected = tensors[f"tokens/{beams}"]
     mark = expected[0, 0]
@@ -99,13 +98,13 @@ def test_evaluate_uses_it_at_once(workdir, tiny_data) -> None:
 def test_older_tokenizer_files_and_a_length_of_ones_own(stored, tmp_path, workdir) -> None:
     left_out = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
     source = unpack(stored, tmp_path / "source", left_out)
-    config = hf_captioner.captioner(source, tmp_path / "run", length=9)
+    config = hf_captioner.import_captioner(source, tmp_path / "run", max_length=9)
     assert (config.task.max_length, config.task.decoding.method) == (9, "greedy")
     old, new = (predictor.load(folder).vocabulary for folder in (tmp_path / "run", workdir))
     text = ["two red circles; it's <|endoftext|> a star!"]
     np.testing.assert_array_equal(old.encode(text, 64), new.encode(text, 64))
     with pytest.raises(UserError, match="holds a run already"):
-        hf_captioner.captioner(source, tmp_path / "run")
+        hf_captioner.import_captioner(source, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ def test_older_tokenizer_files_and_a_length_of_ones_own(stored, tmp_path, workdi
 def test_what_cannot_be_imported_is_named(stored, tmp_path, without, changes, told) -> None:
     source = unpack(stored, tmp_path / "source", without, **changes)
     with pytest.raises(UserError, match=told):
-        hf_captioner.captioner(source, tmp_path / "run")
+        hf_captioner.import_captioner(source, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -130,7 +129,7 @@ def test_untied_output_weights_are_refused(stored, tmp_path) -> None:
     weights = {n.removeprefix("weights/"): t for n, t in stored[0].items() if "weights/" in n}
     tied = weights["decoder.transformer.wte.weight"]
     save_file({**weights, "decoder.lm_head.weight": tied}, source / "model.safetensors")
-    hf_captioner.captioner(source, tmp_path / "run")
+    hf_captioner.import_captioner(source, tmp_path / "run")
     save_file({**weights, "decoder.lm_head.weight": 2 * tied}, source / "model.safetensors")
     with pytest.raises(UserError, match=r"lm_head"):
-        hf_captioner.captioner(source, tmp_path / "other")
+        hf_captioner.import_captioner(source, tmp_path / "other")

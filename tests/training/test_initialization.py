@@ -5,14 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from shrinking import VOCABULARY, shrink
+from shrinking import VOCABULARY, make_task, shrink
 
 from jaxtag import models, weights
 from jaxtag.config import flags
 from jaxtag.config.schema import ModelConfig
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UserError
-from jaxtag.training import initialization, setup
+from jaxtag.training import initialization
 
 RESNET = {"depths": (1, 1, 1, 1), "bottleneck": False}
 
@@ -29,11 +29,11 @@ def checkpoint(tmp_path_factory) -> str:
     return str(path)
 
 
-def plan(name: str, path: str | None, **optimizer) -> setup.TrainSetup:
+def plan(name: str, path: str | None, **optimizer) -> TrainSetup:
     config = shrink(flags.load(name))
     model = ModelConfig(
         backbone="resnet18",
-        kwargs=tuple(RESNET.items()),
+        kwargs=dict(RESNET),
         pretrained=path,
         decoder_width=32,
         decoder_depth=1,
@@ -42,13 +42,13 @@ def plan(name: str, path: str | None, **optimizer) -> setup.TrainSetup:
     changed = dataclasses.replace(config.optimizer, **optimizer)
     config = dataclasses.replace(config, model=model, optimizer=changed)
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    return setup.build(config, VOCABULARY, examples=64, mesh=mesh)
+    return TrainSetup.from_config(config, make_task(config, VOCABULARY), 64, mesh=mesh)
 
 
 def test_a_classifier_starts_from_torchvisions_backbone(checkpoint: str) -> None:
     run = plan("imagenet_resnet50", checkpoint, ema_decay=0.9)
     fresh = run.initialize()
-    state = initialization.load_backbone(fresh, checkpoint, run.task, 32, 3)
+    state = initialization.load_backbone(fresh, checkpoint, run.task)
     backbone = models.create_model("resnet18", **RESNET)
     wanted = weights.load(checkpoint, backbone, adapt=("head",))
     for part in ("stem", "stem_norm", "stage4_0"):
@@ -65,7 +65,7 @@ def test_a_classifier_starts_from_torchvisions_backbone(checkpoint: str) -> None
 def test_a_captioners_encoder_starts_from_it_and_its_decoder_afresh(checkpoint: str) -> None:
     run = plan("coco_caption", checkpoint)
     fresh = run.initialize()
-    state = initialization.load_backbone(fresh, checkpoint, run.task, 32, 3)
+    state = initialization.load_backbone(fresh, checkpoint, run.task)
     wanted = weights.load(checkpoint, models.create_model("resnet18", **RESNET), adapt=("head",))
     jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], wanted["params"])
     jax.tree.map(
@@ -78,7 +78,7 @@ def test_freezing_and_rates_by_layer(checkpoint: str) -> None:
 
     rules = ((r"^(stem|stage[12])", 0.0), (r"^stage", 0.1), (r".*", 1.0))
     run = plan("imagenet_resnet50", checkpoint, lr_mults=rules, warmup_steps=0)
-    state = initialization.load_backbone(run.initialize(), checkpoint, run.task, 32, 3)
+    state = initialization.load_backbone(run.initialize(), checkpoint, run.task)
     before = jax.tree.map(np.asarray, state.params)
     small = run.config
     for seed in range(2):
@@ -91,11 +91,9 @@ def test_freezing_and_rates_by_layer(checkpoint: str) -> None:
 
 def test_a_file_that_does_not_fit_is_named(checkpoint: str) -> None:
     run = plan("imagenet_vit", None)
-    vit = dataclasses.replace(
-        run.task, model=models.create_model("vit_tiny_patch16", num_classes=3)
-    )
+    vit = make_task(run.config, 3, models.create_model("vit_tiny_patch16", num_classes=3))
     with pytest.raises(UserError, match="holds no weights of ViT"):
-        initialization.load_backbone(run.initialize(), checkpoint, vit, 224, 3)
+        initialization.load_backbone(run.initialize(), checkpoint, vit)
 
 
 def test_a_whitening_comes_from_the_training_pictures(tiny_data) -> None:
@@ -106,8 +104,8 @@ def test_a_whitening_comes_from_the_training_pictures(tiny_data) -> None:
     config = flags.load("cifar10_airbench")
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     source = sources.open_split("tiny", "train", tiny_data)
-    run = setup.build(config, 10, examples=len(source), mesh=mesh)
-    state = initialization.init_state(config, run, source)
+    run = TrainSetup.from_config(config, make_task(config, 10), len(source), mesh=mesh)
+    state = initialization.init_state(run, source)
     pictures = np.empty((len(source), 32, 32, 3), np.uint8)
     for record, out in zip(source.__getitems__(range(len(source))), pictures, strict=True):
         transforms.Resize(32)(open_image(record["image"]), np.random.default_rng(0), out)

@@ -18,8 +18,9 @@ import pytest
 from jaxtag.config import schema as configuration
 from jaxtag.data import sources
 from jaxtag.data.tokenizer import Tokenizer
-from jaxtag.training import setup as experiments
+from jaxtag.tasks.caption.task import CaptionTask
 from jaxtag.training.checkpoint import Checkpoints
+from jaxtag.training.setup import TrainSetup
 
 STEPS = 40
 OVERRIDES = [
@@ -50,8 +51,8 @@ def finish(config: str, workdir: Path, workers: int = 0) -> list[np.ndarray]:
     assert process.returncode == 0, errors
     used = configuration.load(workdir)
     source = sources.open_split(used.data.dataset, used.data.train_split, used.data.data_dir)
-    vocabulary = Tokenizer.load(workdir / "tokenizer.json").vocab_size
-    shapes = experiments.build(used, vocabulary, len(source)).shapes
+    task = CaptionTask(used, Tokenizer.load(workdir / "tokenizer.json"))
+    shapes = TrainSetup.from_config(used, task, len(source)).shapes
     restored = Checkpoints(workdir / "checkpoints", keep_last=2).restore(shapes)
     assert restored.step == STEPS
     state = restored.state.replace(key=jax.random.key_data(restored.state.key))

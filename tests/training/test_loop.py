@@ -10,24 +10,19 @@ import pytest
 from tiny import tiny_config
 
 from jaxtag import datasets
-from jaxtag.config.schema import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TextConfig,
-)
+from jaxtag.config import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 from jaxtag.errors import UserError
 from jaxtag.inference import predictor
-from jaxtag.tasks.caption import task as caption
-from jaxtag.training import loop, preemption, vocabulary
+from jaxtag.tasks.caption.config import CaptionConfig, DecodingConfig
+from jaxtag.tasks.caption.task import CaptionTask
+from jaxtag.training import loop, preemption, run_config, run_data
 from jaxtag.training.timer import StartupTimer, StepTimer
 
 
 def _run(config, workdir, **flags):
-    config = loop.resolve_run_config(config, workdir, **flags)
-    return loop.train(config, workdir, vocabulary.ensure(config, workdir))
+    config = run_config.resolve_run_config(config, workdir, **flags)
+    data = run_data.open_data(config, workdir)
+    return loop.train(config, workdir, CaptionTask(config, data.vocabulary), data)
 
 
 def _leaves(state):
@@ -51,7 +46,9 @@ def test_what_a_run_writes(unbroken):
     train = [line for line in lines if line["split"] == "train"]
     assert [line["step"] for line in train] == [2, 4, 6]
     assert train[-1]["loss"] < train[0]["loss"]
-    assert {"images_per_second", "data_wait", "gradient_norm", "learning_rate"} <= set(train[0])
+    assert {"images_per_second", "data_wait_fraction", "grad_norm", "learning_rate"} <= set(
+        train[0]
+    )
     evaluations = [line for line in lines if line["split"] == "evaluation"]
     assert [line["step"] for line in evaluations] == [3, 6]
     assert evaluations[-1]["examples"] == 8
@@ -83,10 +80,13 @@ def test_a_finished_run_only_evaluates_again(unbroken, tiny_data):
 
 def test_another_configuration_is_refused_unless_allowed(unbroken, tiny_data):
     workdir, _ = unbroken
-    changed = tiny_config(tiny_data, label_smoothing=0.2, log_every=1)
-    with pytest.raises(UserError, match=r"config\.label_smoothing: trained with 0.1, now 0.2"):
-        loop.resolve_run_config(changed, workdir)
-    assert json.loads((workdir / "config.json").read_text())["label_smoothing"] == 0.1
+    changed = tiny_config(tiny_data, log_every=1)
+    changed.task.label_smoothing = 0.2
+    with pytest.raises(
+        UserError, match=r"config\.task\.label_smoothing: trained with 0.1, now 0.2"
+    ):
+        run_config.resolve_run_config(changed, workdir)
+    assert json.loads((workdir / "config.json").read_text())["task"]["label_smoothing"] == 0.1
 
 
 def test_a_lost_tokenizer_is_no_reason_to_train_another(unbroken, tiny_data):
@@ -95,7 +95,7 @@ def test_a_lost_tokenizer_is_no_reason_to_train_another(unbroken, tiny_data):
     text = path.read_text()
     path.unlink()
     with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
-        vocabulary.ensure(tiny_config(tiny_data), workdir)
+        run_data.open_data(tiny_config(tiny_data), workdir)
     path.write_text(text)
 
 
@@ -118,21 +118,17 @@ def test_gradients_that_are_not_finite_stop_the_run(tiny_data, tmp_path):
 
 
 def test_too_many_broken_pictures_stop_the_run(tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_ENOUGH_PICTURES", 8)
+    monkeypatch.setattr(loop, "_ENOUGH_IMAGES", 8)
     # A limit that every picture breaks stands for pictures damaged after they were prepared.
     monkeypatch.setattr("jaxtag.data.decode.MAX_PIXELS", 10)
-    config = tiny_config(tiny_data, log_every=1)
+    config, example_spec = tiny_config(tiny_data, log_every=1), CaptionTask.example_spec
     monkeypatch.setattr(
-        "jaxtag.tasks.caption.task.example", _with_max_pixels(caption.example, max_pixels=10)
+        CaptionTask,
+        "example_spec",
+        lambda *args, **kwargs: dataclasses.replace(example_spec(*args, **kwargs), max_pixels=10),
     )
     with pytest.raises(UserError, match="could not be decoded, more than"):
         _run(config, tmp_path)
-
-
-def _with_max_pixels(example, max_pixels):
-    return lambda *args, **kwargs: dataclasses.replace(
-        example(*args, **kwargs), max_pixels=max_pixels
-    )
 
 
 def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
@@ -171,7 +167,7 @@ def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
         evaluate_every=1000,
         checkpoint_every=1000,
         log_every=60,
-        label_smoothing=0.0,
+        task=CaptionConfig(vocab_size=400, max_length=16, decoding=DecodingConfig(method="greedy")),
         data=DataConfig(
             dataset="eight",
             data_dir=str(tmp_path / "data"),
@@ -179,7 +175,6 @@ def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
             image_size=32,
             crop_scale=(1.0, 1.0),
         ),
-        text=TextConfig(vocab_size=400, max_length=16),
         model=ModelConfig(
             backbone="vit_tiny_patch16",
             kwargs={"depth": 1, "width": 64, "heads": 2, "mlp_dim": 256},
@@ -210,9 +205,9 @@ def test_a_windows_rate_counts_the_time_of_its_last_steps(monkeypatch):
     clock = StepTimer(StartupTimer(), lambda text: None)
     window = loop._Window(Config(batch_size=8))
     one = (np.float32(1), np.float32(1))
-    names = ("loss", "learning_rate", "skipped", "skipped_in_row")
+    names = ("loss", "learning_rate", "skipped_steps", "skipped_in_row")
     for _ in range(2):
-        window.add({**dict.fromkeys(names, one), "broken": (np.float32(0), np.float32(8))})
+        window.add({**dict.fromkeys(names, one), "corrupt_images": (np.float32(0), np.float32(8))})
     values = window.read(2, clock)
     clock.close()
     assert values["seconds_per_step"] >= 0.25

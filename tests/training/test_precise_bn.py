@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from shrinking import batch, with_batch_norm
+from shrinking import batch, make_task, with_batch_norm
 
 from jaxtag.distributed import mesh as meshes
 from jaxtag.kernels import batch_norm
-from jaxtag.training import precise_bn, setup
+from jaxtag.training import precise_bn
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 BATCHES = 3
@@ -38,7 +38,7 @@ def refreshed(quick_compilation, request):
     devices, groups = request.param
     config = with_batch_norm(groups)
     mesh = meshes.make_mesh(devices=jax.devices()[:devices])
-    plan = setup.build(config, 10, examples=64, mesh=mesh)
+    plan = TrainSetup.from_config(config, make_task(config, 10), 64, mesh=mesh)
     refresh = precise_bn.make_bn_recalibration(plan.task, mesh, lambda: Iterator(config), BATCHES)
     state = plan.initialize()
     return config, plan, state, refresh(state)

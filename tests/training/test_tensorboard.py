@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 from tensorboardX import proto
 
-from jaxtag.training.tensorboard import TensorBoardWriter
+from jaxtag.config import Config
+from jaxtag.training.metric_writer import RunInfo, TensorBoardWriter
 
 
 def events(folder) -> list:
@@ -20,13 +21,21 @@ def events(folder) -> list:
     return found
 
 
+def opened(workdir, start_step: int) -> TensorBoardWriter:
+    writer = TensorBoardWriter()
+    writer.open(RunInfo(workdir, start_step, 10, Config(total_steps=10)))
+    return writer
+
+
 def test_scalars_and_captioned_pictures_come_back(tmp_path):
     image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
-    board = TensorBoardWriter(tmp_path)
-    board.scalars(3, {"train/loss": 1.5, "train/speed": np.float32(2)})
-    board.image(7, "captions/0", image, "a dog — 日本")
-    board.close()
-    values = [(event.step, value) for event in events(tmp_path) for value in event.summary.value]
+    writer = opened(tmp_path, 0)
+    writer.write_scalars(3, "train", {"loss": 1.5, "speed": np.float32(2)})
+    writer.write_image(7, "captions/0", image, "a dog — 日本")
+    writer.close()
+    values = [
+        (event.step, value) for event in events(tmp_path / "board") for value in event.summary.value
+    ]
     scalars = {v.tag: (step, v.simple_value) for step, v in values if v.HasField("simple_value")}
     assert scalars == {"train/loss": (3, 1.5), "train/speed": (3, 2.0)}
     [(step, shown)] = [(step, v) for step, v in values if v.HasField("image")]
@@ -38,10 +47,12 @@ def test_scalars_and_captioned_pictures_come_back(tmp_path):
 
 
 def test_a_resumed_run_hides_what_it_repeats(tmp_path):
-    board = TensorBoardWriter(tmp_path, purge_step=5)
-    board.scalars(5, {"loss": 1.0})
-    board.close()
+    writer = opened(tmp_path, 4)
+    writer.write_scalars(5, "train", {"loss": 1.0})
+    writer.close()
     starts = [
-        e for e in events(tmp_path) if e.session_log.status == proto.event_pb2.SessionLog.START
+        e
+        for e in events(tmp_path / "board")
+        if e.session_log.status == proto.event_pb2.SessionLog.START
     ]
     assert [event.step for event in starts] == [5]

@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from jaxtag.config.schema import OptimizerConfig
+from jaxtag.tasks.base import LossOutput
 from jaxtag.training import ema, optimizer, train_step
-from jaxtag.training.train_state import create_train_state
+from jaxtag.training.train_state import TrainState
 
 SIZE, ROWS = 64, 16
 
@@ -23,7 +24,7 @@ class TwoLayers:
         hidden = jnp.tanh(batch["x"] @ variables["params"]["first"]["kernel"])
         error = jnp.square(hidden @ variables["params"]["second"]["kernel"]).sum(-1)
         ones = jnp.ones(len(error))
-        return error, ones, {"loss": (error.sum(), ones.sum())}, {}
+        return LossOutput(error, ones, {"loss": (error.sum(), ones.sum())}, {})
 
 
 def plan(lr_mults, **fields):
@@ -33,10 +34,10 @@ def plan(lr_mults, **fields):
     config = OptimizerConfig(name="sgd", learning_rate=0.1, grad_clip_norm=None, lr_mults=lr_mults)
     rate = optax.constant_schedule(0.1)
     made = optimizer.make_optimizer(config, rate, params)
-    state = create_train_state({"params": params}, key, made, ema="average" in fields)
-    trained = optimizer.trainable_mask(config, params)
+    state = TrainState.create({"params": params}, key, made, ema="average" in fields)
+    trainable = optimizer.trainable_mask(config, params)
     return state, jax.jit(
-        train_step.make_train_step(TwoLayers(), made, rate, trained=trained, **fields)
+        train_step.make_train_step(TwoLayers(), made, rate, trainable=trainable, **fields)
     )
 
 
@@ -45,18 +46,18 @@ def batch():
     return {"x": x, "broken": np.zeros(ROWS, bool)}
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-def test_what_is_frozen_stays_and_its_gradient_is_not_computed(accumulate):
+@pytest.mark.parametrize("parts", [1, 4])
+def test_what_is_frozen_stays_and_its_gradient_is_not_computed(parts):
     frozen = (("^first/", 0.0), (".*", 1.0))
-    state, run = plan(frozen, accumulate=accumulate)
-    whole, run_whole = plan(((".*", 1.0),), accumulate=accumulate)
+    state, run = plan(frozen, grad_accum_steps=parts)
+    whole, run_whole = plan(((".*", 1.0),), grad_accum_steps=parts)
     changed, metrics = run(state, batch())
     expected, expected_metrics = run_whole(whole, batch())
     first, second = (changed.params[name]["kernel"] for name in ("first", "second"))
     np.testing.assert_array_equal(first, state.params["first"]["kernel"])
     np.testing.assert_allclose(second, expected.params["second"]["kernel"], rtol=1e-5, atol=1e-6)
-    assert float(metrics["gradient_norm"][0]) < float(expected_metrics["gradient_norm"][0])
-    if accumulate == 1:
+    assert float(metrics["grad_norm"][0]) < float(expected_metrics["grad_norm"][0])
+    if parts == 1:
         products = 2 * ROWS * SIZE**2
 
         def flops(run, state):
