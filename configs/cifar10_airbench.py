@@ -46,7 +46,9 @@ def get_config(total_epochs: float = 9.9) -> Config:
             std=wanted.std,
         ),
         model=ModelConfig(backbone="airbench94"),
-        augmentation=AugmentationConfig(alternating_flip=True, crop_padding=2, crop_padding_mode="reflect"),
+        augmentation=AugmentationConfig(
+            alternating_flip=True, crop_padding=2, crop_padding_mode="reflect"
+        ),
         optimizer=OptimizerConfig(
             name="sgd",
             kwargs={"momentum": 0.85, "nesterov": True},

@@ -11,8 +11,8 @@ GPU within a minute. Expected: recall@1 of 0.26 to 0.52 after half an epoch, by 
 (benchmarks/README.md); after eight not yet measured.
 """
 
-from jaxtag.configs import cifar10_airbench
 from jaxtag.config.schema import Config, OptimizerConfig
+from jaxtag.configs import cifar10_airbench
 from jaxtag.tasks.embed.config import EmbedConfig
 
 

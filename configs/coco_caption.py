@@ -16,8 +16,8 @@ from jaxtag.config.schema import (
     ModelConfig,
     OptimizerConfig,
 )
-from jaxtag.tasks.caption.config import CaptionConfig
 from jaxtag.errors import UsageError, did_you_mean
+from jaxtag.tasks.caption.config import CaptionConfig
 
 _SIZES = {  # encoder; width, depth and heads of the decoder
     "Ti": ("tiny", 192, 4, 3),

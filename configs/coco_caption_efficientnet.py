@@ -7,8 +7,8 @@ Smoke run: --config.total_steps=20 --config.batch_size=8. Hardware: one accelera
 Expected: not yet measured (full COCO).
 """
 
-from jaxtag.configs import coco_caption_resnet50
 from jaxtag.config.schema import Config
+from jaxtag.configs import coco_caption_resnet50
 
 
 def get_config(backbone: str = "efficientnet_b0", image_size: int = 224) -> Config:

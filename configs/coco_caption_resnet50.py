@@ -8,8 +8,8 @@ Expected: not yet measured (full COCO).
 """
 
 from jaxtag import models
-from jaxtag.configs import coco_caption
 from jaxtag.config.schema import Config, ModelConfig
+from jaxtag.configs import coco_caption
 
 
 def get_config(backbone: str = "resnet50", image_size: int = 224) -> Config:

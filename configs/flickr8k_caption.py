@@ -34,7 +34,14 @@ def get_config(image_size: int = 112) -> Config:
         ),
         model=ModelConfig(
             backbone="vit_small_patch16",
-            kwargs={"stem": "conv", "depth": 4, "width": 256, "heads": 4, "mlp_dim": 1024, "drop_path": 0.1},
+            kwargs={
+                "stem": "conv",
+                "depth": 4,
+                "width": 256,
+                "heads": 4,
+                "mlp_dim": 1024,
+                "drop_path": 0.1,
+            },
             decoder_width=256,
             decoder_depth=3,
             decoder_heads=4,

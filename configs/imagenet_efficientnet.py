@@ -9,8 +9,8 @@ B0, a slice of many for B7 at 600 pixels.
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag.configs import imagenet_resnet50
 from jaxtag.config.schema import AugmentationConfig, Config, OptimizerConfig
+from jaxtag.configs import imagenet_resnet50
 
 
 def get_config(model: str = "efficientnet_b0") -> Config:

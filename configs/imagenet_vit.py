@@ -8,8 +8,8 @@ Smoke run: --config.total_steps=5 --config.batch_size=8. Hardware: one accelerat
 Expected: not yet measured (full ImageNet).
 """
 
-from jaxtag.configs import imagenet_resnet50
 from jaxtag.config.schema import AugmentationConfig, Config, OptimizerConfig
+from jaxtag.configs import imagenet_resnet50
 
 
 def get_config(model: str = "vit_small_patch16") -> Config:

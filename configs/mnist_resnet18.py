@@ -8,8 +8,8 @@ Smoke run: --config.total_steps=5. Hardware: 2 CPU cores take long, an accelerat
 Expected: not yet measured.
 """
 
-from jaxtag.configs import cifar10_resnet18
 from jaxtag.config.schema import Config
+from jaxtag.configs import cifar10_resnet18
 
 
 def get_config(model: str = "resnet18", image_size: int = 32) -> Config:

@@ -39,9 +39,7 @@ _ONLY: dict[str, dict[str, tuple[Any, Any]]] = {
 }
 
 
-def import_captioner(
-    source: str | Path, workdir: Path, max_max_length: int | None = None
-) -> Config:
+def import_captioner(source: str | Path, workdir: Path, max_length: int | None = None) -> Config:
     """Makes `workdir` from a `transformers.VisionEncoderDecoderModel` of a ViT and a GPT-2.
 
     Args:
