@@ -2,10 +2,10 @@
 
 Every example draws from a key of its own, folded from the step's key with its position in the
 global batch: the same numbers on any mesh. JAX's default partitionable Threefry lets each
-device make its own share of them without communication.
+device generate its own share of them without communication.
 
-`policy` puts the parts together: `geometry`, `colour`, `randaugment` on uint8 pictures, then
-`erasing` and `mixing` on normalised ones.
+`pipeline` runs the parts in order: `geometry`, `color`, `randaugment` and custom functions on uint8
+images, then `erasing` and `mixing` on normalized ones.
 """
 
 from jaxtag.augment.pipeline import Augmentation, normalize

@@ -21,15 +21,15 @@ def test_mixing_equals_numpy():
     shares = np.array([0.3, 1.0, 0.0, 0.9, 1.0, 1.0, 1.0, 0.5], np.float32)
     boxes = np.zeros((8, 4), np.int32)
     boxes[4:7] = [[0, 0, 20, 30], [3, 4, 10, 30], [5, 5, 6, 7]]
-    found = jax.jit(mixing.mix)(images, labels, shares, boxes)
+    mixed = jax.jit(mixing.mix)(images, labels, shares, boxes)
     for i in range(8):
         top, left, bottom, right = boxes[i]
         image = shares[i] * images[i] + (1 - shares[i]) * images[i - 1]
         image[top:bottom, left:right] = images[i - 1, top:bottom, left:right]
         share = shares[i] * (1 - (bottom - top) * (right - left) / (HEIGHT * WIDTH))
-        np.testing.assert_allclose(found[0][i], image, atol=1e-6)
+        np.testing.assert_allclose(mixed[0][i], image, atol=1e-6)
         np.testing.assert_allclose(
-            found[1][i], share * labels[i] + (1 - share) * labels[i - 1], atol=1e-6
+            mixed[1][i], share * labels[i] + (1 - share) * labels[i - 1], atol=1e-6
         )
 
 
@@ -39,7 +39,7 @@ def numpy_ends(share: float, size: int) -> set[tuple[int, int]]:
     return {(max(middle - half, 0), min(middle + half, size)) for middle in range(size)}
 
 
-def test_cutmix_boxes_have_their_size_around_a_middle_in_the_picture():
+def test_cutmix_boxes_have_their_size_around_a_center_in_the_image():
     keys = jax.random.split(jax.random.key(0), 256)
     shares = np.random.default_rng(0).random(256).astype(np.float32)
     draw = jax.jit(jax.vmap(lambda k, s: mixing.cutmix_box(k, s, HEIGHT, WIDTH)))
@@ -51,8 +51,8 @@ def test_cutmix_boxes_have_their_size_around_a_middle_in_the_picture():
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.8, 1.0)])
-def test_labels_say_what_is_in_the_pictures(mixup, cutmix):
-    """Each picture is of one colour, its own number: its mean tells the share that is left."""
+def test_labels_say_what_is_in_the_images(mixup, cutmix):
+    """Each image is of one color, its own number: its mean tells the share that is left."""
     count = 512
     images = np.broadcast_to(
         np.arange(count, dtype=np.float32)[:, None, None, None], (count, HEIGHT, WIDTH, 1)

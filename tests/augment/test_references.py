@@ -18,8 +18,8 @@ IMAGES = STORED["images"]
 ROUNDED = ("Contrast", "Color", "Sharpness")
 
 
-def assert_within_a_level(found: np.ndarray, expected: np.ndarray) -> None:
-    difference = np.abs(np.asarray(found, np.int32) - expected)
+def assert_within_a_level(output: np.ndarray, expected: np.ndarray) -> None:
+    difference = np.abs(np.asarray(output, np.int32) - expected)
     assert difference.max() <= 1
     assert (difference > 0).mean() <= 0.02
 
@@ -28,13 +28,13 @@ def looked_up(table):
     return lambda image, level: color.look_up(image, table(image, level))
 
 
-def assert_stretched(images: np.ndarray, found: np.ndarray, expected: np.ndarray) -> None:
+def assert_stretched(images: np.ndarray, output: np.ndarray, expected: np.ndarray) -> None:
     """The exact quotient rounded down; torchvision's, by float32, may be one level below it (254
     for the brightest value)."""
     darkest, brightest = (of(images, (1, 2), keepdims=True).astype(int) for of in (np.min, np.max))
     exact = (images - darkest) * 255 // np.maximum(brightest - darkest, 1)
-    np.testing.assert_array_equal(found, np.where(brightest == darkest, images, exact))
-    assert set(np.unique(found.astype(int) - expected)) <= {0, 1}
+    np.testing.assert_array_equal(output, np.where(brightest == darkest, images, exact))
+    assert set(np.unique(output.astype(int) - expected)) <= {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -52,28 +52,28 @@ def test_colour(name, change):
     assert len(keys) >= 5
     levels = jnp.asarray([float(key.split("/")[1]) for key in keys], jnp.float32)
     every = jax.vmap(jax.vmap(change, in_axes=(0, None)), in_axes=(None, 0))
-    found = np.asarray(jax.jit(every)(IMAGES, levels))
+    output = np.asarray(jax.jit(every)(IMAGES, levels))
     expected = np.stack([STORED[key] for key in keys])
-    assert found.dtype == np.uint8
+    assert output.dtype == np.uint8
     assert len(np.unique(expected.reshape(len(keys), -1), axis=0)) == len(keys)
     if name == "brightness":
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(output, expected)
     else:
-        assert_within_a_level(found, expected)
+        assert_within_a_level(output, expected)
 
 
 @pytest.mark.parametrize(("mode", "padding"), [("constant", 4), ("reflect", 3)])
-def test_crops_are_windows_of_the_padded_picture(mode, padding):
+def test_crops_are_windows_of_the_padded_image(mode, padding):
     padded = STORED[f"pad/{mode}/{padding}"]
     height, width = IMAGES.shape[1:3]
     corners = np.array([[0, 0], [2 * padding, 1], [3, 2 * padding], [padding, padding]])
-    found = geometry.crop(jnp.asarray(IMAGES), jnp.asarray(corners), padding, mode)
-    for image, (y, x), wide in zip(found, corners, padded, strict=True):
+    output = geometry.crop(jnp.asarray(IMAGES), jnp.asarray(corners), padding, mode)
+    for image, (y, x), wide in zip(output, corners, padded, strict=True):
         np.testing.assert_array_equal(image, wide[y : y + height, x : x + width])
 
 
 def randaugment_cases(prefix: str) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """Names, and for each picture under each operation: operation, level, what is expected."""
+    """Names, and for each image under each operation: operation, level, expected image."""
     names, operations, levels, expected = [], [], [], []
     height, width = IMAGES.shape[1:3]
     for key in sorted(STORED):
@@ -97,14 +97,14 @@ def test_randaugment(form, prefix):
     assert set(names) == set(randaugment.OPERATIONS)
     channels = 1 if prefix else 3
     images = np.tile(IMAGES[..., :channels], (len(names) // len(IMAGES), 1, 1, 1))
-    found = np.asarray(jax.jit(form)(images, operations, levels))
+    output = np.asarray(jax.jit(form)(images, operations, levels))
     for name in randaugment.OPERATIONS:
         rows = np.array([other == name for other in names])
         if name in ROUNDED:
-            assert_within_a_level(found[rows], expected[rows])
+            assert_within_a_level(output[rows], expected[rows])
         elif name == "AutoContrast":
-            assert_stretched(images[rows], found[rows], expected[rows])
+            assert_stretched(images[rows], output[rows], expected[rows])
         else:
-            np.testing.assert_array_equal(found[rows], expected[rows], name)
+            np.testing.assert_array_equal(output[rows], expected[rows], name)
         if name != "Identity" and (name, channels) != ("Color", 1):
             assert (expected[rows] != images[rows]).any()
