@@ -13,6 +13,7 @@ from jaxtag.config.schema import ModelConfig
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UserError
 from jaxtag.training import initialization
+from jaxtag.training.setup import TrainSetup
 
 RESNET = {"depths": (1, 1, 1, 1), "bottleneck": False}
 

@@ -9,6 +9,7 @@ from shrinking import batch, make_task, with_batch_norm
 from jaxtag.distributed import mesh as meshes
 from jaxtag.kernels import batch_norm
 from jaxtag.training import precise_bn
+from jaxtag.training.setup import TrainSetup
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 BATCHES = 3
