@@ -17,7 +17,7 @@ from jaxtag.training import vocabulary
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.weights import safetensors_io
 from jaxtag.weights.loader import load
-from jaxtag.weights.preprocessing import preprocessing
+from jaxtag.weights.preprocessing import load_preprocessing
 
 _LENGTH = 20  # of captions, where nothing says it: transformers' own default
 # What our captioner is, in the words of `config.json`: part -> key -> (the only value, default).
@@ -123,7 +123,7 @@ def _check_tied(folder: Path) -> None:
 def _config(
     folder: Path, theirs: dict[str, Any], settings: _Settings, length: int | None
 ) -> Config:
-    pictures = preprocessing(folder)
+    pictures = load_preprocessing(folder)
     if pictures is None:
         raise UserError(f"{folder} has no preprocessor_config.json: how pictures are prepared")
     if pictures.crop != 1.0:
