@@ -22,7 +22,7 @@ From Python:
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 from absl import flags
@@ -86,10 +86,12 @@ def _import(args: flags.FlagValues) -> None:
 
 def _import_captioner(args: flags.FlagValues) -> None:
     from jaxtag.inference import hf_captioner
+    from jaxtag.tasks.caption.config import CaptionConfig
 
     _require(args, "source")
     config = hf_captioner.captioner(args.source, Path(args.workdir), args.length)
-    print(f"a captioner of at most {config.task.max_length} tokens: {args.workdir}")
+    max_length = cast(CaptionConfig, config.task).max_length
+    print(f"a captioner of at most {max_length} tokens: {args.workdir}")
 
 
 def _export(args: flags.FlagValues) -> None:
