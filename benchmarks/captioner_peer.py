@@ -84,4 +84,4 @@ def our_model(args: argparse.Namespace, folder: Path, dropout: float = 0.0) -> t
         ),
     )
     tensors = load_file(folder / "model.safetensors")
-    return model, param_mapping.read(tensors, captioner.transformers(model))["params"]
+    return model, param_mapping.to_variables(tensors, captioner.transformers(model))["params"]

@@ -18,7 +18,7 @@ from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.inference import predictor
 from jaxtag.weights.loader import load
-from jaxtag.weights.preprocessing import preprocessing
+from jaxtag.weights.preprocessing import load_preprocessing
 
 _BATCH = 64
 _THREADS = 4
@@ -166,7 +166,7 @@ def from_model(
     """Of a backbone by name, with weights from safetensors, or at random (seed 0)."""
     if model not in models.list_models():
         raise UsageError(f"--model={model}: unknown{did_you_mean(model, models.list_models())}")
-    wanted = (weights and preprocessing(weights)) or models.get_preprocessing(model)
+    wanted = (weights and load_preprocessing(weights)) or models.get_preprocessing(model)
     size = image_size or wanted.image_size
     fields = {"image_size": size} if "image_size" in models.field_names(model) else {}
     module = models.create_model(model, **fields)

@@ -6,7 +6,7 @@ jaxtag.weights.save("resnet50.safetensors", model, variables, library="timm")
 """
 
 from jaxtag.weights.loader import load
-from jaxtag.weights.preprocessing import preprocessing
+from jaxtag.weights.preprocessing import load_preprocessing
 from jaxtag.weights.saver import save
 
-__all__ = ["load", "preprocessing", "save"]
+__all__ = ["load", "load_preprocessing", "save"]

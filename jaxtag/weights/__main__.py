@@ -6,23 +6,23 @@
   python -m jaxtag.weights export --source=FILE.safetensors --library=timm --output=FILE_OR_FOLDER
   python -m jaxtag.weights export --workdir=RUN [--step=best] --library=transformers --output=DIR
 
-`import` writes a file of jaxtag's with our names; it also holds the model's name and how it wants
-its pictures. With --workdir it makes a work directory, for jaxtag.annotate and jaxtag.evaluate, of
-a captioner: a VisionEncoderDecoderModel of a ViT and a GPT-2, with its tokenizer and preprocessing.
-`export` writes such a file, or what a run of jaxtag.train has learnt, with the names
-of another library. Pickled files (.bin, .pt, .pth) are refused: the message says how to convert.
+`import` writes a file with jaxtag's parameter names, which also holds the model's name and its
+preprocessing. With --workdir it makes a work directory, for jaxtag.annotate and jaxtag.evaluate,
+from a captioner: a VisionEncoderDecoderModel of a ViT and a GPT-2, with its tokenizer and
+preprocessing. `export` writes such a file, or the checkpoint of a run of jaxtag.train, with the
+parameter names of another library. Pickled files (.bin, .pt, .pth) are refused: the message says
+how to convert them.
 
 From Python:
 
-    from jaxtag import models, weights
-    model = models.create("resnet50", num_classes=1000)
-    variables = weights.load("checkpoint.safetensors or folder", model)
-    weights.save("resnet50.safetensors", model, variables, library="timm")
+    model = jaxtag.create_model("resnet50", num_classes=1000)
+    variables = jaxtag.weights.load("checkpoint.safetensors or folder", model)
+    jaxtag.weights.save("resnet50.safetensors", model, variables, library="timm")
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 from absl import flags
@@ -31,8 +31,8 @@ from jaxtag import cli, models
 from jaxtag.errors import UsageError
 from jaxtag.models import registry
 from jaxtag.weights import safetensors_io
-from jaxtag.weights.loader import classes_in, load
-from jaxtag.weights.preprocessing import own_notes, preprocessing
+from jaxtag.weights.loader import count_classes, load
+from jaxtag.weights.preprocessing import load_preprocessing, read_notes
 from jaxtag.weights.saver import save
 
 
@@ -54,95 +54,97 @@ def main(argv: list[str]) -> None:
     _SUBCOMMANDS[argv[0]](flags.FLAGS)
 
 
-def _import(given: flags.FlagValues) -> None:
-    if given.workdir:
-        _import_captioner(given)
+def _import(args: flags.FlagValues) -> None:
+    if args.workdir:
+        _import_captioner(args)
         return
-    _require(given, "source", "model", "output")
-    if not given.output.endswith(".safetensors"):
-        raise UsageError(f"--output={given.output}: must be a file *.safetensors")
-    asked = _fields_of_flags(given)
-    fields = _fields_of_source(given) | asked
-    model = _create(given.model, fields)
+    _require(args, "source", "model", "output")
+    if not args.output.endswith(".safetensors"):
+        raise UsageError(f"--output={args.output}: must be a file *.safetensors")
+    given_fields = _fields_of_flags(args, args.model)
+    fields = _fields_of_source(args) | given_fields
+    model = _create(args.model, fields)
     variables = load(
-        given.source,
+        args.source,
         model,
-        adapt=given.adapt,
-        channels=given.channels,
-        image_size=_image_size(given),
+        adapt=args.adapt,
+        channels=args.channels,
+        image_size=args.image_size or registry.get_preprocessing(args.model).image_size,
     )
-    pictures = preprocessing(given.source) or registry.get_preprocessing(given.model)
-    if given.image_size:
-        pictures = dataclasses.replace(pictures, image_size=given.image_size)
+    preprocessing = load_preprocessing(args.source) or registry.get_preprocessing(args.model)
+    if args.image_size:
+        preprocessing = dataclasses.replace(preprocessing, image_size=args.image_size)
     notes = {
-        "model": given.model,
+        "model": args.model,
         "fields": fields,
-        "channels": given.channels,
-        "preprocessing": dataclasses.asdict(pictures),
+        "channels": args.channels,
+        "preprocessing": dataclasses.asdict(preprocessing),
     }
-    save(given.output, model, variables, notes=notes)
-    print(f"{given.model} with {fields.get('num_classes', 0)} classes: {given.output}")
+    save(args.output, model, variables, notes=notes)
+    print(f"{args.model} with {fields.get('num_classes', 0)} classes: {args.output}")
 
 
-def _import_captioner(given: flags.FlagValues) -> None:
+def _import_captioner(args: flags.FlagValues) -> None:
     from jaxtag.inference import hf_captioner
+    from jaxtag.tasks.caption.config import CaptionConfig
 
-    _require(given, "source")
-    config = hf_captioner.import_captioner(given.source, Path(given.workdir), given.length)
-    print(f"a captioner of {config.task.max_length} tokens at most: {given.workdir}")
+    _require(args, "source")
+    config = hf_captioner.import_captioner(args.source, Path(args.workdir), args.length)
+    max_length = cast(CaptionConfig, config.task).max_length
+    print(f"a captioner of at most {max_length} tokens: {args.workdir}")
 
 
-def _export(given: flags.FlagValues) -> None:
-    _require(given, "library", "output")
-    if bool(given.source) == bool(given.workdir):
+def _export(args: flags.FlagValues) -> None:
+    _require(args, "library", "output")
+    if bool(args.source) == bool(args.workdir):
         raise UsageError("give either --source=FILE of jaxtag's, or --workdir of a run")
-    model, variables, size = _of_run(given) if given.workdir else _of_file(given)
-    save(given.output, model, variables, library=given.library, image_size=size)
-    print(f"{type(model).__name__} with the names of {given.library}: {given.output}")
+    model, variables, size = _load_run(args) if args.workdir else _load_file(args)
+    save(args.output, model, variables, library=args.library, image_size=size)
+    print(f"{type(model).__name__} with the names of {args.library}: {args.output}")
 
 
-def _of_run(given: flags.FlagValues) -> tuple[nn.Module, Any, int]:
+def _load_run(args: flags.FlagValues) -> tuple[nn.Module, Any, int]:
     from jaxtag.inference import predictor
 
-    found = predictor.load(Path(given.workdir), step=given.step)
-    return found.task.model, found.variables, found.config.data.image_size
+    run = predictor.load(Path(args.workdir), step=args.step)
+    return run.task.model, run.variables, run.config.data.image_size
 
 
-def _of_file(given: flags.FlagValues) -> tuple[nn.Module, Any, int]:
-    notes = own_notes(safetensors_io.Tensors(given.source))
-    given.model = given.model or notes.get("model")
-    if given.model is None:
-        raise UsageError(f"{given.source} does not say of which model it is: give --model=NAME")
-    model = _create(given.model, notes.get("fields", {}) | _fields_of_flags(given))
-    noted = notes.get("preprocessing", {}).get("image_size")
-    size = given.image_size or noted or _image_size(given)
+def _load_file(args: flags.FlagValues) -> tuple[nn.Module, Any, int]:
+    notes = read_notes(safetensors_io.Tensors(args.source))
+    name = args.model or notes.get("model")
+    if name is None:
+        raise UsageError(f"{args.source} does not name its model: give --model=NAME")
+    model = _create(name, notes.get("fields", {}) | _fields_of_flags(args, name))
+    noted_size = notes.get("preprocessing", {}).get("image_size")
+    size = args.image_size or noted_size or registry.get_preprocessing(name).image_size
     variables = load(
-        given.source,
+        args.source,
         model,
-        adapt=given.adapt,
-        channels=notes.get("channels", given.channels),
+        adapt=args.adapt,
+        channels=notes.get("channels", args.channels),
         image_size=size,
     )
     return model, variables, size
 
 
-def _fields_of_flags(given: flags.FlagValues) -> dict[str, Any]:
-    _create(given.model, {})  # tells of an unknown name
-    known = registry.field_names(given.model)
-    asked = {"num_classes": given.num_classes, "image_size": given.image_size}
-    return {name: value for name, value in asked.items() if value is not None and name in known}
+def _fields_of_flags(args: flags.FlagValues, model: str) -> dict[str, Any]:
+    _create(model, {})  # reports an unknown name
+    names = registry.field_names(model)
+    fields = {"num_classes": args.num_classes, "image_size": args.image_size}
+    return {name: value for name, value in fields.items() if value is not None and name in names}
 
 
-def _fields_of_source(given: flags.FlagValues) -> dict[str, Any]:
-    """What the files say of the model: its classes, and the epsilon of a ViT's norms."""
-    fields = {}
-    classes = classes_in(
-        safetensors_io.Tensors(given.source), _create(given.model, {"num_classes": 1})
+def _fields_of_source(args: flags.FlagValues) -> dict[str, Any]:
+    """The model's fields by the files: its classes, and the epsilon of a ViT's norms."""
+    fields: dict[str, Any] = {}
+    num_classes = count_classes(
+        safetensors_io.Tensors(args.source), _create(args.model, {"num_classes": 1})
     )
-    if classes:
-        fields["num_classes"] = classes
-    config = safetensors_io.read_json(safetensors_io.folder_of(given.source) / "config.json")
-    if "layer_norm_eps" in config and "norm_eps" in registry.field_names(given.model):
+    if num_classes:
+        fields["num_classes"] = num_classes
+    config = safetensors_io.read_json(safetensors_io.folder_of(args.source) / "config.json")
+    if "layer_norm_eps" in config and "norm_eps" in registry.field_names(args.model):
         fields["norm_eps"] = config["layer_norm_eps"]
     return fields
 
@@ -154,12 +156,8 @@ def _create(name: str, fields: dict[str, Any]) -> nn.Module:
         raise UsageError(f"--model: {error}") from error
 
 
-def _image_size(given: flags.FlagValues) -> int:
-    return given.image_size or registry.get_preprocessing(given.model).image_size
-
-
-def _require(given: flags.FlagValues, *names: str) -> None:
-    missing = [f"--{name}" for name in names if getattr(given, name) is None]
+def _require(args: flags.FlagValues, *names: str) -> None:
+    missing = [f"--{name}" for name in names if getattr(args, name) is None]
     if missing:
         raise UsageError(f"{', '.join(missing)} must be given (see --help)")
 

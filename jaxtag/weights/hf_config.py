@@ -1,22 +1,25 @@
-"""`config.json` of transformers for our models."""
+"""`config.json` of transformers for models of jaxtag."""
 
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
-
+from jaxtag.models.efficientnet import EfficientNet
+from jaxtag.models.mobile_blocks import make_divisible
+from jaxtag.models.mobilenet import V1_STAGES, V2_STAGES, MobileNetV1, MobileNetV2
 from jaxtag.models.resnet import WIDTHS, ResNet
 from jaxtag.models.vit import ViT
 
 
-def make(model: nn.Module, channels: int, image_size: int | None) -> dict[str, Any]:
+def make_config(model: Any, channels: int, image_size: int | None) -> dict[str, Any]:
     """The configuration of `transformers` for `model`, as `from_pretrained` reads it.
 
     Args:
-      channels: of the pictures.
-      image_size: of the pictures; transformers' EfficientNet is right for one size alone.
+        model: a module with the fields of its class.
+        channels: of the images.
+        image_size: of the images; transformers' EfficientNet is exact for one size only.
 
-    Raises ValueError where transformers has no such model, or the size is needed and not given.
+    Raises:
+        ValueError: transformers has no such model, or the size is needed and not given.
     """
     kind = type(model).__name__
     if kind not in _CONFIGS:
@@ -63,13 +66,11 @@ def _vit(model: ViT, _: int | None) -> dict[str, Any]:
     }
 
 
-def _efficientnet(model: nn.Module, image_size: int | None) -> dict[str, Any]:
-    from jaxtag.models.mobile_blocks import make_divisible
-
+def _efficientnet(model: EfficientNet, image_size: int | None) -> dict[str, Any]:
     if image_size is None:
-        raise ValueError("its EfficientNet is made for one size of picture: say image_size")
+        raise ValueError("its EfficientNet is made for one image size: say image_size")
     if image_size % 2:
-        raise ValueError(f"its EfficientNet pads pictures of an odd size ({image_size}) otherwise")
+        raise ValueError(f"its EfficientNet pads images of an odd size ({image_size}) differently")
     if model.padding != "same":
         raise ValueError('its EfficientNet pads as TensorFlow: the model needs padding="same"')
     expansions, kernels, strides, outputs, repeats = map(list, zip(*model.stages, strict=True))
@@ -97,12 +98,14 @@ def _efficientnet(model: nn.Module, image_size: int | None) -> dict[str, Any]:
     }
 
 
-def _evenly_padded(model: nn.Module, image_size: int) -> list[int]:
-    """The blocks with a stride that see an odd number of pixels.
+def _evenly_padded(model: EfficientNet, image_size: int) -> list[int]:
+    """The blocks with a stride that take an odd number of pixels.
 
-    There "same" pads both sides alike; transformers pads unevenly but where it is told not to.
+    There "same" pads both sides equally; transformers pads unevenly except in the blocks that
+    `depthwise_padding` lists.
     """
-    size, block, odd = -(-image_size // 2), 0, []  # after the stem
+    size, block = -(-image_size // 2), 0  # after the stem
+    odd: list[int] = []
     for repeats, (_, _, stride, _, _) in zip(model.repeats(), model.stages, strict=True):
         if stride == 2:
             odd += [block] if size % 2 else []
@@ -111,14 +114,12 @@ def _evenly_padded(model: nn.Module, image_size: int) -> list[int]:
     return odd
 
 
-def _mobilenet(model: nn.Module, _: int | None) -> dict[str, Any]:
-    from jaxtag.models.mobilenet import V1_STAGES, V2_STAGES, MobileNetV1
-
-    first = isinstance(model, MobileNetV1)
-    if model.stages != (V1_STAGES if first else V2_STAGES):
+def _mobilenet(model: MobileNetV1 | MobileNetV2, _: int | None) -> dict[str, Any]:
+    is_v1 = isinstance(model, MobileNetV1)
+    if model.stages != (V1_STAGES if is_v1 else V2_STAGES):
         raise ValueError("its MobileNets have the stages of the papers only")
     config = {
-        "model_type": "mobilenet_v1" if first else "mobilenet_v2",
+        "model_type": "mobilenet_v1" if is_v1 else "mobilenet_v2",
         "depth_multiplier": model.width,
         "min_depth": 8,
         "hidden_act": "relu6",
@@ -126,8 +127,8 @@ def _mobilenet(model: nn.Module, _: int | None) -> dict[str, Any]:
         "classifier_dropout_prob": model.dropout,
         "layer_norm_eps": model.norm_eps,
     }
-    further = {"depth_divisible_by": 8, "expand_ratio": 6, "finegrained_output": True}
-    return config if first else config | further
+    v2_fields = {"depth_divisible_by": 8, "expand_ratio": 6, "finegrained_output": True}
+    return config if is_v1 else config | v2_fields
 
 
 _CONFIGS: dict[str, Callable[[Any, int | None], dict[str, Any]]] = {

@@ -1,26 +1,37 @@
-"""Variables of a model from files of any library: the names are found out, all is checked."""
+"""Variables of a model from files of any library: detects the names and checks everything."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from jaxtag.errors import UsageError, UserError
-from jaxtag.weights import adapt as adapting
-from jaxtag.weights import mappings
-from jaxtag.weights.param_mapping import Table, own, source, source_shapes, target
+from jaxtag.models.vit import ViT
+from jaxtag.weights import mappings, param_mapping
+from jaxtag.weights.adapt import (
+    ADAPTATIONS,
+    Shape,
+    adapt_first_kernel,
+    adaptation_for,
+    initial_values,
+    model_inputs,
+    resize_position_embeddings,
+    variable_shapes,
+)
+from jaxtag.weights.param_mapping import Entry, Table
 from jaxtag.weights.safetensors_io import Tensors
 
-# In files, but not of the function: counters, poolers nobody reads, causal masks, tied copies.
-_EXTRAS = re.compile(
+# In files, but without effect: counters, unused poolers, causal masks, tied copies.
+_IGNORED = re.compile(
     r"num_batches_tracked$|(^|\.)pooler\.|position_ids$|"
     r"\.(attn|crossattention)\.(masked_)?bias$|^decoder\.lm_head\.weight$"
 )
-_TOLD = 4  # problems that one error names
+_MAX_PROBLEMS = 4  # that one error names
 
 
 def load(
@@ -31,68 +42,74 @@ def load(
     channels: int = 3,
     image_size: int | None = None,
 ) -> dict[str, Any]:
-    """The variables of `model` from safetensors of torchvision, timm, transformers or jaxtag.
+    """Loads the variables of `model` from safetensors of torchvision, timm, transformers or jaxtag.
 
-    Whose names they are is found out. Tensors of any float type become float32 (exactly, from
-    float16 and bfloat16).
+    The source library is detected from the tensor names. Tensors of any float type become float32
+    (exactly, from float16 and bfloat16).
 
     Args:
-      path: a file, or a folder with `model.safetensors` or its shards and their index.
-      model: a backbone of `models.create`, with `num_classes` as wanted, or a captioner.
-      adapt: what may differ between file and model. "head": a classifier that is missing or of
-        other classes starts as the model's own does, and one that the model lacks is left out.
-        "image_size": a ViT's position embeddings are interpolated (bicubic, as by
-        `transformers`' interpolate_pos_encoding). "channels": the first kernel is summed for grey
-        pictures, else repeated and scaled, as by timm.
-      channels: of the pictures that the model is for.
-      image_size: of these, where the model's weights depend on it and no field says it.
+        path: a file, or a folder with `model.safetensors` or its shards and their index.
+        model: a backbone of `create_model` with the `num_classes` it is to have, or a captioner.
+        adapt: what may differ between file and model. "head": a classifier that is missing or has
+            other classes is initialized by the model, and one that the model lacks is ignored.
+            "image_size": a ViT's position embeddings are interpolated (bicubic, as by
+            `transformers`' interpolate_pos_encoding). "channels": the first kernel is summed for
+            grayscale images, else repeated and scaled, as by timm.
+        channels: of the images that the model is for.
+        image_size: of these images, where the model's weights depend on it and no field sets it.
 
     Returns:
-      {"params": …} and, with batch norm, "batch_stats": float32 `jax.Array`s.
+        {"params": …} and, with batch norm, "batch_stats": float32 `jax.Array`s.
 
     Raises:
-      UserError: the file is damaged, a pickle, or does not fit; what does not is named.
+        UserError: the file is damaged, a pickle, or does not fit; the error names what does not.
     """
     adapt = tuple(adapt)
-    if unknown := [word for word in adapt if word not in adapting.ADAPTATIONS]:
-        raise UsageError(f"adapt={unknown[0]!r}: must be among {', '.join(adapting.ADAPTATIONS)}")
+    if unknown := [name for name in adapt if name not in ADAPTATIONS]:
+        raise UsageError(f"adapt={unknown[0]!r}: must be among {', '.join(ADAPTATIONS)}")
     tensors = Tensors(path)
-    arguments = adapting.inputs(model, channels, image_size)
-    shapes = adapting.shapes(model, arguments)
+    inputs = model_inputs(model, channels, image_size)
+    shapes = variable_shapes(model, inputs)
     library, table = match(tensors, model, shapes)
     problems = _unexpected(tensors, table, model, library, adapt)
-    variables, anew = {}, []
+    variables: dict[str, np.ndarray] = {}
+    initialized = []
     for name, entry in table.items():
-        found, differing = _compare(tensors, entry, shapes[name])
-        word = adapting.adaptation_for(name, found, shapes[name]) if differing else None
-        if differing and word not in adapt:
-            hint = f' (adapt "{word}" {adapting.ADAPTATIONS[word]})' if word else ""
-            problems += [problem + hint for problem in differing]
-        elif word == "head":
-            anew.append(name)
+        shape, differences = _compare(tensors, entry, shapes[name])
+        adaptation = adaptation_for(name, shape, shapes[name]) if differences else None
+        if differences and adaptation not in adapt:
+            hint = f' (adapt "{adaptation}" {ADAPTATIONS[adaptation]})' if adaptation else ""
+            problems += [problem + hint for problem in differences]
+        elif adaptation == "head":
+            initialized.append(name)
         elif not problems:
-            array = target(tensors, entry)
-            variables[name] = _adapted(word, array, model, shapes[name], path)
+            array = param_mapping.to_variable(tensors, entry)
+            variables[name] = _adapt(adaptation, array, model, shapes[name], path)
     if problems:
-        more = [f"and {len(problems) - _TOLD} more"] if len(problems) > _TOLD else []
-        told = "; ".join([*problems[:_TOLD], *more])
-        raise UserError(f"{path} ({library}) does not fit {type(model).__name__}: {told}")
-    variables |= adapting.fresh(model, anew, arguments)
+        rest = len(problems) - _MAX_PROBLEMS
+        more = [f"and {rest} more"] if rest > 0 else []
+        listed = "; ".join([*problems[:_MAX_PROBLEMS], *more])
+        raise UserError(f"{path} ({library}) does not fit {type(model).__name__}: {listed}")
+    variables |= initial_values(model, initialized, inputs)
     arrays = {name: jnp.asarray(array) for name, array in variables.items()}
     return unflatten_dict(arrays, sep="/")
 
 
-def match(tensors: Tensors, model: nn.Module, shapes: adapting.Shapes) -> tuple[str, Table]:
+def match(tensors: Tensors, model: nn.Module, shapes: dict[str, Shape]) -> tuple[str, Table]:
     """The library whose names fit the file best, and its table. Raises UserError if none does."""
-    candidates = [("jaxtag", own(shapes))]
-    for library, table in mappings.tables(model).items():
+    candidates = [("jaxtag", param_mapping.native_table(shapes))]
+    for library, make_table in mappings.tables(model).items():
         try:
-            candidates.append((library, table(model)))
+            candidates.append((library, make_table(model)))
         except ValueError:  # it has no such model
             continue
-    candidates += [(library, _base(table)) for library, table in candidates[1:]]
-    library, table = max(candidates, key=lambda c: sum(name in tensors for name in source(c[1])))
-    if not any(name in tensors for name in source(table)):
+    candidates += [(library, _without_prefix(table)) for library, table in candidates[1:]]
+
+    def num_matches(candidate: tuple[str, Table]) -> int:
+        return sum(name in tensors for name in param_mapping.source_names(candidate[1]))
+
+    library, table = max(candidates, key=num_matches)
+    if not num_matches((library, table)):
         first = ", ".join(sorted(tensors)[:3])
         libraries = ", ".join(dict.fromkeys(library for library, _ in candidates))
         raise UserError(
@@ -102,24 +119,23 @@ def match(tensors: Tensors, model: nn.Module, shapes: adapting.Shapes) -> tuple[
     return library, table
 
 
-def classes_in(tensors: Tensors, model: nn.Module) -> int:
-    """How many classes the file's classifier has; 0 where it has none.
+def count_classes(tensors: Tensors, model: nn.Module) -> int:
+    """The number of classes of the file's classifier; 0 where it has none.
 
     Args:
-      model: with some number of classes other than 0.
+        model: with any number of classes other than 0.
     """
     biases = ["params/head/bias"]
-    for table in mappings.tables(model).values():
+    for make_table in mappings.tables(model).values():
         try:
-            biases += table(model)["params/head/bias"][1:]
+            biases += make_table(model)["params/head/bias"][1:]
         except ValueError:
             continue
-    found = [tensors.shape(name)[0] for name in biases if name in tensors]
-    return found[0] if found else 0
+    return next((tensors.shape(name)[0] for name in biases if name in tensors), 0)
 
 
-def _base(table: Table) -> Table:
-    """The same for a file of the model without its head, where names lack the first word."""
+def _without_prefix(table: Table) -> Table:
+    """The table for a file of the model without its head, where names lack the first component."""
     prefix = next(iter(table.values()))[1].partition(".")[0] + "."
     return {
         path: (layout, *(name.removeprefix(prefix) for name in names))
@@ -127,21 +143,23 @@ def _base(table: Table) -> Table:
     }
 
 
-def _compare(
-    tensors: Tensors, entry: tuple[str, ...], wanted: tuple[int, ...]
-) -> tuple[tuple[int, ...] | None, list[str]]:
-    """(our shape of what the file has, where it has all; what differs, in words)."""
-    expected, problems = source_shapes(wanted, entry), []
-    for name, shape in expected.items():
+def _compare(tensors: Tensors, entry: Entry, expected: Shape) -> tuple[Shape | None, list[str]]:
+    """Compares the tensors of an entry with the shape of the model's variable.
+
+    Returns:
+        (the variable's shape by the file, None where that is not defined; the differences).
+    """
+    shapes, problems = param_mapping.source_shapes(expected, entry), []
+    for name, shape in shapes.items():
         if name not in tensors:
             problems.append(f"missing {name} {list(shape)}")
         elif tensors.shape(name) != shape:
-            held = list(tensors.shape(name))
-            problems.append(f"{name} is {held}, the model has {list(shape)}")
-    if not problems or any(name not in tensors for name in expected):
+            actual = list(tensors.shape(name))
+            problems.append(f"{name} is {actual}, the model has {list(shape)}")
+    if not problems or any(name not in tensors for name in shapes):
         return None, problems
     try:
-        return target(tensors, entry).shape, problems
+        return param_mapping.to_variable(tensors, entry).shape, problems
     except ValueError:  # not even the number of dimensions is right
         return None, problems
 
@@ -149,21 +167,21 @@ def _compare(
 def _unexpected(
     tensors: Tensors, table: Table, model: nn.Module, library: str, adapt: tuple[str, ...]
 ) -> list[str]:
-    """What the file has and the model has not, in words."""
-    known = set(source(table))
-    extra = [name for name in tensors if name not in known and not _EXTRAS.search(name)]
-    heads = _heads(model, library) if extra else set()
+    """Descriptions of the tensors that the model has no variables for."""
+    expected = set(param_mapping.source_names(table))
+    names = [name for name in tensors if name not in expected and not _IGNORED.search(name)]
+    heads = _head_names(model, library) if names else set()
     if "head" in adapt:
-        extra = [name for name in extra if name not in heads]
+        names = [name for name in names if name not in heads]
     return [
         f"unexpected {name} {list(tensors.shape(name))}"
         + (' (adapt "head" leaves it out)' if name in heads else "")
-        for name in extra
+        for name in names
     ]
 
 
-def _heads(model: nn.Module, library: str) -> set[str]:
-    """Their names of the classifier that `model` lacks."""
+def _head_names(model: nn.Module, library: str) -> set[str]:
+    """The source names of the classifier that `model` lacks."""
     if getattr(model, "num_classes", None) != 0:
         return set()
     if library == "jaxtag":
@@ -172,12 +190,12 @@ def _heads(model: nn.Module, library: str) -> set[str]:
     return {name for path, (_, *names) in table.items() if "/head/" in path for name in names}
 
 
-def _adapted(
-    word: str | None, array: Any, model: nn.Module, wanted: tuple[int, ...], path: str | Path
-) -> Any:
-    if word == "image_size":
+def _adapt(
+    adaptation: str | None, array: np.ndarray, model: nn.Module, shape: Shape, path: str | Path
+) -> np.ndarray:
+    if adaptation == "image_size":
         try:
-            return adapting.positions(array, getattr(model, "encoder", model), wanted)
+            return resize_position_embeddings(array, cast(ViT, getattr(model, "encoder", model)))
         except ValueError as error:
             raise UserError(f"{path}: {error}") from error
-    return adapting.first_kernel(array, wanted[2]) if word == "channels" else array
+    return adapt_first_kernel(array, shape[2]) if adaptation == "channels" else array

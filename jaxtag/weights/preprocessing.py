@@ -1,8 +1,8 @@
-"""How pictures are prepared, from the files that come with weights."""
+"""Preprocessing of images, from the files that accompany weights."""
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,29 @@ from jaxtag.weights import safetensors_io
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}
 
 
-def preprocessing(path: str | Path) -> Preprocessing | None:
-    """What the weights at `path` (a file or folder) want, or None where nothing says it.
+def load_preprocessing(path: str | Path) -> Preprocessing | None:
+    """The preprocessing that the weights at `path` (a file or folder) need; None if not given.
 
-    Reads `preprocessor_config.json` of transformers, `config.json` of timm (`pretrained_cfg`), and
-    what a file of jaxtag's holds.
+    Reads `preprocessor_config.json` of transformers, `config.json` of timm (`pretrained_cfg`), or
+    the notes of a file of jaxtag's.
 
     Raises:
-      UserError: it is damaged, or asks for what is not here.
+        UserError: it is damaged, or is not supported.
     """
     folder = safetensors_io.folder_of(path)
     file = folder / "preprocessor_config.json"
     if values := safetensors_io.read_json(file):
-        return _told(file, _transformers, values)
+        return _parse(file, _from_transformers, values)
     file = folder / "config.json"
     values = safetensors_io.read_json(file)
     if "pretrained_cfg" in values:
-        return _told(file, _timm, values["pretrained_cfg"])
-    held = own_notes(safetensors_io.Tensors(path)).get("preprocessing")
-    return _told(Path(path), from_json, held) if held else None
+        return _parse(file, _from_timm, values["pretrained_cfg"])
+    noted = read_notes(safetensors_io.Tensors(path)).get("preprocessing")
+    return _parse(Path(path), from_json, noted) if noted else None
 
 
-def own_notes(tensors: safetensors_io.Tensors) -> dict[str, Any]:
-    """What a file of jaxtag's says of itself; empty for other files."""
+def read_notes(tensors: safetensors_io.Tensors) -> dict[str, Any]:
+    """The notes in a file of jaxtag's; empty for other files."""
     try:
         notes = json.loads(tensors.metadata.get("jaxtag", "{}"))
     except ValueError as error:
@@ -44,16 +44,19 @@ def own_notes(tensors: safetensors_io.Tensors) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Preprocessing:
-    """The reverse of `dataclasses.asdict`, after JSON."""
-    fields = {field.name: values[field.name] for field in dataclasses.fields(Preprocessing)}
-    return Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    """The inverse of `dataclasses.asdict`, after JSON."""
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(Preprocessing):
+        value = values[field.name]
+        fields[field.name] = tuple(value) if isinstance(value, list) else value
+    return Preprocessing(**fields)
 
 
-def _transformers(values: Mapping[str, Any]) -> Preprocessing:
+def _from_transformers(values: Mapping[str, Any]) -> Preprocessing:
     size, crop = values["size"], 1.0
     if isinstance(size, dict) and "shortest_edge" in size:
         image_size = resized = size["shortest_edge"]
-        if "crop_pct" in values:  # ConvNext's, which ResNet takes: of what is given to the model
+        if "crop_pct" in values:  # of ConvNext's preprocessor, which ResNet uses
             crop = values["crop_pct"] if image_size < 384 else 1.0
         elif values.get("do_center_crop"):
             image_size = _side(values["crop_size"])
@@ -66,7 +69,7 @@ def _transformers(values: Mapping[str, Any]) -> Preprocessing:
     mean, std = [0.0], [1.0]
     if values.get("do_normalize", True):
         mean, std = values["image_mean"], values["image_std"]
-        if values.get("include_top"):  # EfficientNet's divides twice
+        if values.get("include_top"):  # EfficientNet's preprocessor divides twice
             std = [s * s for s in std]
     return Preprocessing(
         image_size=image_size,
@@ -77,7 +80,7 @@ def _transformers(values: Mapping[str, Any]) -> Preprocessing:
     )
 
 
-def _timm(values: Mapping[str, Any]) -> Preprocessing:
+def _from_timm(values: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(
         image_size=values["input_size"][-1],
         mean=tuple(values["mean"]),
@@ -88,18 +91,20 @@ def _timm(values: Mapping[str, Any]) -> Preprocessing:
 
 
 def _side(size: Any) -> int:
-    """Pixels of a square, in any of transformers' spellings."""
+    """The side of a square in pixels, from any of transformers' notations."""
     if isinstance(size, int):
         return size
     height, width = size["height"], size["width"]
     if height != width:
-        raise ValueError(f"pictures of {height}x{width} are not square")
+        raise ValueError(f"images of {height}x{width} are not square")
     return height
 
 
-def _told(file: Path, make: Any, values: Mapping[str, Any]) -> Preprocessing:
+def _parse(
+    file: Path, parse: Callable[[Mapping[str, Any]], Preprocessing], values: Mapping[str, Any]
+) -> Preprocessing:
     try:
-        return make(values)
+        return parse(values)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        what = f"{error} is missing or unknown" if isinstance(error, KeyError) else error
-        raise UserError(f"{file}: the preprocessing there cannot be used: {what}") from error
+        reason = f"{error} is missing or unknown" if isinstance(error, KeyError) else error
+        raise UserError(f"{file}: the preprocessing there cannot be used: {reason}") from error

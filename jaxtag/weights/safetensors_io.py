@@ -1,16 +1,17 @@
-"""Tensors in safetensors files: one file, or a folder with one or several. No pickle is loaded."""
+"""Reads and writes safetensors: one file, or a folder with one or several. Pickles are refused."""
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (numpy knows bfloat16 from here)
+import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxtag.errors import UserError
+from jaxtag.storage import atomic_file
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -18,33 +19,37 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """Name -> tensor, float32; each is read when it is asked for.
+    """Mapping from names to float32 tensors; each is read on access.
 
     Args:
-      path: a safetensors file, the index of several (`model.safetensors.index.json`), or a folder
-        that holds either.
+        path: a safetensors file, the index of several (`model.safetensors.index.json`), or a folder
+            that holds either.
+
+    Attributes:
+        path: as given.
+        metadata: strings that the file holds beside its tensors.
 
     Raises:
-      UserError: there is no such file, it is damaged, or it is a pickle.
+        UserError: there is no such file, it is damaged, or it is a pickle.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.metadata: dict[str, str] = {}
         self._files: dict[str, Any] = {}
-        for file in _files(self.path):
-            opened = _open(file)
-            self.metadata |= opened.metadata() or {}
-            self._files |= dict.fromkeys(opened.keys(), opened)
+        for path in _files(self.path):
+            file = _open(path)
+            self.metadata |= file.metadata() or {}
+            self._files |= dict.fromkeys(file.keys(), file)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
         return tuple(self._files[name].get_slice(name).get_shape())
 
     def __getitem__(self, name: str) -> np.ndarray:
-        kind = self._files[name].get_slice(name).get_dtype()
-        if kind not in _FLOATS:
-            raise UserError(f"{self.path}: {name} holds {kind}; weights are {', '.join(_FLOATS)}")
+        dtype = self._files[name].get_slice(name).get_dtype()
+        if dtype not in _FLOATS:
+            raise UserError(f"{self.path}: {name} holds {dtype}; weights are {', '.join(_FLOATS)}")
         return self._files[name].get_tensor(name).astype(np.float32)
 
     def __iter__(self) -> Iterator[str]:
@@ -55,18 +60,16 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes a file, which appears when it is whole. Raises UserError where it cannot."""
-    partial = path.with_name(path.name + ".partial")
+    """Writes a file atomically. Raises UserError where it cannot."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(dict(tensors), partial, dict(metadata))
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
+        with atomic_file.replacing(path) as partial:
+            save_file(dict(tensors), partial, dict(metadata))
+    except SafetensorError as error:
         raise UserError(f"{path} cannot be written: {error}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file. Raises UserError where it is damaged."""
+    """Reads a JSON object; empty where there is no file. Raises UserError where it is damaged."""
     if not path.is_file():
         return {}
     try:
@@ -79,7 +82,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def folder_of(path: str | Path) -> Path:
-    """Where the files lie that come with the weights."""
+    """The folder of the files that accompany the weights."""
     return Path(path) if Path(path).is_dir() else Path(path).parent
 
 
@@ -93,20 +96,20 @@ def _files(path: Path) -> list[Path]:
         return [path / SINGLE]
     if (path / INDEX).exists():
         return _shards(path / INDEX)
-    found = sorted(path.glob("*.safetensors"))
-    if len(found) == 1:
-        return found
-    if found:
-        names = ", ".join(file.name for file in found[:5])
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) == 1:
+        return files
+    if files:
+        names = ", ".join(file.name for file in files[:5])
         raise UserError(f"{path} holds several files ({names}): name the one to read")
     pickles = sorted(file for file in path.iterdir() if file.suffix in _PICKLES)
     if pickles:
-        raise _refusal(pickles[0])
+        raise _pickle_error(pickles[0])
     raise UserError(f"{path} holds no weights: there is neither {SINGLE} nor {INDEX}")
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names, all in its folder."""
+    """The files that an index names, all of them in its folder."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
         raise UserError(f"{index} is damaged: it has no weight_map")
@@ -124,20 +127,21 @@ def _open(path: Path) -> Any:
         with path.open("rb") as file:
             start = file.read(9)
         if _is_pickle(path, start):
-            raise _refusal(path)
+            raise _pickle_error(path)
         return safe_open(path, "np")
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is no whole safetensors file: {error}") from error
 
 
 def _is_pickle(path: Path, start: bytes) -> bool:
-    """A zip archive (torch since 1.6), or a pickle's first opcode where no header begins."""
-    pickled = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    marked = start.startswith(b"PK\x03\x04") or (pickled and start[8:9] != b"{")
-    return marked or path.suffix in _PICKLES
+    """Detects a zip archive (torch since 1.6), or a pickle's first opcode without a header."""
+    has_opcode = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    has_header = start[8:9] == b"{"
+    is_archive = start.startswith(b"PK\x03\x04")
+    return is_archive or (has_opcode and not has_header) or path.suffix in _PICKLES
 
 
-def _refusal(path: Path) -> UserError:
+def _pickle_error(path: Path) -> UserError:
     return UserError(
         f"{path} is a pickle, which can run any program when it is loaded: jaxtag reads "
         "safetensors only. Convert it where you trust it, with torch and safetensors installed:\n"

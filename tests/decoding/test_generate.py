@@ -56,7 +56,7 @@ def drawn_params(seed: int, scan: bool = False):
     positions += np.outer(pace * (np.arange(len(positions)) - 4), rise)
     tokens[EOS] += 2.2 * rise
     weights = {name: w.astype(np.float32) for name, w in weights.items()}
-    return param_mapping.read(weights, captioner.transformers(model(scan=scan)))["params"]
+    return param_mapping.to_variables(weights, captioner.transformers(model(scan=scan)))["params"]
 
 
 def from_transformers(settings: dict) -> dict:

@@ -34,7 +34,7 @@ def our_table(moments: bool) -> param_mapping.Table:
 
 def ours(tensors: dict[str, np.ndarray], prefix: str, moments: bool = True):
     tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return param_mapping.read(tensors, our_table(moments))
+    return param_mapping.to_variables(tensors, our_table(moments))
 
 
 def assert_trees_close(got, expected, tolerance: float) -> None:

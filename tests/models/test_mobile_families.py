@@ -93,7 +93,7 @@ def test_equals_other_libraries(case: str) -> None:
     after = {k.removeprefix("after/"): v for k, v in stored.items() if k.startswith("after/")}
     model = build(case)
     names = weights.tables(model)[case.rpartition("_")[2]](model)
-    variables = param_mapping.read(drawn.weights(their_shapes(model, names)), names)
+    variables = param_mapping.to_variables(drawn.weights(their_shapes(model, names)), names)
 
     sizes = [k.removeprefix("images/") for k in stored if k.startswith("images/")]
     for size in sizes:
@@ -109,7 +109,7 @@ def test_equals_other_libraries(case: str) -> None:
     step = jax.jit(jax.grad(loss, has_aux=True))
     gradients, (logits, moments) = step(variables["params"])
     np.testing.assert_allclose(logits, stored["trained_logits"], atol=1e-4)
-    got = param_mapping.write({"params": gradients, **moments}, names)
+    got = param_mapping.to_tensors({"params": gradients, **moments}, names)
     assert got.keys() == after.keys()
     for name, expected in after.items():
         # Of the tensor's largest element; a shift that the next norm takes away has gradient 0.

@@ -88,7 +88,7 @@ def test_equals_other_libraries(case: str) -> None:
     stored = load_file(REFERENCES / f"{case}.safetensors")
     seed = int(notes(case)["seed"])
     names = names_of(library, model)
-    variables = param_mapping.read(
+    variables = param_mapping.to_variables(
         drawn.weights(their_shapes(model, names), spread_norms=True), names
     )
     sizes = [name.removeprefix("logits/") for name in stored if name.startswith("logits/")]
@@ -118,7 +118,7 @@ def test_equals_other_libraries(case: str) -> None:
     trained_size = "131x99" if "131x99" in sizes else "33x39"
     gradients, logits, changed = step(variables, pictures(trained_size))
     assert_close(logits, stored["trained_logits"], "logits in training")
-    after = param_mapping.write({"params": gradients, **changed}, names)
+    after = param_mapping.to_tensors({"params": gradients, **changed}, names)
     assert {f"after/{name}" for name in after} == {n for n in stored if n.startswith("after/")}
     for name, tensor in after.items():
         assert_close(drawn.sampled(tensor), stored[f"after/{name}"], name)
@@ -147,7 +147,7 @@ def test_response_norm_equals_a_plain_reading() -> None:
 def test_dropout_is_of_training_only(model: nn.Module) -> None:
     images = np.random.RandomState(0).standard_normal((2, 67, 67, 3)).astype(np.float32)
     names = names_of("torchvision", model)
-    variables = param_mapping.read(
+    variables = param_mapping.to_variables(
         drawn.weights(their_shapes(model, names), spread_norms=True), names
     )
 

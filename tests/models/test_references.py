@@ -20,11 +20,11 @@ def under(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 
 def vit_params(tensors: dict[str, np.ndarray], model: ViT):
-    return param_mapping.read(tensors, vit.encoder(model, "", ""))["params"]
+    return param_mapping.to_variables(tensors, vit.encoder(model, "", ""))["params"]
 
 
 def captioner_params(tensors: dict[str, np.ndarray], model: Captioner):
-    return param_mapping.read(tensors, captioner.transformers(model))["params"]
+    return param_mapping.to_variables(tensors, captioner.transformers(model))["params"]
 
 
 def assert_trees_close(got, expected, tolerance: float) -> None:

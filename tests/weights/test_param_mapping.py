@@ -34,7 +34,7 @@ def test_configurations_are_those_of_transformers(name: str) -> None:
         "mobilenet_v2": {"padding": "same", "norm_eps": 1e-3, "dropout": 0.8},
         "vit_base_patch16": {"norm_eps": 1e-12},
     }.get(name, {})
-    got = hf_config.make(models.create_model(name, num_classes=3, **fields), 3, 600)
+    got = hf_config.make_config(models.create_model(name, num_classes=3, **fields), 3, 600)
     assert got.pop("architectures")[0].endswith("ForImageClassification")
     got["id2label"] = {int(key): label for key, label in got["id2label"].items()}
     expected["id2label"] = {int(key): label for key, label in expected["id2label"].items()}
@@ -54,7 +54,7 @@ def test_efficientnets_evenly_padded_blocks_are_those_of_the_published_files(nam
     name = f"efficientnet_{name}"
     model = models.create_model(name, num_classes=3, padding="same")
     size = models.get_preprocessing(name).image_size
-    assert hf_config.make(model, 3, size)["depthwise_padding"] == blocks
+    assert hf_config.make_config(model, 3, size)["depthwise_padding"] == blocks
 
 
 def test_an_efficientnet_of_transformers_needs_its_size(tmp_path) -> None:
@@ -114,20 +114,20 @@ def test_an_efficientnet_of_transformers_needs_its_size(tmp_path) -> None:
     ],
 )
 def test_preprocessing_is_read(weights_file, file, values, expected) -> None:
-    assert weights.preprocessing(weights_file) is None
+    assert weights.load_preprocessing(weights_file) is None
     (weights_file.parent / file).write_text(json.dumps(values))
-    assert weights.preprocessing(weights_file) == expected
-    assert weights.preprocessing(weights_file.parent) == expected
+    assert weights.load_preprocessing(weights_file) == expected
+    assert weights.load_preprocessing(weights_file.parent) == expected
     (weights_file.parent / file).write_text(json.dumps(values)[:-3])
     with pytest.raises(UserError, match=file.replace(".", r"\.") + " is damaged"):
-        weights.preprocessing(weights_file)
+        weights.load_preprocessing(weights_file)
 
 
 def test_preprocessing_that_is_not_here_is_refused(tmp_path) -> None:
     values = {"size": {"height": 224, "width": 112}, "image_mean": [0], "image_std": [1]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match="not square"):
-        weights.preprocessing(tmp_path)
+        weights.load_preprocessing(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"size": 224, "resample": 1}')
     with pytest.raises(UserError, match="image_mean"):
-        weights.preprocessing(tmp_path)
+        weights.load_preprocessing(tmp_path)

@@ -21,7 +21,7 @@ from jaxtag.errors import UserError
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.models.vit import interpolate_positions
 from jaxtag.weights import adapt, mappings
-from jaxtag.weights.param_mapping import source, source_shapes
+from jaxtag.weights.param_mapping import source_names, source_shapes
 
 VIT = {"patch_size": 8, "width": 24, "depth": 2, "heads": 2, "mlp_dim": 48, "image_size": 32}
 LIBRARIES = ("torchvision", "timm", "transformers")
@@ -59,10 +59,10 @@ def timm_file(tmp_path) -> Path:
 
 def file_tensors(model, library: str, channels: int = 3) -> dict[str, np.ndarray]:
     """Random tensors with all names that `library` has for `model`."""
-    shapes = adapt.shapes(model, adapt.inputs(model, channels, None))
+    shapes = adapt.variable_shapes(model, adapt.model_inputs(model, channels, None))
     table = mappings.tables(model)[library](model)
     assert set(table) == set(shapes)  # it names every variable, and nothing else
-    assert len(source(table)) == len(set(source(table)))
+    assert len(source_names(table)) == len(set(source_names(table)))
     random, tensors = np.random.RandomState(0), {}
     for path, entry in table.items():
         for name, shape in source_shapes(shapes[path], entry).items():
@@ -107,8 +107,8 @@ def test_round_trip_is_bit_for_bit(tmp_path, name: str, library: str) -> None:
         fields["width"] = 0.5  # narrower, its first block is another function
     model = models.create_model(name, **{"num_classes": 3, **FAMILIES[name], **fields})
     tensors = file_tensors(model, library)
-    save_file(tensors, tmp_path / "theirs.safetensors")
-    variables = weights.load(tmp_path / "theirs.safetensors", model)
+    save_file(tensors, tmp_path / "source.safetensors")
+    variables = weights.load(tmp_path / "source.safetensors", model)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     weights.save(tmp_path / "again.safetensors", model, variables, library, image_size=64)
     assert_same(load_file(tmp_path / "again.safetensors"), tensors)
@@ -313,31 +313,35 @@ def test_command_imports_and_exports(tmp_path) -> None:
     name, fields = "resnet18", {"num_classes": 3}
     model = models.create_model(name, **fields)
     tensors = file_tensors(model, "torchvision")
-    save_file(tensors, tmp_path / "theirs.safetensors")
-    ours, back = tmp_path / "ours.safetensors", tmp_path / "hf"
+    save_file(tensors, tmp_path / "source.safetensors")
+    imported, exported = tmp_path / "imported.safetensors", tmp_path / "hf"
     done = call(
         "weights", "import", f"--source={tmp_path / 'source.safetensors'}", f"--model={name}",
-        f"--output={ours}",
+        f"--output={imported}",
     )  # fmt: skip
     assert done.status == 0, done.err
     assert "resnet18 with 3 classes" in done.out
-    variables = weights.load(ours, model)
+    variables = weights.load(imported, model)
     np.testing.assert_array_equal(
         variables["params"]["stem"]["kernel"], tensors["conv1.weight"].transpose(2, 3, 1, 0)
     )
-    assert weights.preprocessing(ours) == Preprocessing()
-    with safe_open(ours, "np") as file:
+    assert weights.load_preprocessing(imported) == Preprocessing()
+    with safe_open(imported, "np") as file:
         notes = json.loads(file.metadata()["jaxtag"])
     assert notes["model"] == name
     assert notes["fields"] == fields
     assert notes["preprocessing"] == json.loads(json.dumps(dataclasses.asdict(Preprocessing())))
     done = call(
-        "weights", "export", f"--source={ours}", "--library=transformers", f"--output={back}"
+        "weights",
+        "export",
+        f"--source={imported}",
+        "--library=transformers",
+        f"--output={exported}",
     )
     assert done.status == 0, done.err
-    again = weights.load(back, model)
+    again = weights.load(exported, model)
     assert_same(flatten_dict(again, sep="/"), flatten_dict(variables, sep="/"))
-    assert json.loads((back / "config.json").read_text())["depths"] == [2, 2, 2, 2]
+    assert json.loads((exported / "config.json").read_text())["depths"] == [2, 2, 2, 2]
 
 
 @pytest.mark.parametrize(

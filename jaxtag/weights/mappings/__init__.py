@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from jaxtag.weights.param_mapping import Table
 
-# Class of a model -> the module here that has its tables.
+# From the class of a model to the module here that has its tables.
 _MODULES = {
     "AlexNet": "alexnet",
     "Captioner": "captioner",
@@ -22,9 +22,9 @@ _MODULES = {
 
 
 def tables(model: nn.Module) -> dict[str, Callable[[nn.Module], Table]]:
-    """Library -> its table for `model`; empty where no other library has such a model.
+    """Functions that make the table of `model`, by library; empty where no library has the model.
 
-    A table raises ValueError where its library cannot hold what the fields of `model` make of it.
+    A function raises ValueError where its library cannot represent a model with these fields.
     """
     name = _MODULES.get(type(model).__name__)
     return importlib.import_module(f"{__name__}.{name}").TABLES if name else {}

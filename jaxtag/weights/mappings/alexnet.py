@@ -1,11 +1,11 @@
-"""AlexNet in the files of torchvision."""
+"""Parameter names of AlexNet in torchvision."""
 
 from jaxtag.models.alexnet import GRID, AlexNet
-from jaxtag.weights.param_mapping import Table, conv, join, linear
+from jaxtag.weights.param_mapping import Table, conv, head, join, linear
 
 
 def torchvision(model: AlexNet) -> Table:
-    """`torchvision.models.alexnet`. Raises ValueError for two towers, which it does not have."""
+    """Maps `torchvision.models.alexnet`. Raises ValueError for two towers, which it lacks."""
     if model.two_towers:
         raise ValueError("an AlexNet of two towers has no counterpart in other libraries")
     tables = [
@@ -19,7 +19,7 @@ def torchvision(model: AlexNet) -> Table:
         },
         linear("hidden2", "classifier.4"),
     ]
-    return join(tables + ([linear("head", "classifier.6")] if model.num_classes else []))
+    return join([*tables, head(model.num_classes, "classifier.6")])
 
 
 TABLES = {"torchvision": torchvision}

@@ -1,4 +1,4 @@
-"""EfficientNet in the files of torchvision, timm and transformers."""
+"""Parameter names of EfficientNet in torchvision, timm and transformers."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -6,35 +6,36 @@ from itertools import pairwise
 from jaxtag.models.efficientnet import EfficientNet
 from jaxtag.models.mobile_blocks import make_divisible
 from jaxtag.weights.mappings.mobile_blocks import conv_norm, excite, timm_block, torchvision_block
-from jaxtag.weights.param_mapping import Table, join, linear
+from jaxtag.weights.param_mapping import Table, head, join
 
 
 def torchvision(model: EfficientNet) -> Table:
-    """`torchvision.models.efficientnet_b0` and its like."""
+    """Maps `torchvision.models.efficientnet_b0` to `_b7`."""
     last = f"features.{len(model.stages) + 1}"
     tables = [
         conv_norm("stem", "features.0.0", "features.0.1"),
         conv_norm("last", f"{last}.0", f"{last}.1"),
     ]
     for stage, index, expands in _blocks(model):
-        ours, theirs = f"stage{stage + 1}_{index}", f"features.{stage + 1}.{index}"
-        tables.append(torchvision_block(ours, theirs, expands, excites=True))
-    return join(tables + _head(model, "classifier.1"))
+        target, source = f"stage{stage + 1}_{index}", f"features.{stage + 1}.{index}"
+        tables.append(torchvision_block(target, source, expands, excites=True))
+    return join([*tables, head(model.num_classes, "classifier.1")])
 
 
 def timm(model: EfficientNet) -> Table:
-    """timm's `efficientnet_b0`, `tf_efficientnet_b0` and their like."""
+    """Maps timm's `efficientnet_b0`, `tf_efficientnet_b0` and other sizes."""
     tables = [conv_norm("stem", "conv_stem", "bn1"), conv_norm("last", "conv_head", "bn2")]
     for stage, index, expands in _blocks(model):
-        ours, theirs = f"stage{stage + 1}_{index}", f"blocks.{stage}.{index}"
-        tables.append(timm_block(ours, theirs, expands, excites=True))
-    return join(tables + _head(model, "classifier"))
+        target, source = f"stage{stage + 1}_{index}", f"blocks.{stage}.{index}"
+        tables.append(timm_block(target, source, expands, excites=True))
+    return join([*tables, head(model.num_classes, "classifier")])
 
 
 def transformers(model: EfficientNet) -> Table:
-    """`transformers.EfficientNetForImageClassification`, at the image size of its configuration.
+    """Maps `transformers.EfficientNetForImageClassification`, at its configuration's image size.
 
-    Raises ValueError for a model so narrow that theirs is another function.
+    Raises:
+        ValueError: the model is so narrow that transformers' computes another function.
     """
     channels = [
         make_divisible(c * model.width) for c in (32, *(stage[3] for stage in model.stages))
@@ -42,7 +43,7 @@ def transformers(model: EfficientNet) -> Table:
     for stage, (before, after) in enumerate(pairwise(channels)):
         if before == after and model.stages[stage][2] == 1:
             raise ValueError(
-                f"transformers adds no input in the first block of stage {stage + 1}: "
+                f"transformers has no residual in the first block of stage {stage + 1}: "
                 f"width={model.width} gives it as many channels as come in, and so another function"
             )
     stem, body = "efficientnet.embeddings", "efficientnet.encoder"
@@ -56,25 +57,21 @@ def transformers(model: EfficientNet) -> Table:
         "project": ("projection.project_conv", "projection.project_bn"),
     }
     for number, (stage, index, expands) in enumerate(_blocks(model)):
-        ours, theirs = f"stage{stage + 1}_{index}", f"{body}.blocks.{number}"
+        target, source = f"stage{stage + 1}_{index}", f"{body}.blocks.{number}"
         for part, (convolution, norm) in names.items():
             if part != "expand" or expands:
-                parts = (f"{theirs}.{convolution}", f"{theirs}.{norm}")
-                tables.append(conv_norm(f"{ours}/{part}", *parts))
-        parts = (f"{theirs}.squeeze_excite.reduce", f"{theirs}.squeeze_excite.expand")
-        tables.append(excite(f"{ours}/squeeze_excite", *parts))
-    return join(tables + _head(model, "classifier"))
+                parts = (f"{source}.{convolution}", f"{source}.{norm}")
+                tables.append(conv_norm(f"{target}/{part}", *parts))
+        parts = (f"{source}.squeeze_excite.reduce", f"{source}.squeeze_excite.expand")
+        tables.append(excite(f"{target}/squeeze_excite", *parts))
+    return join([*tables, head(model.num_classes, "classifier")])
 
 
 TABLES = {"torchvision": torchvision, "timm": timm, "transformers": transformers}
 
 
 def _blocks(model: EfficientNet) -> Iterator[tuple[int, int, bool]]:
-    """(stage, place in it, whether the block expands), in order."""
+    """Yields (stage, index in the stage, whether the block expands), in order."""
     for stage, (repeats, fields) in enumerate(zip(model.repeats(), model.stages, strict=True)):
         for index in range(repeats):
             yield stage, index, fields[0] != 1
-
-
-def _head(model: EfficientNet, theirs: str) -> list[Table]:
-    return [linear("head", theirs)] if model.num_classes else []

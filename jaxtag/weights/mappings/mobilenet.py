@@ -1,97 +1,95 @@
-"""MobileNet V1 in the files of timm and transformers, V2 also in torchvision's."""
+"""Parameter names of MobileNet V1 in timm and transformers, and of V2 also in torchvision."""
 
 from collections.abc import Iterator
 
 from jaxtag.models.mobile_blocks import make_divisible
 from jaxtag.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxtag.weights.mappings.mobile_blocks import conv_norm, timm_block
-from jaxtag.weights.param_mapping import Table, join, linear
+from jaxtag.weights.param_mapping import Table, head, join
 
 
-def torchvision(model: MobileNetV2) -> Table:
-    """`torchvision.models.mobilenet_v2`. Raises ValueError for V1, which it does not have."""
+def torchvision(model: MobileNetV1 | MobileNetV2) -> Table:
+    """Maps `torchvision.models.mobilenet_v2`. Raises ValueError for V1, which it lacks."""
     if isinstance(model, MobileNetV1):
         raise ValueError('torchvision has no MobileNet V1; name its files "timm" or "transformers"')
     tables = [conv_norm("stem", "features.0.0", "features.0.1")]
     blocks = list(_blocks(model))
-    for number, (ours, _, expands) in enumerate(blocks, start=1):
-        theirs = f"features.{number}.conv"
+    for number, (target, _, expands) in enumerate(blocks, start=1):
+        source = f"features.{number}.conv"
         parts = ["expand", "depthwise"] if expands else ["depthwise"]
         for n, part in enumerate(parts):
-            tables.append(conv_norm(f"{ours}/{part}", f"{theirs}.{n}.0", f"{theirs}.{n}.1"))
-        last = (f"{theirs}.{len(parts)}", f"{theirs}.{len(parts) + 1}")
-        tables.append(conv_norm(f"{ours}/project", *last))
-    theirs = f"features.{len(blocks) + 1}"
-    tables.append(conv_norm("last", f"{theirs}.0", f"{theirs}.1"))
-    return join(tables + _head(model, "classifier.1"))
+            tables.append(conv_norm(f"{target}/{part}", f"{source}.{n}.0", f"{source}.{n}.1"))
+        last = (f"{source}.{len(parts)}", f"{source}.{len(parts) + 1}")
+        tables.append(conv_norm(f"{target}/project", *last))
+    source = f"features.{len(blocks) + 1}"
+    tables.append(conv_norm("last", f"{source}.0", f"{source}.1"))
+    return join([*tables, head(model.num_classes, "classifier.1")])
 
 
 def timm(model: MobileNetV1 | MobileNetV2) -> Table:
-    """timm's `mobilenetv1_100`, `mobilenetv2_100` and their like."""
+    """Maps timm's `mobilenetv1_100`, `mobilenetv2_100` and other widths."""
     tables = [conv_norm("stem", "conv_stem", "bn1")]
-    for ours, theirs, expands in _blocks(model):
+    for target, source, expands in _blocks(model):
         if isinstance(model, MobileNetV1):
-            tables.append(conv_norm(f"{ours}/depthwise", f"{theirs}.conv_dw", f"{theirs}.bn1"))
-            tables.append(conv_norm(f"{ours}/pointwise", f"{theirs}.conv_pw", f"{theirs}.bn2"))
+            tables.append(conv_norm(f"{target}/depthwise", f"{source}.conv_dw", f"{source}.bn1"))
+            tables.append(conv_norm(f"{target}/pointwise", f"{source}.conv_pw", f"{source}.bn2"))
         else:
-            tables.append(timm_block(ours, theirs, expands, excites=False))
+            tables.append(timm_block(target, source, expands, excites=False))
     if isinstance(model, MobileNetV2):
         tables.append(conv_norm("last", "conv_head", "bn2"))
-    return join(tables + _head(model, "classifier"))
+    return join([*tables, head(model.num_classes, "classifier")])
 
 
 def transformers(model: MobileNetV1 | MobileNetV2) -> Table:
-    """`transformers.MobileNetV1ForImageClassification` and `MobileNetV2ForImageClassification`.
+    """Maps `transformers.MobileNetV1ForImageClassification` and `MobileNetV2For…`.
 
-    Raises ValueError for a V2 so narrow that theirs is another function.
+    Raises:
+        ValueError: a V2 is so narrow that transformers' computes another function.
     """
-    body = _transformers_v1 if isinstance(model, MobileNetV1) else _transformers_v2
-    return join([*body(model), *_head(model, "classifier")])
+    if isinstance(model, MobileNetV1):
+        return join([*_transformers_v1(model), head(model.num_classes, "classifier")])
+    return join([*_transformers_v2(model), head(model.num_classes, "classifier")])
 
 
 def _transformers_v1(model: MobileNetV1) -> list[Table]:
     tables = [_transformers_layer("stem", "mobilenet_v1.conv_stem")]
-    for number, (ours, _, _) in enumerate(_blocks(model)):
+    for number, (target, _, _) in enumerate(_blocks(model)):
         for n, part in enumerate(("depthwise", "pointwise")):
-            theirs = f"mobilenet_v1.layer.{2 * number + n}"
-            tables.append(_transformers_layer(f"{ours}/{part}", theirs))
+            source = f"mobilenet_v1.layer.{2 * number + n}"
+            tables.append(_transformers_layer(f"{target}/{part}", source))
     return tables
 
 
 def _transformers_v2(model: MobileNetV2) -> list[Table]:
-    """Our first block belongs to their stem, where nothing is added."""
+    """The first block is part of transformers' stem, which has no residual."""
     if make_divisible(32 * model.width) == make_divisible(model.stages[0][1] * model.width):
         raise ValueError(
-            f"transformers adds no input in the first block: width={model.width} gives it as many "
-            "channels as the stem, and so another function"
+            f"transformers has no residual in the first block: width={model.width} gives it as "
+            "many channels as the stem, and so another function"
         )
     tables = [
         _transformers_layer("stem", "mobilenet_v2.conv_stem.first_conv"),
         _transformers_layer("last", "mobilenet_v2.conv_1x1"),
     ]
     names = {"expand": "expand_1x1", "depthwise": "conv_3x3", "project": "reduce_1x1"}
-    for number, (ours, _, expands) in enumerate(_blocks(model)):
-        theirs = f"layer.{number - 1}" if number else "conv_stem"
+    for number, (target, _, expands) in enumerate(_blocks(model)):
+        source = f"layer.{number - 1}" if number else "conv_stem"
         for part, name in names.items():
             if part != "expand" or expands:
-                name = f"mobilenet_v2.{theirs}.{name}"
-                tables.append(_transformers_layer(f"{ours}/{part}", name))
+                name = f"mobilenet_v2.{source}.{name}"
+                tables.append(_transformers_layer(f"{target}/{part}", name))
     return tables
 
 
 TABLES = {"torchvision": torchvision, "timm": timm, "transformers": transformers}
 
 
-def _transformers_layer(ours: str, theirs: str) -> Table:
-    return conv_norm(ours, f"{theirs}.convolution", f"{theirs}.normalization")
+def _transformers_layer(target: str, source: str) -> Table:
+    return conv_norm(target, f"{source}.convolution", f"{source}.normalization")
 
 
 def _blocks(model: MobileNetV1 | MobileNetV2) -> Iterator[tuple[str, str, bool]]:
-    """(our block, timm's, whether it expands), in order."""
+    """Yields (target block, timm's block, whether it expands), in order."""
     for stage, (*first, repeats, _) in enumerate(model.stages):
         for index in range(repeats):
             yield f"stage{stage + 1}_{index}", f"blocks.{stage}.{index}", first[0] != 1
-
-
-def _head(model: MobileNetV1 | MobileNetV2, theirs: str) -> list[Table]:
-    return [linear("head", theirs)] if model.num_classes else []
