@@ -15,6 +15,7 @@ COMMANDS = (
     "index",
     "few_shot",
     "weights",
+    "find_lr",
     "compare",
     "compile",
     "profile",

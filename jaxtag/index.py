@@ -1,4 +1,4 @@
-"""A tag index: tags for pictures from their nearest neighbours; it grows without training.
+"""Builds, edits and searches a tag index: tags by nearest neighbors, extended without training.
 
   python -m jaxtag.index build --index=DIR --workdir=RUN --dataset=corel5k [--split=train]
   python -m jaxtag.index build --index=DIR --model=resnet18 --weights=FILE --tags=tags.csv
@@ -9,26 +9,27 @@
   python -m jaxtag.index search --index=DIR [--top_k=5] photos/c.jpg
   python -m jaxtag.index info | compact --index=DIR
 
-`build` makes an index, of what a run of jaxtag.train has learnt (--workdir), of a backbone with
-given weights (--model, --weights; without weights a random one) or of the pixels themselves
-(--pixels=16). Pictures come from a prepared data set (--dataset), from a table of files with tags
-(--tags: CSV or JSON lines, as for jaxtag.prepare; files relative to it), or from paths, which all
-get the tags of --tag. --two_pass_knn balances rare and frequent tags (2PKNN, Verma and Jawahar
-2012): for data of many tags, most of them rare. `add` adds more of them. `tag` gives a tag,
-one that nobody has heard of too; pictures that are not in the index yet are added. `untag` takes it
-away, without paths from all.
-`search` writes a line for each picture: tags with scores, and the nearest pictures.
-`compact` frees the room of removed pictures; until then their vectors stay on disk.
+`build` makes an index. Its feature vectors come from a run of jaxtag.train (--workdir), from a
+backbone with pretrained weights (--model, --weights; without weights a random one) or from the
+pixels themselves (--pixels=16). Its images come from a prepared data set (--dataset), from a table
+of files with tags (--tags: CSV or JSON lines, as for jaxtag.prepare; files relative to it), or from
+paths, which all get the tags of --tag. --two_pass_knn balances rare and frequent tags (2PKNN, Verma
+and Jawahar 2012): for data of many tags, most of them rare.
 
-`jaxtag.annotate --index=DIR` tags pictures by it.
+`add` adds images. `tag` gives images a tag, which may be new to the index, as may the images.
+`untag` takes a tag from images, or without paths from all. `search` writes a line for each image:
+tags with scores, and the nearest images. `compact` frees the space of removed images; until then
+their vectors stay on disk.
+
+`jaxtag.annotate --index=DIR` tags images with it.
 """
 
 import json
 import os
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
@@ -37,27 +38,37 @@ from tqdm import tqdm
 from jaxtag import cli
 from jaxtag.errors import UsageError, UserError
 
+if TYPE_CHECKING:
+    from jaxtag.data.sources import DataSource
+    from jaxtag.inference.features import FeatureBatch, FeatureExtractor
+    from jaxtag.tag_index import IndexStorage, TagIndex
+
 FLAGS = flags.FLAGS
-_AT_ONCE = 4096  # images that are written together
+_IMAGES_PER_WRITE = 4096
 
 
 def define_flags() -> None:
     flags.DEFINE_string("index", None, "Folder of the index.")
-    flags.DEFINE_string("workdir", None, "Vectors by a run of jaxtag.train.")
+    flags.DEFINE_string("workdir", None, "Extract features with a run of jaxtag.train.")
     flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
-    flags.DEFINE_string("model", None, "Vectors by a backbone of jaxtag.models.list_models().")
+    flags.DEFINE_string(
+        "model", None, "Extract features with a backbone of jaxtag.models.list_models()."
+    )
     flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
-    flags.DEFINE_integer("pixels", None, "Vectors are the pictures at so many pixels a side.")
+    flags.DEFINE_integer("pixels", None, "Use the image's pixels, resized to N x N, as features.")
     flags.DEFINE_enum(
-        "metric", "cosine", ["cosine", "inner_product", "euclidean"], "What near means."
+        "metric",
+        "cosine",
+        ["cosine", "inner_product", "euclidean"],
+        "Similarity of feature vectors.",
     )
     flags.DEFINE_bool("two_pass_knn", False, "Let the nearest images of each tag vote (2PKNN).")
     cli.define_alias("two_pass", "two_pass_knn")
-    flags.DEFINE_string("dataset", None, "Pictures of a prepared data set.")
+    flags.DEFINE_string("dataset", None, "Take the images of a prepared data set.")
     flags.DEFINE_string("split", "train", "Split of --dataset.")
     flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
-    flags.DEFINE_string("tags", None, "Pictures of a table: file and tags.")
-    flags.DEFINE_list("tag", [], "Tags, with commas between them.")
+    flags.DEFINE_string("tags", None, "Take the images of a table of files and tags.")
+    flags.DEFINE_list("tag", [], "Tags, separated by commas.")
     flags.DEFINE_integer("top_k", 5, "Number of nearest images, and of tags, to print.", 1)
     cli.define_alias("count", "top_k")
 
@@ -72,194 +83,209 @@ def _build(folder: Path, paths: list[str]) -> None:
     from jaxtag.inference import features
     from jaxtag.tag_index import DEFAULT_KNN, TWO_PASS, TagIndex
 
-    maker = features.from_flags(
-        FLAGS.workdir,
-        FLAGS.step,
-        FLAGS.model,
-        FLAGS.weights,
-        FLAGS.pixels,
+    extractor = features.from_flags(
+        FLAGS.workdir, FLAGS.step, FLAGS.model, FLAGS.weights, FLAGS.pixels
     )
-    pictures = _pictures(paths)
+    images = _images_of_flags(paths)
     index = TagIndex.create(
         folder,
-        dimension=maker.dimension,
+        dimension=extractor.dimension,
         metric=FLAGS.metric,
-        features=maker.description,
+        features=extractor.description,
         vote=TWO_PASS if FLAGS.two_pass_knn else DEFAULT_KNN,
-        mesh=maker.mesh,
+        mesh=extractor.mesh,
     )
-    _add_all(index, maker, *pictures)
+    _add_images(index, extractor, *images)
 
 
 def _add(folder: Path, paths: list[str]) -> None:
-    index, maker = _opened(folder)
-    _add_all(index, maker, *_pictures(paths))
+    index, extractor = _open(folder)
+    _add_images(index, extractor, *_images_of_flags(paths))
 
 
 def _tag(folder: Path, paths: list[str]) -> None:
     if not FLAGS.tag or not paths:
         raise UsageError("usage: jaxtag.index tag --index=DIR --tag=NAME PATH…")
-    index, maker = _opened(folder)
+    index, extractor = _open(folder)
     names = _names(paths, index)
-    known = [name for name in names if name in index]
+    indexed = [name for name in names if name in index]
     for tag in FLAGS.tag:
-        index.tag(tag, known)
-    print(f"{len(known)} pictures of the index tagged {', '.join(FLAGS.tag)}")
+        index.tag(tag, indexed)
+    print(f"{len(indexed)} images of the index tagged {', '.join(FLAGS.tag)}")
     new = [name for name in names if name not in index]
     if new:
-        _add_all(index, maker, new, [[]] * len(new))
+        _add_images(index, extractor, new, [[]] * len(new))
 
 
 def _untag(folder: Path, paths: list[str]) -> None:
     if not FLAGS.tag:
         raise UsageError("usage: jaxtag.index untag --index=DIR --tag=NAME [PATH…]")
-    store = _store(folder)
+    storage = _storage(folder)
     for tag in FLAGS.tag:
-        store.untag(tag, _names(paths, store) if paths else None)
+        storage.untag(tag, _names(paths, storage) if paths else None)
 
 
 def _remove(folder: Path, paths: list[str]) -> None:
     if not paths:
         raise UsageError("usage: jaxtag.index remove --index=DIR PATH…")
-    store = _store(folder)
-    removed = store.remove(_names(paths, store))
-    print(f"{len(removed)} pictures removed; `compact` frees their room")
+    storage = _storage(folder)
+    rows = storage.remove(_names(paths, storage))
+    print(f"{len(rows)} images removed; `compact` frees their space")
 
 
 def _search(folder: Path, paths: list[str]) -> None:
-    index, maker = _opened(folder)
+    index, extractor = _open(folder)
     names = _names(paths)
-    for part in maker.of_files(names):
-        near = index.search(part.vectors, FLAGS.top_k)
-        tags = index.tags(part.vectors, FLAGS.top_k)
-        lines = {position: {"error": reason} for position, reason in part.errors.items()}
-        for position, found, given in zip(part.positions, near, tags, strict=True):
-            files = [{"file": file, "score": round(score, 4)} for file, score in found]
-            named = [{"tag": tag, "score": round(score, 4)} for tag, score in given]
-            lines[int(position)] = {"tags": named, "nearest": files}
+    for batch in extractor.of_files(names):
+        nearest = index.search(batch.vectors, FLAGS.top_k)
+        tags = index.tags(batch.vectors, FLAGS.top_k)
+        lines: dict[int, dict[str, object]] = {
+            position: {"error": reason} for position, reason in batch.errors.items()
+        }
+        for position, image_files, image_tags in zip(
+            batch.positions.tolist(), nearest, tags, strict=True
+        ):
+            lines[position] = {
+                "tags": _scored("tag", image_tags),
+                "nearest": _scored("file", image_files),
+            }
         for position in sorted(lines):
             print(json.dumps({"file": names[position], **lines[position]}))
 
 
+def _scored(key: str, pairs: Iterable[tuple[str, float]]) -> list[dict[str, object]]:
+    return [{key: name, "score": round(score, 4)} for name, score in pairs]
+
+
 def _info(folder: Path, _: list[str]) -> None:
-    store = _store(folder)
-    counts = dict(zip(store.tag_names, store.tags().sum(0).astype(int).tolist(), strict=True))
-    print(json.dumps({"pictures": len(store.files), "tags": counts, **store.description}))
+    storage = _storage(folder)
+    counts = storage.tags().sum(0).astype(int).tolist()
+    tags = dict(zip(storage.tag_names, counts, strict=True))
+    print(json.dumps({"pictures": len(storage.files), "tags": tags, **storage.description}))
 
 
 def _compact(folder: Path, _: list[str]) -> None:
-    store = _store(folder)
-    removed = len(store.pictures) - len(store.files)
-    store.compact()
-    print(f"{removed} removed pictures erased")
+    storage = _storage(folder)
+    removed = len(storage.pictures) - len(storage.files)
+    storage.compact()
+    print(f"{removed} removed images erased")
 
 
-def _store(folder: Path) -> Any:
+def _storage(folder: Path) -> "IndexStorage":
     from jaxtag.tag_index import IndexStorage
 
     return IndexStorage(folder)
 
 
-def _opened(folder: Path) -> tuple[Any, Any]:
-    """The index, and what makes vectors for it."""
+def _open(folder: Path) -> "tuple[TagIndex, FeatureExtractor]":
+    """The index, and the extractor of its feature vectors."""
     from jaxtag.inference import features
     from jaxtag.tag_index import TagIndex
 
-    described = _store(folder).description["features"]
-    if FLAGS.workdir:  # it may lie elsewhere by now
-        if "workdir" not in described:
-            raise UsageError(f"--workdir: the vectors of {folder} are no run's: {described}")
-        described = {**described, "workdir": FLAGS.workdir}
-    maker = features.from_description(described)
-    return TagIndex(folder, maker.mesh), maker
+    description = _storage(folder).description["features"]
+    if FLAGS.workdir:  # the run may have moved
+        if "workdir" not in description:
+            raise UsageError(f"--workdir: the vectors of {folder} are no run's: {description}")
+        description = {**description, "workdir": FLAGS.workdir}
+    extractor = features.from_description(description)
+    return TagIndex(folder, extractor.mesh), extractor
 
 
-def _pictures(paths: list[str]) -> tuple[list[str], list[list[str]], Any]:
-    """What the flags name: (names, tags of each, the data set that holds them or None)."""
-    ways = [bool(FLAGS.dataset), bool(FLAGS.tags), bool(paths)]
-    if sum(ways) != 1:
-        raise UsageError("give pictures in one way: --dataset, --tags, or paths")
+def _images_of_flags(
+    paths: list[str],
+) -> "tuple[list[str], list[list[str]], DataSource | None]":
+    """(names, tags of each, the data set that holds them or None) of the images to index."""
+    if [bool(FLAGS.dataset), bool(FLAGS.tags), bool(paths)].count(True) != 1:
+        raise UsageError("give images in one way: --dataset, --tags, or paths")
     if FLAGS.dataset:
-        return _of_dataset()
+        return _images_of_dataset()
     if FLAGS.tags:
-        return (*_of_table(Path(FLAGS.tags)), None)
+        return (*_images_of_table(Path(FLAGS.tags)), None)
     names = _names(paths)
     return names, [[]] * len(names), None
 
 
-def _of_dataset() -> tuple[list[str], list[list[str]], Any]:
+def _images_of_dataset() -> "tuple[list[str], list[list[str]], DataSource]":
     from jaxtag.data import sources
 
     source = sources.open_split(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
     names, tags = [], []
-    for file, given in sources.iter_tags(source):
+    for file, file_tags in sources.iter_tags(source):
         names.append(f"{FLAGS.dataset}/{FLAGS.split}/{file}")
-        tags.append(given)
+        tags.append(file_tags)
     return names, tags, source
 
 
-def _of_table(path: Path) -> tuple[list[str], list[list[str]]]:
+def _images_of_table(path: Path) -> tuple[list[str], list[list[str]]]:
     from jaxtag.datasets import annotation_tables
     from jaxtag.datasets.archives import Store
 
     if not path.is_file():
         raise UsageError(f"--tags={path}: there is no such file")
-    found: dict[str, list[str]] = {}
+    tags: dict[str, list[str]] = {}
     problems: list[tuple[str, str]] = []
     with Store(path.parent, lambda name: False) as store:
         for row in annotation_tables.read_table(store, path.name, problems):
             if row.kind != annotation_tables.TAGS:
                 raise UserError(f"{row.place}: there are captions, and no tags")
             name = os.path.abspath(path.parent / row.file)
-            found.setdefault(name, []).extend(row.texts)
-    for place, reason in problems:
-        print(f"left out: {place}: {reason}", file=sys.stderr)
-    return list(found), list(found.values())
+            tags.setdefault(name, []).extend(row.texts)
+    for row_position, reason in problems:
+        print(f"left out: {row_position}: {reason}", file=sys.stderr)
+    return list(tags), list(tags.values())
 
 
-def _names(paths: Sequence[str], known: Container[str] = ()) -> list[str]:
-    """Files, patterns and folders, by their absolute names; names that are `known` as they are."""
+def _names(paths: Sequence[str], indexed: Container[str] = ()) -> list[str]:
+    """Absolute names of files, patterns and folders; names that are `indexed` stay as they are."""
     from jaxtag.data import files
 
-    as_they_are = [path for path in paths if path in known]
-    others = [path for path in paths if path not in known]
-    found = files.list_files(others) if others else []
-    return as_they_are + [os.path.abspath(name) for name in found]
+    others = [path for path in paths if path not in indexed]
+    listed = files.list_files(others) if others else []
+    return [path for path in paths if path in indexed] + [os.path.abspath(name) for name in listed]
 
 
-def _add_all(
-    index: Any, maker: Any, names: list[str], tags: list[list[str]], source: Any = None
+def _add_images(
+    index: "TagIndex",
+    extractor: "FeatureExtractor",
+    names: list[str],
+    tags: list[list[str]],
+    source: "DataSource | None" = None,
 ) -> None:
-    """Adds pictures; those that cannot be read are told, those that are there already left."""
+    """Adds images that are not in the index yet; reports those that cannot be read."""
     if source is None:
-        new = [place for place, name in enumerate(names) if name not in index]
-        names, tags = [names[place] for place in new], [tags[place] for place in new]
-    parts = maker.of_files(names) if source is None else maker.of_source(source)
-    bad, waiting, count = 0, [], 0
-    with tqdm(total=len(names), unit="picture", disable=not sys.stderr.isatty()) as bar:
-        for part in parts if names else ():
-            for place, reason in part.errors.items():
-                print(f"left out: {names[place]}: {reason}", file=sys.stderr)
-            bad += len(part.errors)
-            waiting.append(part)
-            count += len(part.positions)
-            if count >= _AT_ONCE:
-                _add_parts(index, waiting, names, tags)
-                waiting, count = [], 0
-            bar.update(len(part.positions) + len(part.errors))
-    _add_parts(index, waiting, names, tags)
-    print(f"{len(index)} pictures in the index, {bad} could not be read: {FLAGS.index}")
+        new = [position for position, name in enumerate(names) if name not in index]
+        names, tags = [names[position] for position in new], [tags[position] for position in new]
+    batches = extractor.of_files(names) if source is None else extractor.of_source(source)
+    num_errors, num_pending = 0, 0
+    pending: list[FeatureBatch] = []
+    with tqdm(total=len(names), unit="image", disable=not sys.stderr.isatty()) as bar:
+        for batch in batches if names else ():
+            for position, reason in batch.errors.items():
+                print(f"left out: {names[position]}: {reason}", file=sys.stderr)
+            num_errors += len(batch.errors)
+            pending.append(batch)
+            num_pending += len(batch.positions)
+            if num_pending >= _IMAGES_PER_WRITE:
+                _write_batches(index, pending, names, tags)
+                pending, num_pending = [], 0
+            bar.update(len(batch.positions) + len(batch.errors))
+    _write_batches(index, pending, names, tags)
+    print(f"{len(index)} images in the index, {num_errors} could not be read: {FLAGS.index}")
 
 
-def _add_parts(index: Any, parts: list[Any], names: list[str], tags: list[list[str]]) -> None:
-    for_each = [
-        (place, v) for part in parts for place, v in zip(part.positions, part.vectors, strict=True)
+def _write_batches(
+    index: "TagIndex", batches: "list[FeatureBatch]", names: list[str], tags: list[list[str]]
+) -> None:
+    rows = [
+        (position, vector)
+        for batch in batches
+        for position, vector in zip(batch.positions, batch.vectors, strict=True)
+        if names[position] not in index
     ]
-    new = [(place, vector) for place, vector in for_each if names[place] not in index]
-    if new:
-        places, vectors = zip(*new, strict=True)
-        given = [[*tags[place], *FLAGS.tag] for place in places]
-        index.add([names[place] for place in places], np.stack(vectors), given)
+    if rows:
+        positions, vectors = zip(*rows, strict=True)
+        row_tags = [[*tags[position], *FLAGS.tag] for position in positions]
+        index.add([names[position] for position in positions], np.stack(vectors), row_tags)
 
 
 _SUBCOMMANDS = {

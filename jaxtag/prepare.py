@@ -7,23 +7,23 @@
   python -m jaxtag.prepare --dataset=imagenet2012 --source=DIR       ImageNet-1k, tars or unpacked
   python -m jaxtag.prepare --dataset=voc2007 --source=DIR            Pascal VOC 2007, the same
   python -m jaxtag.prepare --dataset=coco_tags --source=DIR          COCO's categories, as above
-  python -m jaxtag.prepare --dataset=nus_wide --source=DIR           NUS-WIDE: lists and pictures
+  python -m jaxtag.prepare --dataset=nus_wide --source=DIR           NUS-WIDE: lists and images
   python -m jaxtag.prepare --dataset=mirflickr25k --source=DIR       MIRFlickr, zips or unpacked
-  python -m jaxtag.prepare --dataset=corel5k --source=DIR            Corel-5K: lists and pictures
+  python -m jaxtag.prepare --dataset=corel5k --source=DIR            Corel-5K: lists and images
   python -m jaxtag.prepare --dataset=shapes_captions                 embedded, needs no files
   python -m jaxtag.prepare --dataset=my_pictures --source=DIR        any other name: your own
 
-Your own data are a folder of pictures with captions.csv (columns file, caption and, if you like,
+Your own data are a folder of images with captions.csv (columns file, caption and, if you like,
 split; one row a caption), captions.jsonl ({"file": ..., "captions": [...]} a line) or a COCO-style
-captions.json; or the same with tags for captions (tags.csv with columns file and tags, as in
+captions.json; or the same with tags instead of captions (tags.csv with columns file and tags, as in
 sea;sky, or a row a tag; {"file": ..., "tags": [...]} a line; COCO's objects); or, to classify, a
 folder for each class, with folders train, val and test above them if you like. Without splits a
-tenth of the pictures is held out for validation; pictures of the same group, a further column, stay
+tenth of the images is held out for validation; images of the same group, a further column, stay
 together.
 
-Damaged pictures are left out and named in ledger.jsonl beside the records; examples.png there shows
-some of the others. A preparation that was stopped goes on with the same command: what it found
-sound is not decoded again.
+Damaged images are left out and listed in ledger.jsonl beside the records; examples.png there shows
+some of the others. An interrupted preparation resumes with the same command: images that were
+verified before are not decoded again.
 """
 
 import logging
@@ -39,7 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "dataset",
         None,
-        "Name of the data set: a built-in one, or a new name for your own pictures.",
+        "Name of the data set: a built-in one, or a new name for your own images.",
     )
     flags.DEFINE_string(
         "source",
@@ -52,7 +52,7 @@ def define_flags() -> None:
         "Where data sets are kept; default: $TFDS_DATA_DIR, then tfds's own folder.",
     )
     flags.DEFINE_bool(
-        "overwrite", False, "Prepare again and replace what is there, once the new one is whole."
+        "overwrite", False, "Prepare again; replaces the data set once the new one is complete."
     )
     flags.DEFINE_bool(
         "keep_exif",
@@ -61,7 +61,7 @@ def define_flags() -> None:
         "cameras store places, names and serial numbers. Pixels are the same either way.",
     )
     flags.DEFINE_integer(
-        "workers", None, "Threads that read and check pictures; default: one a core.", lower_bound=1
+        "workers", None, "Threads that read and check images; default: one a core.", lower_bound=1
     )
 
 
@@ -72,7 +72,7 @@ def main(_: list[str]) -> None:
 
     names = ", ".join(datasets.NAMES)
     cli.require("dataset", f": one of {names}, or a name for your own data")
-    logging.getLogger("absl").setLevel(logging.WARNING)  # tfds tells of each step
+    logging.getLogger("absl").setLevel(logging.WARNING)  # tfds logs every step
     data_dir = sources.data_dir(FLAGS.data_dir)
     summary = datasets.prepare(
         FLAGS.dataset,
@@ -86,8 +86,8 @@ def main(_: list[str]) -> None:
     if summary.already:
         print(f"was prepared already, in {summary.folder}; --overwrite prepares it again")
     else:
-        shown = preview.draw(summary.folder, next(iter(summary.splits)))
-        print(f"prepared in {summary.folder}, some of it to be seen in {shown.name}")
+        contact_sheet = preview.draw(summary.folder, next(iter(summary.splits)))
+        print(f"prepared in {summary.folder}, examples in {contact_sheet.name}")
 
 
 def run() -> None:

@@ -41,7 +41,7 @@ def index(photos, tmp_path) -> Path:
     tags = photos / "tags.csv"
     done = call("index", "build", f"--index={folder}", "--pixels=4", f"--tags={tags}")
     assert done.status == 0, done.err
-    assert done.out == f"12 pictures in the index, 0 could not be read: {folder}\n"
+    assert done.out == f"12 images in the index, 0 could not be read: {folder}\n"
     return folder
 
 
@@ -95,13 +95,13 @@ def test_it_grows_and_shrinks(index, photos) -> None:
     assert told["pictures"] == 13 and told["tags"]["fern"] == 0 and "moss" not in told["tags"]
     assert str(other) not in [near["file"] for near in found(index, other, count=13)[0]["nearest"]]
     done = call("index", "compact", f"--index={index}")
-    assert done.out == "1 removed pictures erased\n"
+    assert done.out == "1 removed images erased\n"
     assert info(index) == told
 
 
 def test_pictures_that_are_there_are_not_added_twice(index, photos) -> None:
     done = call("index", "add", f"--index={index}", f"--tags={photos / 'tags.csv'}")
-    assert done.out.startswith("12 pictures in the index")
+    assert done.out.startswith("12 images in the index")
 
 
 def test_features_of_a_run(tiny_run, tiny_data, photos, tmp_path) -> None:
@@ -130,7 +130,7 @@ def test_features_of_a_run(tiny_run, tiny_data, photos, tmp_path) -> None:
     ("arguments", "message"),
     [
         (["build"], "give one of --workdir, --model and --pixels"),
-        (["build", "--pixels=4"], "give pictures in one way"),
+        (["build", "--pixels=4"], "give images in one way"),
         (["build", "--model=resnet17", "x.png"], "did you mean"),
         (["search", "x.png"], "holds no index"),
         (["destroy"], "usage: jaxtag.index"),

@@ -85,7 +85,7 @@ class TagIndex:
         """Pictures in the index."""
         return len(self._store.files)
 
-    def __contains__(self, file: str) -> bool:
+    def __contains__(self, file: object) -> bool:
         return file in self._store.files
 
     @property

@@ -79,7 +79,7 @@ class IndexStorage:
                 raise UserError(f"{where}: damaged ({error}); restore it from a copy") from error
             self._read += len(line) + 1
 
-    def __contains__(self, file: str) -> bool:
+    def __contains__(self, file: object) -> bool:
         return file in self._rows
 
     @property
