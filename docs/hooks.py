@@ -308,7 +308,8 @@ def configuration_page() -> str:
         "A configuration is a `jaxtag.Config`: dataclasses, checked by type and by name. A file of",
         "`configs/` returns one from `get_config`; any field can be set on the command line as",
         "`--config.FIELD=VALUE`. Fields marked ↻ do not change what is trained, and may",
-        "differ when a run is resumed. [Experiments](experiments.md) lists the configurations that jaxtag has.",
+        "differ when a run is resumed. [Experiments](experiments.md) lists the configurations that",
+        "come with jaxtag.",
         "",
     ]
     for section in sections():
