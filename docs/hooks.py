@@ -53,65 +53,49 @@ class Section:
 
 
 def commands() -> dict[str, Path]:
-    """The commands by name: modules of jaxtag that run as `python -m jaxtag.NAME`."""
+    """The commands by name: modules of jaxtag that define flags."""
     paths = {path.stem: path for path in PACKAGE.glob("*.py")}
     paths |= {path.parent.name: path for path in PACKAGE.glob("*/__main__.py")}
     return {
         name: path
         for name, path in sorted(paths.items())
-        if name not in ("__init__", "__main__", "cli") and _is_command(path)
+        if _function(_tree(path), "define_flags") is not None
     }
 
 
-def _is_command(path: Path) -> bool:
-    return any(
-        isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
-        for node in _tree(path).body
-    )
-
-
 def command_flags(path: Path) -> list[Flag]:
-    """The flags of a command in order, with those that functions it calls define."""
-    flags: dict[str, Flag] = {}
-    for flag in _flags_of(path, None, set()):
-        flags.setdefault(flag.name, flag)
-    return list(flags.values())
+    """The flags of a command in order, with those that functions of jaxtag define for it."""
+    return list(_flags_of(path, "define_flags"))
 
 
-def _flags_of(path: Path, function: str | None, visited: set[Any]) -> Iterator[Flag]:
-    """Flags defined in a file, or by one of its functions."""
-    if (path, function) in visited or not path.is_file():
-        return
-    visited.add((path, function))
+def _flags_of(path: Path, function: str) -> Iterator[Flag]:
+    """The flags that a function of a file defines, aliases left out."""
     tree = _tree(path)
-    root: ast.AST | None = tree
-    if function is not None:
-        named = (node for node in tree.body if getattr(node, "name", None) == function)
-        root = next(named, None)
+    root = _function(tree, function)
     if root is None:
         return
     imported = _imports(tree)
-    local = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    for call in sorted(_calls(root), key=lambda call: (call.lineno, call.col_offset)):
-        if isinstance(call.func, ast.Attribute):
-            owner, name = ast.unparse(call.func.value), call.func.attr
-            if name == "DEFINE_config_file":
-                yield Flag(ast.literal_eval(call.args[0]), "config", "None", _text(call.args[2]))
-            elif name.startswith("DEFINE_") and owner in ("flags", "absl.flags"):
-                yield from _flag(call)
-            elif owner in imported and re.match(r"define", name):
-                yield from _flags_of(_file_of(imported[owner]), name, visited)
-        elif isinstance(call.func, ast.Name) and re.match(r"_?define", call.func.id):
-            name = call.func.id
-            if function is not None and name in local:
-                yield from _flags_of(path, name, visited)
-            elif name in imported:
-                module, _, name = imported[name].rpartition(".")
-                yield from _flags_of(_file_of(module), name, visited)
+    calls = (node for node in ast.walk(root) if isinstance(node, ast.Call))
+    for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
+        owner, _, name = ast.unparse(call.func).rpartition(".")
+        if name == "DEFINE_config_file":
+            yield Flag(ast.literal_eval(call.args[0]), "config", "None", _text(call.args[2]))
+        elif name.startswith("DEFINE_") and name != "DEFINE_alias":
+            yield _flag(call)
+        elif owner in imported and name.startswith("define"):
+            yield from _flags_of(_file_of(imported[owner]), name)
+        elif not owner and name.startswith(("define", "_define")):
+            yield from _flags_of(path, name)
 
 
-def _flag(call: ast.Call) -> Iterator[Flag]:
-    kind = call.func.attr.removeprefix("DEFINE_")
+def _function(tree: ast.Module, name: str) -> ast.FunctionDef | None:
+    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+    return next((node for node in functions if node.name == name), None)
+
+
+def _flag(call: ast.Call) -> Flag:
+    """The flag of a call of absl's DEFINE_…."""
+    kind = ast.unparse(call.func).rpartition("DEFINE_")[2]
     arguments = list(call.args) + [item.value for item in call.keywords if item.arg == "default"]
     kind = {"boolean": "bool", "multi_string": "list"}.get(kind, kind)
     by_keyword = {item.arg: item.value for item in call.keywords}
@@ -122,7 +106,7 @@ def _flag(call: ast.Call) -> Iterator[Flag]:
     meaning = _text(text)
     if kind == "enum" and isinstance(arguments[2], ast.List | ast.Tuple):
         meaning += f" One of {', '.join(ast.literal_eval(arguments[2]))}."
-    yield Flag(ast.literal_eval(arguments[0]), kind, ast.unparse(arguments[1]), meaning)
+    return Flag(ast.literal_eval(arguments[0]), kind, ast.unparse(arguments[1]), meaning)
 
 
 def _text(node: ast.AST | None) -> str:
@@ -138,10 +122,6 @@ def _text(node: ast.AST | None) -> str:
     if isinstance(node, ast.FormattedValue):
         return "{" + ast.unparse(node.value) + "}"
     return "{" + ast.unparse(node) + "}"
-
-
-def _calls(root: ast.AST) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(root) if isinstance(node, ast.Call))
 
 
 def _imports(tree: ast.AST) -> dict[str, str]:
@@ -184,7 +164,7 @@ def command_page(name: str, path: Path) -> str:
             "Every field of the [configuration](../configuration/index.md) is a flag too:",
         ]
         lines += ["`--config.FIELD=VALUE`."]
-    lines += ["", f"`python -m jaxtag.{name} --help` prints the same text.", ""]
+    lines += ["", f"`jaxtag {name} --help` prints the same text.", ""]
     return "\n".join(lines)
 
 

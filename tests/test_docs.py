@@ -1,8 +1,8 @@
 """The documentation builds, and what it shows works: every code block is run or checked.
 
-- `python` blocks of a page run in order, in one namespace, in a folder that `example_folder` fills.
+- `python` blocks of a page run in order, in one namespace, in the folder that `run_folder` fills.
   A block with `title="NAME.py"` is written to that file instead, for later blocks to import.
-- `bash` blocks hold jaxtag's commands alone. Flags, configurations and overrides of each are checked;
+- `bash` blocks hold jaxtag's commands alone. Flags, configuration and overrides of each are checked;
   those in RUN also run.
 - `console` blocks cannot be tested: UNTESTED lists them, with the reason.
 - `text` blocks are no code.
@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -64,7 +65,10 @@ RUN = {
 # (page, first word of the block): why it is not tested.
 UNTESTED = {
     ("README.md", "pip"): "installs packages",
-    ("README.md", "launch/tpu_pod.sh"): "needs Cloud TPU; tests/test_launch_clusters.py has stand-ins",
+    (
+        "README.md",
+        "launch/tpu_pod.sh",
+    ): "needs Cloud TPU; tests/test_launch_clusters.py",
     ("BUILD.md", "mkdocs"): "a server; the build is test_site_builds_without_warnings",
     ("CONTRIBUTING.md", "python3.11"): "makes an environment",
     ("CONTRIBUTING.md", ".ci/run"): "would run these tests",
@@ -133,7 +137,9 @@ def test_site_builds_without_warnings(tmp_path):
     assert len(pages) > 50
     for path, text in pages.items():
         loaded = re.findall(r'<(?:script|img|iframe|source)[^>]*\bsrc="(https?:[^"]*)', text)
-        loaded += re.findall(r'<link[^>]*rel="(?:stylesheet|preconnect)"[^>]*href="(https?:[^"]*)', text)
+        loaded += re.findall(
+            r'<link[^>]*rel="(?:stylesheet|preconnect)"[^>]*href="(https?:[^"]*)', text
+        )
         assert not loaded, f"{path.name} loads {loaded[0]}"
 
 
@@ -248,7 +254,9 @@ def check_config(reference: str, overrides: list[str]) -> None:
     """Parses a configuration and its overrides as a command does."""
     values = absl_flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, "", flag_values=values)
-    values(flags.prepare_arguments(["jaxtag", f"--config={reference}", *overrides]))
+    argv = flags.prepare_arguments(["jaxtag", f"--config={reference}", *overrides])
+    with mock.patch.object(sys, "argv", argv):  # ml_collections looks for overrides there
+        values(argv)
     config = schema.check(holder.value)
     assert config.data.dataset in {*datasets.NAMES, *OWN_DATASETS}
 
@@ -271,7 +279,9 @@ def example_folder(tmp_path, monkeypatch, tiny_data):
     draw(folder / "more" / "d.jpg")
     (folder / "tags.csv").write_text("file,tags\nmore/d.jpg,sea;sky\n")
     captions = "".join(f"{number:02}.jpg,a picture of {number}\n" for number in range(20))
-    tags = "".join(f"{number:02}.jpg,{'sea;sky' if number % 2 else 'sky'}\n" for number in range(20))
+    tags = "".join(
+        f"{number:02}.jpg,{'sea;sky' if number % 2 else 'sky'}\n" for number in range(20)
+    )
     for number in range(20):
         draw(home / "captions" / f"{number:02}.jpg")
         draw(home / "tags" / f"{number:02}.jpg")
