@@ -2,7 +2,7 @@
 
 - `python` blocks of a page run in order, in one namespace, in the folder that `run_folder` fills.
   A block with `title="NAME.py"` is written to that file instead, for later blocks to import.
-- `bash` blocks hold jaxtag's commands alone. Flags, configuration and overrides of each are checked;
+- `bash` blocks hold only commands of jaxtag. Flags, configuration and overrides are checked;
   those in RUN also run.
 - `console` blocks cannot be tested: UNTESTED lists them, with the reason.
 - `text` blocks are no code.
