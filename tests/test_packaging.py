@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import jaxtag
+
 ROOT = Path(__file__).parents[1]
 DATA_FILES = {
     "jaxtag/py.typed",
@@ -73,6 +75,7 @@ def test_metadata_agrees():
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     citation = (ROOT / "CITATION.cff").read_text()
     assert "license: Apache-2.0" in citation
-    changes = (ROOT / "CHANGELOG.md").read_text()
     version = metadata["version"]
-    assert f"## [{version}]" in changes or "(unreleased)" in changes.lower()
+    assert version == jaxtag.__version__
+    assert f"version: {version}\n" in citation
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
