@@ -8,6 +8,7 @@
 - `text` blocks are no code.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -109,6 +110,13 @@ COMMANDS = [
     if block.language == "bash"
     for command in block.commands
 ]
+# Blocks of benchmarks/ also hold scripts and their output: jaxtag's commands are picked out.
+BENCHMARKS = [
+    pytest.param(command.replace("=LOSS", "=proxy_anchor"), id=f"{path.name}:{command[:60]}")
+    for path in sorted((ROOT / "benchmarks").glob("*.md"))
+    for command in re.sub(r"\s*\\\n\s*", " ", path.read_text(encoding="utf-8")).splitlines()
+    if command.startswith(("python -m jaxtag.", "launch/local.sh "))
+]
 
 
 @functools.cache
@@ -197,8 +205,23 @@ def test_every_block_is_accounted_for():
         assert [command for command in written if command in commands] == commands, page
 
 
+@pytest.mark.parametrize("command", BENCHMARKS)
+def test_command_of_a_benchmark_is_valid(command):
+    check_command("", command)
+
+
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_command_is_valid(page, command):
+def test_command_is_valid(page, command, tmp_path, monkeypatch):
+    for block in blocks(page):
+        if block.title:  # the command may name what is in it
+            (tmp_path / block.title).write_text(block.text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with modules_forgotten():
+        check_command(page, command)
+
+
+def check_command(page: str, command: str) -> None:
+    """Checks the flags, configuration and overrides of a command line."""
     name, arguments = parse(command)
     if name == "test":
         return
@@ -319,13 +342,24 @@ def test_commands_run(page, run_folder):
         assert done.status == 0, f"{command}: {done.err}"
 
 
+@contextlib.contextmanager
+def modules_forgotten():
+    """Forgets the modules that are imported within, which pages may have under one name."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        titles = {Path(block.title).stem for block in ALL_BLOCKS if block.title}
+        for name in (set(sys.modules) - before) & titles:
+            del sys.modules[name]
+
+
 @pytest.mark.parametrize(
     "page", sorted({block.page for block in ALL_BLOCKS if block.language == "python"})
 )
 def test_python_blocks_run(page, run_folder):
     namespace = {"__name__": f"documentation_{Path(page).stem}"}
-    modules = set(sys.modules)
-    try:
+    with modules_forgotten():
         for block in blocks(page):
             if block.language != "python":
                 continue
@@ -334,7 +368,3 @@ def test_python_blocks_run(page, run_folder):
                 continue
             code = compile("\n" * block.line + block.text, str(ROOT / page), "exec")
             exec(code, namespace)
-    finally:
-        for name in set(sys.modules) - modules:
-            if str(run_folder) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
