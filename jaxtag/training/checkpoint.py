@@ -278,6 +278,7 @@ class Checkpoints:
         step: int | None = None,
         iterator: grain.DatasetIterator | None = None,
         partial: bool = False,
+        renamed: Mapping[str, str] | None = None,
     ) -> Restored:
         """Restores the newest step that is whole, or `step`.
 
@@ -288,6 +289,7 @@ class Checkpoints:
           iterator: set to the saved position, in place. Where another number of processes saved
             it, it is one whose state is the same on any of them.
           partial: `abstract_state` may lack parts of the saved state, which are then not read.
+          renamed: names that fields of the state had in older checkpoints, each with its name now.
 
         Raises:
           UserError: there is no such checkpoint, it is damaged, or it does not fit
@@ -296,6 +298,9 @@ class Checkpoints:
         self.wait()
         step = self._choose(step)
         path = self.directory / str(step)
+        whole_state, old_names = abstract_state, _old_names(path, renamed or {})
+        if old_names:
+            abstract_state = _with_old_names(abstract_state, old_names)
         _check_fit(path, abstract_state, partial)
         abstract_state = jax.tree.map(_with_sharding, abstract_state)
         items = {
@@ -314,7 +319,16 @@ class Checkpoints:
         if iterator is not None:
             iterator.set_state(_iterator_state(path))
         self._current = step
-        return Restored(step, restored["state"], restored["config"])
+        state = restored["state"]
+        if old_names:
+            state = dataclasses.replace(
+                whole_state,
+                **{
+                    f.name: state[old_names.get(f.name, f.name)]
+                    for f in dataclasses.fields(whole_state)
+                },
+            )
+        return Restored(step, state, restored["config"])
 
     def restore_config(self, step: int | None = None) -> dict[str, Any]:
         """The configuration saved with the newest step that is whole, or with `step`."""
@@ -392,6 +406,18 @@ def _check_fit(path: epath.Path, abstract_state: Any, partial: bool) -> None:
         raise UserError(
             "\n".join([f"checkpoint {path} does not fit the configured model:", *lines, *more])
         )
+
+
+def _old_names(path: epath.Path, renamed: Mapping[str, str]) -> dict[str, str]:
+    """Today's name -> the older one, of the fields that a checkpoint has under their older names."""
+    saved = {name.split("/")[0] for name in checkpoint_manifest.read(path).notes["arrays"]}
+    return {new: old for old, new in renamed.items() if old in saved and new not in saved}
+
+
+def _with_old_names(state: Any, old_names: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a dataclass as a dictionary, as an older version named them."""
+    fields = dataclasses.fields(state)
+    return {old_names.get(f.name, f.name): getattr(state, f.name) for f in fields}
 
 
 def _spelled(array: list | None) -> str:

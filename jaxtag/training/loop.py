@@ -20,7 +20,7 @@ from jaxtag.errors import UserError
 from jaxtag.tasks.base import Data, Evaluation, Scores, Task
 from jaxtag.tasks.evaluator import Evaluator
 from jaxtag.training import callbacks as callback_module
-from jaxtag.training import initialization, metric_writer, precise_bn
+from jaxtag.training import initialization, metric_writer, precise_bn, train_state
 from jaxtag.training.callbacks import Callback, EarlyStopping
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.metric_writer import MetricWriter, MultiWriter, RunInfo
@@ -92,7 +92,9 @@ def train(
     startup.done("model")
     with _checkpoints(config, workdir, best_metric) as checkpoints, Preemption() as preemption:
         if coordination.run_on_process_zero(lambda: bool(checkpoints.steps())):
-            restored = checkpoints.restore(setup.shapes, iterator=iterator)
+            restored = checkpoints.restore(
+                setup.shapes, iterator=iterator, renamed=train_state.RENAMED
+            )
             state, start = restored.state, restored.step
         else:
             state, start = initialization.init_state(setup, data.train), 0

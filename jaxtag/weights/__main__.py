@@ -74,7 +74,9 @@ def _import() -> None:
         channels=FLAGS.channels,
         image_size=_image_size(FLAGS.model),
     )
-    image_preprocessing = load_preprocessing(FLAGS.source) or registry.get_preprocessing(FLAGS.model)
+    image_preprocessing = load_preprocessing(FLAGS.source) or registry.get_preprocessing(
+        FLAGS.model
+    )
     if FLAGS.image_size:
         image_preprocessing = dataclasses.replace(image_preprocessing, image_size=FLAGS.image_size)
     notes = {

@@ -103,7 +103,9 @@ def our_params(tensors: dict[str, np.ndarray], prefix: str):
     linear = [
         param_mapping.linear(f"decoder/{ours}", f"decoder.{theirs}") for ours, theirs in layers
     ]
-    params = param_mapping.to_variables(tensors, param_mapping.join([*convolutions, *linear]))["params"]
+    params = param_mapping.to_variables(tensors, param_mapping.join([*convolutions, *linear]))[
+        "params"
+    ]
     matrices = tensors["matrices"].transpose(1, 2, 0, 5, 3, 4)  # places, then types
     return params | {"classes": {"kernel": matrices.reshape(-1, 4, 5, 6)}}
 
