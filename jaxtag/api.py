@@ -100,7 +100,7 @@ def evaluate(
     model = predictor.load(workdir, config, step)
     split = split or model.config.data.evaluation_split
     source = run_data.open_source(model.config.data, split, data)
-    evaluation = Evaluator(model.task, model.mesh)(model.variables, source)
+    evaluation = Evaluator(model.task, model.mesh)(model.variables, source, split)
     if jax.process_index() == 0:
         evaluation.save_artifacts(Path(workdir), model.step)
     metrics: dict[str, Any] = {"split": split, "step": model.step, **evaluation.metrics}

@@ -97,24 +97,38 @@ class Sample(NamedTuple):
     targets: list[str]
 
 
+class EvaluationData(NamedTuple):
+    """What `Evaluator` gathered from a split.
+
+    Attributes:
+        sums: float64, the sums of `Task.make_evaluation_step` over all batches.
+        rows: its arrays [N, …] of the examples that were decoded, in the order of the split.
+        index: int64 [N], their positions in the split.
+        images: position -> uint8 [S, S, 3], of a few.
+        source: the split.
+        split: its name.
+    """
+
+    sums: dict[str, np.ndarray]
+    rows: dict[str, np.ndarray]
+    index: np.ndarray
+    images: dict[int, np.ndarray]
+    source: Source
+    split: str
+
+
 class Evaluation:
     """The result of an evaluation.
 
     Attributes:
         metrics: name -> value.
-        rows: arrays [N, …] of the evaluated examples, in the order of the split.
-        index: int64 [N], their positions in the split.
-        images: position -> uint8 [S, S, 3], of a few.
+        rows, index, images, source: as of `EvaluationData`.
     """
 
-    def __init__(
-        self,
-        metrics: dict[str, float],
-        rows: dict[str, np.ndarray],
-        index: np.ndarray,
-        images: dict[int, np.ndarray],
-    ):
-        self.metrics, self.rows, self.index, self.images = metrics, rows, index, images
+    def __init__(self, metrics: dict[str, float], data: EvaluationData):
+        self.metrics = metrics
+        self.rows, self.index, self.images = data.rows, data.index, data.images
+        self.source = data.source
 
     def subset_metrics(self, count: int) -> dict[str, float]:
         """Metrics on the first `count` records of the split, by which the best step is chosen."""
@@ -246,6 +260,11 @@ class Task(abc.ABC):
         del source
         return None
 
+    @property
+    def label_names(self) -> LabelNames | None:
+        """The vocabulary, where it numbers names that records may hold instead of numbers."""
+        return self.vocabulary if isinstance(self.vocabulary, LabelNames) else None
+
     def normalize(self, images: jax.Array) -> jax.Array:
         """Images uint8 [B, S, S, 3] as the model takes them, float32 [B, S, S, C]."""
         data = self.config.data
@@ -286,27 +305,12 @@ class Task(abc.ABC):
 
         return step
 
-    def evaluate(
-        self,
-        sums: dict[str, np.ndarray],
-        rows: dict[str, np.ndarray],
-        index: np.ndarray,
-        images: dict[int, np.ndarray],
-        source: Source,
-    ) -> Evaluation:
-        """The evaluation that the sums and rows of `make_evaluation_step` amount to.
-
-        Args:
-            sums: float64, added up over all batches.
-            rows: arrays [N, …] of the examples that were decoded, in the order of the split.
-            index: int64 [N], their positions in the split.
-            images: position -> uint8 [S, S, 3], of a few.
-            source: the split.
-        """
-        del source
-        metrics = {name: float(total / max(count, 1e-9)) for name, (total, count) in sums.items()}
-        metrics["examples"] = float(len(index))
-        return Evaluation(metrics, rows, index, images)
+    def evaluate(self, data: EvaluationData) -> Evaluation:
+        """The evaluation that the sums and rows of `make_evaluation_step` amount to."""
+        pairs = data.sums.items()
+        metrics = {name: float(total / max(count, 1e-9)) for name, (total, count) in pairs}
+        metrics["examples"] = float(len(data.index))
+        return Evaluation(metrics, data)
 
     def load_artifacts(self, workdir: Path, step: int) -> None:  # noqa: B027 (optional)
         """Reads what `Evaluation.save_artifacts` wrote for a checkpoint, where there is any."""

@@ -13,7 +13,7 @@ from jaxtag.data import pipeline
 from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import watchdog
-from jaxtag.tasks.base import Evaluation, Scores, Task
+from jaxtag.tasks.base import Evaluation, EvaluationData, Scores, Task
 
 _PATIENCE = 10  # times config.hang_timeout: the first batch compiles
 
@@ -35,8 +35,12 @@ class Evaluator:
             for name in self._config.evaluation.metrics
         ]
 
-    def __call__(self, variables: Any, source: Source) -> Evaluation:
-        """Evaluates every example of `source` once, on any number of processes."""
+    def __call__(self, variables: Any, source: Source, split: str) -> Evaluation:
+        """Evaluates every example of `source` once, on any number of processes.
+
+        Args:
+            split: the name of the source.
+        """
         sums: dict[str, np.ndarray] = {}
         parts: dict[str, list[np.ndarray]] = {"index": []}
         images: dict[int, np.ndarray] = {}
@@ -55,7 +59,8 @@ class Evaluator:
         order = np.argsort(table["index"])
         table = {name: value[order] for name, value in table.items()}
         index = table.pop("index").astype(np.int64)
-        evaluation = self._task.evaluate(sums, table, index, images, source)
+        data = EvaluationData(sums, table, index, images, source, split)
+        evaluation = self._task.evaluate(data)
         for metric in self._metrics:
             evaluation.metrics |= {name: float(v) for name, v in metric(evaluation.rows).items()}
         return evaluation

@@ -114,7 +114,8 @@ def train(
             if due:  # also where it is told to stop: the bits must not depend on that
                 state = recalibrate(state)
             if finished or (due and not stop):
-                evaluation = evaluate(state.evaluation_variables, held_out if finished else some)
+                source, split = held_out if finished else some, config.data.evaluation_split
+                evaluation = evaluate(state.evaluation_variables, source, split)
                 # The best step is chosen on the same images each time.
                 metrics = evaluation.subset_metrics(len(some))
                 _report_evaluation(writer, task, step, evaluation)

@@ -1,14 +1,14 @@
 """The data of a run: prepared on first use, opened once, with the vocabulary that goes with it."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxtag import datasets, registry
 from jaxtag.config.schema import Config, DataConfig
-from jaxtag.data import sources
-from jaxtag.data.sources import Source
+from jaxtag.data.sources import Source, as_data_source
+from jaxtag.datasets.prepared import data_dir, open_split
 from jaxtag.distributed import coordination
 from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.tasks.base import Data, Task
@@ -29,7 +29,7 @@ def open_data(config: Config, workdir: Path, data: Mapping[str, Any] | None = No
         config: `config.data` names the data set and its splits.
         workdir: holds the vocabulary of a run that has checkpoints; a new one is written there.
         data: sources by the names of `config.data.train_split` and `evaluation_split`, instead of
-            a prepared data set (see `sources.as_data_source`).
+            a prepared data set (see `jaxtag.data.sources.as_data_source`).
 
     Raises:
         UserError: the data set is absent or damaged, or its records lack what the task needs.
@@ -51,13 +51,11 @@ def open_source(settings: DataConfig, split: str, data: Mapping[str, Any] | None
     if data is not None:
         if split not in data:
             raise UsageError(f"data has no split {split!r}{did_you_mean(split, data)}")
-        return sources.as_data_source(data[split])
-    factory = _imported(settings)
-    if factory is None:
-        return sources.open_split(settings.dataset, split, settings.data_dir)
-    if datasets.is_builder(factory):
-        return sources.open_split(factory.name, split, settings.data_dir)
-    return sources.as_data_source(factory(split))
+        return as_data_source(data[split])
+    factory = _source_factory(settings)
+    if factory is not None:
+        return as_data_source(factory(split))
+    return open_split(settings.dataset, split, settings.data_dir)
 
 
 def ensure_prepared(settings: DataConfig) -> None:
@@ -67,19 +65,17 @@ def ensure_prepared(settings: DataConfig) -> None:
         UserError: it is absent and there is nothing to prepare it from (with the commands to get
             it), or it could not be prepared.
     """
-    factory = _imported(settings)
-    if factory is not None and not datasets.is_builder(factory):
+    if _source_factory(settings) is not None:
         return
-    name = settings.dataset if factory is None else factory.name
     try:
-        sources.open_split(name, settings.train_split, settings.data_dir)
+        open_split(settings.dataset, settings.train_split, settings.data_dir)
         return
     except UserError:
         embedded = not datasets.builder_class(settings.dataset).NEEDS_SOURCE
         if not embedded and settings.source_dir is None:
             raise
-    folder = sources.data_dir(settings.data_dir)
-    print(f"preparing the data set {name} in {folder}", file=sys.stderr)
+    folder = data_dir(settings.data_dir)
+    print(f"preparing the data set {settings.dataset} in {folder}", file=sys.stderr)
     datasets.prepare(settings.dataset, settings.source_dir, folder, wait_seconds=_WAIT_SECONDS)
 
 
@@ -127,9 +123,15 @@ def _build(config: Config, workdir: Path, train: Source) -> None:
         )
 
 
-def _imported(settings: DataConfig) -> Any:
-    """The object of `package.module:Name`; None where the data set is given by name."""
+def _source_factory(settings: DataConfig) -> Callable[[str], Any] | None:
+    """The function from a split to its source that `settings.dataset` names, if it names one.
+
+    `package.module:Name` may also be a builder, whose data sets are prepared as others are.
+    """
     _, colon, attribute = settings.dataset.partition(":")
     if not colon or attribute[:1].isdecimal():  # name:1.0.0 is a version
         return None
-    return registry.import_object(settings.dataset, "config.data.dataset")
+    factory: Any = registry.import_object(settings.dataset, "config.data.dataset")
+    if isinstance(factory, type) and issubclass(factory, datasets.ImageDatasetBuilder):
+        return None
+    return factory

@@ -12,7 +12,7 @@ from jaxtag import registry
 from jaxtag.config import TaskConfig
 from jaxtag.distributed.mesh import replicated, with_mesh
 from jaxtag.tasks import common
-from jaxtag.tasks.base import Evaluation, LossOutput, Sample, Task
+from jaxtag.tasks.base import Evaluation, EvaluationData, LossOutput, Sample, Task
 
 
 @dataclasses.dataclass
@@ -104,10 +104,10 @@ class CountTask(Task):
             {"count": count(variables, batch), "squares": batch["squares"]},
         )
 
-    def evaluate(self, sums, rows, index, images, source) -> Evaluation:
-        error = float(np.abs(rows["count"] - rows["squares"]).mean())
-        metrics = {"negative_error": -error, "examples": float(len(index))}
-        return CountEvaluation(metrics, rows, index, images)
+    def evaluate(self, data: EvaluationData) -> Evaluation:
+        error = float(np.abs(data.rows["count"] - data.rows["squares"]).mean())
+        metrics = {"negative_error": -error, "examples": float(len(data.index))}
+        return CountEvaluation(metrics, data)
 
 
 class CountEvaluation(Evaluation):

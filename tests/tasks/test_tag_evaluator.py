@@ -81,7 +81,7 @@ def evaluate(records: Records, calibration: TagCalibration | None = None) -> Tag
     assert mesh.shape["data"] == 8
     task = TagTask(CONFIG, LabelNames(NAMES), Given())
     task.calibration = calibration
-    return Evaluator(task, mesh)(task.init(jax.random.key(0)), records)
+    return Evaluator(task, mesh)(task.init(jax.random.key(0)), records, records.split)
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,11 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from jaxtag import registry
 from jaxtag.data import sources
 from jaxtag.data.sources import Source
 from jaxtag.metrics import captioning
-from jaxtag.tasks.base import Data, Evaluation, Sample, Scores
+from jaxtag.tasks.base import Data, Evaluation, EvaluationData, Sample, Scores
 
 _CANDIDATES = 20  # constant captions that are tried
 _CHOOSING = 100  # images on which one of them is chosen
@@ -24,23 +22,18 @@ class CaptionEvaluation(Evaluation):
         metrics: cross entropy in nats per token, scores as coco-caption gives them.
         captions: position in the split -> caption.
         references: position in the split -> reference captions.
-        source: the split.
     """
 
     def __init__(
         self,
         metrics: dict[str, float],
-        rows: dict[str, np.ndarray],
-        index: np.ndarray,
-        images: dict[int, np.ndarray],
+        data: EvaluationData,
         captions: dict[int, str],
         references: dict[int, list[str]],
-        source: Source,
         seed: int,
     ):
-        super().__init__(metrics, rows, index, images)
-        self.captions, self.references, self.source = captions, references, source
-        self._seed = seed
+        super().__init__(metrics, data)
+        self.captions, self.references, self._seed = captions, references, seed
 
     def subset_metrics(self, count: int) -> dict[str, float]:
         captions = {i: text for i, text in self.captions.items() if i < count}
@@ -69,7 +62,7 @@ def caption_scores(
     """
     scored = {index: captions[index] for index in captions if references.get(index)}
     if not scored:
-        return captioning.score({}, {})
+        return {}
     values = captioning.score(scored, {index: references[index] for index in scored})
     for field in registry.names("record_metric"):
         if field in getattr(source, "features", {}):

@@ -25,7 +25,16 @@ from jaxtag.decoding.cached_decoder import GenerationConfig
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError
 from jaxtag.tasks import common
-from jaxtag.tasks.base import Batch, Evaluation, EvaluationStep, LossOutput, Predict, Row, Task
+from jaxtag.tasks.base import (
+    Batch,
+    Evaluation,
+    EvaluationData,
+    EvaluationStep,
+    LossOutput,
+    Predict,
+    Row,
+    Task,
+)
 from jaxtag.tasks.caption.config import CaptionConfig
 from jaxtag.tasks.caption.evaluation import CaptionEvaluation, caption_scores
 
@@ -105,7 +114,10 @@ class CaptionTask(Task):
     def targets(self, train: bool) -> dict[str, targets.Target]:
         text = self.config.task
         tokens = targets.CaptionTokens(
-            self.vocabulary, text.max_length, per_picture=text.captions_per_image, random=train
+            self.vocabulary,
+            text.max_length,
+            captions_per_image=text.captions_per_image,
+            random=train,
         )
         return {"tokens": tokens}
 
@@ -191,26 +203,18 @@ class CaptionTask(Task):
 
         return step
 
-    def evaluate(
-        self,
-        sums: dict[str, np.ndarray],
-        rows: dict[str, np.ndarray],
-        index: np.ndarray,
-        images: dict[int, np.ndarray],
-        source: Source,
-    ) -> Evaluation:
-        metrics = {name: float(total / max(count, 1e-9)) for name, (total, count) in sums.items()}
+    def evaluate(self, data: EvaluationData) -> Evaluation:
+        pairs = data.sums.items()
+        metrics = {name: float(total / max(count, 1e-9)) for name, (total, count) in pairs}
         metrics["perplexity"] = math.exp(min(metrics["cross_entropy"], 700.0))
         del metrics["loss"]
-        texts = self.vocabulary.decode_batch(rows["tokens"])
-        captions = dict(zip(index.tolist(), texts, strict=True))
+        texts = self.vocabulary.decode_batch(data.rows["tokens"])
+        captions = dict(zip(data.index.tolist(), texts, strict=True))
         references = {
             position: list(texts)
-            for position, texts in enumerate(sources.iter_captions(source))
+            for position, texts in enumerate(sources.iter_captions(data.source))
             if position in captions
         }
-        metrics |= caption_scores(captions, references, source)
+        metrics |= caption_scores(captions, references, data.source)
         metrics["examples"] = len(captions)
-        return CaptionEvaluation(
-            metrics, rows, index, images, captions, references, source, self.config.seed
-        )
+        return CaptionEvaluation(metrics, data, captions, references, self.config.seed)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxtag.data.labels import LabelNames
-from jaxtag.tasks.base import Data, Evaluation, Sample, Scores
+from jaxtag.tasks.base import Data, Evaluation, EvaluationData, Sample, Scores
 
 
 class ClassEvaluation(Evaluation):
@@ -17,17 +17,9 @@ class ClassEvaluation(Evaluation):
         classes: their names.
     """
 
-    def __init__(
-        self,
-        metrics: dict[str, float],
-        rows: dict[str, np.ndarray],
-        index: np.ndarray,
-        images: dict[int, np.ndarray],
-        confusion: np.ndarray,
-        classes: LabelNames,
-    ):
-        super().__init__(metrics, rows, index, images)
-        self.confusion, self.classes = confusion, classes
+    def __init__(self, metrics: dict[str, float], data: EvaluationData, classes: LabelNames):
+        super().__init__(metrics, data)
+        self.confusion, self.classes = data.sums["confusion"].astype(np.int64), classes
 
     def subset_metrics(self, count: int) -> dict[str, float]:
         subset = self.index < count

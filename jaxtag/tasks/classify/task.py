@@ -9,13 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxtag.data import targets
-from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.losses import classification
 from jaxtag.tasks import common, tta
 from jaxtag.tasks.base import (
     Batch,
     Evaluation,
+    EvaluationData,
     EvaluationStep,
     LossOutput,
     Predict,
@@ -54,7 +54,7 @@ class ClassifyTask(Task):
 
     def targets(self, train: bool) -> dict[str, targets.Target]:
         del train
-        return {"label": targets.ClassLabel()}
+        return {"label": targets.ClassLabel(self.label_names)}
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
         """The configured loss of each image [B]; in nats for "softmax"."""
@@ -149,15 +149,5 @@ class ClassifyTask(Task):
 
         return step
 
-    def evaluate(
-        self,
-        sums: dict[str, np.ndarray],
-        rows: dict[str, np.ndarray],
-        index: np.ndarray,
-        images: dict[int, np.ndarray],
-        source: Source,
-    ) -> Evaluation:
-        del source
-        metrics = classification_metrics(sums)
-        confusion = sums["confusion"].astype(np.int64)
-        return ClassEvaluation(metrics, rows, index, images, confusion, self.vocabulary)
+    def evaluate(self, data: EvaluationData) -> Evaluation:
+        return ClassEvaluation(classification_metrics(data.sums), data, self.vocabulary)

@@ -1,17 +1,13 @@
 """Evaluation of embeddings: whether an image's nearest neighbors share its class, or a tag."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline, transforms
+from jaxtag.data.labels import LabelNames
 from jaxtag.data.sources import Source
 from jaxtag.metrics import retrieval
-from jaxtag.tasks.base import Data, Evaluation, Sample, Scores
-
-if TYPE_CHECKING:
-    from jaxtag.tasks.embed.task import EmbedTask
+from jaxtag.tasks.base import Data, Evaluation, EvaluationData, Sample, Scores
 
 _NEIGHBORS_SHOWN = 4
 _SIDE = 32  # pixels of the images whose raw values are the baseline
@@ -22,22 +18,13 @@ class EmbeddingEvaluation(Evaluation):
 
     Attributes:
         rows: `embedding` float32 [N, D]; `label` int [N], classes, or bool [N, T], tags.
-        source: the split.
     """
 
     def __init__(
-        self,
-        metrics: dict[str, float],
-        rows: dict[str, np.ndarray],
-        index: np.ndarray,
-        images: dict[int, np.ndarray],
-        task: "EmbedTask",
-        source: Source,
+        self, metrics: dict[str, float], data: EvaluationData, config: Config, names: LabelNames
     ):
-        super().__init__(metrics, rows, index, images)
-        self._config: Config = task.config
-        self._names = task.vocabulary.names
-        self.source = source
+        super().__init__(metrics, data)
+        self._config, self._names = config, names.names
 
     def subset_metrics(self, count: int) -> dict[str, float]:
         subset = self.index < count

@@ -19,7 +19,16 @@ from jaxtag.losses import metric
 from jaxtag.losses.metric import pair_masks
 from jaxtag.metrics import retrieval
 from jaxtag.tasks import common
-from jaxtag.tasks.base import Batch, Evaluation, EvaluationStep, LossOutput, Predict, Row, Task
+from jaxtag.tasks.base import (
+    Batch,
+    Evaluation,
+    EvaluationData,
+    EvaluationStep,
+    LossOutput,
+    Predict,
+    Row,
+    Task,
+)
 from jaxtag.tasks.embed.config import EmbedConfig
 from jaxtag.tasks.embed.evaluation import EmbeddingEvaluation
 
@@ -61,10 +70,10 @@ class EmbedTask(Task):
     def targets(self, train: bool) -> dict[str, targets.Target]:
         del train
         if self.config.task.label_field == "label":
-            return {"label": targets.ClassLabel()}
+            return {"label": targets.ClassLabel(self.label_names)}
         return {
             "tags": targets.MultiHot("tags", self.vocabulary),
-            "known": targets.MultiHot("unknown_tags", self.vocabulary, mark=0),
+            "known": targets.MultiHot("unknown_tags", self.vocabulary, inverted=True),
         }
 
     def make_sampler(self, source: Source) -> Callable[[int], np.ndarray]:
@@ -113,19 +122,14 @@ class EmbedTask(Task):
 
         return step
 
-    def evaluate(
-        self,
-        sums: dict[str, np.ndarray],
-        rows: dict[str, np.ndarray],
-        index: np.ndarray,
-        images: dict[int, np.ndarray],
-        source: Source,
-    ) -> Evaluation:
-        del sums
-        if rows["label"].ndim > 1:
-            rows = {**rows, "label": rows["label"].astype(bool)}
-        metrics = retrieval.retrieval_metrics(rows["embedding"], rows["label"], self.config.seed)
-        return EmbeddingEvaluation(metrics, rows, index, images, self, source)
+    def evaluate(self, data: EvaluationData) -> Evaluation:
+        label = data.rows["label"]
+        if label.ndim > 1:
+            data = data._replace(rows={**data.rows, "label": label.astype(bool)})
+        metrics = retrieval.retrieval_metrics(
+            data.rows["embedding"], data.rows["label"], self.config.seed
+        )
+        return EmbeddingEvaluation(metrics, data, self.config, self.vocabulary)
 
 
 def _labels(batch: Batch) -> jax.Array:

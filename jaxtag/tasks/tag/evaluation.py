@@ -7,7 +7,7 @@ import numpy as np
 from jaxtag.data import sources
 from jaxtag.data.labels import LabelNames
 from jaxtag.metrics import multilabel
-from jaxtag.tasks.base import Data, Evaluation, Sample, Scores
+from jaxtag.tasks.base import Data, Evaluation, EvaluationData, Sample, Scores
 from jaxtag.tasks.tag.calibration import TagCalibration, calibration_path
 
 
@@ -23,17 +23,11 @@ class TagEvaluation(Evaluation):
     """
 
     def __init__(
-        self,
-        rows: dict[str, np.ndarray],
-        index: np.ndarray,
-        images: dict[int, np.ndarray],
-        calibration: TagCalibration,
-        fitted: bool,
-        names: LabelNames,
+        self, data: EvaluationData, calibration: TagCalibration, fitted: bool, names: LabelNames
     ):
-        super().__init__({}, rows, index, images)
+        super().__init__({}, data)
         self.calibration, self.fitted, self.names = calibration, fitted, names
-        self.metrics = self._metrics(np.ones(len(index), bool))
+        self.metrics = self._metrics(np.ones(len(self.index), bool))
 
     def subset_metrics(self, count: int) -> dict[str, float]:
         subset = self.index < count
@@ -76,7 +70,7 @@ class TagEvaluation(Evaluation):
 
     def with_baselines(self, data: Data) -> Scores:
         """The model beside the tags that are most frequent in training, for every image."""
-        counts = sources.tag_counts(data.train, len(self.names))
+        counts = sources.tag_counts(data.train, self.names)
         frequencies = np.broadcast_to(counts / len(data.train), self.rows["scores"].shape)
         return {
             "model": self.metrics,

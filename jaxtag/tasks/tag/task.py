@@ -17,7 +17,16 @@ from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.losses import multilabel
 from jaxtag.tasks import common, tta
-from jaxtag.tasks.base import Batch, Evaluation, EvaluationStep, LossOutput, Predict, Row, Task
+from jaxtag.tasks.base import (
+    Batch,
+    Evaluation,
+    EvaluationData,
+    EvaluationStep,
+    LossOutput,
+    Predict,
+    Row,
+    Task,
+)
 from jaxtag.tasks.tag.calibration import (
     TagCalibration,
     calibrated_scores,
@@ -93,7 +102,7 @@ class TagTask(Task):
         """The weights of the tags' presence by their frequency in training."""
         if not self.weighted:
             return {}
-        counts = sources.tag_counts(source, self.num_tags)
+        counts = sources.tag_counts(source, self.label_names or self.num_tags)
         weights = multilabel.positive_weights(counts, len(source), self.config.task.max_pos_weight)
         return {"tag_weights": {"positive_weight": jnp.asarray(weights)}}
 
@@ -101,7 +110,7 @@ class TagTask(Task):
         del train
         return {
             "tags": targets.MultiHot("tags", self.vocabulary),
-            "known": targets.MultiHot("unknown_tags", self.vocabulary, mark=0),
+            "known": targets.MultiHot("unknown_tags", self.vocabulary, inverted=True),
         }
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
@@ -186,20 +195,13 @@ class TagTask(Task):
 
         return step
 
-    def evaluate(
-        self,
-        sums: dict[str, np.ndarray],
-        rows: dict[str, np.ndarray],
-        index: np.ndarray,
-        images: dict[int, np.ndarray],
-        source: Source,
-    ) -> Evaluation:
+    def evaluate(self, data: EvaluationData) -> Evaluation:
         """Scores and metrics; without a calibration one is fitted, on the evaluation split."""
-        del sums
-        logits, tags, known = rows["logits"], rows["tags"].astype(bool), rows["known"].astype(bool)
+        logits = data.rows["logits"]
+        tags, known = (data.rows[name].astype(bool) for name in ("tags", "known"))
         calibration, fitted = self.calibration, False
         if calibration is None:
-            fitted = getattr(source, "split", None) in (None, self.config.data.evaluation_split)
+            fitted = data.split == self.config.data.evaluation_split
             if fitted:
                 calibration = fit_calibration(logits, tags, known)
             else:
@@ -210,11 +212,5 @@ class TagTask(Task):
                 )
                 calibration = TagCalibration.identity(self.num_tags)
         scores = calibrated_scores(logits, calibration.scale, calibration.shift)
-        return TagEvaluation(
-            {"scores": scores, "tags": tags, "known": known},
-            index,
-            images,
-            calibration,
-            fitted,
-            self.vocabulary,
-        )
+        data = data._replace(rows={"scores": scores, "tags": tags, "known": known})
+        return TagEvaluation(data, calibration, fitted, self.vocabulary)
