@@ -1,1 +1,1 @@
-"""The survey's table: architectures against data sets, each cell a run of its own."""
+"""The survey's table: architectures by data sets, each cell a run of its own."""

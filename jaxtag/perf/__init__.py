@@ -1,1 +1,1 @@
-"""Cost analysis of compiled programs: FLOPs, memory traffic, collectives, hardware limits."""
+"""Performance of compiled programs: FLOPs, memory traffic, collectives; hardware limits."""

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import optax
@@ -99,8 +98,8 @@ class TrainSetup:
         return make(jax.random.key(self.config.seed))
 
     @functools.cached_property
-    def step(self) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
-        """The compiled training step."""
+    def step(self) -> jax.stages.Wrapped:
+        """The jitted training step, (state, batch) -> (state, metrics)."""
         settings = self.config.optimizer
         step = train_step.make_train_step(
             self.task,

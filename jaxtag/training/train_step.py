@@ -85,7 +85,7 @@ def make_train_step(
 
 def compile_step(
     step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], shardings: Any, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """Jits the step: the state in and out as `shardings` say, its buffers donated."""
     return jax.jit(
         meshes.with_mesh(mesh, step),

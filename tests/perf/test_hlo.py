@@ -51,7 +51,7 @@ def test_what_is_run_is_the_entry_and_its_loops_but_not_the_insides_of_fusions(p
     assert not any(i.name in run for name in fused for i in program.computations[name])
 
 
-def test_the_program_before_optimisation_reads_the_same_way(lowered):
+def test_the_program_before_optimization_reads_the_same_way(lowered):
     before = hlo.parse(lowered.as_text("hlo", debug_info=True))
     assert [i.dims for i in before.instructions.values() if i.opcode == "dot"] == [(4, 8)]
     assert before.entry in before.computations

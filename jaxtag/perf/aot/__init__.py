@@ -1,1 +1,1 @@
-"""Compiling for hardware that is not there, and reading what the compiler made of it."""
+"""Ahead-of-time compilation for other hardware, and analysis of the compiled program."""

@@ -1,1 +1,1 @@
-"""What the compiler made of a training step: times, costs and memory, by kernel and by module."""
+"""Profile of a training step: times, costs and memory, by kernel and by module."""
