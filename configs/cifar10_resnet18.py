@@ -22,7 +22,7 @@ from jaxtag.tasks.classify.config import ClassifyConfig
 
 def get_config(model: str = "resnet18", image_size: int = 32) -> Config:
     wanted = models.get_preprocessing(model)
-    small = (("small_images", True),) if model.startswith("resnet") else ()
+    small = {"small_images": True} if model.startswith("resnet") else {}
     return Config(
         task=ClassifyConfig(label_smoothing=0.1),
         batch_size=128,

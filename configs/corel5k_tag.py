@@ -22,7 +22,7 @@ from jaxtag.tasks.tag.config import TagConfig
 
 def get_config(model: str = "resnet18", image_size: int = 96, total_epochs: float = 30.0) -> Config:
     wanted = models.get_preprocessing(model)
-    shallow = (("depths", (1, 1, 1, 1)),) if model == "resnet18" else ()
+    shallow = {"depths": (1, 1, 1, 1)} if model == "resnet18" else {}
     return Config(
         task=TagConfig(loss="binary_cross_entropy", max_pos_weight=10.0),
         batch_size=64,
