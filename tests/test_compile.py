@@ -1,6 +1,8 @@
-"""The command, with 8 CPU devices in place of foreign ones; and once with a TPU's compiler."""
+"""The command, with 8 CPU devices in place of others; and, slowly, with other compilers."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -15,6 +17,7 @@ from jaxtag.config import flags
 def get_config():
     return shrinking.shrink(flags.load("imagenet_vit"))
 """
+LIBTPU_VARIABLES = {"ALLOW_MULTIPLE_LIBTPU_LOAD", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES"}
 CONTRACT = {
     "devices",
     "fits",
@@ -89,6 +92,14 @@ def test_without_the_compiler_it_says_how_to_get_it(monkeypatch):
     assert (done.status, done.out) == (1, "")
     assert done.err.count("\n") == 1
     assert '(no libtpu). It comes with: pip install "jaxtag[tpu]"' in done.err
+
+
+def test_importing_it_sets_no_variables_of_libtpu(monkeypatch):
+    for name in LIBTPU_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    code = f"import os, jaxtag.compile; print({LIBTPU_VARIABLES} & os.environ.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.slow
