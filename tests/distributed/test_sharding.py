@@ -1,4 +1,4 @@
-"""Placing parameters by rules, and a split run against one device."""
+"""Parameter shardings by rules, and a sharded run against one device."""
 
 import dataclasses
 
@@ -13,6 +13,7 @@ from jaxtag.config.schema import Config, OptimizerConfig
 from jaxtag.distributed import sharding
 from jaxtag.distributed.mesh import batch_sharding, check_batch, make_global_batch, make_mesh
 from jaxtag.errors import UsageError, UserError
+from jaxtag.tasks.caption.config import CaptionConfig
 from jaxtag.training.setup import TrainSetup
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -21,11 +22,12 @@ SIZES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (4, 1, 2), "all": (2, 2
 
 
 def _config() -> Config:
-    config = shrink(Config(optimizer=OptimizerConfig(ema_decay=0.9, weight_decay=0.1)))
-    config.task.captions_per_image = 2
+    task = CaptionConfig(captions_per_image=2, label_smoothing=0.1)
+    optimizer = OptimizerConfig(ema_decay=0.9, weight_decay=0.1)
+    config = shrink(Config(task=task, optimizer=optimizer))
     config.model.decoder_width = 64
-    config.model.kwargs = (*config.model.kwargs, ("width", 64))
-    return dataclasses.replace(config, batch_size=16, label_smoothing=0.1)
+    config.model.kwargs["width"] = 64
+    return dataclasses.replace(config, batch_size=16)
 
 
 def _train(sizes, config, monkeypatch, steps=3):
@@ -67,7 +69,7 @@ def test_eight_devices_give_the_losses_of_one(kind, one_device, monkeypatch):
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_sharded_parameters_leave_each_device_its_own_images(scan, monkeypatch):
-    """Without `constrain_batch` each device holds the activations of all images: 5 times as much."""
+    """Without `constrain_batch` each device holds the activations of all images: 5 times more."""
     config = dataclasses.replace(_config(), batch_size=256)
     config.model.scan = scan
 
@@ -103,7 +105,7 @@ def test_accumulation_gives_the_same_step(monkeypatch, one_device):
     config.model.dropout = 0.0
     whole = _train((2, 1, 1), config, monkeypatch)
     parts = dataclasses.replace(
-        config, optimizer=dataclasses.replace(config.optimizer, accumulate=4)
+        config, optimizer=dataclasses.replace(config.optimizer, grad_accum_steps=4)
     )
     accumulated = _train((2, 1, 1), parts, monkeypatch)
     np.testing.assert_allclose(accumulated[2], whole[2], rtol=2e-5)
