@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a jaxtag command on this machine, in an environment that it makes itself.
+# Runs a jaxtag command on this machine, in a virtual environment that it creates.
 set -euo pipefail
 
 usage() {
@@ -9,18 +9,18 @@ launch/local.sh [--processes=N] [--restarts=N] COMMAND [ARGUMENT…]
   COMMAND   train, evaluate, annotate, prepare, …: runs python -m jaxtag.COMMAND ARGUMENT…
             test: runs the tests, two files at a time; ARGUMENT… goes to pytest
 
-The first call makes .venv in the checkout and installs jaxtag there with the versions of
-constraints.txt (with CUDA where nvidia-smi finds a GPU); later calls install again only when
-pyproject.toml or constraints.txt changed. Relative paths are those of the folder you call from.
+The first call creates .venv in the checkout and installs jaxtag there with the versions of
+constraints.txt (with CUDA if nvidia-smi lists a GPU); later calls install again only after changes
+of pyproject.toml or constraints.txt. Relative paths are relative to the current folder.
 
   --processes=N  run train or evaluate as N processes, which share the machine's GPUs, or are as
-                 many CPU devices; when one is gone, all end
-  --restarts=N   start the command again, at most N times, when it saved and stopped early
-                 (status 75) or was killed (128 and above); not after a failure (1, 2), nor
-                 when this script itself was told to stop
+                 many CPU devices; when one is lost, all end
+  --restarts=N   restart the command, at most N times, when it saved and stopped early (status 75)
+                 or was killed (128 and above); not after a failure (1, 2), nor when this script
+                 itself received a signal
   LD_PRELOAD     is set to tcmalloc where it is installed (on Debian and Ubuntu: apt install
                  libtcmalloc-minimal4), unless you set it: faster steps on CPU
-  PYTHON=PATH    the Python to make .venv with; otherwise the first of python3.11, python3.12,
+  PYTHON=PATH    the Python to create .venv with; otherwise the first of python3.11, python3.12,
                  python3.13, python3 that is 3.11 or newer
 
   launch/local.sh train --config=shapes_caption --workdir=runs/shapes
@@ -37,7 +37,7 @@ readonly root
 readonly environment="$root/.venv"
 readonly python="$environment/bin/python"
 readonly restart_status=75 # jaxtag.training.preemption.RESTART_STATUS
-readonly patience=90 # seconds: after the first of several processes has ended, the others notice
+readonly patience=90 # seconds in which the other processes notice that one has ended
 
 find_python() {
   local candidate
@@ -54,27 +54,27 @@ apt install python3 python3-venv) or name one with PYTHON=PATH"
 }
 
 install() {
-  local extras=test stamp="$environment/jaxtag-installed" wanted found
+  local extras=test stamp="$environment/jaxtag-installed" state base
   if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
     extras=test,cuda
   fi
-  wanted="$extras $root $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
-  if [[ -f "$stamp" && "$(<"$stamp")" == "$wanted" ]] && "$python" -c '' 2>/dev/null; then
+  state="$extras $root $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
+  if [[ -f "$stamp" && "$(<"$stamp")" == "$state" ]] && "$python" -c '' 2>/dev/null; then
     return
   fi
-  if ! "$python" -m pip --version >/dev/null 2>&1; then # absent, or its Python is gone
-    found="$(find_python)"
-    echo "launch/local.sh: making $environment with $found" >&2
-    "$found" -m venv --clear "$environment"
+  if ! "$python" -m pip --version >/dev/null 2>&1; then # missing, or its Python was removed
+    base="$(find_python)"
+    echo "launch/local.sh: creating $environment with $base" >&2
+    "$base" -m venv --clear "$environment"
   fi
   echo "launch/local.sh: installing jaxtag[$extras] into $environment" >&2
   (cd "$root" && "$python" -m pip install --quiet --disable-pip-version-check \
     --editable ".[$extras]" --constraint constraints.txt) >&2 || fail 1 "installing failed (above)"
-  echo "$wanted" >"$stamp"
+  echo "$state" >"$stamp"
 }
 
-# A training step takes and gives back hundreds of megabytes: glibc returns them to the kernel, which
-# clears them anew each time; tcmalloc keeps them (a quarter of a step's time on two cores).
+# A training step allocates and frees hundreds of megabytes: glibc returns them to the kernel, which
+# clears the pages each time; tcmalloc keeps them (a quarter of a step's time on two cores).
 use_tcmalloc() {
   local library
   [[ -z "${LD_PRELOAD:-}" ]] || return 0
@@ -86,8 +86,8 @@ use_tcmalloc() {
   done
 }
 
-# Starts "$@" in the background so that signals reach it while this script waits; its own process
-# group, because bash makes other background commands deaf to Ctrl-C.
+# Starts "$@" in the background, so that signals reach it while this script waits, and in its own
+# process group, because bash makes other background commands ignore Ctrl-C.
 start() {
   set -m
   "$@" &
@@ -121,8 +121,8 @@ gpu_count() {
   grep -c '^GPU ' <<<"$list" || true
 }
 
-# What the status of a process means for all: a failure most, then a kill, then "start again".
-weight() {
+# Ranks the exit statuses of processes: a failure above a kill above a request to restart.
+severity() {
   if (($1 == 0)); then
     echo 0
   elif (($1 == restart_status)); then
@@ -134,7 +134,7 @@ weight() {
   fi
 }
 
-# Runs "$@" as all processes and returns when they and what they started have ended.
+# Runs "$@" as all processes; returns when they and their children have ended.
 run_once() {
   local outcome=0 status deadline='' index child
   children=()
@@ -147,7 +147,7 @@ run_once() {
       status=0
       wait "$child" || status=$?
       unset 'children[index]'
-      if (($(weight "$status") > $(weight "$outcome"))); then outcome="$status"; fi
+      if (($(severity "$status") > $(severity "$outcome"))); then outcome="$status"; fi
       if ((status != 0)); then deadline="${deadline:-$((SECONDS + patience))}"; fi
     done
     if [[ -n "$deadline" ]] && ((SECONDS >= deadline)); then sweep "${children[@]}"; fi
@@ -157,7 +157,7 @@ run_once() {
   return "$outcome"
 }
 
-# Kills what is left of process groups: workers that decode outlive a process that was killed.
+# Kills the rest of process groups: decoding workers outlive a process that was killed.
 sweep() {
   local group
   for group in "$@"; do
@@ -165,7 +165,7 @@ sweep() {
   done
 }
 
-tell() { # SIGNAL
+forward() { # SIGNAL
   local child
   stopped=yes
   for child in "${children[@]}"; do
@@ -177,8 +177,8 @@ run_with_restarts() {
   local left="$1" status
   shift
   stopped=no children=()
-  trap 'tell TERM' TERM
-  trap 'tell INT' INT
+  trap 'forward TERM' TERM
+  trap 'forward INT' INT
   while true; do
     status=0
     run_once "$@" || status=$?
@@ -211,7 +211,8 @@ shift
 
 if [[ "$name" == test ]]; then
   command=("$python" -m pytest -n 2 --dist loadfile "$@")
-elif [[ "$name" =~ ^[a-z_]+$ && -f "$root/jaxtag/$name.py" ]]; then
+elif [[ "$name" =~ ^[a-z_]+$ ]] &&
+  [[ -f "$root/jaxtag/$name.py" || -f "$root/jaxtag/$name/__main__.py" ]]; then
   command=("$python" -m "jaxtag.$name" "$@")
 else
   fail 2 "no command '$name'; see launch/local.sh --help"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a jaxtag command on all workers of a Cloud TPU slice, which it asks for as a queued resource.
+# Runs a jaxtag command on all workers of a Cloud TPU slice, requested as a queued resource.
 set -euo pipefail
 
 usage() {
@@ -8,22 +8,22 @@ launch/tpu_pod.sh --name=NAME --zone=ZONE --type=TYPE [OPTION…] COMMAND [ARGUM
 
   COMMAND ARGUMENT…   as for launch/local.sh: runs python -m jaxtag.COMMAND on every worker
 
-Uses the queued resource NAME if there is one, else asks for it, and waits until it is there. Copies
-the checkout to all workers, installs jaxtag[tpu] there with the versions of constraints.txt, and
-runs the command on all of them at once. A slice that was taken away (spot) is asked for again, and
-the run goes on from its last checkpoint. The slice stays when all is done: see --delete.
+Uses the queued resource NAME, or requests it, and waits until it is active. Copies the checkout to
+all workers, installs jaxtag[tpu] there with the versions of constraints.txt, and runs the command
+on all of them at once. A preempted slice (spot) is requested again, and the run resumes from its
+last checkpoint. The slice is kept afterwards: see --delete.
 
 --workdir and --config.data.data_dir must lie on a file system that all workers share, mounted by
 --setup (Filestore, or a bucket with gcsfuse).
 
   --type=TYPE        such as v5litepod-256, v4-32, v6e-16
   --version=VERSION  of the TPU software; by default the one for TYPE
-  --spot             may be taken away at any time, and costs less
+  --spot             may be preempted at any time, and costs less
   --setup=COMMAND    run on every worker before each start, such as: sudo mount … /shared
-  --restarts=N       start again, at most N times (default 20), when it saved and stopped early
-                     (status 75), a worker was killed (128 and above) or the slice was taken away
-  --delete           give the slice back in the end, whatever the outcome
-  POLL_SECONDS       between two looks at the state of the slice (default 30)
+  --restarts=N       restart, at most N times (default 20), when it saved and stopped early
+                     (status 75), a worker was killed (128 and above) or the slice was preempted
+  --delete           delete the slice in the end, whatever the outcome
+  POLL_SECONDS       between two queries of the slice's state (default 30)
 
 Needs gcloud, logged in and with a project. Cloud TPUs of the v7 generation are on GKE only: see
 launch/gke_jobset.yaml, also for several slices.
@@ -40,13 +40,13 @@ say() { echo "launch/tpu_pod.sh: $1" >&2; }
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 readonly root
 readonly restart_status=75 # jaxtag.training.preemption.RESTART_STATUS
-readonly killed_status=137 # what a slice that was taken away counts as
+readonly killed_status=137 # the status of a preempted slice
 
 queued() { gcloud compute tpus queued-resources "$1" "$name" --zone="$zone" "${@:2}"; }
 
 state() { queued describe --format='value(state.state)' 2>/dev/null || echo ABSENT; }
 
-# One command on all workers.
+# Runs one command on all workers.
 everywhere() { gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$1"; }
 
 software() {
@@ -59,8 +59,8 @@ software() {
   esac
 }
 
-# Returns when the slice is there, asking for it (again) where need be.
-have_slice() {
+# Returns when the slice is active, and requests it (again) if necessary.
+ensure_slice() {
   local now before=
   while true; do
     now="$(state)"
@@ -71,7 +71,7 @@ have_slice() {
       FAILED | SUSPENDED) queued delete --force --quiet || say "deleting failed; trying again" ;;
       ABSENT)
         queued create --node-id="$name" --accelerator-type="$type" --runtime-version="$version" \
-          ${spot:+"$spot"} || fail 1 "the slice could not be asked for (above)"
+          ${spot:+"$spot"} || fail 1 "the slice could not be requested (above)"
         continue
         ;;
     esac
@@ -90,8 +90,8 @@ install() {
     .venv/bin/python -m pip install --quiet --editable ".[tpu]" --constraint constraints.txt'
 }
 
-# Runs the command on all workers; its status is the one that says most. gcloud does not pass on
-# which worker ended how, so that each prints it.
+# Runs the command on all workers; returns the most severe of their statuses. gcloud does not report
+# how each worker ended, so each prints it.
 run_once() {
   local log status=$killed_status each
   log="$(mktemp)"
@@ -101,7 +101,7 @@ run_once() {
   while read -r each; do
     if ((each != 0 && each != restart_status && each < 128)); then
       status="$each"
-      break # a failure, whatever it did to the others
+      break # a failure, whatever it caused on the others
     fi
     ((status == killed_status)) && status="$each"
     ((each == 0)) || status="$each"
@@ -130,7 +130,7 @@ for option in name zone type; do
   [[ -n "${!option}" ]] || fail 2 "--$option is missing; see launch/tpu_pod.sh --help"
 done
 [[ "$restarts" =~ ^[0-9]+$ ]] || fail 2 "--restarts=$restarts is not a number"
-[[ $# -gt 0 && "$1" =~ ^[a-z_]+$ && -f "$root/jaxtag/$1.py" ]] ||
+[[ $# -gt 0 && "$1" =~ ^[a-z_]+$ && ( -f "$root/jaxtag/$1.py" || -f "$root/jaxtag/$1/__main__.py" ) ]] ||
   fail 2 "no command '${1:-}'; see launch/tpu_pod.sh --help"
 command -v gcloud >/dev/null || fail 1 "gcloud is not installed: https://cloud.google.com/sdk"
 version="${version:-$(software "$type")}"
@@ -141,7 +141,7 @@ fi
 
 for ((left = restarts; ; left--)); do
   status=$killed_status
-  have_slice
+  ensure_slice
   if install; then
     status=0
     run_once || status=$?

@@ -1,4 +1,4 @@
-"""Several processes of one command on this machine, each with its share of 4 CPU devices."""
+"""Starts several processes of one command on this machine, which share 4 CPU devices."""
 
 import contextlib
 import dataclasses
@@ -18,12 +18,18 @@ SECONDS = 240  # for a job to end, on a busy machine
 
 @dataclasses.dataclass
 class Job:
-    """Processes that were started together; each in a group of its own with its workers."""
+    """Processes that were started together; each has a process group, with its workers.
 
-    processes: list[subprocess.Popen]
+    Attributes:
+        processes: The processes, by process_id.
+        errors: What each printed on stderr; set by `wait`.
+    """
+
+    processes: list[subprocess.Popen[str]]
+    errors: list[str] = dataclasses.field(default_factory=list)
 
     def wait(self, seconds: float = SECONDS) -> list[int]:
-        """The exit statuses; what each said on stderr is then in `errors`."""
+        """Returns the exit statuses and sets `errors`."""
         try:
             self.errors = [process.communicate(timeout=seconds)[1] for process in self.processes]
         finally:
@@ -37,16 +43,22 @@ class Job:
                 os.killpg(self.processes[index].pid, number)
 
     def until(self, index: int, text: str) -> None:
-        """Reads what a process says until a line holds `text`, or it ends."""
-        for line in self.processes[index].stderr:
+        """Reads stderr of a process until a line contains `text`, or the process ends."""
+        stderr = self.processes[index].stderr
+        assert stderr is not None
+        for line in stderr:
             if text in line:
                 return
 
 
 def start(name: str, *arguments: object, processes: int = 2, devices: int = DEVICES) -> Job:
-    """`python -m jaxtag.NAME ARGUMENTS…` as so many processes with `devices` CPU devices together.
+    """Starts `python -m jaxtag.NAME ARGUMENTS…` as `processes` processes.
 
-    A name that ends with .py is a program of its own, which gets the flags too.
+    Args:
+        name: The command; a name that ends with .py is a program, which gets the flags too.
+        arguments: Its command line.
+        processes: Number of processes.
+        devices: CPU devices of all of them together.
     """
     command = [sys.executable, *([name] if name.endswith(".py") else ["-m", f"jaxtag.{name}"])]
     environment = {
@@ -57,14 +69,14 @@ def start(name: str, *arguments: object, processes: int = 2, devices: int = DEVI
     port = free_port()
     started = []
     for index in range(processes):
-        place = [
+        process_flags = [
             f"--coordinator_address=localhost:{port}",
             f"--num_processes={processes}",
             f"--process_id={index}",
         ]
         started.append(
             subprocess.Popen(
-                [*command, *map(str, arguments), *(place if processes > 1 else [])],
+                [*command, *map(str, arguments), *(process_flags if processes > 1 else [])],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -82,9 +94,9 @@ def free_port() -> int:
 
 
 def lines(workdir: Path, split: str = "train") -> dict[int, dict[str, float]]:
-    """What a run wrote about its steps: {step: values}."""
-    written = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return {line["step"]: line for line in written if line["split"] == split}
+    """The lines of metrics.jsonl by step: {step: values}."""
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row for row in rows if row["split"] == split}
 
 
 def assert_same_losses(found: Path, expected: Path) -> None:

@@ -1,4 +1,4 @@
-"""The launcher script, with a stand-in for Python so that nothing is installed."""
+"""launch/local.sh, with a fake Python so that nothing is installed."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from jaxtag.training.preemption import RESTART_STATUS
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / "launch" / "slurm.sbatch"])
 
-# Does what the script asks of Python: makes an environment holding itself, notes every call.
+# Does what the script asks of Python: creates an environment with itself, logs every call.
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$PWD|$*" >> "$CALLS"
 case "$1 $2" in
@@ -33,11 +33,13 @@ esac
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of what the launcher needs, in a folder with spaces, and a caller of its script."""
+    """A copy of what the launcher needs, in a folder with spaces."""
     root = tmp_path / "a check out"
     (root / "launch").mkdir(parents=True)
     (root / "jaxtag").mkdir()
     (root / "jaxtag" / "train.py").touch()
+    (root / "jaxtag" / "weights").mkdir()
+    (root / "jaxtag" / "weights" / "__main__.py").touch()
     shutil.copy(ROOT / "launch" / "local.sh", root / "launch")
     (root / "pyproject.toml").write_text("[project]\n")
     (root / "constraints.txt").write_text("jax==0\n")
@@ -51,7 +53,7 @@ def checkout(tmp_path):
 
 
 class Calls:
-    """Runs the launcher of a checkout and keeps what its Python was asked."""
+    """Runs the launcher of a checkout and logs the calls of its Python."""
 
     def __init__(self, root: Path):
         self.root, self.log = root, root.parent / "calls"
@@ -110,6 +112,11 @@ def test_makes_the_environment_once_and_runs_where_it_was_called(launch, checkou
     (checkout / "constraints.txt").write_text("jax==1\n")
     assert launch("train").returncode == 0
     assert not launch.seen("-m venv") and launch.seen("pip install")
+
+
+def test_a_command_that_is_a_package(launch):
+    assert launch("weights", "import").returncode == 0
+    assert launch.seen("jaxtag.weights") == [f"{launch.elsewhere}|-m jaxtag.weights import"]
 
 
 def test_cuda_where_there_is_a_gpu(launch):
@@ -178,7 +185,7 @@ def test_signals_reach_the_run_and_end_it(launch, number, option):
     assert len(launch.seen("jaxtag.train")) == 1
 
 
-def test_processes_know_their_places(launch):
+def test_processes_get_their_ids(launch):
     assert launch("--processes=3", "train", "--workdir=w").returncode == 0
     common = "-m jaxtag.train --workdir=w --coordinator_address=localhost:4242 --num_processes=3"
     calls = [line.split("|")[1] for line in launch.seen("jaxtag.train")]
@@ -188,7 +195,7 @@ def test_processes_know_their_places(launch):
 @pytest.mark.parametrize(
     ("statuses", "status", "runs"),
     [
-        ([RESTART_STATUS, RESTART_STATUS, 0, 0], 0, 4),  # told to stop, then done
+        ([RESTART_STATUS, RESTART_STATUS, 0, 0], 0, 4),  # stopped by a signal, then done
         ([134, RESTART_STATUS, 0, 0], 0, 4),  # one killed
         ([134, 1], 1, 2),  # a failure, whatever it did to the other
         ([2, 2], 2, 2),

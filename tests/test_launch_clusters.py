@@ -1,4 +1,4 @@
-"""The launchers of clusters, with stand-ins for their commands: JobSet's schema, gcloud, srun."""
+"""The launchers of clusters, with fakes for their commands: JobSet's schema, gcloud, srun."""
 
 import os
 import shutil
@@ -145,7 +145,7 @@ def pod(tmp_path):
 SLICE = ["--name=mine", "--zone=us-west4-a", "--type=v5litepod-16"]
 
 
-def test_a_slice_is_asked_for_waited_for_and_used(pod):
+def test_a_slice_is_requested_awaited_and_used(pod):
     waiting = ["ABSENT", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
     run = ["train", "--config=a b"]
     done = pod(*SLICE, "--spot", "--delete", *run, states=waiting, statuses=["0 0"])
@@ -163,7 +163,7 @@ def test_a_slice_is_asked_for_waited_for_and_used(pod):
     assert pod.seen("queued-resources delete mine")
 
 
-def test_a_slice_that_is_there_is_used_again_and_stays(pod):
+def test_an_active_slice_is_reused_and_kept(pod):
     assert pod(*SLICE, "train", statuses=["0 0"]).returncode == 0
     assert not pod.seen("create") and not pod.seen("delete")
 
@@ -172,9 +172,9 @@ def test_a_slice_that_is_there_is_used_again_and_stays(pod):
     ("statuses", "status", "runs"),
     [
         ([f"{RESTART_STATUS} {RESTART_STATUS}", "134 75", "0 0"], 0, 3),
-        (["134 1"], 1, 1),  # a failure, whatever it did to the other
+        (["134 1"], 1, 1),  # a failure, whatever it caused on the other
         (["75 75"] * 3, RESTART_STATUS, 3),
-        (["", "0 0"], 0, 2),  # nobody said how it ended
+        (["", "0 0"], 0, 2),  # no worker reported its status
     ],
 )
 def test_all_workers_start_again_or_none(pod, statuses, status, runs):
@@ -182,7 +182,7 @@ def test_all_workers_start_again_or_none(pod, statuses, status, runs):
     assert len(pod.seen("jaxtag.train")) == runs
 
 
-def test_a_slice_taken_away_is_asked_for_again(pod):
+def test_a_preempted_slice_is_requested_again(pod):
     states = ["ACTIVE", "SUSPENDED", "ABSENT", "ACTIVE"]
     done = pod(*SLICE, "train", states=states, statuses=["", "0"])
     assert done.returncode == 0, done.stderr

@@ -51,13 +51,13 @@ class SlurmJob:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
     def until(self, text: str) -> None:
         deadline = time.monotonic() + SECONDS
-        while text not in self.said():
-            assert time.monotonic() < deadline, self.said()[-4000:]
+        while text not in self.output():
+            assert time.monotonic() < deadline, self.output()[-4000:]
             time.sleep(0.2)
 
     def signal(self, name: str) -> None:
@@ -71,12 +71,12 @@ class SlurmJob:
             fields = dict(field.partition("=")[::2] for field in shown.split())
             if fields["JobState"] not in _UNDER_WAY:
                 return fields["JobState"], fields["ExitCode"]
-            assert time.monotonic() < deadline, self.said()[-4000:]
+            assert time.monotonic() < deadline, self.output()[-4000:]
             time.sleep(0.5)
 
 
-# Stands in for Python: the first time does what $HOW says, later ends well.
-STAND_IN = """#!/usr/bin/env bash
+# Fakes Python: at first does what $HOW says, later succeeds.
+FAKE_PYTHON = """#!/usr/bin/env bash
 trap 'echo "task $SLURM_PROCID told"; exit 75' TERM
 echo "task $SLURM_PROCID of $SLURM_NTASKS: $*"
 first=no; [[ -e "$DONE.$SLURM_PROCID" ]] || first=yes; touch "$DONE.$SLURM_PROCID"
@@ -89,9 +89,9 @@ esac
 
 
 @pytest.fixture
-def stand_in(slurm, tmp_path):
-    """Submits the script with a stand-in for Python that ends as it is told to."""
-    (tmp_path / "python").write_text(STAND_IN)
+def fake_python(slurm, tmp_path):
+    """Submits the script with a fake Python that ends as $HOW says."""
+    (tmp_path / "python").write_text(FAKE_PYTHON)
     (tmp_path / "python").chmod(0o755)
     named = {"JAXTAG_PYTHON": str(tmp_path / "python"), "DONE": str(tmp_path / "done")}
     return lambda how: SlurmJob({**slurm, **named, "HOW": how}, tmp_path, "--config=a b")
@@ -105,24 +105,24 @@ def stand_in(slurm, tmp_path):
         ("fail", ("FAILED", "1:0"), 1),
     ],
 )
-def test_tasks_start_again_or_not(stand_in, how, outcome, runs):
-    job = stand_in(how)
-    assert job.wait() == outcome, job.said()
+def test_tasks_start_again_or_not(fake_python, how, outcome, runs):
+    job = fake_python(how)
+    assert job.wait() == outcome, job.output()
     for task in range(2):
         line = f"task {task} of 2: -m jaxtag.train --config=a b\n"
-        assert job.said().count(line) == runs
+        assert job.output().count(line) == runs
 
 
-def test_told_to_stop_the_job_goes_back_into_the_queue_and_on(stand_in):
-    job = stand_in("wait")
+def test_stopped_by_a_signal_the_job_is_requeued_and_resumes(fake_python):
+    job = fake_python("wait")
     job.until("task 0 of 2")
     job.until("task 1 of 2")
     job.signal("TERM")
     # Slurm makes a job that comes back wait for two minutes.
-    assert job.wait() == ("COMPLETED", "0:0"), job.said()
-    assert "task 0 told" in job.said() and "task 1 told" in job.said()
-    assert "back into the queue" in job.said()
-    assert job.said().count("task 0 of 2") == 2
+    assert job.wait() == ("COMPLETED", "0:0"), job.output()
+    assert "task 0 told" in job.output() and "task 1 told" in job.output()
+    assert "back into the queue" in job.output()
+    assert job.output().count("task 0 of 2") == 2
 
 
 def flags(config: str, workdir: Path) -> list[str]:
@@ -139,9 +139,9 @@ def test_a_killed_task_does_not_end_the_job(slurm, own_config, tmp_path):
     tasks = subprocess.run(["pgrep", "-f", f"jaxtag.train .*{workdir}"], capture_output=True)
     tasks = [int(pid) for pid in tasks.stdout.split() if _is_python(int(pid))]
     os.kill(max(tasks), signal.SIGKILL)
-    assert job.wait() == ("COMPLETED", "0:0"), job.said()[-4000:]
-    assert "starting again (20 left)" in job.said()
-    assert "going on from step" in job.said()
+    assert job.wait() == ("COMPLETED", "0:0"), job.output()[-4000:]
+    assert "starting again (20 left)" in job.output()
+    assert "going on from step" in job.output()
     assert (workdir / "results.json").exists()
 
 
@@ -149,8 +149,8 @@ def test_a_failure_ends_the_job_with_its_status(slurm, own_config, tmp_path):
     arguments = [*flags(own_config, tmp_path / "run"), "--config.batch_size=9"]
     job = SlurmJob(slurm, tmp_path, *arguments)
     assert job.wait() == ("FAILED", "1:0")
-    assert "config.batch_size" in job.said()
-    assert "starting again" not in job.said()
+    assert "config.batch_size" in job.output()
+    assert "starting again" not in job.output()
 
 
 def _is_python(pid: int) -> bool:

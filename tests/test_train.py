@@ -199,7 +199,7 @@ def test_help_tells_of_its_flags_alone():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = start("train", "--help", env=environment)
     assert (done.status, done.err) == (0, "")
-    assert done.out.startswith("Trains a model, or goes on")
+    assert done.out.startswith("Trains a model, or resumes")
     for flag in ("--config:", "--workdir:", "--[no]allow_changes:"):
         assert flag in done.out
     assert "pdb" not in done.out

@@ -1,4 +1,4 @@
-"""A job of two processes that ends as it is told to.
+"""A job of two processes that ends as its first argument says.
 
     python ending_job.py HOW FLAGS
 

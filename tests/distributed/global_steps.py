@@ -55,7 +55,7 @@ def run(config) -> list[float]:
     import optax
     from shrinking import batch, make_task
 
-    from jaxtag.distributed import mesh as meshes
+    from jaxtag.distributed.mesh import local_row_indices, make_global_batch, replicated
     from jaxtag.training.setup import TrainSetup
 
     plan = TrainSetup.from_config(config, make_task(config, 5), 64)
@@ -64,12 +64,12 @@ def run(config) -> list[float]:
         rows = batch(config, number)
         rows["label"] %= 5
         rows["mask"][7] = 0
-        own = meshes.local_row_indices(plan.mesh, config.batch_size)
+        own = local_row_indices(plan.mesh, config.batch_size)
         arrays = {name: value[own] for name, value in rows.items()}
-        state, metrics = plan.step(state, meshes.make_global_batch(arrays, plan.mesh))
+        state, metrics = plan.step(state, make_global_batch(arrays, plan.mesh))
         total, count = metrics["loss"]
         losses.append(float(total) / float(count))
-    norm = jax.jit(optax.tree.norm, out_shardings=meshes.replicated(plan.mesh))(state.params)
+    norm = jax.jit(optax.tree.norm, out_shardings=replicated(plan.mesh))(state.params)
     return [*losses, float(np.asarray(norm))]
 
 

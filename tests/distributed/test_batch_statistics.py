@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from shrinking import batch, make_task, with_batch_norm
 
-from jaxtag.distributed import mesh as meshes
+from jaxtag.distributed.mesh import make_global_batch, make_mesh
 from jaxtag.training.setup import TrainSetup
 from jaxtag.training.train_state import TrainState
 
@@ -30,11 +30,11 @@ def test_eight_devices_give_the_step_of_one(groups: int) -> None:
     config = with_batch_norm(groups)
     ended = []
     for count in (1, 8):
-        mesh = meshes.make_mesh(devices=jax.devices()[:count])
+        mesh = make_mesh(devices=jax.devices()[:count])
         plan = TrainSetup.from_config(config, make_task(config, 10), 64, mesh=mesh)
         rows = batch(config)
         rows["label"] %= 10
-        ended.append(plan.step(anywhere(plan.initialize()), meshes.make_global_batch(rows, mesh)))
+        ended.append(plan.step(anywhere(plan.initialize()), make_global_batch(rows, mesh)))
     (one, first), (eight, second) = ended
     np.testing.assert_allclose(first["loss"][0], second["loss"][0], rtol=1e-5)
     for part in ("params", "collections", "ema"):

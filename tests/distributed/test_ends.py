@@ -1,4 +1,4 @@
-"""However one of two processes ends, both do, soon and with one status."""
+"""However one of two processes ends, both end, soon and with one status."""
 
 import signal
 from pathlib import Path
@@ -27,12 +27,12 @@ RESTART = ProcessLostError.exit_status
 def test_both_end_alike(how, status, messages):
     job = jobs.start(PROGRAM, how, devices=2)
     assert job.wait() == [status, status], job.errors
-    for said, message in zip(job.errors, messages, strict=True):
-        assert message in said
+    for stderr, message in zip(job.errors, messages, strict=True):
+        assert message in stderr
 
 
-def test_one_whose_coordinator_is_lost_aborts_without_a_look_at_its_threads():
-    """Which run: to walk their stacks ends in a segmentation fault now and then."""
+def test_a_process_whose_coordinator_is_lost_aborts_without_walking_its_threads():
+    """Walking the stacks of running threads ends in a segmentation fault now and then."""
     job = jobs.start(PROGRAM, "lost", devices=2)
     assert job.wait() == [-signal.SIGKILL, -signal.SIGABRT], job.errors
     assert "Fatal Python error: Aborted" in job.errors[1]

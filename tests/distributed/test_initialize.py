@@ -59,7 +59,7 @@ def test_flags_go_before_the_cluster(cluster):
 
 
 @pytest.mark.parametrize(
-    ("tasks", "gpus", "taken"),
+    ("tasks", "gpus", "device_ids"),
     [
         ("1(x2)", {"SLURM_GPUS_ON_NODE": "8"}, None),  # one a node takes all
         ("1(x2)", {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, None),
@@ -69,9 +69,9 @@ def test_flags_go_before_the_cluster(cluster):
         ("2(x2)", {}, None),  # no GPUs
     ],
 )
-def test_gpus_of_a_task(cluster, tasks, gpus, taken):
+def test_gpus_of_a_task(cluster, tasks, gpus, device_ids):
     cluster(**SLURM | {"SLURM_STEP_TASKS_PER_NODE": tasks} | gpus)
-    assert initialize.detect_cluster().local_device_ids == taken
+    assert initialize.detect_cluster().local_device_ids == device_ids
 
 
 def test_gpus_that_no_task_would_see_are_refused(cluster):
@@ -82,12 +82,12 @@ def test_gpus_that_no_task_would_see_are_refused(cluster):
 
 def test_open_mpi(cluster):
     cluster(**OPEN_MPI)
-    place = initialize.detect_cluster()
-    assert place.coordinator_address.startswith("10.96.0.1:")
-    assert (place.num_processes, place.process_id, place.detected_by) == (2, 1, "ompi")
+    process = initialize.detect_cluster()
+    assert process.coordinator_address.startswith("10.96.0.1:")
+    assert (process.num_processes, process.process_id, process.detected_by) == (2, 1, "ompi")
 
 
-def test_open_mpi_5_must_be_told_where_to_meet(cluster):
+def test_open_mpi_5_needs_the_coordinator_address(cluster):
     cluster(OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="1")
     with pytest.raises(UsageError, match="give --coordinator_address=HOST:PORT"):
         initialize.detect_cluster()
@@ -95,7 +95,7 @@ def test_open_mpi_5_must_be_told_where_to_meet(cluster):
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
+    ("arguments", "message"),
     [
         (("there:80", 2, None), "--process_id is missing"),
         ((None, 2, 1), "--coordinator_address is missing"),
@@ -106,9 +106,9 @@ def test_open_mpi_5_must_be_told_where_to_meet(cluster):
         (("there:80", 2, -1), "--process_id=-1"),
     ],
 )
-def test_wrong_flags_are_named(cluster, place, message):
+def test_wrong_flags_are_named(cluster, arguments, message):
     with pytest.raises(UsageError, match=message):
-        initialize.detect_cluster(*place)
+        initialize.detect_cluster(*arguments)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.1.1", "[::1]"])

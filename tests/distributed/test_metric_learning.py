@@ -8,7 +8,7 @@ from shrinking import batch, make_task, shrink
 
 from jaxtag.config import flags
 from jaxtag.config.schema import Config, ModelConfig, OptimizerConfig
-from jaxtag.distributed import mesh as meshes
+from jaxtag.distributed.mesh import make_global_batch, make_mesh
 from jaxtag.training.setup import TrainSetup
 
 CLASSES = 5
@@ -32,9 +32,9 @@ def test_eight_devices_give_the_step_of_one() -> None:
     rows["label"] %= CLASSES
     rows["mask"][7] = 0
     for count in (1, 8):
-        mesh = meshes.make_mesh(devices=jax.devices()[:count])
+        mesh = make_mesh(devices=jax.devices()[:count])
         plan = TrainSetup.from_config(config, make_task(config, CLASSES), 64, mesh=mesh)
-        ended.append(plan.step(plan.initialize(), meshes.make_global_batch(rows, mesh)))
+        ended.append(plan.step(plan.initialize(), make_global_batch(rows, mesh)))
     (one, first), (eight, second) = ended
     for a, b in zip(first["loss"], second["loss"], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)

@@ -10,49 +10,51 @@ from jobs import free_port
 from jaxtag.distributed.rendezvous import Peer, RendezvousError, rendezvous
 
 
-def outcomes(*members: Peer, seconds: float = 5.0) -> list[object]:
-    """What each member gets from `meet`: members, or why not."""
+def outcomes(*peers: Peer, seconds: float = 5.0) -> list[object]:
+    """What each peer gets from `rendezvous`: peers, or why there are none."""
     port = free_port()
 
-    def attend(member: Peer) -> object:
+    def attend(peer: Peer) -> object:
         try:
-            return rendezvous("localhost", port, member, seconds)
+            return rendezvous("localhost", port, peer, seconds)
         except RendezvousError as problem:
             return str(problem)
 
-    with ThreadPoolExecutor(len(members)) as pool:
-        return list(pool.map(attend, members))
+    with ThreadPoolExecutor(len(peers)) as pool:
+        return list(pool.map(attend, peers))
 
 
 def test_all_come_in_any_order():
-    members = [Peer(index, 3, f"host{index}", 100 + index) for index in range(3)]
-    last, first, middle = outcomes(members[2], members[0], members[1])
-    assert first == members
-    assert (middle, last) == ([members[1]], [members[2]])
+    peers = [Peer(index, 3, f"host{index}", 100 + index) for index in range(3)]
+    last, first, middle = outcomes(peers[2], peers[0], peers[1])
+    assert first == peers
+    assert (middle, last) == ([peers[1]], [peers[2]])
 
 
 def test_who_did_not_come_is_named_to_all_within_the_time():
     began = time.monotonic()
-    told = outcomes(Peer(0, 4), Peer(2, 4), seconds=0.5)
+    reports = outcomes(Peer(0, 4), Peer(2, 4), seconds=0.5)
     assert time.monotonic() - began < 5
-    assert told == ["of 4 processes 2 did not come within 0.5 s: 1, 3"] * 2
+    assert reports == ["of 4 processes 2 did not come within 0.5 s: 1, 3"] * 2
 
 
-def test_another_number_of_processes_is_told_to_all():
-    told = outcomes(Peer(0, 2), Peer(1, 3, "there", 7))
-    assert told == ["process 1 (pid 7 on there) was started as one of 3, process 0 as one of 2"] * 2
+def test_another_number_of_processes_is_reported_to_all():
+    reports = outcomes(Peer(0, 2), Peer(1, 3, "there", 7))
+    assert (
+        reports == ["process 1 (pid 7 on there) was started as one of 3, process 0 as one of 2"] * 2
+    )
 
 
-def test_a_process_that_is_there_twice_is_told():
-    told = outcomes(Peer(0, 3), Peer(1, 3, "here", 7), Peer(1, 3, "there", 8))
-    assert len(set(told)) == 1
-    assert "process 1 (pid " in told[0] and " is there twice: also as pid " in told[0]
+def test_a_process_that_is_there_twice_is_reported():
+    reports = outcomes(Peer(0, 3), Peer(1, 3, "here", 7), Peer(1, 3, "there", 8))
+    assert len(set(reports)) == 1
+    assert "process 1 (pid " in reports[0] and " is there twice: also as pid " in reports[0]
 
 
 def test_process_0_never_comes():
-    (told,) = outcomes(Peer(1, 2), seconds=0.5)
-    assert told.startswith("process 0 could not be reached at localhost:")
-    assert told.endswith("within 0.5 s (Connection refused)")
+    (report,) = outcomes(Peer(1, 2), seconds=0.5)
+    assert report.startswith("process 0 could not be reached at localhost:")
+    assert report.endswith("within 0.5 s (Connection refused)")
 
 
 def test_a_port_in_use_is_named():
@@ -65,9 +67,9 @@ def test_a_port_in_use_is_named():
 
 
 @pytest.mark.parametrize(
-    "said", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"process_id": "1"}\n', b""]
+    "message", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"process_id": "1"}\n', b""]
 )
-def test_strangers_are_no_processes(said):
+def test_strangers_are_no_processes(message):
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
         host = pool.submit(rendezvous, "localhost", port, Peer(0, 2), 10)
@@ -77,7 +79,7 @@ def test_strangers_are_no_processes(said):
                 break
             except OSError:
                 time.sleep(0.01)
-        stranger.sendall(said)
+        stranger.sendall(message)
         stranger.close()
         assert rendezvous("localhost", port, Peer(1, 2, "h", 1), 10) == [Peer(1, 2, "h", 1)]
-        assert [member.process_id for member in host.result()] == [0, 1]
+        assert [peer.process_id for peer in host.result()] == [0, 1]

@@ -1,4 +1,4 @@
-"""Placing parameters by rules, and a split run against one device."""
+"""Parameter shardings by rules, and a sharded run against one device."""
 
 import dataclasses
 
@@ -10,9 +10,10 @@ from jax.sharding import PartitionSpec
 from shrinking import VOCABULARY, batch, make_task, shrink
 
 from jaxtag.config.schema import Config, OptimizerConfig
-from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import sharding
+from jaxtag.distributed.mesh import batch_sharding, check_batch, make_global_batch, make_mesh
 from jaxtag.errors import UsageError, UserError
+from jaxtag.tasks.caption.config import CaptionConfig
 from jaxtag.training.setup import TrainSetup
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -21,23 +22,24 @@ SIZES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (4, 1, 2), "all": (2, 2
 
 
 def _config() -> Config:
-    config = shrink(Config(optimizer=OptimizerConfig(ema_decay=0.9, weight_decay=0.1)))
-    config.task.captions_per_image = 2
+    task = CaptionConfig(captions_per_image=2, label_smoothing=0.1)
+    optimizer = OptimizerConfig(ema_decay=0.9, weight_decay=0.1)
+    config = shrink(Config(task=task, optimizer=optimizer))
     config.model.decoder_width = 64
-    config.model.kwargs = (*config.model.kwargs, ("width", 64))
-    return dataclasses.replace(config, batch_size=16, label_smoothing=0.1)
+    config.model.kwargs["width"] = 64
+    return dataclasses.replace(config, batch_size=16)
 
 
 def _train(sizes, config, monkeypatch, steps=3):
     monkeypatch.setattr(sharding, "_SMALL", 64)  # so that small parameters are split too
     devices = jax.devices()[: int(np.prod(sizes))]
-    mesh = meshes.make_mesh(*sizes, devices=devices)
+    mesh = make_mesh(*sizes, devices=devices)
     plan = TrainSetup.from_config(config, make_task(config, VOCABULARY), 64, mesh=mesh)
     state, losses = plan.initialize(), []
     for number in range(steps):
         arrays = batch(config, number)
         arrays["mask"][number] = 0.0
-        state, metrics = plan.step(state, meshes.make_global_batch(arrays, mesh))
+        state, metrics = plan.step(state, make_global_batch(arrays, mesh))
         losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
     return plan, state, losses
 
@@ -66,15 +68,15 @@ def test_eight_devices_give_the_losses_of_one(kind, one_device, monkeypatch):
 
 
 @pytest.mark.parametrize("scan", [False, True])
-def test_split_parameters_leave_each_device_its_own_pictures(scan, monkeypatch):
-    """Without `mesh.keep_split` the layers of all pictures lie on each device: 5 times as much."""
+def test_sharded_parameters_leave_each_device_its_own_images(scan, monkeypatch):
+    """Without `constrain_batch` each device holds the activations of all images: 5 times more."""
     config = dataclasses.replace(_config(), batch_size=256)
     config.model.scan = scan
 
     def temporaries(kind):
-        mesh = meshes.make_mesh(*SIZES[kind])
+        mesh = make_mesh(*SIZES[kind])
         plan = TrainSetup.from_config(config, make_task(config, VOCABULARY), 64, mesh=mesh)
-        place = meshes.batch_sharding(mesh)
+        place = batch_sharding(mesh)
         arrays = {
             name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=place)
             for name, value in batch(config).items()
@@ -103,14 +105,14 @@ def test_accumulation_gives_the_same_step(monkeypatch, one_device):
     config.model.dropout = 0.0
     whole = _train((2, 1, 1), config, monkeypatch)
     parts = dataclasses.replace(
-        config, optimizer=dataclasses.replace(config.optimizer, accumulate=4)
+        config, optimizer=dataclasses.replace(config.optimizer, grad_accum_steps=4)
     )
     accumulated = _train((2, 1, 1), parts, monkeypatch)
     np.testing.assert_allclose(accumulated[2], whole[2], rtol=2e-5)
 
 
 def test_first_rule_wins_and_odd_sizes_stay_whole():
-    mesh = meshes.make_mesh(2, 2, 2)
+    mesh = make_mesh(2, 2, 2)
     params = {"a": {"kernel": jnp.zeros((6, 8))}, "b": jnp.zeros((3, 5)), "c": jnp.zeros((4, 6, 8))}
     rules = (("a/kernel", "fsdp tensor"), ("b", "tensor fsdp"), (".*", "tensor ."))
     placed = {item.path: item for item in sharding.infer_sharding(params, mesh, rules)}
@@ -122,12 +124,12 @@ def test_first_rule_wins_and_odd_sizes_stay_whole():
 
 
 def test_wrong_rules_and_meshes_are_named():
-    mesh = meshes.make_mesh(8)
+    mesh = make_mesh(8)
     with pytest.raises(UsageError, match="no rule covers the parameter a"):
         sharding.infer_sharding({"a": jnp.zeros(3)}, mesh, (("b", "auto"),))
     with pytest.raises(UsageError, match="unknown layout word 'fdsp'"):
         sharding.infer_sharding({"a": jnp.zeros(3)}, mesh, ((".*", "fdsp"),))
     with pytest.raises(UserError, match="does not fit the 8 devices"):
-        meshes.make_mesh(3, 1, 1)
+        make_mesh(3, 1, 1)
     with pytest.raises(UserError, match="take a multiple of 8"):
-        meshes.check_batch(mesh, 12)
+        check_batch(mesh, 12)
