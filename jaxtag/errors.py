@@ -23,8 +23,13 @@ class ProcessLostError(UserError):
     exit_status = os.EX_TEMPFAIL
 
 
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The nearest of `names` to a misspelled one; None where none is near."""
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=cutoff)), None)
+
+
 def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
     """` (did you mean …?)` with the nearest of `names`, or all of them where none is near."""
     names = sorted(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
-    return f" (did you mean {close[0]}?)" if close else f" (there are: {', '.join(names)})"
+    close = nearest(name, names, cutoff)
+    return f" (did you mean {close}?)" if close else f" (there are: {', '.join(names)})"

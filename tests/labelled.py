@@ -7,7 +7,7 @@ import zipfile
 
 from PIL import Image
 
-from jaxtag.data import sources
+from jaxtag import datasets
 
 
 def lay(folder, files):
@@ -48,13 +48,13 @@ def picture(shade=0, kind="JPEG", mode="RGB"):
 
 def records(summary, split):
     """file -> record."""
-    source = sources.open_split(summary.dataset, split, summary.folder.parent.parent)
+    source = datasets.open_split(summary.dataset, split, summary.folder.parent.parent)
     return {record["file"]: record for record in source.__getitems__(range(len(source)))}
 
 
 def tagged(summary, split):
     """file -> (names of its tags, names of its unknown tags, group)."""
-    names = sources.open_split(summary.dataset, split, summary.folder.parent.parent).features
+    names = datasets.open_split(summary.dataset, split, summary.folder.parent.parent).features
     names = names["tags"].feature.names
 
     def named(numbers):
@@ -67,7 +67,7 @@ def tagged(summary, split):
 
 
 def class_names(summary, feature="label"):
-    source = sources.open_split(summary.dataset, "train", summary.folder.parent.parent)
+    source = datasets.open_split(summary.dataset, "train", summary.folder.parent.parent)
     return source.class_names(feature)
 
 

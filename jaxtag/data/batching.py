@@ -1,69 +1,83 @@
-"""Records to a batch: decoding, fields, random numbers by position; rows that are kept."""
+"""Records to batches: decoding, targets, random streams by position, and a cache of fixed rows."""
 
-import dataclasses
 import math
 import mmap
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from jaxtag.data.decode import MAX_PIXELS, DecodeError, decode_into, open_image
+from jaxtag.data.sources import DataSource, Record
 from jaxtag.data.targets import Target
 from jaxtag.data.transforms import ImageTransform
 
 Batch = dict[str, Any]
+# (positions in the global order, indices of records), both int [B].
+BatchRows = tuple[np.ndarray, np.ndarray]
 PADDING = -1  # the index of a row that no record fills
 _IMAGE_STREAM = 0
-_READ_AT_ONCE = 512  # records, of rows that are kept
-# Encoded pictures up to which threads that decode wait longer for Python's lock than they gain: the
-# lock changes hands every 10 us.
+_READ_AT_ONCE = 512  # records, of rows that are cached
+# Below this encoded size, decoding in threads is slower than single-threaded (GIL contention: the
+# lock changes hands every 10 us).
 _SHORT_BYTES = 4096
 _zeros = partial(np.zeros, dtype=np.uint8)
 
 
-class Records(Protocol):
-    """What the pipeline asks of a source; it must pickle for worker processes."""
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]: ...
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ExampleSpec:
-    """How a record becomes a row of the batch: its picture and any further arrays by name."""
+    """How a record becomes a row of the batch.
+
+    Attributes:
+        image: Transforms its image.
+        targets: Make the further arrays, by name.
+        max_pixels: An image that claims more counts as broken.
+    """
 
     image: ImageTransform
-    fields: Mapping[str, Target] = dataclasses.field(default_factory=dict)
+    targets: Mapping[str, Target] = field(default_factory=dict)
     max_pixels: int = MAX_PIXELS
 
     @property
     def random(self) -> bool:
         """Whether a record becomes another row each time."""
-        return self.image.random or any(field.random for field in self.fields.values())
+        return self.image.random or any(target.random for target in self.targets.values())
+
+
+class _FilledRow(NamedTuple):
+    """The record of a row, and why its image is broken (None: it is not)."""
+
+    record: Record
+    error: str | None
 
 
 class BatchLoader:
-    """(positions, indices) of a batch → the batch; runs in the workers."""
+    """A function from (positions, indices) of a batch to the batch; runs in the workers."""
 
-    def __init__(self, source: Records, example: ExampleSpec, seed: int):
+    def __init__(self, source: DataSource, example: ExampleSpec, seed: int):
         self._source = source
         self._example = example
         self._seed = seed
+        _disable_opencv_threads()
 
-    def __call__(self, rows: tuple[np.ndarray, np.ndarray]) -> Batch:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _disable_opencv_threads()  # in a worker process
+
+    def __call__(self, rows: BatchRows) -> Batch:
+        """Makes the batch."""
         return self._load(*rows)[0]
 
     def _load(
         self, positions: np.ndarray, indices: np.ndarray
-    ) -> tuple[Batch, dict[int, tuple[dict[str, Any], str | None]]]:
-        """The batch, and (record, why it is broken) by row."""
+    ) -> tuple[Batch, dict[int, _FilledRow]]:
+        """The batch, and what filled it by row."""
         batch = self._empty(indices)
         batch["epoch"][:] = self._epoch(positions)
         filled = np.flatnonzero(indices != PADDING)
@@ -71,31 +85,27 @@ class BatchLoader:
         return batch, self._fill(batch, filled, positions[filled], records)
 
     def _fill(
-        self,
-        batch: Batch,
-        rows: np.ndarray,
-        positions: np.ndarray,
-        records: list[dict[str, Any]],
-    ) -> dict[int, tuple[dict[str, Any], str | None]]:
-        """Makes rows of a batch; gives (record, why it is broken) by row."""
-        cv2.setNumThreads(0)  # the pipeline's threads are enough; OpenCV's own only contend
+        self, batch: Batch, rows: np.ndarray, positions: np.ndarray, records: Sequence[Record]
+    ) -> dict[int, _FilledRow]:
+        """Fills rows of a batch with records."""
         image, images = self._example.image, batch["image"]
-        streams, notes = _Streams(self._seed), {}
-        places = list(zip(rows.tolist(), positions.tolist(), records, strict=True))
-        for row, place, record in places:
-            rng = streams.at(place, _IMAGE_STREAM) if image.random else None
-            notes[row] = record, _fill_image(record, self._example, rng, images[row])
-        batch["broken"][rows] = [reason is not None for _, reason in notes.values()]
+        streams, filled = _Streams(self._seed), {}
+        items = list(zip(rows.tolist(), positions.tolist(), records, strict=True))
+        for row, position, record in items:
+            rng = streams.at(position, _IMAGE_STREAM) if image.random else None
+            error = _fill_image(record, self._example, rng, images[row])
+            filled[row] = _FilledRow(record, error)
+        batch["broken"][rows] = [row.error is not None for row in filled.values()]
         batch["mask"][rows] = ~batch["broken"][rows]
-        for name, field in self._example.fields.items():
+        for name, target in self._example.targets.items():
             stream, rng, values = zlib.crc32(name.encode()), None, batch[name]
-            for row, place, record in places:
-                if field.random:
-                    rng = streams.at(place, stream)
-                values[row] = field(record, rng)
-        return notes
+            for row, position, record in items:
+                if target.random:
+                    rng = streams.at(position, stream)
+                values[row] = target(record, rng)
+        return filled
 
-    def _records(self, indices: np.ndarray) -> list[dict[str, Any]]:
+    def _records(self, indices: np.ndarray) -> list[Record]:
         return self._source.__getitems__(indices.tolist())
 
     def _epoch(self, positions: np.ndarray) -> np.ndarray:
@@ -104,91 +114,96 @@ class BatchLoader:
     def _empty(
         self,
         indices: np.ndarray,
-        pixels: Callable[[tuple[int, ...]], np.ndarray] = _zeros,
+        allocate: Callable[[tuple[int, ...]], np.ndarray] = _zeros,
     ) -> Batch:
         count, size = len(indices), self._example.image.size
         batch = {
-            "image": pixels((count, size, size, 3)),
+            "image": allocate((count, size, size, 3)),
             "mask": np.zeros(count, np.float32),
             "broken": np.zeros(count, bool),
             "index": np.asarray(indices, np.int32),
             "epoch": np.zeros(count, np.int32),
         }
-        for name, field in self._example.fields.items():
-            batch[name] = np.repeat(field.empty[None], count, axis=0)
+        for name, target in self._example.targets.items():
+            batch[name] = np.repeat(target.empty[None], count, axis=0)
         return batch
 
 
-class CachedBatchLoader(BatchLoader):
-    """The number of a batch → the batch, of rows that are the same each time: each is made once.
+class FileBatchLoader(BatchLoader):
+    """A `BatchLoader` whose batches also hold the file of each row and what is wrong with it."""
 
-    Made for one thread that asks: handing out rows takes so little that a second one would wait
-    for Python's lock longer than it gains.
+    def __call__(self, rows: BatchRows) -> Batch:
+        """Makes the batch."""
+        batch, filled = self._load(*rows)
+        no_row = _FilledRow({"file": ""}, None)
+        entries = [filled.get(row, no_row) for row in range(len(batch["index"]))]
+        batch["file"] = [entry.record["file"] for entry in entries]
+        batch["error"] = [entry.error or "" for entry in entries]
+        return batch
+
+
+class CachedBatchLoader:
+    """A function from the number of a batch to the batch, of rows that are the same each time.
+
+    Each row is made once. It is meant for one calling thread: handing out rows takes so little
+    that a second one would wait for Python's lock longer than it gains.
 
     Args:
-      take: from the number of a batch to its positions and indices.
-      threads: that decode, where pictures are large enough for more than one.
+        source: The records.
+        example: What a row holds; nothing in it is random.
+        batch_rows: From the number of a batch to its positions and indices.
+        num_threads: Threads that decode, where images are large enough for more than one.
     """
 
     def __init__(
         self,
-        source: Records,
+        source: DataSource,
         example: ExampleSpec,
-        take: Callable[[int], tuple[np.ndarray, np.ndarray]],
-        threads: int,
+        batch_rows: Callable[[int], BatchRows],
+        num_threads: int,
     ):
-        super().__init__(source, example, seed=0)
-        self._take = take
-        self._rows = self._empty(np.arange(len(source)), _untouched)
-        self._made = np.zeros(len(source), bool)
-        self._ahead: dict[int, dict[str, Any]] = {}
-        self._making = threading.Lock()
-        self._threads = threads
-        self._pool = futures.ThreadPoolExecutor(threads)
+        self._loader = BatchLoader(source, example, seed=0)
+        self._batch_rows = batch_rows
+        self._rows = self._loader._empty(np.arange(len(source)), _lazily_allocated_zeros)
+        self._is_filled = np.zeros(len(source), bool)
+        self._read_ahead: dict[int, Record] = {}
+        self._lock = threading.Lock()
+        self._num_threads = num_threads
+        self._pool = futures.ThreadPoolExecutor(num_threads)
 
     def __call__(self, batch: int) -> Batch:
-        positions, indices = self._take(batch)
-        if not self._made[indices].all():
-            with self._making:
-                self._make(batch, indices)
-        rows = {name: kept[indices] for name, kept in self._rows.items()}
-        return rows | {"epoch": self._epoch(positions).astype(np.int32)}
+        """Makes the batch, of rows from the cache where they are in it."""
+        positions, indices = self._batch_rows(batch)
+        if not self._is_filled[indices].all():
+            with self._lock:
+                self._fill(batch, indices)
+        rows = {name: values[indices] for name, values in self._rows.items()}
+        return rows | {"epoch": self._loader._epoch(positions).astype(np.int32)}
 
-    def _make(self, batch: int, indices: np.ndarray) -> None:
-        # Looked up here: the thread of an iterator that was just closed may have made some.
-        new = np.unique(indices[~self._made[indices]])
-        if any(index not in self._ahead for index in new.tolist()):
-            self._read_ahead(batch)
-        records = [self._ahead.pop(index) for index in new.tolist()]
-        if all(len(record["image"]) <= _SHORT_BYTES for record in records):
-            self._fill(self._rows, new, new, records)
+    def _fill(self, batch: int, indices: np.ndarray) -> None:
+        # Looked up here: the thread of an iterator that was just closed may have filled some.
+        new = np.unique(indices[~self._is_filled[indices]])
+        if any(index not in self._read_ahead for index in new.tolist()):
+            self._read(batch)
+        records = [self._read_ahead.pop(index) for index in new.tolist()]
+        if all(_encoded_bytes(record) <= _SHORT_BYTES for record in records):
+            self._fill_part(new, records, slice(None))
         else:
-            parts = [slice(first, None, self._threads) for first in range(self._threads)]
-            list(self._pool.map(partial(self._make_part, new, records), parts))
-        self._made[new] = True
+            parts = [slice(first, None, self._num_threads) for first in range(self._num_threads)]
+            list(self._pool.map(partial(self._fill_part, new, records), parts))
+        self._is_filled[new] = True
 
-    def _make_part(self, new: np.ndarray, records: list[dict[str, Any]], part: slice) -> None:
-        self._fill(self._rows, new[part], new[part], records[part])
+    def _fill_part(self, new: np.ndarray, records: list[Record], part: slice) -> None:
+        self._loader._fill(self._rows, new[part], new[part], records[part])
 
-    def _read_ahead(self, batch: int) -> None:
+    def _read(self, batch: int) -> None:
         """Reads records of this batch and those after it: many at once take a fifth of the time."""
-        indices = self._take(batch)[1]
-        while len(indices) < min(_READ_AT_ONCE, len(self._made)):
+        indices = self._batch_rows(batch)[1]
+        while len(indices) < min(_READ_AT_ONCE, len(self._is_filled)):
             batch += 1
-            indices = np.concatenate([indices, self._take(batch)[1]])
-        new = np.unique(indices[~self._made[indices]])
-        self._ahead = dict(zip(new.tolist(), self._records(new), strict=True))
-
-
-class FileBatchLoader(BatchLoader):
-    """`Load` that also says which file a row is and what is wrong with it."""
-
-    def __call__(self, rows: tuple[np.ndarray, np.ndarray]) -> Batch:
-        batch, notes = self._load(*rows)
-        count = len(batch["index"])
-        batch["file"] = [notes[row][0]["file"] if row in notes else "" for row in range(count)]
-        batch["error"] = [(row in notes and notes[row][1]) or "" for row in range(count)]
-        return batch
+            indices = np.concatenate([indices, self._batch_rows(batch)[1]])
+        new = np.unique(indices[~self._is_filled[indices]])
+        self._read_ahead = dict(zip(new.tolist(), self._loader._records(new), strict=True))
 
 
 class _Streams:
@@ -213,11 +228,21 @@ class _Streams:
         return self._generator
 
 
-def _untouched(shape: tuple[int, ...]) -> np.ndarray:
+def _disable_opencv_threads() -> None:
+    """Turns off OpenCV's own threads in this process: beside the loader's they only contend."""
+    cv2.setNumThreads(0)
+
+
+def _encoded_bytes(record: Record) -> int:
+    """Of the image; 0 for an array, which needs no decoding."""
+    return 0 if isinstance(record["image"], np.ndarray) else len(record["image"])
+
+
+def _lazily_allocated_zeros(shape: tuple[int, ...]) -> np.ndarray:
     """uint8 zeros that take no memory before they are written to.
 
     In huge pages where there are any: rows written here and there met a new page of 4 KiB each,
-    which took half as long as decoding the picture.
+    which took half as long as decoding the image.
     """
     memory = mmap.mmap(-1, math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -226,16 +251,16 @@ def _untouched(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _fill_image(
-    record: dict[str, Any], example: ExampleSpec, rng: np.random.Generator | None, out: np.ndarray
+    record: Record, example: ExampleSpec, rng: np.random.Generator | None, out: np.ndarray
 ) -> str | None:
-    """Decodes and transforms into `out`; a broken picture leaves zeros and gives the reason."""
+    """Decodes and transforms into `out`; a broken image leaves zeros and gives the reason."""
     if record.get("error"):
         return record["error"]
-    data, image = record["image"], example.image
-    if image.whole and decode_into(data, out):
+    data, transform = record["image"], example.image
+    if transform.full_image and decode_into(data, out):
         return None
     try:
-        image(open_image(data, max_pixels=example.max_pixels), rng, out)
+        transform(open_image(data, max_pixels=example.max_pixels), rng, out)
     except DecodeError as error:
         out[...] = 0
         return str(error)

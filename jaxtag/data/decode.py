@@ -1,4 +1,4 @@
-"""Encoded pictures to uint8 RGB: JPEG by libjpeg-turbo, plain PNG by OpenCV, all else by Pillow."""
+"""Encoded images to uint8 RGB: JPEG by libjpeg-turbo, plain PNG by OpenCV, all else by Pillow."""
 
 import abc
 import functools
@@ -7,30 +7,40 @@ import math
 import re
 import warnings
 import zlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-# What a picture may hold at most, read from its header before anything is decoded.
-MAX_PIXELS = 80_000_000
+from jaxtag.errors import UserError
 
+_T = TypeVar("_T")
+
+# The pixels that an image may claim in its header; more are refused before anything is decoded.
+MAX_PIXELS = 80_000_000
 # Plugins that run other programs (EPS starts Ghostscript) stay out. JPEG includes MPO.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
-Image.init()
-_FORMATS = tuple(name for name in _FORMATS if name in Image.OPEN)  # Pillow may lack AVIF
 
 
 class DecodeError(ValueError):
-    """A picture that cannot be used; its text is the reason, fit for a report to the user."""
+    """An image that cannot be used; its text is the reason, fit for a report to the user."""
 
 
-class EncodedImage(abc.ABC):
-    """An encoded picture whose header was read: `height` and `width` upright, in pixels."""
+class ImageReader(abc.ABC):
+    """An image whose header was read and whose pixels were not.
+
+    Attributes:
+        height: In pixels, upright.
+        width: In pixels, upright.
+        orientation: By which EXIF orientation the stored pixels are turned, 1 to 8.
+    """
 
     height: int
     width: int
+    orientation: int = 1
 
     def factor(self, scale: float) -> float:
         """By how much `pixels(scale)` scales: at least `scale`, at most 1, whatever is cheapest."""
@@ -39,122 +49,164 @@ class EncodedImage(abc.ABC):
 
     @abc.abstractmethod
     def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
-        """uint8 [H, W, 3], upright RGB, scaled by `factor(scale)`, sizes rounded up.
+        """Decodes to uint8 [H, W, 3], upright RGB, scaled by `factor(scale)`, sizes rounded up.
 
-        Rows of the picture from `bottom` on may be missing.
+        Rows of the image from `bottom` on may be missing.
 
         Raises:
-            DecodeError: the data are damaged or cut short.
+            DecodeError: The data are damaged or cut short.
         """
 
 
-def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> EncodedImage:
-    """Reads the header of `data` (any format of `decode`).
-
-    Raises:
-        DecodeError: no picture, or one of more than `max_pixels`.
-    """
-    if data[:2] == b"\xff\xd8":
-        try:
-            return _Jpeg(data, max_pixels)
-        except DecodeError:
-            raise
-        except (ValueError, KeyError):  # KeyError: an unknown colour space
-            pass  # libjpeg-turbo does not know this kind of JPEG: Pillow decides.
-    return (_Png if _is_plain_png(data) else _General)(data, max_pixels)
-
-
-def decode(data: bytes, *, min_size: int | None = None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF to uint8 [H, W, 3], RGB.
-
-    Upright by its EXIF orientation; transparency over white; 16-bit grey scaled to 8 bits; CMYK
-    converted without colour profile; the first frame of an animation.
+def open_image(image: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> ImageReader:
+    """Reads the header of an encoded image (any format of `decode`), or wraps an array.
 
     Args:
-        data: the encoded picture.
-        min_size: the result may be smaller than the picture, where that saves time, but its
-            shorter side is at least this many pixels (or the picture's own).
-        max_pixels: a picture that claims more is refused before decoding.
+        image: Encoded bytes, or uint8 [H, W, 3] RGB.
+        max_pixels: An image that claims more is refused.
 
     Raises:
-        DecodeError: no picture, damaged, cut short, or too large.
+        DecodeError: It is no image, or one of more than `max_pixels`.
+        UserError: It is an array of another shape or type.
     """
-    picture = open_image(data, max_pixels=max_pixels)
-    shorter = min(picture.height, picture.width)
-    return picture.pixels(1.0 if min_size is None else min(1.0, min_size / shorter))
+    if isinstance(image, np.ndarray):
+        return _ArrayReader(image, max_pixels)
+    if image[:2] == b"\xff\xd8":
+        try:
+            return _JpegReader(image, max_pixels)
+        except DecodeError:
+            raise
+        except (ValueError, KeyError):  # KeyError: an unknown color space
+            pass  # libjpeg-turbo does not know this kind of JPEG: Pillow decides.
+    return (_PngReader if _is_plain_png(image) else _PillowReader)(image, max_pixels)
 
 
-def decode_into(data: bytes, out: np.ndarray) -> bool:
-    """Decodes straight into `out`, uint8 [H, W, 3], where the picture is just as large.
+def decode(
+    image: bytes | np.ndarray, *, min_size: int | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Decodes JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF to uint8 [H, W, 3], RGB.
 
-    False for whatever else it may be or be wrong with it: `open_picture` then tells. It takes two
-    thirds of the time of a picture of 32 x 32 pixels.
+    Upright by its EXIF orientation; transparency over white; 16-bit gray scaled to 8 bits; CMYK
+    converted without color profile; the first frame of an animation.
+
+    Args:
+        image: The encoded image; an array is returned as it is.
+        min_size: The result may be smaller than the image, where that saves time, but its
+            shorter side is at least this many pixels (or the image's own).
+        max_pixels: An image that claims more is refused before decoding.
+
+    Raises:
+        DecodeError: It is no image, damaged, cut short, or too large.
     """
-    if data[:2] != b"\xff\xd8" or not _is_plain_jpeg(data):
+    reader = open_image(image, max_pixels=max_pixels)
+    shorter = min(reader.height, reader.width)
+    return reader.pixels(1.0 if min_size is None else min(1.0, min_size / shorter))
+
+
+def exif_orientation(data: bytes) -> int:
+    """The EXIF orientation by which `decode` turns an image, 1 to 8; 1 where it turns none.
+
+    Raises:
+        DecodeError: It is no image, or its EXIF cannot be read.
+    """
+    orientation = open_image(data).orientation
+    return orientation if orientation in range(1, 9) else 1
+
+
+def decode_into(image: bytes | np.ndarray, out: np.ndarray) -> bool:
+    """Decodes straight into `out`, uint8 [H, W, 3], where the image is of the same size.
+
+    It takes two thirds of the time of an image of 32 x 32 pixels.
+
+    Returns:
+        False for any other image, and for a damaged one: `open_image` then says why.
+    """
+    if isinstance(image, np.ndarray):
+        if image.shape != out.shape or image.dtype != np.uint8:
+            return False
+        out[...] = image
+        return True
+    if image[:2] != b"\xff\xd8" or not _is_plain_jpeg(image):
         return False
     try:  # a larger one does not fit, and is refused by its header
-        return simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape == out.shape
+        return simplejpeg.decode_jpeg(image, "RGB", buffer=out).shape == out.shape
     except (ValueError, KeyError):
         return False
 
 
-# The reduced sizes (in eighths) that libjpeg-turbo decodes faster than the whole picture. It also
-# offers 5 to 7 eighths, without vector instructions: slower than the whole (2.1 to 2.4 ms
+class _ArrayReader(ImageReader):
+    """An image that was decoded before."""
+
+    def __init__(self, image: np.ndarray, max_pixels: int):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise UserError(
+                f"an image is {image.dtype} {list(image.shape)}: give encoded bytes or a uint8 "
+                "array [H, W, 3]"
+            )
+        self.height, self.width = image.shape[:2]
+        _check_size(self.width, self.height, max_pixels)
+        self._image = image
+
+    def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
+        del scale, bottom
+        return self._image
+
+
+# The reduced sizes (in eighths) that libjpeg-turbo decodes faster than the full image. It also
+# offers 5 to 7 eighths, without vector instructions: slower than the full image (2.1 to 2.4 ms
 # against 1.9 ms for 640x427).
 _FAST_EIGHTHS = (1, 2, 3, 4, 8)
 _EXTRANEOUS_AT_END = re.compile(r"^Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9$")
-
-
 _END = b"\xff\xd9"
-_FRAMES = frozenset(
-    {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-)  # markers of a picture's size and kind
+# Markers of the segment that holds an image's size and kind (SOF0 to SOF15).
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+ORIENTATION_TAG = 0x0112
 _MARGIN = 16  # rows that smooth chroma upsampling and reduced decoding may look ahead
 
 
-class _Jpeg(EncodedImage):
+class _JpegReader(ImageReader):
     """A JPEG that libjpeg-turbo decodes, at a reduced DCT scale where that is enough."""
 
     def __init__(self, data: bytes, max_pixels: int):
-        stored_height, stored_width, self._colour, _ = simplejpeg.decode_jpeg_header(
-            data, strict=False
-        )
-        _check_size(stored_width, stored_height, max_pixels)
+        height, width, self._color_space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        _check_size(width, height, max_pixels)
         self._data = data
-        self._stored = stored_height, stored_width
-        self._orientation = _jpeg_orientation(data)
-        turned = self._orientation >= 5
-        self.height, self.width = self._stored[::-1] if turned else self._stored
+        self._stored_size = height, width
+        self.orientation = _jpeg_orientation(data)
+        transposed = self.orientation >= 5
+        self.height, self.width = (width, height) if transposed else (height, width)
 
     def factor(self, scale: float) -> float:
         return next(k for k in _FAST_EIGHTHS if k >= 8 * min(scale, 1.0)) / 8
 
     def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
         factor = self.factor(scale)
-        data, (height, width) = self._data, self._stored
-        if bottom is not None and bottom + _MARGIN < height and self._orientation == 1:
-            shorter = _cut_below(data, bottom + _MARGIN)
-            data, height = (data, height) if shorter is None else (shorter, bottom + _MARGIN)
-        inks = self._colour in ("CMYK", "YCCK")
-        reduced = {}
+        data: bytes | bytearray = self._data
+        height, width = self._stored_size
+        if bottom is not None and bottom + _MARGIN < height and self.orientation == 1:
+            shorter = _cut_below(self._data, bottom + _MARGIN)
+            if shorter is not None:
+                data, height = shorter, bottom + _MARGIN
+        is_cmyk = self._color_space in ("CMYK", "YCCK")
+        min_size = {}
         if factor < 1:
-            reduced = {"min_height": math.ceil(height * factor)}
-            reduced["min_width"] = math.ceil(width * factor)
-            height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False, **reduced)
-        image = np.empty((height, width, 4 if inks else 3), np.uint8)
-        image = self._decode(data, "CMYK" if inks else "RGB", image, reduced)
-        return _upright(_cmyk_to_rgb(image) if inks else image, self._orientation)
+            min_size = {"min_height": math.ceil(height * factor)}
+            min_size["min_width"] = math.ceil(width * factor)
+            height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False, **min_size)
+        image = np.empty((height, width, 4 if is_cmyk else 3), np.uint8)
+        image = self._decode(data, "CMYK" if is_cmyk else "RGB", image, min_size)
+        return _upright(_cmyk_to_rgb(image) if is_cmyk else image, self.orientation)
 
     @staticmethod
     def _decode(
-        data: bytes | bytearray, colour: str, buffer: np.ndarray, size: dict[str, int]
+        data: bytes | bytearray, color_space: str, buffer: np.ndarray, min_size: dict[str, int]
     ) -> np.ndarray:
-        # fastdct and fastupsample saved nothing (at most 2%) and cost up to 3 grey levels.
+        # fastdct and fastupsample saved nothing (at most 2%) and cost up to 3 gray levels.
         try:
-            return simplejpeg.decode_jpeg(data, colour, buffer=buffer, **size)
+            return simplejpeg.decode_jpeg(data, color_space, buffer=buffer, **min_size)
         except ValueError as error:
-            # Bytes before the end marker, as padding or below the rows that are wanted, are
-            # harmless: they are met when all rows are in the buffer.
+            # Bytes before the end marker, as padding or below the rows that are decoded, are
+            # harmless: the decoder meets them when all rows are in the buffer.
             if not _EXTRANEOUS_AT_END.match(str(error)):
                 raise DecodeError(f"damaged JPEG: {error}") from error
         return buffer
@@ -164,17 +216,20 @@ def _cut_below(data: bytes, rows: int) -> bytearray | None:
     """A JPEG that ends after `rows` rows: the same data under a header that claims fewer.
 
     The entropy-coded data are read from the top and take most of the time, so what lies below a
-    crop need not cost any. None where rows are not stored in that way (progressive, or a scan
-    for each colour), or where the end of the data is missing, which the whole must then show.
+    crop need not cost any.
+
+    Returns:
+        None where rows are not stored in that way (progressive, or a scan for each component), or
+        where the end of the data is missing, which decoding all of it must then show.
     """
     if data.rfind(_END, len(data) - 64) < 0:
         return None
     frame = components = None
-    for marker, place in _segments(data):
+    for marker, start in _segments(data):
         if marker in (0xC0, 0xC1):  # baseline and extended sequential, Huffman-coded
-            frame, components = place, data[place + 9]
-        elif marker == 0xDA:  # the first scan: all colours in one, or not
-            if frame is None or data[place + 4] != components:
+            frame, components = start, data[start + 9]
+        elif marker == 0xDA:  # the first scan: all components in one, or not
+            if frame is None or data[start + 4] != components:
                 return None
             shorter = bytearray(data)
             shorter[frame + 5 : frame + 7] = rows.to_bytes(2)
@@ -183,23 +238,23 @@ def _cut_below(data: bytes, rows: int) -> bytearray | None:
 
 
 def _segments(data: bytes) -> list[tuple[int, int]]:
-    """(marker, place) of each part of a JPEG's header, up to the first scan."""
-    found, place, marker = [], 2, 0
-    while marker != 0xDA and place + 10 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        found.append((marker, place))
-        place += 2 + (data[place + 2] << 8 | data[place + 3])
-    return found
+    """(marker, offset) of each segment of a JPEG's header, up to the first scan."""
+    segments, offset, marker = [], 2, 0
+    while marker != 0xDA and offset + 10 <= len(data) and data[offset] == 0xFF:
+        marker = data[offset + 1]
+        segments.append((marker, offset))
+        offset += 2 + (data[offset + 2] << 8 | data[offset + 3])
+    return segments
 
 
 def _cmyk_to_rgb(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 4] inks to [H, W, 3].
+    """CMYK uint8 [H, W, 4] to RGB [H, W, 3].
 
-    Stored inverted, as Adobe's programs do it: like Pillow and the browsers, we take it so also
-    where their marker is missing.
+    The values are taken as inverted, as Adobe's programs store them and as Pillow and the browsers
+    read them, also where their marker is missing.
     """
-    paper = image.astype(np.uint16)
-    return ((paper[..., :3] * paper[..., 3:] + 127) // 255).astype(np.uint8)
+    inverted = image.astype(np.uint16)
+    return ((inverted[..., :3] * inverted[..., 3:] + 127) // 255).astype(np.uint8)
 
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -207,31 +262,31 @@ _PNG_CHUNKS = (b"IHDR", b"IDAT", b"IEND", b"gAMA", b"pHYs", b"sRGB", b"tIME")
 
 
 def _is_plain_png(data: bytes) -> bool:
-    """Whether it is a whole PNG of 8-bit grey or RGB with nothing that changes what is seen.
+    """Whether it is a complete PNG of 8-bit gray or RGB with nothing that changes what is seen.
 
-    That is what libpng and Pillow read alike: no transparency, no EXIF or text (which may say how
-    the picture is turned), no animation.
+    That is what libpng and Pillow read alike: no transparency, no EXIF or text (which may hold an
+    orientation), no animation.
     """
     if not data.startswith(_PNG_START):
         return False
-    place, names = len(_PNG_START), []
-    while place + 12 <= len(data):
-        name = data[place + 4 : place + 8]
-        end = place + 8 + int.from_bytes(data[place : place + 4])
-        sound = name == b"IDAT" or data[end : end + 4] == _crc(data[place + 4 : end])
-        if name not in _PNG_CHUNKS or not sound:  # libpng lets some errors pass, Pillow others
+    offset, names = len(_PNG_START), []
+    while offset + 12 <= len(data):
+        name = data[offset + 4 : offset + 8]
+        end = offset + 8 + int.from_bytes(data[offset : offset + 4])
+        is_sound = name == b"IDAT" or data[end : end + 4] == _crc(data[offset + 4 : end])
+        if name not in _PNG_CHUNKS or not is_sound:  # libpng lets some errors pass, Pillow others
             return False
         names.append(name)
-        place = end + 4
-    whole = place == len(data) and names[:1] == [b"IHDR"] and names[-1] == b"IEND"
-    return whole and data[24] == 8 and data[25] in (0, 2)  # bits, and kind of colour
+        offset = end + 4
+    is_complete = offset == len(data) and names[:1] == [b"IHDR"] and names[-1] == b"IEND"
+    return is_complete and data[24] == 8 and data[25] in (0, 2)  # bit depth, and color type
 
 
 def _crc(chunk: bytes) -> bytes:
     return zlib.crc32(chunk).to_bytes(4)
 
 
-class _Png(EncodedImage):
+class _PngReader(ImageReader):
     """A plain PNG: OpenCV takes a third of Pillow's time for a small one."""
 
     def __init__(self, data: bytes, max_pixels: int):
@@ -242,52 +297,63 @@ class _Png(EncodedImage):
     def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(self._data, np.uint8), cv2.IMREAD_COLOR_RGB)
         if image is None:  # damaged: Pillow says how, or is less strict
-            return _General(self._data, self._max_pixels).pixels(scale, bottom)
+            return _PillowReader(self._data, self._max_pixels).pixels(scale, bottom)
         return image
 
 
-class _General(EncodedImage):
-    """Whatever else Pillow reads."""
+class _PillowReader(ImageReader):
+    """Any other image that Pillow reads."""
 
     def __init__(self, data: bytes, max_pixels: int):
-        _ignore_size_warnings()
         try:
-            self._image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            self._image = _open_by_pillow(data, _formats())
         except Exception as error:  # damaged headers raise anything from Pillow's plugins
             raise DecodeError(_reason(error, data)) from error
         _check_size(*self._image.size, max_pixels)
         self._data = data
         # Pillow turns TIFF itself.
-        turns = self._image.format != "TIFF"
-        self._orientation = self._call(lambda x: x.getexif().get(0x0112, 1)) if turns else 1
-        turned = self._orientation in (5, 6, 7, 8)
-        self.width, self.height = self._image.size[::-1] if turned else self._image.size
+        self.orientation = 1 if self._image.format == "TIFF" else self._call(_exif_orientation)
+        width, height = self._image.size
+        transposed = self.orientation in (5, 6, 7, 8)
+        self.height, self.width = (width, height) if transposed else (height, width)
 
     def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
         del scale, bottom  # these formats have no cheaper part
-        return _upright(self._call(_to_rgb), self._orientation)
+        return _upright(self._call(_to_rgb), self.orientation)
 
-    def _call(self, function):
+    def _call(self, function: Callable[[Image.Image], _T]) -> _T:
         try:
             return function(self._image)
         except Exception as error:  # damaged data raise anything from Pillow's plugins
             raise DecodeError(_reason(error, self._data)) from error
 
 
-@functools.cache  # once a process, at its first image and not at import
-def _ignore_size_warnings() -> None:
-    """Silences Pillow's warning of large images: `max_pixels` refuses or allows them."""
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+def _open_by_pillow(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+    """Reads a header without Pillow's warning of large images on stderr: `max_pixels` decides."""
+    # Not catch_warnings, which is not safe in threads.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    return Image.open(io.BytesIO(data), formats=formats)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that this Pillow has; it may lack AVIF."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    return image.getexif().get(ORIENTATION_TAG, 1)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3] of any Pillow mode."""
     image.load()
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
-        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+        gray = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
-        raise DecodeError("32-bit grey values have no defined white: save it with 8 or 16 bits")
+        raise DecodeError("32-bit gray values have no defined white: save it with 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -296,7 +362,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """`image` turned and mirrored as the EXIF tag 0x0112 asks (1 and unknown values: as is)."""
+    """Turns and mirrors `image` as its EXIF orientation asks (1 and unknown values: as is)."""
     if orientation == 1:
         return image
     if orientation in (5, 6, 7, 8):
@@ -312,35 +378,34 @@ def _jpeg_orientation(data: bytes) -> int:
     """The EXIF orientation of a JPEG, 1 where there is none or it cannot be read."""
     if not _has_exif(data, _segments(data)):
         return 1
-    _ignore_size_warnings()
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "MPO")) as image:
-            orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # Damaged EXIF of a sound picture: Pillow raises many kinds.
+        with _open_by_pillow(data, ("JPEG", "MPO")) as image:
+            orientation = _exif_orientation(image)
+    except Exception:  # Damaged EXIF of a sound image: Pillow raises many kinds.
         return 1
     return orientation if orientation in range(1, 9) else 1
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
-    """Whether a JPEG is upright, as far as it says, and of grey or three colours, not of inks."""
+    """Whether a JPEG is upright, as far as its header says, and gray or RGB, not CMYK."""
     segments = _segments(data)
-    frames = [place for marker, place in segments if marker in _FRAMES]
+    frames = [offset for marker, offset in segments if marker in _FRAMES]
     return bool(frames) and data[frames[0] + 9] in (1, 3) and not _has_exif(data, segments)
 
 
 def _has_exif(data: bytes, segments: list[tuple[int, int]]) -> bool:
-    """Whether a JPEG may be turned: most have no EXIF, and a walk along its header tells.
+    """Whether a JPEG may have an orientation, by its header: most have no EXIF.
 
-    (A search of the data for EXIF's mark took as long as decoding a tenth of the picture.)
+    A search of all data for EXIF's mark takes as long as decoding a tenth of the image.
     """
     return any(
-        marker == 0xE1 and data.startswith(b"Exif\0\0", place + 4) for marker, place in segments
+        marker == 0xE1 and data.startswith(b"Exif\0\0", offset + 4) for marker, offset in segments
     )
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
-        raise DecodeError(f"the picture is empty ({width}x{height})")
+        raise DecodeError(f"the image is empty ({width}x{height})")
     if width * height > max_pixels:
         raise DecodeError(
             f"{width}x{height} is more than the {max_pixels:,} pixels allowed: scale it down"
@@ -355,7 +420,5 @@ def _reason(error: Exception, data: bytes) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         if data[:2] == b"\xff\xd8":
             return "damaged JPEG: its header cannot be read"
-        return f"no picture format is known that starts with {data[:8]!r}"
-    return (
-        f"damaged picture: {error}" if str(error) else f"damaged picture ({type(error).__name__})"
-    )
+        return f"no image format is known that starts with {data[:8]!r}"
+    return f"damaged image: {error}" if str(error) else f"damaged image ({type(error).__name__})"

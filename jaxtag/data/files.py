@@ -1,19 +1,19 @@
-"""Pictures named on a command line: which files are meant, and their bytes as records."""
+"""Image files named on a command line: which files are meant, and their bytes as records."""
 
 import glob
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxtag.errors import UserError
 
-MAX_BYTES = 1 << 28  # a larger file is no picture that we would decode
+MAX_BYTES = 1 << 28  # a larger file is no image that we would decode
 
 
-def list_files(paths: Iterable[str | os.PathLike]) -> list[str]:
-    """The files that `paths` name, each once, in order.
+def list_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Lists the files that `paths` name, each once, in order.
 
     A folder stands for all files below it, sorted, hidden ones (`.name`) left out; a pattern
     (`*`, `?`, `[…]`, `**`) that is no file itself for what matches. A path that does not exist, a
@@ -21,36 +21,36 @@ def list_files(paths: Iterable[str | os.PathLike]) -> list[str]:
     so that they are reported where their result is expected.
 
     Raises:
-        UserError: nothing is left.
+        UserError: No file is left.
     """
-    paths = [os.fspath(path) for path in paths]
-    expanded = [(path, list(_expand(path))) for path in paths]
+    names = [os.fspath(path) for path in paths]
+    expanded = [(name, list(_expand(name))) for name in names]
     if not any(files for _, files in expanded):
-        raise UserError(f"no files in {', '.join(paths) or 'an empty list of paths'}")
-    found: dict[str, None] = {}
-    for path, files in expanded:
-        found |= dict.fromkeys(files or ([] if os.path.isdir(path) else [path]))
-    return list(found)
+        raise UserError(f"no files in {', '.join(names) or 'an empty list of paths'}")
+    unique: dict[str, None] = {}
+    for name, files in expanded:
+        unique |= dict.fromkeys(files or ([] if os.path.isdir(name) else [name]))
+    return list(unique)
 
 
 def _expand(path: str) -> Iterable[str]:
     if os.path.isdir(path):
-        return _below(path)
+        return _files_below(path)
     if os.path.lexists(path) or not glob.has_magic(path):
         return [path]
     matches = sorted(glob.glob(path, recursive=True))
-    return [file for match in matches for file in (_expand(match))]
+    return [file for match in matches for file in _expand(match)]
 
 
-def _below(folder: str) -> Iterable[str]:
-    closed: list[str] = []
-    for parent, folders, files in os.walk(folder, onerror=lambda e: closed.append(e.filename)):
+def _files_below(folder: str) -> Iterator[str]:
+    unreadable: list[str] = []
+    for parent, folders, files in os.walk(folder, onerror=lambda e: unreadable.append(e.filename)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (os.path.join(parent, f) for f in sorted(files) if not f.startswith("."))
-    yield from closed
+    yield from unreadable
 
 
-class FileRecords:
+class FileSource:
     """Files as records: `image` (bytes), `file` (as given), `error` (why there are no bytes)."""
 
     def __init__(self, files: Sequence[str]):
@@ -59,23 +59,28 @@ class FileRecords:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, indices: Sequence[int], /) -> list[dict[str, Any]]:
+        """Reads the files at `indices`."""
         return [read(self._files[index]) for index in indices]
 
 
 def read(file: str) -> dict[str, Any]:
-    """One file as a record of `FileRecords`."""
+    """Reads one file as a record of `FileSource`."""
     try:
-        status = os.stat(file)
-        if stat.S_ISDIR(status.st_mode):  # one in which nothing could be found
-            return {"image": b"", "file": file, "error": "a folder that cannot be listed"}
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe could wait for ever
-            return {"image": b"", "file": file, "error": "not a regular file"}
-        if status.st_size > MAX_BYTES:
-            reason = f"{status.st_size:,} bytes are more than the {MAX_BYTES:,} allowed"
-            return {"image": b"", "file": file, "error": reason}
-        return {"image": Path(file).read_bytes(), "file": file, "error": None}
+        return {"image": _read_bytes(file), "file": file, "error": None}
     except OSError as error:
-        return {"image": b"", "file": file, "error": error.strerror or str(error)}
-    except ValueError as error:  # a name with a null character
-        return {"image": b"", "file": file, "error": str(error)}
+        reason = error.strerror or str(error)
+    except ValueError as error:  # a name with a null character, or what _read_bytes refuses
+        reason = str(error)
+    return {"image": b"", "file": file, "error": reason}
+
+
+def _read_bytes(file: str) -> bytes:
+    status = os.stat(file)
+    if stat.S_ISDIR(status.st_mode):  # one in which nothing could be found
+        raise ValueError("a folder that cannot be listed")
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe could wait for ever
+        raise ValueError("not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(f"{status.st_size:,} bytes are more than the {MAX_BYTES:,} allowed")
+    return Path(file).read_bytes()

@@ -1,16 +1,36 @@
-"""The classes or tags of a data set, saved with the run that learns them."""
+"""Names of the classes or tags of a data set, saved with the run that learns them."""
 
-import dataclasses
+import functools
 import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from jaxtag.data.sources import Source
-from jaxtag.errors import UserError
+import numpy as np
+
+from jaxtag.errors import UserError, did_you_mean
+from jaxtag.storage.atomic_file import write_text
+
+Label = int | str  # a class or tag, by its number or by its name
+_KINDS = {"label": "labels to classify by", "tags": "tags"}
 
 
-@dataclasses.dataclass(frozen=True)
+class NamedSource(Protocol):
+    """What `LabelNames.from_source` reads of a data source."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def features(self) -> Mapping[str, Any]: ...
+
+    def class_names(self, feature: str = "label") -> list[str]: ...
+
+
+@dataclass(frozen=True)
 class LabelNames:
-    """Names of the classes, or of the tags; a label is a place among them."""
+    """Names of the classes or of the tags, in the order of their numbers."""
 
     names: tuple[str, ...]
 
@@ -18,26 +38,51 @@ class LabelNames:
         return len(self.names)
 
     @classmethod
-    def of(cls, source: Source, feature: str = "label") -> "LabelNames":
-        """The names of `label` or `tags` of a prepared data set. UserError where it has none."""
+    def from_source(cls, source: NamedSource, feature: str = "label") -> "LabelNames":
+        """Reads the names of `label` or `tags` from a data source.
+
+        Raises:
+            UserError: The source has no such feature.
+        """
         if feature not in source.features:
-            held = ", ".join(sorted(source.features))
-            words = {"label": "labels to classify by", "tags": "tags"}[feature]
+            fields = ", ".join(sorted(source.features))
+            kind = _KINDS.get(feature, feature)
             raise UserError(
-                f"{source.folder} has no {words} (a record holds: {held}); take another "
+                f"{source.name} has no {kind} (a record holds: {fields}); take another "
                 "config.data.dataset, or another config.task"
             )
         return cls(tuple(source.class_names(feature)))
 
+    def index(self, label: Label) -> int:
+        """The number of a class or tag that is given by number or by name.
+
+        Raises:
+            UserError: There is no such label.
+        """
+        if isinstance(label, str):
+            number = self._numbers.get(label)
+            if number is None:
+                raise UserError(f"no label is called {label!r}{did_you_mean(label, self.names)}")
+            return number
+        if not isinstance(label, int | np.integer) or not 0 <= label < len(self.names):
+            raise UserError(f"label {label!r} is none of the {len(self.names)} labels")
+        return int(label)
+
+    def indices(self, labels: Iterable[Label]) -> list[int]:
+        """The number of each label; see `index`."""
+        return [self.index(label) for label in labels]
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
+
     def save(self, path: Path) -> None:
-        """Writes them as JSON."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.names, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        """Writes the names as JSON."""
+        write_text(path, json.dumps(self.names, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "LabelNames":
-        """What `save` wrote. Raises UserError where the file is damaged."""
+        """Reads what `save` wrote. Raises UserError where the file is damaged."""
         try:
             names = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -12,83 +12,88 @@ from jaxtag.data.batching import (
     PADDING,
     Batch,
     BatchLoader,
+    BatchRows,
     CachedBatchLoader,
     ExampleSpec,
     FileBatchLoader,
-    Records,
 )
 from jaxtag.data.decode import MAX_PIXELS
-from jaxtag.data.files import FileRecords, list_files
+from jaxtag.data.files import FileSource, list_files
 from jaxtag.data.samplers import ShuffleSampler
+from jaxtag.data.sources import DataSource
 from jaxtag.data.transforms import ImageTransform
 from jaxtag.errors import UserError
 
 _SHARED_FROM_BYTES = 1 << 16
-_KEPT_BYTES = 512 << 20
+_CACHE_BYTES = 512 << 20
 
 
 def train_batches(
-    source: Records,
+    source: DataSource,
     *,
     example: ExampleSpec,
     batch_size: int,
     seed: int,
-    order: Callable[[int], np.ndarray] | None = None,
+    sampler: Callable[[int], np.ndarray] | None = None,
     rows: Sequence[int] | np.ndarray | None = None,
-    workers: int = 0,
-    threads: int = 2,
+    num_workers: int = 0,
+    num_threads: int = 2,
     buffer: int = 2,
 ) -> "BatchIterator":
     """Endless shuffled batches, the rows of this process.
 
-    Row j of global batch t is the record `order(t)[j]`, and what is random of it depends on `seed`
-    and on its place in the stream, `t * batch_size + j`, alone, whichever process holds it. Threads
-    of this process keep rows that are the same each time, up to 512 MiB of them: they are read and
-    decoded once.
+    Row j of global batch t is the record `sampler(t)[j]`, and what is random of it depends on
+    `seed` and on its position in the stream, `t * batch_size + j`, alone, whichever process holds
+    it. Threads of this process cache rows that are the same each time, up to 512 MiB of them: they
+    are read and decoded once.
 
     Args:
-        source: the records.
-        example: what a row holds.
-        batch_size: global.
-        seed: of order, crops and captions.
-        order: from the number of a batch to its records, int [batch_size]; by default a
-            `ShuffledOrder`.
-        rows: of the global batch that are for this process, ascending; by default all.
-        workers: processes that decode; 0: threads of this process.
-        threads: threads that decode in each process that decodes, each a batch of its own (or, of
-            rows that are kept, a part of the batch); 0: the one that asks, when it asks.
-        buffer: batches ready ahead for each thread or worker (the memory this takes).
+        source: The records.
+        example: What a row holds.
+        batch_size: Of the global batch.
+        seed: Of order, crops and captions.
+        sampler: From the number of a batch to its records, int [batch_size]; by default a
+            `ShuffleSampler`.
+        rows: The rows of the global batch that are for this process, ascending; by default all.
+        num_workers: Processes that decode; 0: threads of this process.
+        num_threads: Threads that decode in each process that decodes, each a batch of its own (or,
+            of cached rows, a part of the batch); 0: the calling thread, at each call.
+        buffer: Batches decoded ahead for each thread or worker (which takes their memory).
 
     Returns:
-        Iterator of dicts with local batch B: `image` uint8 [B, S, S, 3], each field of
+        Iterator of dicts with local batch B: `image` uint8 [B, S, S, 3], each target of
         `example` [B, …], `mask` float32 [B], `broken` bool [B], `index` int32 [B] (the record) and
         `epoch` int32 [B] (how many passes over the source were over by then).
+
+    Raises:
+        UserError: The source is empty.
     """
     if len(source) == 0:
         raise UserError("the training split is empty: there is nothing to train on")
-    own = _own_rows(batch_size, rows)
-    order = order or ShuffleSampler(len(source), batch_size=batch_size, seed=seed)
+    local_rows = _local_rows(batch_size, rows)
+    sampler = sampler or ShuffleSampler(len(source), batch_size=batch_size, seed=seed)
 
-    def take(batch: int) -> tuple[np.ndarray, np.ndarray]:
-        return batch * batch_size + own, order(batch)[own]
+    def batch_rows(batch: int) -> BatchRows:
+        return batch * batch_size + local_rows, sampler(batch)[local_rows]
 
     numbers = grain.MapDataset.range(sys.maxsize)
-    if not workers and not example.random and _bytes(source, example) <= _KEPT_BYTES:
-        batches = numbers.map(CachedBatchLoader(source, example, take, max(1, threads)))
-        threads, buffer = min(1, threads), buffer * threads
+    if not num_workers and not example.random and _total_bytes(source, example) <= _CACHE_BYTES:
+        loader = CachedBatchLoader(source, example, batch_rows, max(1, num_threads))
+        batches = numbers.map(loader)
+        num_threads, buffer = min(1, num_threads), buffer * num_threads
     else:
-        batches = numbers.map(take).map(BatchLoader(source, example, seed))
-    return BatchIterator(batches, workers=workers, threads=threads, buffer=buffer)
+        batches = numbers.map(batch_rows).map(BatchLoader(source, example, seed))
+    return BatchIterator(batches, num_workers=num_workers, num_threads=num_threads, buffer=buffer)
 
 
 def eval_batches(
-    source: Records,
+    source: DataSource,
     *,
     example: ExampleSpec,
     batch_size: int,
     rows: Sequence[int] | np.ndarray | None = None,
-    workers: int = 0,
-    threads: int = 2,
+    num_workers: int = 0,
+    num_threads: int = 2,
     buffer: int = 2,
 ) -> "BatchIterator":
     """Every record once, in order, over all processes; each gets `ceil(N / batch_size)` batches.
@@ -96,57 +101,60 @@ def eval_batches(
     Rows beyond the last record have `mask` 0 and `index` -1. Arguments and batches as in
     `train_batches`; what a row draws at random depends on its index alone.
     """
-    order = _in_order(len(source), batch_size, rows)
-    batches = order.map(BatchLoader(source, example, seed=0))
-    return BatchIterator(batches, workers=workers, threads=threads, buffer=buffer)
+    batch_rows = _in_order(len(source), batch_size, rows)
+    batches = batch_rows.map(BatchLoader(source, example, seed=0))
+    return BatchIterator(batches, num_workers=num_workers, num_threads=num_threads, buffer=buffer)
 
 
 def file_batches(
-    paths: Sequence[str | os.PathLike],
+    paths: Sequence[str | os.PathLike[str]],
     *,
     image: ImageTransform,
     batch_size: int,
-    workers: int = 0,
-    threads: int = 2,
+    num_workers: int = 0,
+    num_threads: int = 2,
     buffer: int = 2,
     max_pixels: int = MAX_PIXELS,
 ) -> "BatchIterator":
-    """Pictures from files, folders and patterns (see `files.list_files`), in order, each once.
+    """Images from files, folders and patterns (see `files.list_files`), in order, each once.
 
     Returns:
-        Iterator of batches as of `eval_batches` with two lists of a batch's length besides:
+        Iterator of batches as of `eval_batches` with two further lists of a batch's length:
         `file` (its path; "" in rows of padding) and `error` (why it is broken, else "").
     """
-    records = FileRecords(list_files(paths))
-    load = FileBatchLoader(records, ExampleSpec(image, max_pixels=max_pixels), seed=0)
+    source = FileSource(list_files(paths))
+    load = FileBatchLoader(source, ExampleSpec(image, max_pixels=max_pixels), seed=0)
     return BatchIterator(
-        _in_order(len(records), batch_size).map(load),
-        workers=workers,
-        threads=threads,
+        _in_order(len(source), batch_size).map(load),
+        num_workers=num_workers,
+        num_threads=num_threads,
         buffer=buffer,
     )
 
 
 class BatchIterator(grain.DatasetIterator):
-    """Batches with an exact, portable state: how many were taken.
+    """Batches with an exact, portable state: the number of batches taken.
 
-    The state holds for any number of workers, threads and processes (with the same global batch
-    size): it is the same on all of them. It goes through `grain.checkpoint.CheckpointSave`.
+    The state is valid for any number of workers, threads and processes (with the same global batch
+    size), and the same on all of them. It goes through `grain.checkpoint.CheckpointSave`.
     """
 
-    def __init__(self, batches: grain.MapDataset, *, workers: int, threads: int, buffer: int):
+    def __init__(
+        self, batches: grain.MapDataset, *, num_workers: int, num_threads: int, buffer: int
+    ):
         super().__init__()
         self._batches = batches
-        self._workers = workers
-        self._read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * buffer)
+        self._num_workers = num_workers
+        self._read_options = grain.ReadOptions(
+            num_threads=num_threads, prefetch_buffer_size=num_threads * buffer
+        )
         self._buffer = buffer
         self._taken = 0
-        self._iterator = None
+        self._iterator: grain.DatasetIterator | None = None
 
     def __next__(self) -> Batch:
-        self.start_prefetch()
         try:
-            batch = next(self._iterator)
+            batch = next(self._running_iterator())
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
@@ -159,30 +167,35 @@ class BatchIterator(grain.DatasetIterator):
 
     def start_prefetch(self) -> None:
         """Starts decoding ahead, before the first batch is asked for."""
+        self._running_iterator()
+
+    def _running_iterator(self) -> grain.DatasetIterator:
         if self._iterator is None:
             self._iterator = self._start()
             self._iterator.start_prefetch()
+        return self._iterator
 
     def _start(self) -> grain.DatasetIterator:
-        # A slice that starts where we are, instead of the state of the workers: theirs would
+        # A slice that starts at the next batch, instead of the state of the workers: theirs would
         # bind a checkpoint to their number.
-        ahead = self._batches[self._taken :].to_iter_dataset(self._read)
-        if self._workers:
-            _parse_flags()
+        dataset = self._batches[self._taken :].to_iter_dataset(self._read_options)
+        if self._num_workers:
+            _mark_flags_as_parsed()
             options = grain.MultiprocessingOptions(
-                num_workers=self._workers, per_worker_buffer_size=self._buffer
+                num_workers=self._num_workers, per_worker_buffer_size=self._buffer
             )
-            # Only pictures are worth shared memory: it costs a file for each array.
-            small = grain.experimental.DatasetOptions(min_shm_size=_SHARED_FROM_BYTES)
-            ahead = grain.experimental.WithOptionsIterDataset(ahead, small).mp_prefetch(options)
-        return iter(ahead)
+            # Only images are worth shared memory: it costs a file for each array.
+            shared = grain.experimental.DatasetOptions(min_shm_size=_SHARED_FROM_BYTES)
+            dataset = grain.experimental.WithOptionsIterDataset(dataset, shared)
+            dataset = dataset.mp_prefetch(options)
+        return iter(dataset)
 
     def get_state(self) -> dict[str, int]:
-        """{"batches": how many were taken}."""
+        """{"batches": number of batches taken}."""
         return {"batches": self._taken}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes to where `get_state` was called; what was decoded ahead is dropped."""
+        """Continues where `get_state` was called; what was decoded ahead is dropped."""
         self.close()
         self._taken = int(state["batches"])
 
@@ -193,30 +206,35 @@ class BatchIterator(grain.DatasetIterator):
             self._iterator = None
 
 
-def _bytes(source: Records, example: ExampleSpec) -> int:
+def _total_bytes(source: DataSource, example: ExampleSpec) -> int:
     """Of all rows together."""
-    fields = sum(field.empty.nbytes for field in example.fields.values())
-    return len(source) * (3 * example.image.size**2 + fields)
+    targets = sum(target.empty.nbytes for target in example.targets.values())
+    return len(source) * (3 * example.image.size**2 + targets)
 
 
 def _in_order(
     count: int, batch_size: int, rows: Sequence[int] | np.ndarray | None = None
 ) -> grain.MapDataset:
     """(positions, indices) of the batches of this process that hold 0 … count - 1 once."""
-    own = _own_rows(batch_size, rows)
+    local_rows = _local_rows(batch_size, rows)
 
-    def rows_of(batch: int) -> tuple[np.ndarray, np.ndarray]:
-        index = batch * batch_size + own
-        return index, np.where(index < count, index, PADDING)
+    def batch_rows(batch: int) -> BatchRows:
+        positions = batch * batch_size + local_rows
+        return positions, np.where(positions < count, positions, PADDING)
 
-    return grain.MapDataset.range(-(-count // batch_size)).map(rows_of)
+    return grain.MapDataset.range(-(-count // batch_size)).map(batch_rows)
 
 
-def _own_rows(batch_size: int, rows: Sequence[int] | np.ndarray | None) -> np.ndarray:
+def _local_rows(batch_size: int, rows: Sequence[int] | np.ndarray | None) -> np.ndarray:
     return np.arange(batch_size) if rows is None else np.asarray(rows)
 
 
-def _parse_flags() -> None:
-    """Lets grain read its absl flags also in programs that never parse any."""
+def _mark_flags_as_parsed() -> None:
+    """Marks absl's flags as parsed in a program that never parses any, such as a notebook.
+
+    grain's worker processes read flags of their own (as `--grain_py_debug_mode`) from the copy of
+    absl's that this process gives them, and fail with UnparsedFlagAccessError otherwise. All flags
+    then have their defaults. In a program that parses its flags this does nothing.
+    """
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()

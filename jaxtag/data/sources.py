@@ -1,79 +1,129 @@
-"""Random access to prepared data sets: ArrayRecord files in the tfds layout, no TensorFlow."""
+"""Random access to records: prepared splits (ArrayRecord in the tfds layout) and a user's own.
 
+A record is a dict: `image` (encoded bytes, or a uint8 array [H, W, 3]) and whatever the targets of
+a task read, as `captions` (list of str), `label` (number or name of a class) or `tags` and
+`unknown_tags` (lists of numbers or names). Anything with `__len__` and `__getitems__` is a
+`DataSource`; `as_data_source` adapts what has neither, such as a list or a `grain.MapDataset`.
+"""
+
+import abc
 import collections
-import os
-import re
-import shlex
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from jaxtag.data.labels import LabelNames
 from jaxtag.errors import UserError
 
-_VERSION = re.compile(r"^\d+\.\d+\.\d+$")
-_LABEL = tfds.features.ClassLabel
+Record = dict[str, Any]
+_ClassLabel = tfds.features.ClassLabel
 _CHUNK = 256  # records read at once where all are read
 
 
-def data_dir(flag: str | os.PathLike | None = None) -> Path:
-    """Where data sets lie: `flag`, else $TFDS_DATA_DIR, else tfds's own default."""
-    chosen = flag or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
-    return Path(chosen).expanduser()
+@runtime_checkable
+class DataSource(Protocol):
+    """What the input pipeline reads; picklable, so that worker processes can hold it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int], /) -> list[Record]: ...
 
 
-class Source:
-    """One split of a prepared data set; records are dicts in the terms of its features.
+class Source(abc.ABC):
+    """A data source that also knows its fields and the names of its labels.
 
-    Encoded pictures stay bytes, texts are `str`, class labels and other int64 numbers `int`,
-    sequences of texts or of class labels lists of them; whatever else a data set has comes as tfds
-    gives it. Pickles as its address, so that each worker process opens the files for itself.
+    Attributes:
+        name: What to call it in messages.
     """
 
-    def __init__(self, folder: Path, split: str, limit: int | None = None):
+    name: str
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of records."""
+
+    @abc.abstractmethod
+    def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
+        """The records at `indices`, in that order."""
+
+    def __getitem__(self, index: int) -> Record:
+        return self.__getitems__([index])[0]
+
+    @property
+    @abc.abstractmethod
+    def features(self) -> Mapping[str, Any]:
+        """The fields of a record, each with its tfds feature or its type."""
+
+    @abc.abstractmethod
+    def class_names(self, feature: str = "label") -> list[str]:
+        """The names of the labels of a feature (or of the items of a list), by their numbers.
+
+        Raises:
+            UserError: There is no such feature, or it is no label.
+        """
+
+    def iter_fields(self, fields: Sequence[str]) -> Iterator[Record]:
+        """Yields the records in order, with at least `fields`.
+
+        Raises:
+            UserError: The source has no such field.
+        """
+        for name in fields if len(self) else ():
+            _check_field(name, self.features, self.name)
+        for start in range(0, len(self), _CHUNK):
+            yield from self.__getitems__(range(start, min(start + _CHUNK, len(self))))
+
+    def first(self, count: int) -> "Source":
+        """The source of the first `count` records alone."""
+        return _FirstRecords(self, count)
+
+
+class PreparedSource(Source):
+    """One split of a prepared data set.
+
+    Encoded images stay bytes, texts are `str`, class labels and other int64 numbers `int`,
+    sequences of texts or of class labels lists of them; other features come as tfds decodes them.
+    Pickles only its path; each worker process reopens the files.
+
+    Args:
+        folder: `DATA_DIR/<dataset>/<version>`.
+        split: A split or slice in tfds's notation.
+    """
+
+    def __init__(self, folder: Path, split: str):
         self.folder = Path(folder)
         self.split = split
-        self._limit = limit
-        self._opened = None
+        self.name = str(self.folder)
+        self._opened: tuple[Any, tfds.features.FeaturesDict, _Parser] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
     def __repr__(self) -> str:
-        return f"Source({str(self.folder)!r}, {self.split!r})"
+        return f"PreparedSource({str(self.folder)!r}, {self.split!r})"
 
     def __len__(self) -> int:
-        count = len(self._open()[0])
-        return count if self._limit is None else min(count, self._limit)
+        return len(self._open()[0])
 
-    def first(self, count: int) -> "Source":
-        """The first `count` records alone."""
-        return Source(self.folder, self.split, count)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
         """The records at `indices`, in that order; one read for all of them."""
-        records, parse = self._open()
+        records, _, parse = self._open()
         return [parse(record) for record in records.__getitems__([int(i) for i in indices])]
 
     @property
     def features(self) -> tfds.features.FeaturesDict:
-        """What a record holds, as tfds describes it."""
+        """The fields of a record, as tfds describes them."""
         return tfds.builder_from_directory(self.folder).info.features
 
     def class_names(self, feature: str = "label") -> list[str]:
-        """The names of a feature's classes, by their numbers; it may be a sequence of them.
-
-        Raises:
-            UserError: the data set has no such feature, or it is no class label.
-        """
-        kinds = {name: getattr(kind, "feature", kind) for name, kind in self.features.items()}
-        labels = {name: kind for name, kind in kinds.items() if isinstance(kind, _LABEL)}
+        """The names of the labels of a feature (or of the items of a sequence of them)."""
+        items = {name: getattr(kind, "feature", kind) for name, kind in self.features.items()}
+        labels = {name: kind for name, kind in items.items() if isinstance(kind, _ClassLabel)}
         if feature not in labels:
             raise UserError(
                 f"{self.folder} has no class labels {feature!r} "
@@ -81,158 +131,278 @@ class Source:
             )
         return list(labels[feature].names)
 
-    def _open(self) -> tuple[Any, Callable[[bytes], dict[str, Any]]]:
+    def iter_fields(self, fields: Sequence[str]) -> Iterator[Record]:
+        """Yields `fields` of the records in order; no other field is parsed."""
+        records, features, _ = self._open()
+        for name in fields:
+            _check_field(name, features, self.name)
+        parse = _parser({name: features[name] for name in fields})
+        if parse is None:
+            yield from super().iter_fields(fields)
+            return
+        for start in range(0, len(self), _CHUNK):
+            chunk = range(start, min(start + _CHUNK, len(self)))
+            yield from map(parse, records.__getitems__(list(chunk)))
+
+    def _open(self) -> "tuple[Any, tfds.features.FeaturesDict, _Parser]":
         if self._opened is None:
             builder = tfds.builder_from_directory(self.folder)
             records = builder.as_data_source(
                 split=self.split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
             ).data_source
-            self._opened = records, _parser(builder.info.features)
+            features = builder.info.features
+            self._opened = records, features, _parser(features) or _tfds_parser(features)
         return self._opened
 
 
-def open_split(dataset: str, split: str, data_dir: str | os.PathLike | None = None) -> Source:
-    """Opens a split of a prepared data set.
+class RecordSource(Source):
+    """A user's records, read through a function from indices to records.
 
     Args:
-        dataset: `name`, `name/config` or `name:1.0.0`; without a version the newest one.
-        split: such as `train`; tfds's slices (`train[:10%]`) work too.
-        data_dir: the folder of data sets; see `data_dir`.
+        records: What the records come from; picklable.
+        read: Reads the records at some indices of `records`.
+        class_names: Names of the labels, by feature. Of other features, the names that occur in
+            the records, sorted; of numbers, the numbers up to the largest.
+    """
+
+    def __init__(
+        self,
+        records: Any,
+        read: Callable[[Any, Sequence[int]], list[Record]],
+        class_names: Mapping[str, Sequence[str]] | None = None,
+    ):
+        self.name = f"the data source {type(records).__name__}"
+        self._records = records
+        self._read = read
+        self._class_names = {name: list(names) for name, names in (class_names or {}).items()}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
+        """The records at `indices`, in that order."""
+        records = self._read(self._records, [int(i) for i in indices])
+        return [self._checked(record, i) for record, i in zip(records, indices, strict=True)]
+
+    @property
+    def features(self) -> Mapping[str, Any]:
+        """The source's own `features`, else the types of the values of the first record."""
+        if hasattr(self._records, "features"):
+            return self._records.features
+        if len(self) == 0:
+            return {}
+        return {name: type(value) for name, value in self[0].items()}
+
+    def class_names(self, feature: str = "label") -> list[str]:
+        """The names of the labels of a feature; the first call may read all records."""
+        names = self._class_names.get(feature)
+        if names is None:
+            if hasattr(self._records, "class_names"):
+                names = list(self._records.class_names(feature))
+            else:
+                names = self._names_in_records(feature)
+            self._class_names[feature] = names
+        return names
+
+    def _names_in_records(self, feature: str) -> list[str]:
+        fields = ["tags", "unknown_tags"] if feature == "tags" else [feature]
+        labels: set[int | str] = set()
+        for record in self.iter_fields([feature]):
+            for field in fields:
+                labels.update(_as_list(record.get(field, [])))
+        if all(isinstance(label, str) for label in labels):
+            return sorted(str(label) for label in labels)
+        if not all(isinstance(label, int) for label in labels):
+            raise UserError(f"{self.name}: {feature!r} holds labels by name and by number")
+        return [str(number) for number in range(max(map(int, labels)) + 1)]
+
+    def _checked(self, record: Any, index: int) -> Record:
+        if not isinstance(record, Mapping) or "image" not in record:
+            raise UserError(
+                f"record {index} of {self.name} is {_described(record)}: it must be a dict with "
+                "an 'image'"
+            )
+        return {
+            name: value if name == "image" else _python_value(value)
+            for name, value in record.items()
+        }
+
+
+class _FirstRecords(Source):
+    """The first records of another source."""
+
+    def __init__(self, source: Source, count: int):
+        self.name = source.name
+        self._source, self._count = source, count
+
+    def __len__(self) -> int:
+        return min(self._count, len(self._source))
+
+    def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
+        return self._source.__getitems__(indices)
+
+    @property
+    def features(self) -> Mapping[str, Any]:
+        return self._source.features
+
+    def class_names(self, feature: str = "label") -> list[str]:
+        return self._source.class_names(feature)
+
+    def iter_fields(self, fields: Sequence[str]) -> Iterator[Record]:
+        return itertools.islice(self._source.iter_fields(fields), len(self))
+
+
+def as_data_source(records: Any, class_names: Mapping[str, Sequence[str]] | None = None) -> Source:
+    """Adapts what a user has to a `Source`.
+
+    Args:
+        records: A `Source` (returned as it is), a `DataSource`, a `grain.MapDataset`, or a
+            sequence of records: anything with a length and items by number. Its own
+            `class_names(feature)`, where it has one, is used.
+        class_names: Names of the labels, by feature: `{"label": ["cat", "dog"]}`. By default
+            they are gathered from the records, so give them where a split may lack a class.
 
     Raises:
-        UserError: it is not there (with the commands that bring it), incomplete, or stored in
-            another format.
+        UserError: It is none of these.
     """
-    folder = _version_folder(dataset, data_dir)
-    try:
-        builder = tfds.builder_from_directory(folder)
-    except Exception as error:  # damaged descriptions raise many kinds
-        raise UserError(
-            f"the description of {folder} is damaged ({error}): delete the folder and prepare the "
-            "data set again"
-        ) from error
-    try:
-        files = builder.info.splits[split].file_instructions
-    except (KeyError, ValueError) as error:
-        names = ", ".join(sorted(builder.info.splits)) or "none"
-        why = f" ({error})" if "[" in split else ""  # a slice that tfds does not understand
-        raise UserError(
-            f"{folder} has no split {split!r} (it has: {names}){why}: name one with "
-            "--config.data.train_split, --config.data.evaluation_split or --split"
-        ) from error
-    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-        raise UserError(
-            f"{folder} is stored as {builder.info.file_format.value}, which has no random access: "
-            "prepare it again with python -m jaxtag.prepare"
-        )
-    absent = [file.filename for file in files if not Path(file.filename).is_file()]
-    if absent:
-        raise UserError(
-            f"{folder} is incomplete, {len(absent)} file(s) are missing, such as {absent[0]}: "
-            "delete the folder and prepare the data set again"
-        )
-    return Source(folder, split)
+    if isinstance(records, Source):
+        return records
+    if hasattr(records, "__len__") and not isinstance(records, str | bytes | Mapping):
+        if hasattr(records, "__getitems__"):
+            return RecordSource(records, _read_items, class_names)
+        if hasattr(records, "__getitem__"):
+            return RecordSource(records, _read_one_by_one, class_names)
+    raise UserError(
+        f"{type(records).__name__} is no data source: give an object with __len__ and "
+        "__getitems__(indices), a grain.MapDataset, or a sequence of records"
+    )
 
 
-def iter_captions(source: Source) -> Iterator[list[str]]:
-    """The captions of each record in order, without a look at the pictures."""
-    for fields in _all_fields(source):
-        yield [_text(value) for value in fields["captions"].bytes_list.value]
+def iter_captions(source: DataSource) -> Iterator[list[str]]:
+    """Yields the captions of each record in order."""
+    for record in as_data_source(source).iter_fields(["captions"]):
+        yield record["captions"]
 
 
-def read_labels(source: Source) -> np.ndarray:
-    """The class of each record in order, int64 [N], without a look at the pictures."""
-    return np.array([f["label"].int64_list.value[0] for f in _all_fields(source)], np.int64)
+def read_labels(source: DataSource, labels: LabelNames | None = None) -> np.ndarray:
+    """Reads the class of each record in order, int64 [N].
+
+    Args:
+        labels: Numbers the names of classes; needed where records hold names.
+    """
+    values = (record["label"] for record in as_data_source(source).iter_fields(["label"]))
+    return np.array([labels.index(v) if labels else v for v in values], np.int64)
 
 
-def indices_by_class(source: Source, feature: str) -> list[np.ndarray]:
-    """The records of each class or tag that has any, ascending; without a look at the pictures."""
-    members = collections.defaultdict(list)
-    for place, fields in enumerate(_all_fields(source)):
-        for number in fields[feature].int64_list.value:
-            members[number].append(place)
-    return [np.array(members[number]) for number in sorted(members)]
+def indices_by_class(source: DataSource, feature: str) -> list[np.ndarray]:
+    """The indices of the records of each class or tag that has any, ascending."""
+    indices = collections.defaultdict(list)
+    for index, record in enumerate(as_data_source(source).iter_fields([feature])):
+        for label in _as_list(record[feature]):
+            indices[label].append(index)
+    return [np.array(indices[label]) for label in sorted(indices)]
 
 
-def tag_counts(source: Source, tags: int) -> np.ndarray:
-    """How many records have each tag, int64 [tags], without a look at the pictures."""
-    counts = np.zeros(tags, np.int64)
-    for fields in _all_fields(source):
-        counts[list(fields["tags"].int64_list.value)] += 1
+def tag_counts(source: DataSource, tags: LabelNames | int) -> np.ndarray:
+    """Counts the records that have each tag, int64 [T].
+
+    Args:
+        tags: The names of all tags, or T where records hold numbers.
+    """
+    counts = np.zeros(tags if isinstance(tags, int) else len(tags), np.int64)
+    for record in as_data_source(source).iter_fields(["tags"]):
+        labels = record["tags"]
+        counts[labels if isinstance(tags, int) else tags.indices(labels)] += 1
     return counts
 
 
 def iter_tags(source: Source) -> Iterator[tuple[str, list[str]]]:
-    """(file, its tags or its class) of each record in order, without a look at the pictures.
+    """Yields (file, names of its tags or of its class) of each record in order.
+
+    A record without a file is called by its index.
 
     Raises:
-        UserError: the data set has neither.
+        UserError: The source has neither tags nor labels.
     """
     feature = "tags" if "tags" in source.features else "label"
     names = source.class_names(feature)
-    for fields in _all_fields(source):
-        numbers = fields[feature].int64_list.value
-        yield _text(fields["file"].bytes_list.value[0]), [names[number] for number in numbers]
+    fields = ["file", feature] if "file" in source.features else [feature]
+    for index, record in enumerate(source.iter_fields(fields)):
+        labels = _as_list(record[feature])
+        tags = [label if isinstance(label, str) else names[label] for label in labels]
+        yield record.get("file", str(index)), tags
 
 
-def _all_fields(source: Source) -> Iterator[Any]:
-    """The fields of each record in order, as a `tf.train.Example` has them."""
-    records, _ = source._open()
-    for start in range(0, len(source), _CHUNK):
-        chunk = range(start, min(start + _CHUNK, len(source)))
-        for record in records.__getitems__(list(chunk)):
-            yield tf_example_pb2.Example.FromString(record).features.feature
+def _read_items(records: Any, indices: Sequence[int]) -> list[Record]:
+    return list(records.__getitems__(indices))
 
 
-def _version_folder(dataset: str, flag: str | os.PathLike | None) -> Path:
-    name, _, version = dataset.partition(":")
-    root = data_dir(flag)
-    parent = root / name
-    found = []
-    if parent.is_dir():
-        found = [
-            folder.name
-            for folder in parent.iterdir()
-            if _VERSION.match(folder.name) and (folder / "dataset_info.json").is_file()
-        ]
-    if not found or (version and version not in found):
-        from jaxtag import datasets
-
-        held = f" (it holds {', '.join(sorted(found))})" if found else ""
-        commands = datasets.download_instructions(name, flag and shlex.quote(os.fspath(flag)))
-        raise UserError(f"the data set {dataset} is not prepared in {root}{held}.\n{commands}")
-    return parent / (version or max(found, key=lambda v: tuple(map(int, v.split(".")))))
+def _read_one_by_one(records: Any, indices: Sequence[int]) -> list[Record]:
+    return [records[index] for index in indices]
 
 
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
+def _check_field(name: str, features: Mapping[str, Any], source: str) -> None:
+    if name not in features:
+        fields = ", ".join(sorted(features)) or "nothing"
+        raise UserError(f"{source} has no {name} (a record holds: {fields})")
 
 
-def _parser(features: tfds.features.FeaturesDict) -> Callable[[bytes], dict[str, Any]]:
-    """How to read a record: directly where `_reader` knows all features, else by tfds.
+def _as_list(labels: Any) -> list[int | str]:
+    return labels if isinstance(labels, list) else [labels]
 
-    tfds's own reader takes several times as long for these, as long as decoding a small JPEG.
+
+def _described(record: Any) -> str:
+    if isinstance(record, Mapping):
+        return f"a dict with {', '.join(map(str, record)) or 'nothing'}"
+    return f"a {type(record).__name__}"
+
+
+def _python_value(value: Any) -> Any:
+    """numpy's values (as tfds gives them) as Python's, and bytes as `str`."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, bytes):
+        return _text(value)
+    if isinstance(value, list | tuple):
+        return [_text(item) if isinstance(item, bytes) else item for item in value]
+    return value
+
+
+_Parser = Callable[[bytes], Record]
+
+
+def _parser(features: Mapping[str, Any]) -> _Parser | None:
+    """A function that parses a record without tfds; None where a feature is only tfds's.
+
+    tfds's own parser takes several times as long for these features, as long as decoding a small
+    JPEG.
     """
     readers = {name: _reader(feature) for name, feature in features.items()}
-    if all(readers.values()):
+    known = {name: reader for name, reader in readers.items() if reader is not None}
+    if len(known) < len(readers):
+        return None
 
-        def parse(record: bytes) -> dict[str, Any]:
-            fields = tf_example_pb2.Example.FromString(record).features.feature
-            return {name: read(fields[name]) for name, read in readers.items()}
+    def parse(record: bytes) -> Record:
+        fields = tf_example_pb2.Example.FromString(record).features.feature
+        return {name: read(fields[name]) for name, read in known.items()}
 
-        return parse
+    return parse
+
+
+def _tfds_parser(features: tfds.features.FeaturesDict) -> _Parser:
+    """A function that parses any record by tfds, images left encoded."""
     images = {n: f for n, f in features.items() if isinstance(f, tfds.features.Image)}
     decoders = {name: tfds.decode.SkipDecoding() for name in images}
 
-    def parse_any(record: bytes) -> dict[str, Any]:
+    def parse(record: bytes) -> Record:
         values = features.deserialize_example_np(record, decoders=decoders)
         return {name: _plain(features[name], value) for name, value in values.items()}
 
-    return parse_any
+    return parse
 
 
 def _reader(feature: Any) -> Callable[[Any], Any] | None:
-    """From a field of a `tf.train.Example` to its value; None for what only tfds can read."""
+    """Reads a feature from its field of a `tf.train.Example`; None for what only tfds can read."""
     kind = type(feature)
     if kind is tfds.features.Image:
         return lambda field: field.bytes_list.value[0]
@@ -240,15 +410,15 @@ def _reader(feature: Any) -> Callable[[Any], Any] | None:
         return lambda field: _text(field.bytes_list.value[0])
     if kind is tfds.features.Sequence and type(feature.feature) is tfds.features.Text:
         return lambda field: [_text(value) for value in field.bytes_list.value]
-    if kind is tfds.features.Sequence and type(feature.feature) is _LABEL:
+    if kind is tfds.features.Sequence and type(feature.feature) is _ClassLabel:
         return lambda field: list(field.int64_list.value)
-    if kind is _LABEL or (kind is tfds.features.Scalar and feature.np_dtype == np.int64):
+    if kind is _ClassLabel or (kind is tfds.features.Scalar and feature.np_dtype == np.int64):
         return lambda field: field.int64_list.value[0]
     return None
 
 
 def _plain(feature: Any, value: Any) -> Any:
-    """Texts as `str`, like the direct reader gives them."""
+    """Texts as `str`, as `_reader` gives them."""
     if isinstance(feature, tfds.features.Text):
         return _text(value)
     if isinstance(feature, tfds.features.Sequence) and isinstance(
@@ -256,3 +426,7 @@ def _plain(feature: Any, value: Any) -> Any:
     ):
         return [_text(item) for item in value]
     return value
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")

@@ -1,99 +1,141 @@
-"""What a row of a batch holds beside its picture: captions as tokens, a class, marks of tags."""
+"""What a row of a batch holds beside its image: caption tokens, a class, a multi-hot vector."""
 
-import dataclasses
-from collections.abc import Sized
-from typing import Any, ClassVar, Protocol
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
+from jaxtag.data.labels import Label, LabelNames
+from jaxtag.data.sources import Record
 from jaxtag.data.tokenizer import PAD, Tokenizer
+from jaxtag.errors import UserError
 
 
 class Target(Protocol):
     """Makes one array of the batch from a record; small and picklable.
 
-    `empty` is what a row without a record holds; its shape and dtype are those of every row.
-    `random` says whether it draws anything from the generator, which else may be None.
+    Attributes:
+        random: Whether it draws from the generator, which otherwise may be None.
+        empty: The row that no record fills; its shape and dtype are those of every row.
     """
 
-    random: bool
+    @property
+    def random(self) -> bool: ...
 
     @property
     def empty(self) -> np.ndarray: ...
 
-    def __call__(self, record: dict[str, Any], rng: np.random.Generator | None) -> np.ndarray: ...
+    def __call__(self, record: Record, rng: np.random.Generator | None) -> np.ndarray: ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class CaptionTokens:
-    """int32 [per_picture, length]: captions of the record, encoded.
+    """Captions of the record as token ids, int32 [captions_per_image, max_length].
 
-    Args:
-        tokenizer: encodes them.
-        length: tokens a caption, `<bos>` and `<eos>` included.
-        per_picture: how many captions (K). A record with fewer repeats some when `random`, and
-            leaves rows of `<pad>` otherwise; one without any is all `<pad>`.
-        random: draw them anew for each example, each caption at most once while there are
+    Attributes:
+        tokenizer: Encodes them.
+        max_length: Tokens of a caption, `<bos>` and `<eos>` included.
+        captions_per_image: How many captions (K). A record with fewer repeats some when `random`,
+            and leaves rows of `<pad>` otherwise; one without any is all `<pad>`.
+        random: Draw them anew for each example, each caption at most once while there are
             enough; otherwise the first ones in order.
     """
 
     tokenizer: Tokenizer
-    length: int
-    per_picture: int = 1
+    max_length: int
+    captions_per_image: int = 1
     random: bool = True
 
     @property
     def empty(self) -> np.ndarray:
-        return np.full((self.per_picture, self.length), PAD, np.int32)
+        """Rows of padding."""
+        return np.full((self.captions_per_image, self.max_length), PAD, np.int32)
 
-    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
-        captions, out = record["captions"], self.empty
+    def __call__(self, record: Record, rng: np.random.Generator | None) -> np.ndarray:
+        """Encodes K captions of the record, drawn from `rng` where `random`."""
+        captions, tokens = _field(record, "captions"), self.empty
         if not captions:
-            return out
+            return tokens
         if self.random:
-            rounds = -(-self.per_picture // len(captions))
+            assert rng is not None
+            rounds = -(-self.captions_per_image // len(captions))
             order = np.concatenate([rng.permutation(len(captions)) for _ in range(rounds)])
             captions = [captions[i] for i in order]
-        chosen = captions[: self.per_picture]
-        out[: len(chosen)] = self.tokenizer.encode(chosen, self.length)
-        return out
+        captions = captions[: self.captions_per_image]
+        tokens[: len(captions)] = self.tokenizer.encode(captions, self.max_length)
+        return tokens
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ClassLabel:
-    """int32 []: the class of the record."""
+    """The class of the record, int32 [].
 
-    random: ClassVar[bool] = False
-
-    @property
-    def empty(self) -> np.ndarray:
-        return np.zeros((), np.int32)
-
-    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
-        del rng
-        return np.int32(record["label"])
-
-
-@dataclasses.dataclass(frozen=True)
-class MultiHot:
-    """uint8 [T]: `mark` (0 or 1) for each tag that a field of the record lists, else the other.
-
-    Args:
-      field: of the record, a list of tag numbers.
-      tags: the names of all tags, or whatever has their number as its length.
+    Attributes:
+        labels: Numbers the names of classes; needed where records hold names.
+        field: Of the record: the class, by number or by name.
     """
 
-    random: ClassVar[bool] = False
-    field: str
-    tags: Sized
-    mark: int = 1
+    labels: LabelNames | None = None
+    field: str = "label"
+
+    @property
+    def random(self) -> bool:
+        """False: nothing is drawn."""
+        return False
 
     @property
     def empty(self) -> np.ndarray:
-        return np.zeros(len(self.tags), np.uint8)
+        """Class 0, to be masked."""
+        return np.zeros((), np.int32)
 
-    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, record: Record, rng: np.random.Generator | None) -> np.ndarray:
+        """The number of the record's class."""
         del rng
-        marks = np.full(len(self.tags), 1 - self.mark, np.uint8)
-        marks[record[self.field]] = self.mark
-        return marks
+        label = _field(record, self.field)
+        number = label if self.labels is None else self.labels.index(label)
+        return np.asarray(number, np.int32)
+
+
+@dataclass(frozen=True)
+class MultiHot:
+    """Which labels a field of the record lists, uint8 [T]: 1 for each of them, 0 for the others.
+
+    Attributes:
+        field: Of the record: a list of labels, by number or by name.
+        labels: The names of all labels; a plain sequence has no names, only a length.
+        inverted: 0 for the labels that are listed and 1 for the others; a record without the
+            field then lists none.
+    """
+
+    field: str
+    labels: LabelNames | Sized
+    inverted: bool = False
+
+    @property
+    def random(self) -> bool:
+        """False: nothing is drawn."""
+        return False
+
+    @property
+    def empty(self) -> np.ndarray:
+        """Zeros."""
+        return np.zeros(len(self.labels), np.uint8)
+
+    def __call__(self, record: Record, rng: np.random.Generator | None) -> np.ndarray:
+        """The row of the record."""
+        del rng
+        listed: Sequence[Label] = (
+            record.get(self.field, ()) if self.inverted else _field(record, self.field)
+        )
+        row = np.full(len(self.labels), int(self.inverted), np.uint8)
+        if isinstance(self.labels, LabelNames):
+            listed = self.labels.indices(listed)
+        row[np.asarray(listed, np.intp)] = int(not self.inverted)
+        return row
+
+
+def _field(record: Record, field: str) -> Any:
+    if field not in record:
+        raise UserError(f"a record has no {field!r} (it holds: {', '.join(sorted(record))})")
+    return record[field]

@@ -1,4 +1,4 @@
-"""Captions to token ids and back: a byte-level BPE vocabulary that no input can defeat."""
+"""Captions to token ids and back: byte-level BPE, which encodes any input without loss."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,9 +8,10 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from jaxtag.errors import UserError
+from jaxtag.storage.atomic_file import write_text
 
-PAD = -1  # what fills a row after its end: no token, so that it is none in any vocabulary
-BOS, EOS, UNK = 1, 2, 3  # of a vocabulary that `Tokenizer.train` makes
+PAD = -1  # fills a row after its end: an id of no vocabulary
+BOS, EOS, UNK = 1, 2, 3  # in a vocabulary from `Tokenizer.train`
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 # Every byte has a token of its own, so that emoji and any script encode without loss.
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
@@ -19,26 +20,34 @@ SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 class Tokenizer:
     """Byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909; bytes as in GPT-2).
 
-    What `train` makes has the ids `<pad>` 0, `<bos>` 1, `<eos>` 2, `<unk>` 3 (the first and the
-    last for tools that expect them: rows are filled with `PAD`, and bytes leave nothing unknown).
-    What `adopt` takes over has its own. Pickles, so that worker processes can hold it.
+    A vocabulary from `train` has the ids `<pad>` 0, `<bos>` 1, `<eos>` 2, `<unk>` 3 (the first and
+    the last for tools that expect them: rows are filled with `PAD`, and bytes leave nothing
+    unknown). A tokenizer from `from_pretrained` has ids of its own. Pickles, so that worker
+    processes can hold it.
 
     Attributes:
-        bos_id, eos_id: the tokens that start and end a caption; they may be the same.
-        truncated: how many captions `encode` had to cut so far, in this process.
+        bos_id: The token that starts a caption.
+        eos_id: The token that ends one; it may be the same.
+        truncated: Number of captions that `encode` has cut so far, in this process.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer):
         self._backend = backend
-        # The file itself says how captions start and end: what is put around an empty text.
+        # The ids around an empty text are those that start and end a caption.
         self.bos_id, self.eos_id = backend.encode("").ids or (BOS, EOS)
         added = backend.get_added_tokens_decoder()
         self._special = frozenset(i for i, token in added.items() if token.special)
         self.truncated = 0
 
     @classmethod
-    def adopt(cls, backend: tokenizers.Tokenizer, bos_id: int, eos_id: int) -> "Tokenizer":
-        """Takes over another model's vocabulary, whose captions start and end with these ids."""
+    def from_pretrained(
+        cls, backend: tokenizers.Tokenizer, bos_id: int, eos_id: int
+    ) -> "Tokenizer":
+        """Wraps the tokenizer of a published model whose captions start and end with these ids.
+
+        Raises:
+            UserError: The tokenizer has no such ids.
+        """
         bos, eos = (backend.id_to_token(i) for i in (bos_id, eos_id))
         if bos is None or eos is None:
             raise UserError(
@@ -58,6 +67,9 @@ class Tokenizer:
         """Learns at most `vocab_size` tokens (at least 260: the special ones and the bytes).
 
         The same captions give the same vocabulary, in whatever order they come.
+
+        Raises:
+            UserError: `vocab_size` is too small, or there are no captions.
         """
         if vocab_size < SMALLEST_VOCABULARY:
             raise UserError(
@@ -90,21 +102,21 @@ class Tokenizer:
         """Number of ids, special tokens included; may be below what `train` was asked for."""
         return self._backend.get_vocab_size()
 
-    def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
-        """int32 [N, length]: `bos_id`, the text, `eos_id`, then `PAD`.
+    def encode(self, texts: Sequence[str], max_length: int) -> np.ndarray:
+        """Encodes texts as int32 [N, max_length]: `bos_id`, the text, `eos_id`, then `PAD`.
 
-        A text of more than `length - 2` tokens is cut there (and still ends with `eos_id`);
+        A text of more than `max_length - 2` tokens is cut there (and still ends with `eos_id`);
         `truncated` counts these.
         """
-        if length < 3:
-            raise ValueError(f"length is {length}: <bos>, <eos> and one token need 3")
-        out = np.full((len(texts), length), PAD, np.int32)
+        if max_length < 3:
+            raise ValueError(f"max_length is {max_length}: <bos>, <eos> and one token need 3")
+        out = np.full((len(texts), max_length), PAD, np.int32)
         out[:, 0] = self.bos_id
         for row, text in zip(out, texts, strict=True):
             # A caption that spells "<eos>" is text, never the end of a sequence.
             ids = self._plain(text)
-            if len(ids) > length - 2:
-                ids = ids[: length - 2]
+            if len(ids) > max_length - 2:
+                ids = ids[: max_length - 2]
                 self.truncated += 1
             row[1 : 1 + len(ids)] = ids
             row[1 + len(ids)] = self.eos_id
@@ -115,33 +127,34 @@ class Tokenizer:
         return [i for i in ids if i not in self._special]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of one sequence of ids, up to its end; other special ids are skipped.
+        """Decodes one sequence of ids up to its end; other special ids are skipped.
 
         Half characters (a sequence cut between the bytes of one) are left out.
         """
-        ids, kept = np.asarray(ids).tolist(), []
-        for token in ids[1:] if ids[:1] == [self.bos_id] else ids:
+        sequence, text_ids = np.asarray(ids).tolist(), []
+        for token in sequence[1:] if sequence[:1] == [self.bos_id] else sequence:
             if token == self.eos_id:
                 break
             if 0 <= token < self.vocab_size and token not in self._special:
-                kept.append(token)
-        text = self._backend.decode(kept, skip_special_tokens=True)
+                text_ids.append(token)
+        text = self._backend.decode(text_ids, skip_special_tokens=True)
         return " ".join(text.replace("\ufffd", "").split())
 
     def decode_batch(self, ids: Sequence[Sequence[int]] | np.ndarray) -> list[str]:
-        """The text of each row of ids [N, length]."""
+        """Decodes each row of ids [N, max_length]."""
         return [self.decode(row) for row in ids]
 
     def save(self, path: str | Path) -> None:
         """Writes the vocabulary as JSON in the format of the `tokenizers` library."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(path).with_name(Path(path).name + ".partial")
-        partial.write_text(self._backend.to_str(pretty=True), encoding="utf-8")
-        partial.replace(path)  # so that a killed run never leaves half a file
+        write_text(path, self._backend.to_str(pretty=True))
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Reads what `save` wrote; UserError when it is absent, damaged, or not ours."""
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: The file is absent, damaged, or was not written by jaxtag.
+        """
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -153,11 +166,11 @@ class Tokenizer:
                 f"the tokenizer {path} is damaged ({error}): restore it, or train it anew "
                 "in a new work directory"
             ) from error
-        found = tuple(backend.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))
-        adopted = len(backend.encode("").ids) == 2
-        if found != SPECIAL_TOKENS and not adopted:
+        first_tokens = tuple(backend.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))
+        has_template = len(backend.encode("").ids) == 2  # made by `from_pretrained`
+        if first_tokens != SPECIAL_TOKENS and not has_template:
             raise UserError(
-                f"the tokenizer {path} starts with {found}, not with {SPECIAL_TOKENS}: "
+                f"the tokenizer {path} starts with {first_tokens}, not with {SPECIAL_TOKENS}: "
                 "it was not written by jaxtag"
             )
         return cls(backend)

@@ -1,9 +1,10 @@
 """Files of a folder, and of zips and tars that lie in it, read as if all were unpacked.
 
-Nothing is unpacked to disk (a compressed tar is, once, into an anonymous temporary file), no member
-can name a place outside its archive, and no member grows beyond a set size when it is read.
+Nothing is unpacked to disk (but a compressed tar, once, into an anonymous temporary file), no
+member can name a path outside its archive, and no member grows beyond a set size when it is read.
 """
 
+import abc
 import bz2
 import contextlib
 import functools
@@ -20,13 +21,14 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 from jaxtag.errors import UserError
 
-# What one file may hold when it is read: far above any real picture or annotation file.
-MAX_PICTURE_BYTES = 256 << 20
+# The size that one file may have when it is read: far above any real image or annotation file.
+MAX_IMAGE_BYTES = 256 << 20
 MAX_TEXT_BYTES = 2 << 30
-# A compressed tar of pictures or text grows less than this many times; a bomb grows more.
+# A compressed tar of images or text grows less than this many times; a bomb grows more.
 MAX_TAR_GROWTH = 100
 _MIB = 1 << 20
 
@@ -38,47 +40,52 @@ class ReadError(Exception):
     """A file that cannot be read; its text is the reason, fit for a report to the user."""
 
 
-class Store:
+class SourceFiles:
     """All files below a folder and inside the archives at its top, by relative POSIX path.
 
     A file that lies unpacked hides a member of the same path. Reading is safe from several threads.
     Use it as a context manager; it keeps its archives open.
 
     Args:
-        source: a folder, or one archive.
-        wanted: which archives of the folder to open, by file name; all by default.
+        root: A folder, or one archive.
+        accept: Which archives of the folder to open, by file name; all by default.
+
+    Attributes:
+        path: The folder or archive.
+        refused: (member, reason) of members that no reader gets to see.
 
     Raises:
-        UserError: no such folder, or a damaged archive.
+        UserError: There is no such folder, or an archive is damaged.
     """
 
     def __init__(
-        self, source: str | os.PathLike, wanted: Callable[[str], bool] = lambda name: True
+        self, root: str | os.PathLike[str], accept: Callable[[str], bool] = lambda name: True
     ):
-        self.path = Path(source).expanduser()
-        self._entries: dict[str, tuple[_Archive | None, object]] = {}
+        self.path = Path(root).expanduser()
+        self._entries: dict[str, tuple[_Archive | None, Any]] = {}
         self._archives: list[_Archive] = []
-        self.refused: list[tuple[str, str]] = []  # (member, reason) that no reader gets to see
+        self.refused: list[tuple[str, str]] = []
         self._by_name: dict[str, list[str]] | None = None
         if not self.path.exists():
             raise UserError(f"{self.path} does not exist")
-        with contextlib.ExitStack() as opened:  # closes what is open should one be damaged
-            opened.callback(self.close)
+        with contextlib.ExitStack() as stack:  # closes what is open should one be damaged
+            stack.callback(self.close)
             if self.path.is_dir():
-                self._add_folder(wanted)
+                self._add_folder(accept)
             elif is_archive(self.path.name):
                 self._add_archive(self.path)
             else:
                 raise UserError(f"{self.path} is neither a folder nor a zip or tar")
-            opened.pop_all()
+            stack.pop_all()
 
-    def __enter__(self) -> "Store":
+    def __enter__(self) -> "SourceFiles":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
+        """Closes the archives."""
         for archive in self._archives:
             archive.close()
 
@@ -94,7 +101,7 @@ class Store:
         return name in self._entries
 
     def find(self, path: str) -> list[str]:
-        """The files whose path ends with `path` (whole components), the shallowest first."""
+        """Finds the files whose path ends with `path` (whole components), the shallowest first."""
         parts = _clean(path)
         if not parts:
             return []
@@ -103,27 +110,31 @@ class Store:
             for name in self._entries:
                 index[name.rpartition("/")[2]].append(name)
             self._by_name = dict(index)
-        ending = "/".join(parts)
-        found = [
+        suffix = "/".join(parts)
+        matches = [
             name
             for name in self._by_name.get(parts[-1], ())
-            if name == ending or name.endswith("/" + ending)
+            if name == suffix or name.endswith("/" + suffix)
         ]
-        return sorted(found, key=lambda name: (name.count("/"), name))
+        return sorted(matches, key=lambda name: (name.count("/"), name))
+
+    def first(self, *paths: str) -> str | None:
+        """The shallowest file that `find` gives for the first of `paths` that is there."""
+        return next((matches[0] for path in paths if (matches := self.find(path))), None)
 
     def folder(self, name: str) -> dict[str, str]:
         """Files directly in the folders called `name`, wherever they are: file name -> path."""
-        found = {}
+        paths: dict[str, str] = {}
         for path in self.names():
             parent, _, base = path.rpartition("/")
             if parent == name or parent.endswith("/" + name):
-                found.setdefault(base, path)
-        return found
+                paths.setdefault(base, path)
+        return paths
 
     def size(self, name: str) -> int:
-        """Bytes of a file as its folder or archive states them (an archive may lie).
+        """Size of a file in bytes as its folder or archive states it (an archive may lie).
 
-        0 where the file cannot be looked at; `read` will say why.
+        0 where the file cannot be looked at; `read` says why.
         """
         archive, entry = self._entries[name]
         if archive is not None:
@@ -133,11 +144,11 @@ class Store:
         except OSError:
             return 0
 
-    def read(self, name: str, limit: int = MAX_PICTURE_BYTES) -> bytes:
-        """The whole of one file.
+    def read(self, name: str, limit: int = MAX_IMAGE_BYTES) -> bytes:
+        """Reads one file as a whole.
 
         Raises:
-            ReadError: it is missing, damaged, encrypted, unreadable or larger than `limit` bytes.
+            ReadError: It is missing, damaged, encrypted, unreadable or larger than `limit` bytes.
         """
         data = self._read(name, 0, limit + 1)
         if len(data) > limit:
@@ -145,25 +156,25 @@ class Store:
         return data
 
     def read_part(self, name: str, offset: int, size: int) -> bytes:
-        """`size` bytes of one file from `offset` on.
+        """Reads `size` bytes of one file from `offset` on.
 
         Raises:
-            ReadError: as `read`, or the file ends before.
+            ReadError: As `read`, or the file ends before.
         """
-        if size > MAX_PICTURE_BYTES:
-            raise ReadError(f"larger than the {MAX_PICTURE_BYTES / _MIB:,.0f} MiB allowed")
+        if size > MAX_IMAGE_BYTES:
+            raise ReadError(f"larger than the {MAX_IMAGE_BYTES / _MIB:,.0f} MiB allowed")
         data = self._read(name, offset, size)
         if len(data) < size:
             raise ReadError(f"{self.where(name)} ends in the middle of it")
         return data
 
     def tar_members(self, name: str) -> Iterator[tuple[str, int, int]]:
-        """(path, offset, size), for `read_part`, of each regular file of a tar in the store.
+        """Yields (path, offset, size), for `read_part`, of each regular file of a tar.
 
         Members that point outside of it go to `refused`.
 
         Raises:
-            UserError: it is damaged or compressed.
+            UserError: The tar is damaged or compressed.
         """
         try:
             window = io.BufferedReader(_Window(functools.partial(self._read, name)))
@@ -180,7 +191,7 @@ class Store:
             ) from error
 
     def _read(self, name: str, offset: int, limit: int) -> bytes:
-        """At most `limit` bytes of a file from `offset` on; what goes wrong as ReadError."""
+        """At most `limit` bytes of a file from `offset` on; all errors as ReadError."""
         try:
             archive, entry = self._entries[name]
         except KeyError:
@@ -200,11 +211,11 @@ class Store:
         self.refused.append((f"{archive}:{member}", "its name points outside of the archive"))
 
     def where(self, name: str) -> str:
-        """How to name a file to the user: its path, and the archive that holds it."""
+        """The name of a file in messages: its path, after the archive that holds it."""
         archive, _ = self._entries[name]
         return name if archive is None else f"{archive.path.name}:{name}"
 
-    def _add_folder(self, wanted: Callable[[str], bool]) -> None:
+    def _add_folder(self, accept: Callable[[str], bool]) -> None:
         archives = []
         seen = set()
         # Links to folders are followed (large data sets often lie on another disk), each once.
@@ -219,7 +230,7 @@ class Store:
             for file in sorted(files):
                 name = file if inside == "." else f"{inside}/{file}"
                 if inside == "." and is_archive(file):
-                    if wanted(file):
+                    if accept(file):
                         archives.append(self.path / file)
                 elif not _CLUTTER.search(name):
                     self._entries[name] = (None, None)
@@ -227,9 +238,8 @@ class Store:
             self._add_archive(archive)
 
     def _add_archive(self, path: Path) -> None:
-        kind = _Zip if path.suffix.lower() == ".zip" else _Tar
         try:
-            archive = kind(path)
+            archive = _Zip(path) if path.suffix.lower() == ".zip" else _Tar(path)
         except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
             raise UserError(
                 f"{path} is damaged or only partly downloaded ({error}): get it again"
@@ -237,14 +247,14 @@ class Store:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error}") from error
         self._archives.append(archive)
-        for name, entry in archive.members:
-            parts = _clean(name)
+        for member, entry in archive.members:
+            parts = _clean(member)
             if parts is None:
-                self._refuse(path.name, name)
+                self._refuse(path.name, member)
                 continue
-            clean = "/".join(parts)
-            if not _CLUTTER.search(clean):
-                self._entries.setdefault(clean, (archive, entry))
+            name = "/".join(parts)
+            if not _CLUTTER.search(name):
+                self._entries.setdefault(name, (archive, entry))
 
 
 def is_archive(name: str) -> bool:
@@ -261,11 +271,28 @@ def _clean(name: str) -> tuple[str, ...] | None:
     return None if ".." in parts else parts
 
 
-class _Archive:
-    """`members`: (name, entry) of each regular file; `read` and `size` take the entry."""
+class _Archive(abc.ABC):
+    """An open archive.
+
+    Attributes:
+        path: Of the archive.
+        members: (name, entry) of each regular file; `size` and `read` take the entry.
+    """
 
     path: Path
-    members: list[tuple[str, object]]
+    members: list[tuple[str, Any]]
+
+    @abc.abstractmethod
+    def size(self, entry: Any) -> int:
+        """Bytes of a member."""
+
+    @abc.abstractmethod
+    def read(self, entry: Any, offset: int, limit: int) -> bytes:
+        """At most `limit` bytes of a member from `offset` on."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Closes the file."""
 
 
 class _Zip(_Archive):
@@ -291,22 +318,22 @@ class _Zip(_Archive):
 
 
 class _Tar(_Archive):
-    """A tar by the positions of its members; a compressed one is unpacked into a nameless file."""
+    """A tar by the offsets of its members; a compressed one is unpacked into a nameless file."""
 
     def __init__(self, path: Path):
         self.path = path
-        self._file = path.open("rb")
-        with contextlib.ExitStack() as opened:  # closes the file should it be damaged
-            opened.callback(self.close)
+        self._file: BinaryIO = path.open("rb")
+        with contextlib.ExitStack() as stack:  # closes the file should it be damaged
+            stack.callback(self.close)
             if not path.name.lower().endswith(".tar"):
-                self._file = _unpacked(path, self._file)
+                self._file = _decompress(path, self._file)
             with tarfile.open(fileobj=self._file, mode="r:") as tar:
                 self.members = [
                     (member.name, (member.offset_data, member.size))
                     for member in tar
                     if member.isreg() and not member.issparse()
                 ]
-            opened.pop_all()
+            stack.pop_all()
         self._lock = threading.Lock()
 
     def size(self, entry: tuple[int, int]) -> int:
@@ -314,11 +341,11 @@ class _Tar(_Archive):
 
     def read(self, entry: tuple[int, int], offset: int, limit: int) -> bytes:
         start, size = entry
-        wanted = max(0, min(size - offset, limit))
+        count = max(0, min(size - offset, limit))
         with self._lock:
             self._file.seek(start + offset)
-            data = self._file.read(wanted)
-        if len(data) < wanted:
+            data = self._file.read(count)
+        if len(data) < count:
             raise EOFError(f"{self.path.name} ends in the middle of this file")
         return data
 
@@ -330,7 +357,7 @@ class _Window(io.RawIOBase):
     """A file object over a function that reads `limit` bytes from `offset` on."""
 
     def __init__(self, read: Callable[[int, int], bytes]):
-        self._source, self._place = read, 0
+        self._read_at, self._offset = read, 0
 
     def readable(self) -> bool:
         return True
@@ -341,37 +368,44 @@ class _Window(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence == os.SEEK_END:
             raise io.UnsupportedOperation("the end is not known")
-        self._place = offset + (self._place if whence == os.SEEK_CUR else 0)
-        return self._place
+        self._offset = offset + (self._offset if whence == os.SEEK_CUR else 0)
+        return self._offset
 
-    def readinto(self, buffer) -> int:
-        data = self._source(self._place, len(buffer))
+    def readinto(self, buffer: Any) -> int:
+        data = self._read_at(self._offset, len(buffer))
         buffer[: len(data)] = data
-        self._place += len(data)
+        self._offset += len(data)
         return len(data)
 
 
-def _unpacked(path: Path, packed):
-    """The decompressed bytes of an open gzip, bzip2 or xz file, as a temporary file."""
-    head = packed.read(6)
-    packed.seek(0)
-    opener = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}.get(head[:2])
-    if opener is None:
-        raise tarfile.ReadError("neither gzip, bzip2 nor xz data")
-    allowed = max(path.stat().st_size * MAX_TAR_GROWTH, 64 * _MIB)
-    with contextlib.ExitStack() as opened:  # closes the copy should the original be damaged
-        target = opened.enter_context(tempfile.TemporaryFile(prefix="jaxtag-"))
+def _decompress(path: Path, compressed: BinaryIO) -> BinaryIO:
+    """The content of an open gzip, bzip2 or xz file, as a temporary file."""
+    magic = compressed.read(2)
+    compressed.seek(0)
+    limit = max(path.stat().st_size * MAX_TAR_GROWTH, 64 * _MIB)
+    with contextlib.ExitStack() as stack:  # closes the copy should the original be damaged
+        copy = stack.enter_context(tempfile.TemporaryFile(prefix="jaxtag-"))
         try:
-            with packed, opener(packed) as stream:
+            with compressed, _open_compressed(magic, compressed) as stream:
                 while block := stream.read(_MIB):
-                    target.write(block)
-                    if target.tell() > allowed:
+                    copy.write(block)
+                    if copy.tell() > limit:
                         raise UserError(
                             f"{path} grows more than {MAX_TAR_GROWTH} times when it is unpacked: "
                             "refused as a decompression bomb"
                         )
         except (lzma.LZMAError, zlib.error) as error:
             raise tarfile.ReadError(str(error)) from error
-        target.seek(0)
-        opened.pop_all()
-    return target
+        copy.seek(0)
+        stack.pop_all()
+    return copy
+
+
+def _open_compressed(magic: bytes, file: BinaryIO) -> gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
+    if magic == b"\x1f\x8b":
+        return gzip.GzipFile(fileobj=file)
+    if magic == b"BZ":
+        return bz2.BZ2File(file)
+    if magic == b"\xfd7":
+        return lzma.LZMAFile(file)
+    raise tarfile.ReadError("neither gzip, bzip2 nor xz data")

@@ -1,7 +1,7 @@
 """Reads the pickles of CIFAR's Python archives, and nothing else that a pickle can hold.
 
 A pickle may name any function of any module and call it. Here the few names that these files use
-stand for our own objects, and every other name is refused.
+stand for objects of our own, and every other name is refused.
 """
 
 import io
@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from jaxtag.datasets.archives import MAX_PICTURE_BYTES, ReadError, Store
+from jaxtag.datasets.archives import MAX_IMAGE_BYTES, ReadError, SourceFiles
 from jaxtag.errors import UserError
 
 
-def read_pickle(store: Store, name: str) -> dict[str, Any]:
-    """The dictionary of a file: texts, whole numbers, lists of them, and uint8 arrays.
+def read_pickle(source: SourceFiles, name: str) -> dict[str, Any]:
+    """Reads the dictionary of a file: texts, integers, lists of them, and uint8 arrays.
 
     Raises:
-        UserError: it cannot be read, is damaged, or holds anything else (named).
+        UserError: It cannot be read, is damaged, or holds anything else (named).
     """
-    where = store.where(name)
+    where = source.where(name)
     try:
-        content = _Reader(io.BytesIO(store.read(name, MAX_PICTURE_BYTES)), encoding="bytes").load()
+        content = _Reader(io.BytesIO(source.read(name, MAX_IMAGE_BYTES)), encoding="bytes").load()
         if not isinstance(content, dict):
             raise _RefusedError("no pickled dictionary")
         return {_text(key): _plain(value) for key, value in content.items()}
@@ -48,29 +48,29 @@ class _Array(_StandIn):
 
     values: np.ndarray | None = None
 
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, kind, fortran, data = state
-        if not isinstance(kind, _Kind) or not isinstance(data, bytes):
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
             raise _RefusedError("an array of another kind than uint8: refused")
         self.values = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
-class _Kind(_StandIn):
+class _Dtype(_StandIn):
     """Stands for `numpy.dtype`, of uint8 alone."""
 
     def __init__(self, code: str | bytes, *_: Any):
         if code not in ("u1", b"u1"):
             raise _RefusedError(f"an array of {_text(code)!r} instead of bytes ('u1'): refused")
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         """Byte order and alignment mean nothing for single bytes."""
 
 
 class _Reconstruct(_StandIn):
     """Stands for numpy's `_reconstruct`, which makes an array whose state comes later."""
 
-    def __new__(cls, kind: type, *_: Any) -> _Array:
-        if kind is not _Array:
+    def __new__(cls, array_class: type, *_: Any) -> _Array:  # type: ignore[misc]  # as pickle calls it
+        if array_class is not _Array:
             raise _RefusedError("an array of an unknown class: refused")
         return _Array()
 
@@ -78,7 +78,7 @@ class _Reconstruct(_StandIn):
 class _Encode(_StandIn):
     """Stands for `_codecs.encode`, as which Python 3 writes bytes in protocol 2."""
 
-    def __new__(cls, text: str, encoding: str) -> bytes:
+    def __new__(cls, text: str, encoding: str) -> bytes:  # type: ignore[misc]  # as pickle calls it
         if encoding != "latin1":
             raise _RefusedError(f"text in {encoding!r}: refused")
         return text.encode("latin1")
@@ -88,20 +88,20 @@ _NAMES = {
     ("numpy.core.multiarray", "_reconstruct"): _Reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _Reconstruct,
     ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Kind,
+    ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _Encode,
 }
 
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        known = _NAMES.get((module, name))
-        if known is None:
+        stand_in = _NAMES.get((module, name))
+        if stand_in is None:
             raise _RefusedError(
                 f"the pickle names {module}.{name}, which CIFAR's files do not hold: refused, as "
                 "it could run any program. Get the official file"
             )
-        return known
+        return stand_in
 
 
 def _plain(value: Any) -> Any:

@@ -4,12 +4,12 @@ An annotation is `{"image_id", "caption"}` or, of an object, `{"image_id", "cate
 `"categories": [{"id", "name"}]` in the file; https://cocodataset.org/#format-data.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxtag.datasets.archives import MAX_TEXT_BYTES, ReadError, Store
+from jaxtag.datasets.archives import SourceFiles
+from jaxtag.datasets.text_files import read_json
 from jaxtag.errors import UserError
 
 # MD5 of the official archives.
@@ -25,7 +25,7 @@ MD5 = {
 
 @dataclass
 class CocoImage:
-    """An entry of `images`, with what `annotations` say of it: captions, or names of categories."""
+    """An entry of `images`, with its annotations: captions, or names of categories."""
 
     id: str
     file: str
@@ -33,125 +33,93 @@ class CocoImage:
     tags: list[str] = field(default_factory=list)
 
 
-def read_text(store: Store, name: str) -> str:
-    """A text file of a user in UTF-8, with or without a byte order mark.
+def read_coco_json(
+    source: SourceFiles, name: str, problems: list[tuple[str, str]]
+) -> list[CocoImage]:
+    """Reads the images of a COCO caption file in its order, with their captions.
+
+    Captions of unknown images go to `problems` as (location in the file, reason).
 
     Raises:
-        UserError: it cannot be read, or is in another encoding (names the line).
+        UserError: The file is not in COCO's form; says where.
     """
-    try:
-        data = store.read(name, MAX_TEXT_BYTES)
-    except ReadError as error:
-        raise UserError(f"{store.where(name)}: {error}") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{store.where(name)}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); "
-            "save the file as UTF-8"
-        ) from error
-
-
-def read_json(store: Store, name: str) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        UserError: it cannot be read, or is no JSON (names the line).
-    """
-    text = read_text(store, name)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{store.where(name)}, line {error.lineno}: no JSON: {error.msg}; "
-            "is the file cut short?"
-        ) from error
-    except RecursionError as error:
-        raise UserError(f"{store.where(name)}: no JSON of captions: nested too deeply") from error
-
-
-def read_coco_json(store: Store, name: str, problems: list[tuple[str, str]]) -> list[CocoImage]:
-    """The images of a COCO caption file in its order, with their captions.
-
-    Captions of unknown images go to `problems` as (place in the file, reason).
-
-    Raises:
-        UserError: the file is not in COCO's form; says where.
-    """
-    where = store.where(name)
-    content = read_json(store, name)
+    where = source.where(name)
+    content = read_json(source, name)
     images = _images(content, where, problems)
-    for place, annotation, image in _annotations(content, images, where, problems):
+    for location, annotation, image in _annotations(content, images, where, problems):
         caption = annotation.get("caption")
         if not isinstance(caption, str):
-            raise UserError(f'{place} has no "caption"; is this the captions_*.json?')
+            raise UserError(f'{location} has no "caption"; is this the captions_*.json?')
         if image is not None:
             image.captions.append(caption)
     return list(images.values())
 
 
 def read_coco_instances(
-    store: Store, name: str, problems: list[tuple[str, str]]
+    source: SourceFiles, name: str, problems: list[tuple[str, str]]
 ) -> tuple[list[str], list[CocoImage]]:
-    """The names of all categories by their ids, and the images of a file of objects, in its order.
+    """Reads a file of objects: names of all categories in the order of their ids, and the images.
 
     A category of several objects of an image, crowds too, is among its tags several times.
     Objects of unknown images go to `problems`.
 
     Raises:
-        UserError: the file is not in COCO's form; says where.
+        UserError: The file is not in COCO's form; says where.
     """
-    where = store.where(name)
-    content = read_json(store, name)
+    where = source.where(name)
+    content = read_json(source, name)
     images = _images(content, where, problems)
-    names = {}
+    names: dict[Any, str] = {}
     for number, category in enumerate(_objects(content, "categories", where)):
-        key, text = category.get("id"), category.get("name")
-        if not isinstance(key, int) or not isinstance(text, str) or key in names:
+        category_id, category_name = category.get("id"), category.get("name")
+        is_complete = isinstance(category_id, int) and isinstance(category_name, str)
+        if not is_complete or category_id in names:
             raise UserError(f'{where}: categories[{number}] needs an "id" of its own and a "name"')
-        names[key] = text
-    for place, annotation, image in _annotations(content, images, where, problems):
+        names[category_id] = str(category_name)
+    for location, annotation, image in _annotations(content, images, where, problems):
         tag = names.get(annotation.get("category_id"))
         if tag is None:
-            raise UserError(f'{place} has no "category_id" of a category')
+            raise UserError(f'{location} has no "category_id" of a category')
         if image is not None:
             image.tags.append(tag)
-    return [names[key] for key in sorted(names)], list(images.values())
+    return [names[category_id] for category_id in sorted(names)], list(images.values())
 
 
 def _images(
     content: Any, where: str, problems: list[tuple[str, str]]
 ) -> dict[int | str, CocoImage]:
-    """The images of a file by their ids, nothing said of them yet."""
+    """The images of a file by their ids, without annotations."""
     if not isinstance(content, dict) or "images" not in content:
         raise UserError(f'{where}: not in COCO\'s form: it has no "images"')
     images: dict[int | str, CocoImage] = {}
     for number, image in enumerate(_objects(content, "images", where)):
-        file, key = image.get("file_name"), image.get("id")
-        if not isinstance(file, str) or not isinstance(key, int | str):
+        file, image_id = image.get("file_name"), image.get("id")
+        if not isinstance(file, str) or not isinstance(image_id, int | str):
             raise UserError(f'{where}: images[{number}] needs an "id" and a "file_name"')
-        if key in images:
-            problems.append((f"{where}: images[{number}]", f"the id {key} occurs twice"))
+        if image_id in images:
+            problems.append((f"{where}: images[{number}]", f"the id {image_id} occurs twice"))
             continue
-        images[key] = CocoImage(str(key), file)
+        images[image_id] = CocoImage(str(image_id), file)
     return images
 
 
 def _annotations(
-    content: dict, images: dict, where: str, problems: list[tuple[str, str]]
-) -> Iterator[tuple[str, dict, CocoImage | None]]:
-    """(place in the file, annotation, its image); those of no image are problems and have None."""
+    content: dict[str, Any],
+    images: dict[int | str, CocoImage],
+    where: str,
+    problems: list[tuple[str, str]],
+) -> Iterator[tuple[str, dict[str, Any], CocoImage | None]]:
+    """(location, annotation, its image); those of no image are problems and have None."""
     for number, annotation in enumerate(_objects(content, "annotations", where)):
-        place = f"{where}: annotations[{number}]"
-        key = annotation.get("image_id")
-        image = images.get(key) if isinstance(key, int | str) else None
+        location = f"{where}: annotations[{number}]"
+        image_id = annotation.get("image_id")
+        image = images.get(image_id) if isinstance(image_id, int | str) else None
         if image is None:
-            problems.append((place, f"there is no image with the id {key}"))
-        yield place, annotation, image
+            problems.append((location, f"there is no image with the id {image_id}"))
+        yield location, annotation, image
 
 
-def _objects(content: dict, key: str, where: str) -> list[dict]:
+def _objects(content: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
     entries = content.get(key, [])
     if not isinstance(entries, list):
         raise UserError(f'{where}: "{key}" is not a list')

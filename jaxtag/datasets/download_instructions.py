@@ -71,8 +71,8 @@ To get Pascal VOC 2007 (900 MB) and prepare it; the tars stay packed:
 _NUS_WIDE = """\
 To get NUS-WIDE, take ImageList.zip, Groundtruth.zip and ConceptsList.zip from
 https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html
-and the pictures, which its authors send the links of, below a folder Flickr or images; put all
-into one folder, packed or not (some pictures are gone from Flickr: those there are will do):
+and the images, which its authors send the links of, below a folder Flickr or images; put all
+into one folder, packed or not (some images are gone from Flickr: those there are will do):
   ImageList.zip  Groundtruth.zip  ConceptsList.zip  Flickr/actor/0001_2124494179.jpg …
   python -m jaxtag.prepare --dataset={dataset} --source=FOLDER{data_dir}"""
 
@@ -85,8 +85,8 @@ To get MIRFlickr-25K (3 GB, https://press.liacs.nl/mirflickr/) and prepare it, b
   python -m jaxtag.prepare --dataset={dataset} --source=mirflickr{data_dir}"""
 
 _COREL5K = """\
-The pictures of Corel-5K are under copyright and have no official place. Prepare a copy that you may
-use from a folder with the pictures (1000.jpeg …, in folders or not) and either labels/words,
+The images of Corel-5K are under copyright and have no official place. Prepare a copy that you may
+use from a folder with the images (1000.jpeg …, in folders or not) and either labels/words,
 labels/training_label and labels/test_label or, of http://kobus.ca/research/data/eccv_2002/, words,
 image_nums, document_words, test_1_image_nums and test_1_document_words:
   python -m jaxtag.prepare --dataset={dataset} --source=FOLDER{data_dir}"""
@@ -96,9 +96,9 @@ It is made from a seed, without any files:
   python -m jaxtag.prepare --dataset={dataset}{data_dir}"""
 
 _OWN = """\
-If it is your own: put the pictures into a folder with a file of captions beside them (captions.csv
+If it is your own: put the images into a folder with a file of captions beside them (captions.csv
 with the columns file and caption, captions.jsonl, or a COCO-style captions.json) or of tags (the
-same with tags for caption, as in sea;sky), or, to classify, the pictures of each class into a
+same with tags for caption, as in sea;sky), or, to classify, the images of each class into a
 folder of its name, then
   python -m jaxtag.prepare --dataset={dataset} --source=FOLDER{data_dir}"""
 

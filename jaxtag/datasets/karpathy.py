@@ -5,8 +5,8 @@ Deep Visual-Semantic Alignments for Generating Image Descriptions, CVPR 2015, se
 
 from dataclasses import dataclass
 
-from jaxtag.datasets.archives import Store
-from jaxtag.datasets.coco_json import read_json
+from jaxtag.datasets.archives import SourceFiles
+from jaxtag.datasets.text_files import read_json
 from jaxtag.errors import UserError
 
 _SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
@@ -14,7 +14,7 @@ _SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "t
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture of a split file; `folder` and `coco_id` are COCO's (empty and None elsewhere)."""
+    """One image of a split file; `folder` and `coco_id` are COCO's ("" and None elsewhere)."""
 
     split: str
     file: str
@@ -23,13 +23,13 @@ class Entry:
     captions: tuple[str, ...]
 
 
-def read_karpathy(store: Store, name: str) -> list[Entry]:
-    """All entries of the split file `name`.
+def read_karpathy(source: SourceFiles, name: str) -> list[Entry]:
+    """Reads all entries of a split file.
 
     Raises:
-        UserError: it is not in that form.
+        UserError: It is not in that form.
     """
-    content = read_json(store, name)
+    content = read_json(source, name)
     try:
         return [
             Entry(
@@ -43,5 +43,5 @@ def read_karpathy(store: Store, name: str) -> list[Entry]:
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{store.where(name)} is not a split file of Karpathy: {type(error).__name__} {error}"
+            f"{source.where(name)} is not a split file of Karpathy: {type(error).__name__} {error}"
         ) from error

@@ -1,17 +1,18 @@
-"""Scenes of coloured shapes: their vocabulary, and whether what a caption asserts is true of one.
+"""Scenes of colored shapes: their vocabulary, and whether what a caption asserts is true of one.
 
 A scene is a dict, stored as JSON in the records of `shapes_captions`:
 `{"background": "black", "objects": [{"shape": "circle", "colour": "red", "size": "small",
 "row": 0, "column": 2, "x": 0.83, "y": 0.17, "radius": 0.08}, …],
 "relations": [[0, "left of", 1], …]}`.
 Rows and columns are those of a 3 x 3 grid, with at most one object to a cell; x, y and radius are
-shares of the picture's side. A relation names objects by position in the list.
+fractions of the image's side. A relation names objects by position in the list.
 """
 
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 # The first word is the common one; the others are used now and then.
 SHAPES = {
@@ -21,7 +22,7 @@ SHAPES = {
     "cross": ("cross",),
 }
 SIZES = {"small": ("small", "tiny"), "large": ("large", "big")}
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple")
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple")
 BACKGROUNDS = ("black", "gray", "white")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 RELATIONS = {
@@ -30,7 +31,7 @@ RELATIONS = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
-# (row, column) of the grid -> how a caption says it.
+# (row, column) of the grid -> its names in captions.
 POSITIONS = {
     (0, 0): ("in the top left corner", "at the top left"),
     (0, 1): ("at the top",),
@@ -43,99 +44,104 @@ POSITIONS = {
     (2, 2): ("in the bottom right corner", "at the bottom right"),
 }
 
-Description = tuple[str, str | None, str | None]  # shape, colour, size; None where not said
+Item = Mapping[str, Any]  # an object of a scene
+Scene = Mapping[str, Any]
+Description = tuple[str, str | None, str | None]  # shape, color, size; None where not named
+Attribute = tuple[Any, ...]  # as `attributes` makes it
 
 
-def relations(objects: Sequence[Mapping]) -> list[tuple[int, str, int]]:
+def relations(objects: Sequence[Item]) -> list[tuple[int, str, int]]:
     """All true (subject, relation, object): by columns for left and right, by rows for the rest."""
-    found = []
+    triples = []
     for i, j in itertools.permutations(range(len(objects)), 2):
         a, b = objects[i], objects[j]
         if a["column"] != b["column"]:
-            found.append((i, "left of" if a["column"] < b["column"] else "right of", j))
+            triples.append((i, "left of" if a["column"] < b["column"] else "right of", j))
         if a["row"] != b["row"]:
-            found.append((i, "above" if a["row"] < b["row"] else "below", j))
-    return found
+            triples.append((i, "above" if a["row"] < b["row"] else "below", j))
+    return triples
 
 
-def attributes(caption: str) -> frozenset[tuple]:
-    """What a caption asserts, in any of these forms; words outside the vocabulary say nothing.
+def attributes(caption: str) -> frozenset[Attribute]:
+    """What a caption asserts, in these forms; words outside the vocabulary are ignored.
 
-    `("object", (shape, colour, size), count)`, `("relation", description, relation, description)`,
-    `("position", description, (row, column))`, `("background", colour)`, `("total", count)`.
+    `("object", (shape, color, size), count)`, `("relation", description, relation, description)`,
+    `("position", description, (row, column))`, `("background", color)`, `("total", count)`.
     """
     text = " ".join(re.findall(r"[a-z0-9]+", caption.lower()))
     counts: dict[Description, int] = {}
-    found = set()
+    asserted: set[Attribute] = set()
     last: Description | None = None
-    waiting: tuple[Description, str] | None = None
+    pending: tuple[Description, str] | None = None
     for match in _GRAMMAR.finditer(text):
         if match["shape"]:
-            last = (_SHAPE[match["shape"]], match["colour"], _SIZE.get(match["size"]))
+            last = (_SHAPE[match["shape"]], match["color"], _SIZE.get(match["size"]))
             counts[last] = counts.get(last, 0) + _number(match["count"])
-            if waiting:
-                found.add(("relation", *waiting, last))
-            waiting = None
+            if pending:
+                asserted.add(("relation", *pending, last))
+            pending = None
         elif match["relation"]:
-            waiting = (last, _RELATION[match["relation"]]) if last else None
+            pending = (last, _RELATION[match["relation"]]) if last else None
         elif match["position"] and last:
-            found.add(("position", last, _POSITION[match["position"]]))
+            asserted.add(("position", last, _POSITION[match["position"]]))
         elif match["background"]:
-            found.add(("background", match["background"].replace("grey", "gray")))
+            asserted.add(("background", match["background"].replace("grey", "gray")))
         elif match["total"]:
-            found.add(("total", _number(match["total"])))
-    return frozenset(found | {("object", thing, count) for thing, count in counts.items()})
+            asserted.add(("total", _number(match["total"])))
+    return frozenset(asserted | {("object", item, count) for item, count in counts.items()})
 
 
-def is_true(attribute: tuple, scene: Mapping) -> bool:
+def is_true(attribute: Attribute, scene: Scene) -> bool:
     """Whether one attribute, as `attributes` gives it, holds in the scene."""
     objects = scene["objects"]
     kind, *rest = attribute
     if kind == "object":
         description, count = rest
-        return sum(_fits(description, thing) for thing in objects) >= count
+        return sum(_fits(description, item) for item in objects) >= count
     if kind == "relation":
         first, relation, second = rest
         return any(
-            said == relation and _fits(first, objects[i]) and _fits(second, objects[j])
-            for i, said, j in relations(objects)
+            true_relation == relation and _fits(first, objects[i]) and _fits(second, objects[j])
+            for i, true_relation, j in relations(objects)
         )
     if kind == "position":
         description, cell = rest
         return any(
-            _fits(description, thing) and (thing["row"], thing["column"]) == cell
-            for thing in objects
+            _fits(description, item) and (item["row"], item["column"]) == cell for item in objects
         )
     if kind == "background":
         return rest == [scene["background"]]
     return rest == [len(objects)]
 
 
-def is_exact(caption: str, scene: Mapping) -> bool:
-    """Whether all that is asserted is true, and each object is named once, by shape and colour."""
-    said = attributes(caption)
+def is_exact(caption: str, scene: Scene) -> bool:
+    """Whether all that is asserted is true, and each object is named once, by shape and color."""
+    asserted = attributes(caption)
     named = [
-        description for kind, description, *rest in said if kind == "object" for _ in range(rest[0])
+        description
+        for kind, description, *rest in asserted
+        if kind == "object"
+        for _ in range(rest[0])
     ]
-    if len(named) != len(scene["objects"]) or not all(colour for _, colour, _ in named):
+    if len(named) != len(scene["objects"]) or not all(color for _, color, _ in named):
         return False
-    return _matched(named, scene["objects"]) == len(named) and all(
-        is_true(attribute, scene) for attribute in said
+    return _count_matches(named, scene["objects"]) == len(named) and all(
+        is_true(attribute, scene) for attribute in asserted
     )
 
 
 def exact_attribute_accuracy(
-    captions: Sequence[str], scenes: Sequence[Mapping | str]
+    captions: Sequence[str], scenes: Sequence[Scene | str]
 ) -> dict[str, float]:
-    """How much of what captions assert is true of their scenes, all shares from 0 to 1.
+    """How much of what captions assert is true of their scenes, all fractions from 0 to 1.
 
     Args:
-        captions: one for each scene.
-        scenes: dicts, or their JSON as stored.
+        captions: One for each scene.
+        scenes: Dicts, or their JSON as stored.
 
     Returns:
-        `exact`: captions that name each object once by shape and colour and assert nothing false;
-        `objects_found`: objects of the scenes that captions name (with what is said of size);
+        `exact`: captions that name each object once by shape and color and assert nothing false;
+        `objects_found`: objects of the scenes that captions name (with their size, if named);
         `assertions`: assertions that are true; then the same for each kind that captions assert:
         `object`, `relation`, `position`, `background`, `total`.
     """
@@ -143,54 +149,54 @@ def exact_attribute_accuracy(
         raise ValueError(f"{len(captions)} captions for {len(scenes)} scenes")
     if not captions:
         raise ValueError("no captions to check")
-    exact = found = objects = 0
-    true: dict[str, int] = {}
-    asserted: dict[str, int] = {}
+    num_exact = num_found = num_objects = 0
+    num_true: dict[str, int] = {}
+    num_asserted: dict[str, int] = {}
     for caption, stored in zip(captions, scenes, strict=True):
         scene = json.loads(stored) if isinstance(stored, str | bytes) else stored
-        said = attributes(caption)
-        exact += is_exact(caption, scene)
-        objects += len(scene["objects"])
-        named = [a[1] for a in said if a[0] == "object" for _ in range(min(a[2], 9)) if a[1][1]]
-        found += _matched(named, scene["objects"])
-        for attribute in said:
+        asserted = attributes(caption)
+        num_exact += is_exact(caption, scene)
+        num_objects += len(scene["objects"])
+        named = [a[1] for a in asserted if a[0] == "object" for _ in range(min(a[2], 9)) if a[1][1]]
+        num_found += _count_matches(named, scene["objects"])
+        for attribute in asserted:
             for kind in (attribute[0], "assertions"):
-                asserted[kind] = asserted.get(kind, 0) + 1
-                true[kind] = true.get(kind, 0) + is_true(attribute, scene)
+                num_asserted[kind] = num_asserted.get(kind, 0) + 1
+                num_true[kind] = num_true.get(kind, 0) + is_true(attribute, scene)
     kinds = ("assertions", "object", "relation", "position", "background", "total")
     return {
-        "exact": exact / len(captions),
-        "objects_found": found / max(objects, 1),
-        **{kind: true[kind] / asserted[kind] for kind in kinds if kind in asserted},
+        "exact": num_exact / len(captions),
+        "objects_found": num_found / max(num_objects, 1),
+        **{kind: num_true[kind] / num_asserted[kind] for kind in kinds if kind in num_asserted},
     }
 
 
-def _fits(description: Description, thing: Mapping) -> bool:
-    said = zip(description, (thing["shape"], thing["colour"], thing["size"]), strict=True)
-    return all(word in (None, fact) for word, fact in said)
+def _fits(description: Description, item: Item) -> bool:
+    facts = (item["shape"], item["colour"], item["size"])
+    return all(word in (None, fact) for word, fact in zip(description, facts, strict=True))
 
 
-def _matched(named: Sequence[Description], objects: Sequence[Mapping]) -> int:
-    """How many descriptions can each have an object of their own (largest matching)."""
+def _count_matches(named: Sequence[Description], objects: Sequence[Item]) -> int:
+    """How many descriptions can each have an object of their own (maximum bipartite matching)."""
     owner: dict[int, int] = {}
 
-    def place(description: int, tried: set[int]) -> bool:
-        for number, thing in enumerate(objects):
-            if number not in tried and _fits(named[description], thing):
-                tried.add(number)
-                if number not in owner or place(owner[number], tried):
+    def assign(description: int, visited: set[int]) -> bool:
+        for number, item in enumerate(objects):
+            if number not in visited and _fits(named[description], item):
+                visited.add(number)
+                if number not in owner or assign(owner[number], visited):
                     owner[number] = description
                     return True
         return False
 
-    return sum(place(description, set()) for description in range(len(named)))
+    return sum(assign(description, set()) for description in range(len(named)))
 
 
 def _number(word: str | None) -> int:
     return NUMBERS.index(word) if word in NUMBERS else 1
 
 
-def _any(words) -> str:
+def _any(words: Iterable[str]) -> str:
     return "|".join(sorted(words, key=len, reverse=True))
 
 
@@ -204,7 +210,7 @@ _RELATION = {word: relation for relation, words in RELATIONS.items() for word in
 _POSITION = {word: cell for cell, words in POSITIONS.items() for word in words}
 _GRAMMAR = re.compile(
     rf"\b(?:(?:(?P<count>{_any(NUMBERS)}) )?(?:(?P<size>{_any(_SIZE)}) )?"
-    rf"(?:(?P<colour>{_any(COLOURS)}) )?(?P<shape>{_any(_SHAPE)})"
+    rf"(?:(?P<color>{_any(COLORS)}) )?(?P<shape>{_any(_SHAPE)})"
     rf"|(?P<total>{_any(NUMBERS)}) (?:shapes?|objects?)"
     rf"|(?P<relation>{_any(_RELATION)})"
     rf"|(?P<position>{_any(_POSITION)})"

@@ -1,34 +1,47 @@
-"""Takes out of a picture what it tells about people and places, without touching a pixel.
+"""Takes metadata about people and places out of an image without touching a pixel.
 
-JPEG: see `exif`. PNG (W3C, Portable Network Graphics, section 11) and WebP (RFC 9649) are rows of
-chunks, of which those with EXIF, XMP, texts and times go; an orientation that matters is kept.
-TIFF, AVIF, JPEG 2000 and a GIF with comments, which are rare, become PNG of the same pixels.
+Cameras write position, time, serial numbers and names into EXIF, XMP and IPTC, and phones append
+second images with their own. Only the orientation is kept, without which the image lies on its
+side; it is read as the decoder reads it.
+
+JPEG (ITU-T T.81, annex B; EXIF: CIPA DC-008, section 4) loses the segments with EXIF, XMP, IPTC and
+comments, and appended images. PNG (W3C, Portable Network Graphics, section 11) and WebP (RFC 9649)
+are rows of chunks, of which those with EXIF, XMP, texts and times go. TIFF, AVIF, JPEG 2000 and a
+GIF with comments, which are rare, become PNG of the same pixels.
 """
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
 
 from PIL import Image
 
-from jaxtag.data.decode import decode
-from jaxtag.datasets.exif import ORIENTATION, MetadataError, orientation_block, strip_jpeg
+from jaxtag.data.decode import ORIENTATION_TAG, DecodeError, decode, exif_orientation
 
+_SOI, _EOI, _SOS, _COMMENT, _APP1, _APP2, _APP13 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE1, 0xE2, 0xED
+# In compressed data 0xff is followed by 0 or a restart marker; anything else ends the scan.
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PERSONAL = (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME")
-_ANYWHERE = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ", b"\xffO\xffQ")
+# First bytes of TIFF and JPEG 2000, which may hold metadata anywhere.
+_METADATA_ANYWHERE = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ", b"\xffO\xffQ")
 _GIF_PERSONAL = (b"!\xfe", b"XMP DataXMP")  # comments, and an application's block
 _WEBP_PERSONAL = (b"EXIF", b"XMP ")
 _HAS_EXIF, _HAS_XMP = 0x08, 0x04  # flags in the first byte of VP8X
 
 
+class MetadataError(ValueError):
+    """An image whose parts cannot be followed, so that nothing can be taken out safely."""
+
+
 def strip(data: bytes) -> bytes:
-    """A picture without personal metadata; `data` itself where there are none.
+    """Returns an image without personal metadata; `data` itself where there are none.
 
     Raises:
-        MetadataError: the parts of the file cannot be followed.
-        DecodeError: it has to be written anew, and is damaged.
+        MetadataError: The parts of the file cannot be followed.
+        DecodeError: It has to be encoded anew, and is damaged.
     """
     if data[:2] == b"\xff\xd8":
         return strip_jpeg(data)
@@ -37,9 +50,73 @@ def strip(data: bytes) -> bytes:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _strip_webp(data)
     gif = data.startswith(b"GIF8") and any(mark in data for mark in _GIF_PERSONAL)
-    if gif or data.startswith(_ANYWHERE) or data[4:8] == b"ftyp":
+    if gif or data.startswith(_METADATA_ANYWHERE) or data[4:8] == b"ftyp":
         return _as_png(data)
     return data
+
+
+def strip_jpeg(data: bytes) -> bytes:
+    """Returns a JPEG without EXIF (but for its orientation), XMP, IPTC, comments, appended images.
+
+    Returns `data` itself where it is no JPEG or has none of these.
+
+    Raises:
+        MetadataError: The segments are malformed.
+    """
+    if data[:2] != b"\xff\xd8":
+        return data
+    segments = []
+    has_exif = has_metadata = False
+    for marker, start, end in _jpeg_segments(data):
+        payload = data[start + 4 : end]
+        has_exif |= marker == _APP1 and payload.startswith(b"Exif\0")
+        if _is_personal(marker, payload):
+            has_metadata = True
+        else:
+            segments.append(data[start:end])
+            if marker == _EOI:
+                has_metadata |= end < len(data)
+    if not has_metadata:
+        return data
+    orientation = _orientation(data) if has_exif else 1
+    if orientation != 1:
+        payload = b"Exif\0\0" + _orientation_block(orientation)
+        segments.insert(1, b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload)
+    return b"".join(segments)
+
+
+def _is_personal(marker: int, payload: bytes) -> bool:
+    """Whether a segment holds EXIF or XMP, IPTC, a comment or the index of further images."""
+    multi_picture = marker == _APP2 and payload.startswith(b"MPF\0")
+    return marker in (_APP1, _APP13, _COMMENT) or multi_picture
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of each segment in turn, scans with their compressed data, to EOI."""
+    offset = 0
+    while True:
+        match = _MARKER.match(data, offset)
+        if match is None:
+            raise MetadataError(f"no JPEG marker at byte {offset}")
+        marker = match[1][0]
+        start = match.end() - 2
+        if marker in (_SOI, _EOI, 0x01):
+            end = start + 2
+        else:
+            if start + 4 > len(data):
+                raise MetadataError("the file ends inside a segment's header")
+            (length,) = struct.unpack_from(">H", data, start + 2)
+            end = start + 2 + length
+            if length < 2 or end > len(data):
+                raise MetadataError(f"the segment at byte {start} has a wrong length")
+            if marker == _SOS:
+                following = _MARKER.search(data, end)
+                end = following.start() if following else len(data)
+        yield marker, start, end
+        # Without an end marker the decoder may still be content: yield what there is.
+        if marker == _EOI or end == len(data):
+            return
+        offset = end
 
 
 def _as_png(data: bytes) -> bytes:
@@ -50,17 +127,18 @@ def _as_png(data: bytes) -> bytes:
 
 
 def _strip_png(data: bytes) -> bytes:
-    chunks = list(_png_chunks(data))
-    kept = [data[start:end] for kind, start, end in chunks if kind not in _PNG_PERSONAL]
-    stripped = _PNG + b"".join(kept)
+    chunks = [
+        data[start:end] for kind, start, end in _png_chunks(data) if kind not in _PNG_PERSONAL
+    ]
+    stripped = _PNG + b"".join(chunks)
     if len(stripped) == len(data):  # nothing went, at the end neither
         return data
     orientation = _orientation(data)
     if orientation != 1:
-        body = b"eXIf" + orientation_block(orientation)
+        body = b"eXIf" + _orientation_block(orientation)
         exif = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-        kept.insert(1, exif)  # after the header
-    return _PNG + b"".join(kept)
+        chunks.insert(1, exif)  # after the header
+    return _PNG + b"".join(chunks)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -77,16 +155,16 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _strip_webp(data: bytes) -> bytes:
-    chunks = list(_webp_chunks(data))
-    kept = [(kind, content) for kind, content in chunks if kind not in _WEBP_PERSONAL]
-    whole = 8 + int.from_bytes(data[4:8], "little") == len(data)
-    if len(kept) == len(chunks) and whole:
+    all_chunks = list(_webp_chunks(data))
+    chunks = [(kind, content) for kind, content in all_chunks if kind not in _WEBP_PERSONAL]
+    ends_here = 8 + int.from_bytes(data[4:8], "little") == len(data)
+    if len(chunks) == len(all_chunks) and ends_here:
         return data
     orientation = _orientation(data)
     if orientation != 1:
-        kept.append((b"EXIF", orientation_block(orientation)))
+        chunks.append((b"EXIF", _orientation_block(orientation)))
     body = b"WEBP"
-    for kind, content in kept:
+    for kind, content in chunks:
         if kind == b"VP8X" and content:
             flags = content[0] & ~(_HAS_EXIF | _HAS_XMP) | (_HAS_EXIF if orientation != 1 else 0)
             content = bytes([flags]) + content[1:]
@@ -96,21 +174,25 @@ def _strip_webp(data: bytes) -> bytes:
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(kind, content) of each chunk, within the length that the file states."""
-    place, stop = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
-    while place < stop:
-        size = int.from_bytes(data[place + 4 : place + 8], "little")
-        content = data[place + 8 : place + 8 + size]
-        if place + 8 + size > stop:
-            raise MetadataError(f"the WebP chunk at byte {place} has a wrong length")
-        yield data[place : place + 4], content
-        place += 8 + size + size % 2
+    offset, stop = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    while offset < stop:
+        size = int.from_bytes(data[offset + 4 : offset + 8], "little")
+        content = data[offset + 8 : offset + 8 + size]
+        if offset + 8 + size > stop:
+            raise MetadataError(f"the WebP chunk at byte {offset} has a wrong length")
+        yield data[offset : offset + 4], content
+        offset += 8 + size + size % 2
 
 
 def _orientation(data: bytes) -> int:
-    """As the decoder will see it, in whichever part of the file it stands."""
+    """The orientation that the decoder applies, in whichever part of the file it stands."""
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
-            orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception as error:  # damaged EXIF: Pillow raises many kinds
+        return exif_orientation(data)
+    except DecodeError as error:
         raise MetadataError(f"its EXIF cannot be read: {error}") from error
-    return orientation if orientation in range(1, 9) else 1
+
+
+def _orientation_block(orientation: int) -> bytes:
+    """The smallest EXIF block (TIFF) that holds an orientation."""
+    entry = struct.pack(">HHIHH", ORIENTATION_TAG, 3, 1, orientation, 0)
+    return b"MM\0*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)

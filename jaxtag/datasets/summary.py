@@ -1,6 +1,7 @@
-"""The counts of a prepared data set: printed, and kept beside it as summary.json."""
+"""The counts of a prepared data set: printed, and stored beside it as summary.json."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from jaxtag.datasets.base import Listing
 from jaxtag.datasets.verify import PrepareReport
 
 SUMMARY = "summary.json"
+_NOUNS = {"pictures": "images"}  # how counts are printed; others by their name
 _SHOWN = 5  # classes or tags at either end
 
 
@@ -17,17 +19,19 @@ class Summary:
     """What a prepared data set holds.
 
     Attributes:
-      dataset, version: its name and version.
-      variant: which form of the data set it was made of, in words.
-      splits: split -> {"pictures"}, with captions {"captions"} too, with labels {"classes"} or tags
-        {"tags"}: how many of them occur.
-      damaged: pictures that could not be read or decoded.
-      left_out: entries of ledger.jsonl (damaged pictures, and missing or malformed things).
-      caption_words: {"mean", "median", "p99", "max"} words of a caption; empty without captions.
-      balance: name of each class or tag -> pictures of the first split that have it, most first.
-      warnings: what differs from the data set as it was published.
-      folder: where it lies; not stored, so that it can be moved.
-      already: whether it was there before the call.
+        dataset: Its name.
+        version: Its version.
+        variant: The form of the data set that it was made from, for people.
+        splits: Split -> {"pictures"}, with captions {"captions"} too, with labels {"classes"} or
+            tags {"tags"}: how many of them occur.
+        damaged: Number of images that could not be read or decoded.
+        left_out: Number of entries of ledger.jsonl (damaged images, and missing or malformed
+            things).
+        caption_words: {"mean", "median", "p99", "max"} words of a caption; empty without captions.
+        balance: Name of each class or tag -> images of the first split that have it, most first.
+        warnings: What differs from the data set as it was published.
+        folder: Where it lies; not stored, so that it can be moved.
+        already: Whether it was there before the call.
     """
 
     dataset: str
@@ -43,49 +47,53 @@ class Summary:
     already: bool = False
 
     @classmethod
-    def of(
+    def from_report(
         cls,
         dataset: str,
         version: str,
         listing: Listing,
-        account: PrepareReport,
+        report: PrepareReport,
         published: Mapping[str, int],
     ) -> "Summary":
-        """Of what was just written; `published` has the pictures that a split should have."""
+        """Sums up what was just written; `published` has the images that a split should have."""
         return cls(
             dataset=dataset,
             version=version,
             variant=listing.variant,
-            splits={split: _counts(split, account) for split in account.pictures},
-            damaged=account.damaged,
-            left_out=len(account.ledger),
-            caption_words=_words(account.lengths),
-            balance=_balance(listing, account),
+            splits={split: _counts(split, report) for split in report.images},
+            damaged=report.damaged,
+            left_out=len(report.ledger),
+            caption_words=_quantiles(report.lengths),
+            balance=_balance(listing, report),
             warnings=listing.warnings
             + [
-                f"{split} has {account.pictures[split]:,} pictures; {count:,} were published"
+                f"{split} has {report.images[split]:,} images; {count:,} were published"
                 for split, count in published.items()
-                if account.pictures[split] != count
+                if report.images[split] != count
             ],
         )
 
     @classmethod
     def load(cls, folder: Path) -> "Summary":
-        """Of a prepared data set; ValueError, TypeError or OSError where it has none."""
+        """Reads that of a prepared data set.
+
+        Raises:
+            OSError, ValueError, TypeError: It has none, or a damaged one.
+        """
         stored = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return cls(**stored, folder=folder, already=True)
 
     def to_json(self) -> str:
+        """The text of summary.json."""
         stored = asdict(self)
         del stored["folder"], stored["already"]
         return json.dumps(stored, indent=2) + "\n"
 
     def __str__(self) -> str:
         lines = [f"{self.dataset} {self.version} ({self.variant})"]
-        lines += [
-            f"  {split:<11} " + " ".join(f"{count:>9,} {what}" for what, count in counts.items())
-            for split, counts in self.splits.items()
-        ]
+        for split, counts in self.splits.items():
+            columns = [f"{count:>9,} {_NOUNS.get(name, name)}" for name, count in counts.items()]
+            lines.append(f"  {split:<11} " + " ".join(columns))
         if self.caption_words:
             words = self.caption_words
             lines.append(
@@ -95,7 +103,7 @@ class Summary:
         lines += self._balance_lines()
         if self.left_out:
             lines.append(
-                f"  left out: {self.left_out:,}, of these {self.damaged:,} unusable pictures; "
+                f"  left out: {self.left_out:,}, of these {self.damaged:,} unusable images; "
                 "each with its reason in ledger.jsonl"
             )
         else:
@@ -104,59 +112,59 @@ class Summary:
         return "\n".join(lines)
 
     def _balance_lines(self) -> list[str]:
-        """The classes or tags with the most and the fewest pictures."""
+        """The classes or tags with the most and the fewest images."""
         if not self.balance:
             return []
         split, counts = next(iter(self.splits.items()))
         entries = [f"{name} {count:,}" for name, count in self.balance.items()]
-        lines = [f"  pictures in {split}: {', '.join(entries)}"]
+        lines = [f"  images in {split}: {', '.join(entries)}"]
         if len(entries) > 2 * _SHOWN:
             lines = [
-                f"  most pictures in {split}: {', '.join(entries[:_SHOWN])}",
+                f"  most images in {split}: {', '.join(entries[:_SHOWN])}",
                 f"  fewest: {', '.join(entries[-_SHOWN:])}",
             ]
         if "tags" in counts:
             mean = sum(self.balance.values()) / counts["pictures"]
-            lines.append(f"  tags of a picture: mean {mean:.2f}")
+            lines.append(f"  tags of an image: mean {mean:.2f}")
         return lines
 
 
-def _counts(split: str, account: PrepareReport) -> dict[str, int]:
-    counts = {"pictures": account.pictures[split]}
-    if split in account.captions:
-        counts["captions"] = account.captions[split]
-    if split in account.labels:
-        counts["classes"] = len(account.labels[split])
-    if split in account.tags:
-        counts["tags"] = len(account.tags[split])
+def _counts(split: str, report: PrepareReport) -> dict[str, int]:
+    counts = {"pictures": report.images[split]}
+    if split in report.captions:
+        counts["captions"] = report.captions[split]
+    if split in report.labels:
+        counts["classes"] = len(report.labels[split])
+    if split in report.tags:
+        counts["tags"] = len(report.tags[split])
     return counts
 
 
-def _balance(listing: Listing, account: PrepareReport) -> dict[str, int]:
-    """Pictures of the first split by class or tag, those that it lacks too, most first."""
-    split = next(iter(account.pictures))
+def _balance(listing: Listing, report: PrepareReport) -> dict[str, int]:
+    """Images of the first split by class or tag, those that it lacks too, most first."""
+    split = next(iter(report.images))
     if "label" in listing.features:
-        names, counts = listing.features["label"].names, account.labels[split]
+        names, counts = listing.features["label"].names, report.labels[split]
     elif "tags" in listing.features:
-        names, counts = listing.features["tags"].feature.names, account.tags[split]
+        names, counts = listing.features["tags"].feature.names, report.tags[split]
     else:
         return {}
     order = sorted(range(len(names)), key=lambda number: (-counts[number], names[number]))
     return {names[number]: counts[number] for number in order}
 
 
-def _words(lengths: dict[int, int]) -> dict[str, float]:
+def _quantiles(lengths: Counter[int]) -> dict[str, float]:
     total = sum(lengths.values())
     if not total:
         return {}
 
-    def quantile(share: float) -> int:
+    def quantile(fraction: float) -> int:
         seen = 0
         for length in sorted(lengths):
             seen += lengths[length]
-            if seen >= share * total:
+            if seen >= fraction * total:
                 return length
-        raise AssertionError("a share is at most 1")
+        raise AssertionError("a fraction is at most 1")
 
     mean = sum(length * count for length, count in lengths.items()) / total
     return {

@@ -1,142 +1,211 @@
-"""Reads and examines pictures on all cores, in order, and keeps account of those left out."""
+"""Reads and verifies images on all cores, in order, and reports those that are left out."""
 
-import collections
+import hashlib
 import itertools
 import os
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from jaxtag.data.decode import DecodeError, decode
 from jaxtag.datasets.archives import ReadError
 from jaxtag.datasets.base import ImageRecord
-from jaxtag.datasets.exif import MetadataError
-from jaxtag.datasets.strip_metadata import strip
-from jaxtag.datasets.verified_cache import VerifiedCache
+from jaxtag.datasets.strip_metadata import MetadataError, strip
 
-_T, _R = TypeVar("_T"), TypeVar("_R")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_DIGEST_BYTES = 16
+_FLUSH_EVERY = 256  # digests that a killed process may lose
 
 
-def _counters() -> dict[str, collections.Counter]:
-    return collections.defaultdict(collections.Counter)
+def _counters() -> dict[str, Counter[int]]:
+    return defaultdict(Counter)
 
 
 @dataclass
 class PrepareReport:
-    """What happened to the pictures.
+    """Counts of the images that were written, and those that were left out.
 
     Attributes:
-      ledger: one {"split", "file", "reason"} for everything left out ("split" empty if unknown).
-      damaged: pictures that could not be read or decoded.
-      pictures, captions: split -> how many were kept.
-      labels, tags: split -> class or tag, by number -> pictures that have it.
-      lengths: words of a caption -> how many captions have so many.
+        ledger: {"split", "file", "reason"} of everything left out ("split" empty if unknown).
+        damaged: Number of images that could not be read or decoded.
+        images: Split -> number of images.
+        captions: Split -> number of captions.
+        labels: Split -> class, by number -> number of images that have it.
+        tags: Split -> tag, by number -> number of images that have it.
+        lengths: Words of a caption -> number of captions with so many.
     """
 
     ledger: list[dict[str, str]] = field(default_factory=list)
     damaged: int = 0
-    pictures: collections.Counter = field(default_factory=collections.Counter)
-    captions: collections.Counter = field(default_factory=collections.Counter)
-    labels: dict[str, collections.Counter] = field(default_factory=_counters)
-    tags: dict[str, collections.Counter] = field(default_factory=_counters)
-    lengths: collections.Counter = field(default_factory=collections.Counter)
+    images: Counter[str] = field(default_factory=Counter)
+    captions: Counter[str] = field(default_factory=Counter)
+    labels: dict[str, Counter[int]] = field(default_factory=_counters)
+    tags: dict[str, Counter[int]] = field(default_factory=_counters)
+    lengths: Counter[int] = field(default_factory=Counter)
 
-    def leave_out(self, split: str, file: str, reason: str) -> None:
+    def reject(self, split: str, file: str, reason: str) -> None:
+        """Adds an entry to the ledger."""
         self.ledger.append({"split": split, "file": file, "reason": reason})
 
-    def keep(self, split: str, picture: ImageRecord) -> None:
-        self.pictures[split] += 1
-        if "captions" in picture.fields:
-            captions = picture.fields["captions"]
+    def accept(self, split: str, image: ImageRecord) -> None:
+        """Counts an image and its annotations."""
+        self.images[split] += 1
+        if "captions" in image.fields:
+            captions = image.fields["captions"]
             self.captions[split] += len(captions)
             self.lengths.update(len(caption.split()) for caption in captions)
-        if "label" in picture.fields:
-            self.labels[split][picture.fields["label"]] += 1
-        if "tags" in picture.fields:
-            self.tags[split].update(picture.fields["tags"])
+        if "label" in image.fields:
+            self.labels[split][image.fields["label"]] += 1
+        if "tags" in image.fields:
+            self.tags[split].update(image.fields["tags"])
+
+
+class VerifiedCache:
+    """Digests of sound images in a file, so that a preparation that was stopped can go on.
+
+    Decoding an image costs many times what reading and writing it cost. Use it as a context
+    manager, and `delete` it when the data set is complete. The file appears with the first image.
+
+    Args:
+        path: The file; what a killed process left in it is read, and appended to.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        data = path.read_bytes() if path.exists() else b""
+        size = len(data) // _DIGEST_BYTES * _DIGEST_BYTES  # the last one may be cut short
+        starts = range(0, size, _DIGEST_BYTES)
+        self._digests = {data[start : start + _DIGEST_BYTES] for start in starts}
+        self._unsaved: list[bytes] = []
+        if size < len(data):
+            os.truncate(path, size)
+
+    def __enter__(self) -> "VerifiedCache":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._flush()
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._digests
+
+    @staticmethod
+    def digest(data: bytes) -> bytes:
+        """The digest of an encoded image."""
+        return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
+
+    def add(self, digest: bytes) -> None:
+        """Adds the digest of a sound image."""
+        if digest not in self._digests:
+            self._digests.add(digest)
+            self._unsaved.append(digest)
+        if len(self._unsaved) >= _FLUSH_EVERY:
+            self._flush()
+
+    def delete(self) -> None:
+        """Deletes the file."""
+        self._unsaved.clear()
+        self._path.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        if self._unsaved:
+            with self._path.open("ab") as file:
+                file.write(b"".join(self._unsaved))
+            self._unsaved.clear()
 
 
 class ImageVerifier:
-    """Calls give the sound pictures of a split with the bytes to store; see `base.Check`.
+    """Yields the sound images of a split with the bytes to store; a `base.Verify`.
 
     Args:
-      account: filled on the way.
-      examined: pictures that are known to be sound and need not be decoded; added to on the way.
-      keep_exif: store files with all their metadata.
-      workers: threads (decoding and reading free the interpreter's lock); all cores by default.
-      tick: called once for each picture done.
+        report: Filled on the way.
+        cache: Images that are sound and need not be decoded; added to on the way.
+        keep_exif: Store files with all their metadata.
+        num_threads: Threads that read and decode (both release the GIL); all cores by default.
+        tick: Called once for each image.
     """
 
     def __init__(
         self,
-        account: PrepareReport,
-        examined: VerifiedCache,
+        report: PrepareReport,
+        cache: VerifiedCache,
         *,
         keep_exif: bool = False,
-        workers: int | None = None,
+        num_threads: int | None = None,
         tick: Callable[[], object] = lambda: None,
     ):
-        self._account = account
-        self._examined = examined
+        self._report = report
+        self._cache = cache
         self._keep_exif = keep_exif
-        self._workers = workers or _cores()
+        self._num_threads = num_threads or _num_cores()
         self._tick = tick
 
     def __call__(
-        self, split: str, pictures: list[ImageRecord]
+        self, split: str, images: list[ImageRecord]
     ) -> Iterator[tuple[ImageRecord, bytes]]:
-        results = _parallel(self._examine, pictures, self._workers)
-        for picture, (data, digest, reason) in zip(pictures, results, strict=True):
+        """Verifies images in order."""
+        results = _parallel_map(self._verify, images, self._num_threads)
+        for image, (data, digest, reason) in zip(images, results, strict=True):
             self._tick()
             if reason:
-                self._account.damaged += 1
-                self._account.leave_out(split, picture.file, reason)
+                self._report.damaged += 1
+                self._report.reject(split, image.file, reason)
             else:
-                self._account.keep(split, picture)
+                self._report.accept(split, image)
                 if digest is not None:
-                    self._examined.add(digest)
-                yield picture, data
+                    self._cache.add(digest)
+                yield image, data
 
-    def _examine(self, picture: ImageRecord) -> tuple[bytes, bytes | None, str]:
-        """The bytes to store, their digest if they were looked at, and the reason against them."""
-        unstripped = ""
+    def _verify(self, image: ImageRecord) -> tuple[bytes, bytes | None, str]:
+        """The bytes to store, their digest if they were decoded, and the reason against them."""
+        metadata_error = ""
         try:
-            data = picture.load()
-            if picture.made:
+            data = image.load()
+            if image.generated:
                 return data, None, ""
             if not self._keep_exif:
                 try:
                     data = strip(data)
                 except MetadataError as error:
-                    unstripped = f"personal metadata cannot be taken out ({error}); see --keep_exif"
+                    metadata_error = (
+                        f"personal metadata cannot be taken out ({error}); see --keep_exif"
+                    )
             digest = VerifiedCache.digest(data)
-            if digest not in self._examined:
+            if digest not in self._cache:
                 decode(data)
         except (ReadError, DecodeError) as error:
             return b"", None, str(error)
-        return data, digest, unstripped
+        return data, digest, metadata_error
 
 
-def _cores() -> int:
+def _num_cores() -> int:
     """The cores that this process may use (macOS cannot say; then all)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _parallel(function: Callable[[_T], _R], items: Iterable[_T], workers: int) -> Iterator[_R]:
-    """`map` on threads, in order, at most a few results ahead of the one who asks."""
+def _parallel_map(
+    function: Callable[[_T], _R], items: Iterable[_T], num_threads: int
+) -> Iterator[_R]:
+    """`map` on threads, in order, at most a few results ahead of the consumer."""
     items = iter(items)
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = collections.deque(
-            pool.submit(function, item) for item in itertools.islice(items, 4 * workers)
+    with ThreadPoolExecutor(num_threads) as pool:
+        pending = deque(
+            pool.submit(function, item) for item in itertools.islice(items, 4 * num_threads)
         )
         try:
-            while ahead:
-                result = ahead.popleft().result()
+            while pending:
+                result = pending.popleft().result()
                 for item in itertools.islice(items, 1):
-                    ahead.append(pool.submit(function, item))
+                    pending.append(pool.submit(function, item))
                 yield result
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -7,10 +7,11 @@ import re
 from typing import ClassVar
 from xml.etree import ElementTree
 
-from jaxtag.datasets.archives import ReadError, Store
+from jaxtag.datasets.archives import ReadError, SourceFiles
 from jaxtag.datasets.base import ImageDatasetBuilder
 from jaxtag.datasets.download_instructions import download_instructions
-from jaxtag.datasets.tagged import TagListing, read_lines
+from jaxtag.datasets.listings import TagListing
+from jaxtag.datasets.text_files import read_lines
 from jaxtag.errors import UserError
 
 _CLASSES = (
@@ -43,13 +44,14 @@ _MAX_XML_BYTES = 1 << 20
 class Voc2007(ImageDatasetBuilder):
     """Pascal VOC 2007: photographs tagged with the 20 kinds of things of the classification task.
 
-    A class of which a picture has only objects marked `difficult` is unknown in it: as in the
+    A class of which an image has only objects marked `difficult` is unknown in it: as in the
     challenge, it counts neither as present nor as absent.
     """
 
     name = "voc2007"
     HOMEPAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/"
     CITATION = "Everingham et al., IJCV 88:303-338, 2010"
+    NUM_LABELS = len(_CLASSES)
     COUNTS: ClassVar = {"train": 2_501, "validation": 2_510, "test": 4_952}
     MD5: ClassVar = {
         "VOCtrainval_06-Nov-2007.tar": "c52e279531787c972589f7e41ab4ae64",
@@ -57,52 +59,52 @@ class Voc2007(ImageDatasetBuilder):
     }
 
     @staticmethod
-    def wanted(archive: str) -> bool:
-        return bool(re.match(r"(?i)(voc|pascal).*2007", archive))
+    def accepts_archive(name: str) -> bool:
+        return bool(re.match(r"(?i)(voc|pascal).*2007", name))
 
     @classmethod
-    def list_pictures(cls, store: Store) -> TagListing:
+    def list_images(cls, source: SourceFiles) -> TagListing:
         listing = TagListing("VOCdevkit", _CLASSES)
-        found = {split: _find(store, f"{part}.txt") for split, part in _LISTS.items()}
-        if not any(found.values()):
+        lists = {split: _find_list(source, f"{part}.txt") for split, part in _LISTS.items()}
+        if not any(lists.values()):
             raise UserError(
-                f"{store.path} has no Pascal VOC 2007 (ImageSets/Main/train.txt and others).\n"
+                f"{source.path} has no Pascal VOC 2007 (ImageSets/Main/train.txt and others).\n"
                 f"{download_instructions(cls.name)}"
             )
-        for split, path in found.items():
+        for split, path in lists.items():
             if path:
-                _add(listing, store, split, path)
+                _add_list(listing, source, split, path)
         return listing.finished()
 
 
-def _find(store: Store, name: str) -> str | None:
+def _find_list(source: SourceFiles, name: str) -> str | None:
     """The list of a split: in a folder VOC2007, or where no folder has the year of another one."""
-    found = store.find(f"ImageSets/Main/{name}")
-    of_2007 = [path for path in found if "VOC2007/" in path]
-    others = [path for path in found if not re.search(r"VOC20\d\d/", path)]
+    paths = source.find(f"ImageSets/Main/{name}")
+    of_2007 = [path for path in paths if "VOC2007/" in path]
+    others = [path for path in paths if not re.search(r"VOC20\d\d/", path)]
     return next(iter(of_2007 or others), None)
 
 
-def _add(listing: TagListing, store: Store, split: str, path: str) -> None:
-    """Adds the pictures of one list, which lie beside ImageSets with their annotations."""
+def _add_list(listing: TagListing, source: SourceFiles, split: str, path: str) -> None:
+    """Adds the images of one list, which lie beside ImageSets with their annotations."""
     base = path.removesuffix(f"ImageSets/Main/{path.rpartition('/')[2]}")
-    for name in read_lines(store, path):
+    for name in read_lines(source, path):
         file = f"{name}.jpg"
-        picture, annotation = f"{base}JPEGImages/{file}", f"{base}Annotations/{name}.xml"
+        image, annotation = f"{base}JPEGImages/{file}", f"{base}Annotations/{name}.xml"
         try:
-            present, difficult = _objects(store.read(annotation, _MAX_XML_BYTES))
+            present, difficult = _objects(source.read(annotation, _MAX_XML_BYTES))
         except (ReadError, ValueError) as error:
             listing.problems.append((f"Annotations/{name}.xml", str(error)))
             continue
-        found = picture if picture in store else None
-        listing.add_tagged(store, split, found, file, present, difficult)
+        stored = image if image in source else None
+        listing.add_tagged(source, split, stored, file, present, difficult)
 
 
 def _objects(data: bytes) -> tuple[set[int], set[int]]:
     """The classes of all objects of an annotation, and of those that are difficult.
 
     Raises:
-        ValueError: it is malformed.
+        ValueError: It is malformed.
     """
     try:
         text = data.decode("utf-8")
@@ -111,11 +113,12 @@ def _objects(data: bytes) -> tuple[set[int], set[int]]:
         root = ElementTree.fromstring(text)
     except (ValueError, ElementTree.ParseError) as error:
         raise ValueError(f"malformed: {error}") from error
-    present, difficult = set(), set()
-    for thing in root.iter("object"):
-        name = (thing.findtext("name") or "").strip()
+    present: set[int] = set()
+    difficult: set[int] = set()
+    for element in root.iter("object"):
+        name = (element.findtext("name") or "").strip()
         if name not in _NUMBERS:
             raise ValueError(f"malformed: an object is called {name!r}")
-        hard = (thing.findtext("difficult") or "0").strip() == "1"
-        (difficult if hard else present).add(_NUMBERS[name])
+        is_difficult = (element.findtext("difficult") or "0").strip() == "1"
+        (difficult if is_difficult else present).add(_NUMBERS[name])
     return present, difficult

@@ -1,9 +1,9 @@
-"""Writes a data set into its place: at once or not at all, and one process at a time.
+"""Writes a prepared data set: complete or not at all, and one process at a time.
 
-It grows in `DATA_DIR/<dataset>/.preparing-<process>/` and is renamed to its place,
-`DATA_DIR/<dataset>/<version>/`, when it is whole: no reader ever meets half of it. What a killed
-run left is removed by the next one, but for the list of pictures that it found sound: they need not
-be decoded again.
+It grows in `DATA_DIR/<dataset>/.preparing-<process>/` and is renamed to
+`DATA_DIR/<dataset>/<version>/` when it is complete, so that no reader ever meets half of it. What a
+killed run left is removed by the next one, but for the list of images that it verified: they need
+not be decoded again.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from jaxtag.datasets.base import ImageDatasetBuilder, Listing
 from jaxtag.datasets.summary import SUMMARY, Summary
-from jaxtag.datasets.verified_cache import VerifiedCache
-from jaxtag.datasets.verify import ImageVerifier, PrepareReport
+from jaxtag.datasets.verify import ImageVerifier, PrepareReport, VerifiedCache
 from jaxtag.errors import UserError
+from jaxtag.storage.atomic_file import write_text
 
 LEDGER = "ledger.jsonl"
-_STAGING, _REPLACED, _EXAMINED = ".preparing-", ".replaced-", ".examined"
+_STAGING, _REPLACED, _VERIFIED = ".preparing-", ".replaced-", ".examined"
 _WRITING_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # tfds writes what it shuffles to disk once more when it is larger than this.
 _SHUFFLED_IN_MEMORY = 1000 << 20
@@ -35,35 +35,35 @@ _SHUFFLED_IN_MEMORY = 1000 << 20
 
 def write_dataset(
     builder_class: type[ImageDatasetBuilder],
-    source: str | os.PathLike | None,
+    source: str | os.PathLike[str] | None,
     data_dir: Path,
     *,
     overwrite: bool,
     keep_exif: bool,
-    workers: int | None,
+    num_threads: int | None,
     wait_seconds: float,
 ) -> Summary:
-    """Prepares one data set unless it is there already; see `builders.prepare`."""
+    """Prepares one data set unless it is there already; see `datasets.prepare`."""
     version = str(builder_class.VERSION)
     folder = data_dir / builder_class.name
     final = folder / version
     if final.exists() and not overwrite:
-        return _already(final)
-    # The source is looked through first: a mistake in it leaves no trace in `data_dir`.
-    with builder_class.opened(source) as listing, _readable_errors(folder):
+        return _load_summary(final)
+    # The source is listed first: a mistake in it leaves no trace in `data_dir`.
+    with builder_class.open_listing(source) as listing, _readable_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder, wait_seconds), VerifiedCache(folder / _EXAMINED) as examined:
+        with _lock(folder, wait_seconds), VerifiedCache(folder / _VERIFIED) as cache:
             _clean(folder)
             if final.exists() and not overwrite:
-                return _already(final)
+                return _load_summary(final)
             staging = folder / f"{_STAGING}{os.getpid()}"
             try:
                 staging.mkdir()
                 built, summary = _build(
-                    builder_class, listing, examined, staging, keep_exif, workers
+                    builder_class, listing, cache, staging, keep_exif, num_threads
                 )
                 _put_in_place(built, final)
-                examined.forget()
+                cache.delete()
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     summary.folder = final
@@ -73,48 +73,50 @@ def write_dataset(
 def _build(
     builder_class: type[ImageDatasetBuilder],
     listing: Listing,
-    examined: VerifiedCache,
+    cache: VerifiedCache,
     staging: Path,
     keep_exif: bool,
-    workers: int | None,
+    num_threads: int | None,
 ) -> tuple[Path, Summary]:
     """Writes everything below `staging`; returns the folder of the version, and the counts."""
-    total = sum(len(pictures) for pictures in listing.splits.values())
+    total = sum(len(images) for images in listing.splits.values())
     _check_space(staging, listing.size)
-    account = PrepareReport()
+    report = PrepareReport()
     for file, reason in listing.problems:
-        account.leave_out("", file, reason)
-    if len(examined):
-        print(f"going on: {len(examined):,} pictures were examined before", file=sys.stderr)
+        report.reject("", file, reason)
+    if len(cache):
+        print(f"going on: {len(cache):,} images were verified before", file=sys.stderr)
     tfds.disable_progress_bar()  # ours shows the same, once
-    bar = tqdm(total=total, unit=" pictures", desc=builder_class.name, disable=None, leave=False)
-    with bar:
-        check = ImageVerifier(
-            account, examined, keep_exif=keep_exif, workers=workers, tick=bar.update
+    with tqdm(
+        total=total, unit=" images", desc=builder_class.name, disable=None, leave=False
+    ) as bar:
+        verify = ImageVerifier(
+            report, cache, keep_exif=keep_exif, num_threads=num_threads, tick=bar.update
         )
-        builder = builder_class(listing=listing, check=check, data_dir=str(staging))
+        builder = builder_class(listing=listing, verify=verify, data_dir=str(staging))
         builder.download_and_prepare(download_dir=str(staging / "downloads"))
-    if not account.pictures:
-        raise UserError(_nothing(builder_class.name, account))
+    if not report.images:
+        raise UserError(_no_images(builder_class.name, report))
     version = str(builder_class.VERSION)
     built = staging / builder_class.name / version
-    summary = Summary.of(builder_class.name, version, listing, account, builder_class.COUNTS)
-    with open(built / LEDGER, "w", encoding="utf-8") as file:
-        for entry in account.ledger:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    (built / SUMMARY).write_text(summary.to_json(), encoding="utf-8")
+    summary = Summary.from_report(
+        builder_class.name, version, listing, report, builder_class.COUNTS
+    )
+    entries = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in report.ledger)
+    write_text(built / LEDGER, "".join(entries))
+    write_text(built / SUMMARY, summary.to_json())
     return built, summary
 
 
-def _nothing(dataset: str, account: PrepareReport) -> str:
-    lines = [f"{dataset}: not one picture can be used"]
-    lines += [f"  {entry['file']}: {entry['reason']}" for entry in account.ledger[:5]]
-    if len(account.ledger) > 5:
-        lines.append(f"  and {len(account.ledger) - 5:,} more")
+def _no_images(dataset: str, report: PrepareReport) -> str:
+    lines = [f"{dataset}: not one image can be used"]
+    lines += [f"  {entry['file']}: {entry['reason']}" for entry in report.ledger[:5]]
+    if len(report.ledger) > 5:
+        lines.append(f"  and {len(report.ledger) - 5:,} more")
     return "\n".join(lines)
 
 
-def _already(final: Path) -> Summary:
+def _load_summary(final: Path) -> Summary:
     try:
         return Summary.load(final)
     except (OSError, ValueError, TypeError) as error:
@@ -146,23 +148,23 @@ def _clean(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _lock(folder: Path, wait_seconds: float) -> Iterator[None]:
-    """Holds `folder/.lock`; the system lets go of it when the process ends, however it ends."""
-    until = time.monotonic() + wait_seconds
+    """Holds `folder/.lock`; the system releases it when the process ends, however it ends."""
+    deadline = time.monotonic() + wait_seconds
     with open(folder / ".lock", "a", encoding="utf-8") as file:
-        said = False
+        has_announced = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() >= until:
+                if time.monotonic() >= deadline:
                     raise UserError(
                         f"another process is preparing {folder.name} in {folder.parent}: "
                         "wait until it is done"
                     ) from None
-            if not said:
+            if not has_announced:
                 print(f"waiting for another process that prepares {folder.name}", file=sys.stderr)
-                said = True
+                has_announced = True
             time.sleep(0.2)
         yield
 
@@ -179,17 +181,20 @@ def _check_space(folder: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def _readable_errors(folder: Path) -> Iterator[None]:
-    """A full or read-only disk becomes a message, as does a file of the source that cannot be read;
-    tfds wraps such errors in others. All else is raised as it is."""
+    """Turns errors of the disk into messages; raises all others as they are.
+
+    Such are a full or read-only disk and a file of the source that cannot be read; tfds wraps them
+    in others.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        cause = error
+        cause: BaseException | None = error
         while cause is not None:
-            reason = _disk_reason(cause)
-            if reason and (file := _foreign(cause, folder)):
+            reason = _disk_error(cause)
+            if reason and (file := _outside_file(cause, folder)):
                 raise UserError(f"{file}: {reason}") from error
             if reason:
                 raise UserError(f"{folder} cannot be written: {reason}") from error
@@ -197,7 +202,7 @@ def _readable_errors(folder: Path) -> Iterator[None]:
         raise
 
 
-def _foreign(error: BaseException, folder: Path) -> Path | None:
+def _outside_file(error: BaseException, folder: Path) -> Path | None:
     """The file that an error is about, where it is neither in `folder` nor above it."""
     name = getattr(error, "filename", None)
     if not isinstance(name, str | os.PathLike):
@@ -206,10 +211,11 @@ def _foreign(error: BaseException, folder: Path) -> Path | None:
     return None if file in (folder, *folder.parents) or folder in file.parents else file
 
 
-def _disk_reason(error: BaseException) -> str:
+def _disk_error(error: BaseException) -> str:
+    """The system's text of an error of the disk; "" of any other error."""
     if isinstance(error, OSError) and error.strerror:
         # Without a file it may be of a read from the source, unless only writing fails so.
         return error.strerror if error.filename or error.errno in _WRITING_FAILED else ""
     # ArrayRecord's writer is C++: its errors carry the system's text only.
-    known = ("No space left on device", "File too large", "Disk quota exceeded")
-    return next((text for text in known if text in str(error)), "")
+    texts = ("No space left on device", "File too large", "Disk quota exceeded")
+    return next((text for text in texts if text in str(error)), "")

@@ -82,13 +82,13 @@ def test_a_plain_png_is_what_pillow_makes_of_it_damaged_or_not(grey):
     chunks.add(b"gAMA", struct.pack(">I", 45_455))
     chunks.add(b"sRGB", b"\0")
     data = save(image, "PNG", pnginfo=chunks, dpi=(72, 72))
-    assert isinstance(open_image(data), decode_module._Png)
+    assert isinstance(open_image(data), decode_module._PngReader)
     np.testing.assert_array_equal(decode(data), image if not grey else np.dstack([image] * 3))
     for place in range(0, len(data), 7):
         broken = bytearray(data)
         broken[place] ^= 0x11
         try:
-            expected = decode_module._General(bytes(broken), 10**6).pixels()
+            expected = decode_module._PillowReader(bytes(broken), 10**6).pixels()
         except DecodeError:
             with pytest.raises(DecodeError):
                 decode(bytes(broken), max_pixels=10**6)
@@ -389,11 +389,11 @@ def test_padding_before_the_end_marker_is_harmless():
     ("data", "reason"),
     [
         (b"", "empty"),
-        (b"<html>not found</html>", "no picture format"),
+        (b"<html>not found</html>", "no image format"),
         (b"\xff\xd8", "damaged"),
         (b"\xff\xd8\xff\xe0" + b"\0" * 50, "damaged"),
-        (b"\x89PNG\r\n\x1a\n", "damaged|no picture format"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture format"),
+        (b"\x89PNG\r\n\x1a\n", "damaged|no image format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image format"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_the_reason(data, reason):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from jaxtag.data.files import FileRecords, list_files
+from jaxtag.data.files import FileSource, list_files
 from jaxtag.data.pipeline import file_batches
 from jaxtag.data.transforms import Resize
 from jaxtag.errors import UserError
@@ -67,7 +67,7 @@ def test_files_through_workers(tmp_path):
     for number in range(7):
         pixels = np.full((20, 20, 3), number * 30, np.uint8)
         (tmp_path / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels))
-    batches = list(file_batches([tmp_path], image=Resize(SIZE), batch_size=2, workers=2))
+    batches = list(file_batches([tmp_path], image=Resize(SIZE), batch_size=2, num_workers=2))
     shades = np.concatenate([batch["image"][:, 8, 8, 0] for batch in batches])[:7]
     assert np.abs(shades - np.arange(7) * 30.0).max() < 3
 
@@ -93,7 +93,7 @@ def test_nothing_that_was_named_is_left_out_in_silence(tmp_path, monkeypatch):
     pattern, missing = tmp_path / "*.jpg", tmp_path / "missing.png"
     names = list_files([pattern, tmp_path, missing])
     assert names == [os.fspath(path) for path in (pattern, picture, closed, missing)]
-    errors = [record["error"] for record in FileRecords(names).__getitems__(range(4))]
+    errors = [record["error"] for record in FileSource(names).__getitems__(range(4))]
     assert errors[1] is None
     assert "No such file" in errors[0] and "No such file" in errors[3]
     assert errors[2] == "a folder that cannot be listed"

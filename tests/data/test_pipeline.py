@@ -75,7 +75,7 @@ def tokenizer(records):
 @pytest.fixture(scope="module")
 def example(tokenizer):
     return ExampleSpec(
-        RandomResizedCrop(SIZE), {"tokens": CaptionTokens(tokenizer, 24, per_picture=2)}
+        RandomResizedCrop(SIZE), {"tokens": CaptionTokens(tokenizer, 24, captions_per_image=2)}
     )
 
 
@@ -131,9 +131,10 @@ def test_any_number_of_processes_sees_the_same_global_batches(records, example, 
 @pytest.mark.parametrize(("workers", "threads"), [(0, 1), (0, 4), (2, 1)])
 def test_workers_and_threads_change_nothing(records, example, workers, threads):
     options = {"example": example, "batch_size": 6, "seed": 1}
-    expected = take(train_batches(records, **options, threads=0), 5)
+    expected = take(train_batches(records, **options, num_threads=0), 5)
     assert_same(
-        take(train_batches(records, **options, workers=workers, threads=threads), 5), expected
+        take(train_batches(records, **options, num_workers=workers, num_threads=threads), 5),
+        expected,
     )
 
 
@@ -170,7 +171,7 @@ def test_resume_is_exact_with_any_number_of_workers(records, example, resumed_wo
         next(first)
     state = first.get_state()
     first.close()
-    second = train_batches(records, **options, workers=resumed_workers)
+    second = train_batches(records, **options, num_workers=resumed_workers)
     second.set_state(state)
     assert_same(take(second, 4), expected[3:])
 
@@ -232,7 +233,7 @@ def test_evaluation_counts_each_record_once(records, tokenizer, processes):
 def test_captions_are_drawn_without_repeats_while_there_are_enough(tokenizer):
     record = {"captions": ["picture said once", "picture said twice", "picture said thrice"]}
     rng = np.random.default_rng(0)
-    three, five = (CaptionTokens(tokenizer, 24, per_picture=k) for k in (3, 5))
+    three, five = (CaptionTokens(tokenizer, 24, captions_per_image=k) for k in (3, 5))
     drawn = [tuple(tokenizer.decode_batch(three(record, rng))) for _ in range(50)]
     assert all(set(each) == set(record["captions"]) for each in drawn)
     assert len(set(drawn)) == 6
@@ -268,8 +269,8 @@ def test_rows_that_stay_the_same_are_made_once(
 
     example = ExampleSpec(Resize(SIZE), {"tokens": CaptionTokens(tokenizer, 24, random=False)})
     options = {"example": example, "batch_size": 4, "seed": 1}
-    kept = train_batches(Counted(), **options, threads=threads)
-    made = train_batches(records, **options, workers=1)
+    kept = train_batches(Counted(), **options, num_threads=threads)
+    made = train_batches(records, **options, num_workers=1)
     broken = 0
     for _ in range(3 * len(records) // 4):
         one, other = next(kept), next(made)
@@ -305,10 +306,10 @@ def test_a_thread_that_was_not_done_yet_does_no_harm():
 
 def test_much_is_not_kept(records, monkeypatch):
     options = {"example": ExampleSpec(Resize(SIZE)), "batch_size": 4, "seed": 1}
-    monkeypatch.setattr(pipeline.LoadOnce, "__call__", lambda self, rows: {"kept": True})
+    monkeypatch.setattr(pipeline.CachedBatchLoader, "__call__", lambda self, rows: {"kept": True})
     for limit, kept in ((0, True), (-1, False)):
         bytes_of_all = len(records) * SIZE * SIZE * 3
-        monkeypatch.setattr(pipeline, "_KEPT_BYTES", bytes_of_all + limit)
+        monkeypatch.setattr(pipeline, "_CACHE_BYTES", bytes_of_all + limit)
         batches = train_batches(records, **options)
         assert ("kept" in next(batches)) == kept
         batches.close()
@@ -320,7 +321,7 @@ def test_an_empty_split_is_named(example):
 
 
 def test_a_killed_worker_is_an_error_and_not_a_hang(example):
-    batches = train_batches(DyingRecords(), example=example, batch_size=4, seed=0, workers=2)
+    batches = train_batches(DyingRecords(), example=example, batch_size=4, seed=0, num_workers=2)
     start = time.monotonic()
     with pytest.raises(UserError, match="data worker died"):
         next(batches)

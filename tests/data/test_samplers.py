@@ -14,7 +14,7 @@ from jaxtag.errors import UsageError
 LABELS = np.array([4] * 9 + [0] * 6 + [7] * 2 + [2] * 12 + [5] * 7)[
     np.random.default_rng(0).permutation(36)
 ]
-OPTIONS = {"batch_size": 6, "per_class": 3}
+OPTIONS = {"batch_size": 6, "samples_per_class": 3}
 
 
 def members(labels=LABELS):
@@ -35,7 +35,7 @@ def batches(seed=5, **options):
     order = ClassBalancedSampler(members(), **OPTIONS, seed=seed)
     example = ExampleSpec(Resize(8), {"label": ClassLabel()})
     return train_batches(
-        Records(), example=example, batch_size=6, seed=seed, order=order, **options
+        Records(), example=example, batch_size=6, seed=seed, sampler=order, **options
     )
 
 
@@ -123,12 +123,12 @@ def test_resume_is_exact(workers):
     next(first), next(first)
     state = first.get_state()
     first.close()
-    second = batches(workers=workers)
+    second = batches(num_workers=workers)
     second.set_state(state)
     for got, wanted in zip(take(second, 3), expected[2:], strict=True):
         np.testing.assert_array_equal(got["index"], wanted["index"])
 
 
 def test_too_few_classes_are_named():
-    with pytest.raises(UsageError, match=r"only 5 have pictures: take at least 4"):
-        ClassBalancedSampler(members(), batch_size=18, per_class=3, seed=0)
+    with pytest.raises(UsageError, match=r"only 5 have images: take at least 4"):
+        ClassBalancedSampler(members(), batch_size=18, samples_per_class=3, seed=0)

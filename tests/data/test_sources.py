@@ -7,6 +7,7 @@ import pytest
 import simplejpeg
 import tensorflow_datasets as tfds
 
+from jaxtag import datasets
 from jaxtag.data import sources
 from jaxtag.errors import UserError
 
@@ -69,7 +70,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("dataset", ["source_probe", "source_probe_labelled", "source_probe_mixed"])
 def test_records_are_read_by_index(folder, dataset):
-    source = sources.open_split(dataset, "train", folder)
+    source = datasets.open_split(dataset, "train", folder)
     assert len(source) == 9
     records = source.__getitems__([4, 0, 4])
     assert records[0]["file"] == records[2]["file"] == source[4]["file"]
@@ -87,16 +88,16 @@ def test_records_are_read_by_index(folder, dataset):
 
 
 def test_names_of_classes(folder):
-    source = sources.open_split("source_probe_labelled", "train", folder)
+    source = datasets.open_split("source_probe_labelled", "train", folder)
     assert source.class_names() == [f"class {i}" for i in range(9)]
     with pytest.raises(UserError, match=r"no class labels 'number' \(class labels: label"):
         source.class_names("number")
     with pytest.raises(UserError, match=r"no class labels 'label' \(class labels: none"):
-        sources.open_split("source_probe", "train", folder).class_names()
+        datasets.open_split("source_probe", "train", folder).class_names()
 
 
 def test_it_pickles_as_an_address_also_when_open(folder):
-    source = sources.open_split("source_probe", "train", folder)
+    source = datasets.open_split("source_probe", "train", folder)
     record = source[3]
     data = pickle.dumps(source)
     assert len(data) < 1000
@@ -104,22 +105,22 @@ def test_it_pickles_as_an_address_also_when_open(folder):
 
 
 def test_captions_come_without_the_pictures(folder):
-    source = sources.open_split("source_probe", "train", folder)
+    source = datasets.open_split("source_probe", "train", folder)
     expected = [record["captions"] for record in source.__getitems__(range(9))]
     assert list(sources.iter_captions(source)) == expected
     assert sorted(expected) == sorted(CAPTIONS)
 
 
 def test_versions_and_slices(folder):
-    assert len(sources.open_split("source_probe:1.2.0", "validation", folder)) == 2
-    assert len(sources.open_split("source_probe", "train[:4]", folder)) == 4
+    assert len(datasets.open_split("source_probe:1.2.0", "validation", folder)) == 2
+    assert len(datasets.open_split("source_probe", "train[:4]", folder)) == 4
     with pytest.raises(UserError, match=r"holds 1\.2\.0"):
-        sources.open_split("source_probe:9.0.0", "train", folder)
+        datasets.open_split("source_probe:9.0.0", "train", folder)
 
 
 def test_an_absent_data_set_says_how_to_get_it(folder):
     with pytest.raises(UserError) as error:
-        sources.open_split("coco_captions", "train", folder)
+        datasets.open_split("coco_captions", "train", folder)
     message = str(error.value)
     assert "coco_captions is not prepared" in message
     assert str(folder) in message
@@ -129,7 +130,7 @@ def test_an_absent_data_set_says_how_to_get_it(folder):
 
 def test_an_absent_split_names_those_that_are_there(folder):
     with pytest.raises(UserError, match="train, validation"):
-        sources.open_split("source_probe", "test", folder)
+        datasets.open_split("source_probe", "test", folder)
 
 
 @pytest.mark.parametrize("damage", ["shard", "features", "info"])
@@ -144,12 +145,12 @@ def test_damage_is_named(folder, tmp_path, damage):
         name = {"features": "features.json", "info": "dataset_info.json"}[damage]
         (copy / name).write_text('{"name": ')
     with pytest.raises(UserError, match="prepare"):
-        sources.open_split("source_probe", "train", tmp_path)
+        datasets.open_split("source_probe", "train", tmp_path)
 
 
 def test_where_data_sets_lie(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "named"))
-    assert sources.data_dir() == tmp_path / "named"
-    assert sources.data_dir(tmp_path) == tmp_path
+    assert datasets.data_dir() == tmp_path / "named"
+    assert datasets.data_dir(tmp_path) == tmp_path
     monkeypatch.delenv("TFDS_DATA_DIR")
-    assert sources.data_dir().name == "tensorflow_datasets"
+    assert datasets.data_dir().name == "tensorflow_datasets"

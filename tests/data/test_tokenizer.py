@@ -146,8 +146,8 @@ def test_anothers_vocabulary_with_one_token_for_start_and_end(tmp_path):
     backend.add_special_tokens(["<|endoftext|>"])
     mark = backend.token_to_id("<|endoftext|>")
     with pytest.raises(UserError, match="cannot start with 9999"):
-        Tokenizer.adopt(backend, 9999, mark)
-    Tokenizer.adopt(backend, mark, mark).save(tmp_path / "t.json")
+        Tokenizer.from_pretrained(backend, 9999, mark)
+    Tokenizer.from_pretrained(backend, mark, mark).save(tmp_path / "t.json")
     adopted = Tokenizer.load(tmp_path / "t.json")
     text = "! the dog <|endoftext|> runs!"
     row = adopted.encode([text], 32)[0].tolist()

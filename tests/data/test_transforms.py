@@ -32,8 +32,8 @@ def test_squash_keeps_the_corners(shape):
     assert np.abs(out[0, [0, -1], 0] - [0, 255]).max() < 20
 
 
-def test_centre_crop_takes_the_middle():
-    out = apply(CenterCrop(64, share=0.5), gradient(200, 400))
+def test_center_crop_takes_the_middle():
+    out = apply(CenterCrop(64, crop_pct=0.5), gradient(200, 400))
     assert abs(out[0, 0, 1] - 64) < 5
     assert abs(out[-1, 0, 1] - 191) < 5
     assert abs(out[0, 0, 0] - 96) < 5
@@ -44,7 +44,7 @@ def test_random_crops_have_the_areas_and_ratios_asked_for():
     picture = gradient(400, 600)
     areas, ratios = [], []
     for seed in range(200):
-        out = apply(RandomResizedCrop(32, area_range=(0.2, 0.6)), picture, seed)
+        out = apply(RandomResizedCrop(32, scale=(0.2, 0.6)), picture, seed)
         # How far the colours run tells how large the crop was.
         height, width = (out[-1, 0, 1] - out[0, 0, 1]) / 255, (out[0, -1, 0] - out[0, 0, 0]) / 255
         areas.append(height * width)
@@ -64,7 +64,7 @@ def test_a_reduced_decode_shows_what_a_full_one_shows(real_data):
 
 
 def test_crops_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="area_range"):
-        RandomResizedCrop(8, area_range=(0.5, 0.2))
-    with pytest.raises(ValueError, match="share"):
-        CenterCrop(8, share=1.5)
+    with pytest.raises(ValueError, match="scale"):
+        RandomResizedCrop(8, scale=(0.5, 0.2))
+    with pytest.raises(ValueError, match="crop_pct"):
+        CenterCrop(8, crop_pct=1.5)

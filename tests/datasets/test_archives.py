@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from jaxtag.datasets import archives
-from jaxtag.datasets.archives import ReadError, Store
+from jaxtag.datasets.archives import ReadError, SourceFiles
 from jaxtag.errors import UserError
 
 FILES = {"top.txt": b"top", "a/b/c.jpg": b"picture", "a/ünï code.txt": "ü".encode()}
@@ -40,7 +40,7 @@ def test_every_form_reads_alike(tmp_path, kind):
     else:
         packing = {"tgz": "gz"}.get(kind, kind.removeprefix("tar").removeprefix("."))
         fill_tar(source, FILES, f"w:{packing}")
-    with Store(source) as store:
+    with SourceFiles(source) as store:
         assert store.names() == sorted(FILES)
         assert {name: store.read(name) for name in store.names()} == FILES
         assert store.size("a/b/c.jpg") == 7
@@ -54,7 +54,7 @@ def test_archives_at_the_top_of_a_folder_are_read_and_unpacked_files_win(tmp_pat
     fill_zip(tmp_path / "other.zip", {"train/c.jpg": b"unwanted"})
     (tmp_path / "train").mkdir()
     (tmp_path / "train/a.jpg").write_bytes(b"unpacked")
-    with Store(tmp_path, lambda name: name != "other.zip") as store:
+    with SourceFiles(tmp_path, lambda name: name != "other.zip") as store:
         assert store.names() == ["train/a.jpg", "train/b.jpg"]
         assert store.read("train/a.jpg") == b"unpacked"
         assert store.where("train/b.jpg") == "one.zip:train/b.jpg"
@@ -63,7 +63,7 @@ def test_archives_at_the_top_of_a_folder_are_read_and_unpacked_files_win(tmp_pat
 @pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/etc/passwd", "C:\\x", "..\\x"])
 def test_a_member_that_points_outside_is_refused_and_named(tmp_path, name):
     fill_tar(tmp_path / "bad.tar", {name: b"x", "good.txt": b"y"}, "w:")
-    with Store(tmp_path) as store:
+    with SourceFiles(tmp_path) as store:
         assert store.names() == ["good.txt"]
         assert [member for member, _ in store.refused] == [f"bad.tar:{name}"]
 
@@ -73,7 +73,7 @@ def test_links_in_a_tar_are_no_files(tmp_path):
         link = tarfile.TarInfo("link")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    with Store(tmp_path) as store:
+    with SourceFiles(tmp_path) as store:
         assert store.names() == []
 
 
@@ -81,13 +81,13 @@ def test_a_folder_link_that_leads_back_ends(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/x.txt").write_bytes(b"x")
     os.symlink(tmp_path, tmp_path / "a/loop")
-    with Store(tmp_path) as store:
+    with SourceFiles(tmp_path) as store:
         assert store.names() == ["a/x.txt"]
 
 
 def test_reading_is_bounded(tmp_path):
     fill_zip(tmp_path / "bomb.zip", {"zeros": bytes(1 << 20)})
-    with Store(tmp_path) as store, pytest.raises(ReadError, match="larger"):
+    with SourceFiles(tmp_path) as store, pytest.raises(ReadError, match="larger"):
         store.read("zeros", limit=1000)
 
 
@@ -96,7 +96,7 @@ def test_a_compressed_tar_that_grows_without_end_is_refused(tmp_path, monkeypatc
     monkeypatch.setattr(archives, "MAX_TAR_GROWTH", 2)
     monkeypatch.setattr(archives, "_MIB", 1 << 14)
     with pytest.raises(UserError, match=r"bomb\.tar\.gz.*bomb"):
-        Store(tmp_path)
+        SourceFiles(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["half.zip", "half.tar", "half.tar.gz", "half.tar.xz"])
@@ -108,7 +108,7 @@ def test_a_cut_archive_is_named(tmp_path, name):
         fill_tar(whole, {"a": os.urandom(40000)}, f"w:{name[8:].lstrip('.')}")
     whole.write_bytes(whole.read_bytes()[:20000])
     try:
-        with Store(tmp_path) as store, pytest.raises(ReadError):
+        with SourceFiles(tmp_path) as store, pytest.raises(ReadError):
             store.read("a")
     except UserError as error:
         assert name in str(error)
@@ -120,21 +120,21 @@ def test_a_damaged_or_encrypted_member_gives_its_reason(tmp_path):
     data = bytearray(path.read_bytes())
     data[38] ^= 0xFF  # inside of the compressed bytes
     path.write_bytes(data)
-    with Store(tmp_path) as store, pytest.raises(ReadError, match="cannot be read"):
+    with SourceFiles(tmp_path) as store, pytest.raises(ReadError, match="cannot be read"):
         store.read("a.txt")
     data[38] ^= 0xFF
     for mark in (b"PK\x03\x04", b"PK\x01\x02"):  # the flag "encrypted" in both headers
         data[data.index(mark) + (6 if mark == b"PK\x03\x04" else 8)] |= 1
     path.write_bytes(data)
-    with Store(tmp_path) as store, pytest.raises(ReadError, match="encrypted"):
+    with SourceFiles(tmp_path) as store, pytest.raises(ReadError, match="encrypted"):
         store.read("a.txt")
 
 
 def test_what_is_not_there(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        Store(tmp_path / "absent")
+        SourceFiles(tmp_path / "absent")
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(UserError, match="neither"):
-        Store(tmp_path / "x.txt")
-    with Store(tmp_path) as store, pytest.raises(ReadError, match="missing"):
+        SourceFiles(tmp_path / "x.txt")
+    with SourceFiles(tmp_path) as store, pytest.raises(ReadError, match="missing"):
         store.read("y.txt")

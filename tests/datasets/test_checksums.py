@@ -33,5 +33,5 @@ def test_an_archive_is_compared_with_the_published_one(tmp_path, monkeypatch, as
 
 
 def test_real_mnist_is_as_published(real_data):
-    with datasets.builder_class("mnist").opened(real_data / "mnist") as listing:
+    with datasets.builder_class("mnist").open_listing(real_data / "mnist") as listing:
         assert listing.warnings == []

@@ -54,7 +54,7 @@ def test_own_class_folders_with_splits(tmp_path):
 
 def test_one_folder_of_pictures_is_no_class(tmp_path):
     source = lay(tmp_path / "own", {"pictures/a.jpg": picture(), "pictures/b.jpg": picture()})
-    with pytest.raises(UserError, match=r"nor pictures in a folder for each class \(2 pictures"):
+    with pytest.raises(UserError, match=r"nor images in a folder for each class \(2 images"):
         datasets.prepare("my_classes", source, tmp_path / "d")
 
 

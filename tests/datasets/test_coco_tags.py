@@ -58,7 +58,7 @@ def test_official_layout(tmp_path, form):
     assert tagged(summary, "validation") == {"val2017/21.jpg": (["person"], [], "")}
     assert list(summary.balance) == ["brush", "car", "person"]
     left_out = ledger(summary)
-    assert left_out.pop("val2017/22.jpg") == "the picture is missing"
+    assert left_out.pop("val2017/22.jpg") == "the image is missing"
     ((place, reason),) = left_out.items()
     assert place.endswith("instances_val2017.json: annotations[3]")
     assert "no image with the id 99" in reason

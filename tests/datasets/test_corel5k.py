@@ -109,7 +109,7 @@ def test_real_corel5k(real_data):
     for line in (folder / "labels/training_label").read_text().splitlines():
         key, *numbers = line.split()
         expected[f"{key}.jpeg"] = {words[int(number) - 1] for number in numbers}
-    with datasets.builder_class("corel5k").opened(folder) as listing:
+    with datasets.builder_class("corel5k").open_listing(folder) as listing:
         splits = listing.splits
         names = listing.features["tags"].feature.names
         found = {

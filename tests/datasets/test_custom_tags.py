@@ -82,7 +82,7 @@ def test_pictures_without_tags_have_none_and_missing_ones_are_told(tmp_path):
         "my_tags", lay(tmp_path / "own", {"t.csv": table, **PICTURES}), tmp_path / "d"
     )
     assert tagged(summary, "train") == {"a.jpg": ([], [], ""), "b.jpg": (["sea"], [], "")}
-    assert ledger(summary) == {"c.jpg": "the picture is missing"}
+    assert ledger(summary) == {"c.jpg": "the image is missing"}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_pictures_without_tags_have_none_and_missing_ones_are_told(tmp_path):
         ("t.jsonl", '{"file": "a", "tags": "x", "unknown_tags": 3}', '"unknown_tags" is neither'),
         ("t.csv", "file,tags,split\na.jpg,x,train\na.jpg,y,val\n", r"line 3: a\.jpg.*one split"),
         ("t.csv", "file,tags,group\na.jpg,x,1\na.jpg,y,2\n", r"line 3: a\.jpg is in group '2'"),
-        ("t.csv", "file,tags,group\na.jpg,x,1\nb.jpg,y,1\n", "all pictures are in one group"),
+        ("t.csv", "file,tags,group\na.jpg,x,1\nb.jpg,y,1\n", "all images are in one group"),
         (
             "t.csv",
             "file,tags,group,split\na.jpg,x,1,train\nb.jpg,y,1,val\n",
@@ -123,7 +123,7 @@ def test_a_group_is_held_out_as_a_whole(tmp_path, said):
     files = {f"{n}.jpg": picture(n) for n in range(40)}
     table = "".join(f"{n}.jpg,x,photographer {n % 8}\n" for n in range(40))
     source = lay(tmp_path / "own", {"t.csv": f"file,{said},group\n{table}", **files})
-    with datasets.builder_class("mine").opened(source) as listing:
+    with datasets.builder_class("mine").open_listing(source) as listing:
         found = {
             split: [int(picture.file[:-4]) for picture in pictures]
             for split, pictures in listing.splits.items()

@@ -103,10 +103,12 @@ def test_imagenet_is_the_same_in_each_form(tmp_path, form):
     assert left_out.keys() == {"train/n01440764/n01440764_10.JPEG"}
     assert "damaged" in left_out["train/n01440764/n01440764_10.JPEG"]
     altered = [warning for warning in summary.warnings if "MD5" in warning]
-    assert len(altered) == sum(name in datasets.Imagenet2012.MD5 for name in imagenet_forms()[form])
+    assert len(altered) == sum(
+        name in datasets.builder_class("imagenet2012").MD5 for name in imagenet_forms()[form]
+    )
     assert [warning for warning in summary.warnings if warning not in altered] == [
-        "train has 4 pictures; 1,281,167 were published",
-        "validation has 2 pictures; 50,000 were published",
+        "train has 4 images; 1,281,167 were published",
+        "validation has 2 images; 50,000 were published",
     ]
 
 
@@ -140,7 +142,7 @@ TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
         ),
         (
             {"synset_words.txt": "n00000001 x\n", "train/n01440764/a.JPEG": picture()},
-            "pictures of n01440764, which its list",
+            "images of n01440764, which its list",
         ),
         ({"train/n01440764.tar": packed(train_pictures()["n01440764"])[:700]}, "damaged|not one"),
         ({"train/n01440764.tar": os.urandom(2000)}, r"n01440764\.tar is damaged"),

@@ -85,7 +85,7 @@ def test_official_layout(tmp_path, form):
     assert found["im2.jpg"] == (["baby", "sky"], [], "")
     assert found["im3.jpg"] == (["baby", "baby_r1"], [], "")
     assert found["im4.jpg"] == ([], [], "")
-    assert ledger(summary) == {"im31.jpg": "the picture is missing"}
+    assert ledger(summary) == {"im31.jpg": "the image is missing"}
     assert len(summary.balance) == 38
     assert "2,531 were published" in str(summary)
 
@@ -106,7 +106,7 @@ def test_what_is_missing_or_malformed(tmp_path):
     del files["river_r1.txt"]
     with pytest.raises(UserError, match=r"river_r1\.txt.*annotations_v080(.|\n)*wget"):
         datasets.prepare("mirflickr25k", lay(tmp_path / "a", files), tmp_path / "d")
-    with pytest.raises(UserError, match=r"no pictures im1\.jpg"):
+    with pytest.raises(UserError, match=r"no images im1\.jpg"):
         datasets.prepare("mirflickr25k", lay(tmp_path / "b", TAGS), tmp_path / "d")
     odd = collection() | TAGS | {"sky.txt": "1\nim2.jpg\n-3\n", "mirflickr/im5.jpg": b"no picture"}
     summary = datasets.prepare("mirflickr25k", lay(tmp_path / "c", odd), tmp_path / "d")

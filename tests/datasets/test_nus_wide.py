@@ -69,7 +69,7 @@ def test_every_layout(tmp_path, form):
         assert found[split].pop(file) == (tags, [], "")
     assert not any(found.values())
     assert summary.left_out == 0
-    assert "test has 10 pictures; 107,859 were published" in str(summary)
+    assert "test has 10 images; 107,859 were published" in str(summary)
 
 
 def test_missing_pictures_are_counted(tmp_path):
@@ -80,7 +80,7 @@ def test_missing_pictures_are_counted(tmp_path):
     summary = datasets.prepare("nus_wide", lay(tmp_path / "nus", files), tmp_path / "d")
     assert summary.left_out == len(gone) == 10
     assert sum(counts["pictures"] for counts in summary.splits.values()) == 20
-    expected = {name.removeprefix("Flickr/"): "the picture is missing" for name in gone}
+    expected = {name.removeprefix("Flickr/"): "the image is missing" for name in gone}
     assert ledger(summary) == expected
 
 

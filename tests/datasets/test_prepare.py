@@ -11,7 +11,7 @@ from PIL import Image
 
 from jaxtag import datasets
 from jaxtag.datasets.base import ImageRecord, hold_out
-from jaxtag.datasets.exif import MetadataError, strip_jpeg
+from jaxtag.datasets.strip_metadata import MetadataError, strip_jpeg
 from jaxtag.errors import UsageError, UserError
 
 
@@ -247,7 +247,7 @@ def test_own_data_in_each_form(tmp_path, table):
         ("c.json", '{\n"images": [\n', r"c\.json, line 3: no JSON"),
         ("c.json", {"pictures": []}, r'c\.json: not in COCO.s form: it has no "images"'),
         ("c.json", {"images": [{"id": 1}]}, r"c\.json: images\[0\]"),
-        ("c.csv", "file,caption\nnowhere.jpg,x\n", r"not one picture(.|\n)*nowhere\.jpg.*missing"),
+        ("c.csv", "file,caption\nnowhere.jpg,x\n", r"not one image(.|\n)*nowhere\.jpg.*missing"),
         ("c.csv", "file,caption\nsame.jpg,x\n", r"line 2: same\.jpg may be p/same\.jpg or q/same"),
     ],
 )
@@ -260,7 +260,7 @@ def test_mistakes_in_own_data_name_file_line_and_column(tmp_path, table, content
 
 def test_own_data_without_or_with_too_many_caption_files(tmp_path):
     source = lay(tmp_path / "own", {"a.jpg": jpeg()})
-    with pytest.raises(UserError, match=r"no file of captions or tags.*1 pictures"):
+    with pytest.raises(UserError, match=r"no file of captions or tags.*1 images"):
         datasets.prepare("my_pictures", source, tmp_path / "d")
     table = "file,caption\na.jpg,x\n"
     lay(source, {"one.csv": table, "two.csv": table})
@@ -369,7 +369,9 @@ def test_real_coco_and_flickr8k(real_data, tmp_path):
     table = real_data / "flickr8k" / "captions_flickr8k_val.json"
     own = datasets.prepare("flickr_dev", table, tmp_path)
     assert sum(counts["pictures"] for counts in own.splits.values()) == 1000
-    with datasets.builder_class("flickr8k_captions").opened(real_data / "flickr8k") as listing:
+    with datasets.builder_class("flickr8k_captions").open_listing(
+        real_data / "flickr8k"
+    ) as listing:
         assert {split: len(found) for split, found in listing.splits.items()} == {
             "train": 6000,
             "validation": 1000,

@@ -35,7 +35,7 @@ def test_examples(tmp_path, sheets, kind):
     files, said = SOURCES[kind]
     pictures = {f"{n}.png": picture(n, "PNG") for n in range(20)} if said else {}
     summary = datasets.prepare("mine", lay(tmp_path / "own", files | pictures), tmp_path / "d")
-    path = preview.draw(summary.folder, "train")
+    path = preview.draw_examples(summary.folder, "train")
     assert path == summary.folder / "examples.png"
     assert Image.open(path).size[0] > 1000
     assert not list(summary.folder.glob("*.partial"))
@@ -51,15 +51,10 @@ def test_examples(tmp_path, sheets, kind):
 
 
 def test_unknown_tags_and_further_captions_stand_below():
-    features = {"tags": _Names, "unknown_tags": _Names}
+    names = {"tags": ["sea", "sky", "sun"]}
     record = {"tags": [1], "unknown_tags": [0, 2]}
-    assert preview._said(record, features) == ("sky", ["unknown: sea, sun"])
-    assert preview._said({"tags": [], "unknown_tags": []}, features) == ("(no tags)", [])
+    assert preview._annotations(record, names) == ("sky", ["unknown: sea, sun"])
+    assert preview._annotations({"tags": [], "unknown_tags": []}, names) == ("(no tags)", [])
     captions = {"captions": ["a dog", "the dog"]}
-    assert preview._said(captions, {}) == ("a dog", ["the dog"])
-    assert preview._said({"captions": []}, {}) == ("(no caption)", [])
-
-
-class _Names:
-    class feature:
-        names = ("sea", "sky", "sun")
+    assert preview._annotations(captions, {}) == ("a dog", ["the dog"])
+    assert preview._annotations({"captions": []}, {}) == ("(no caption)", [])

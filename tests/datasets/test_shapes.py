@@ -15,13 +15,13 @@ from jaxtag.datasets.shapes_grammar import (
     is_true,
     relations,
 )
-from jaxtag.datasets.shapes_render import HELD_OUT, MAX_WORDS, describe, paint, sample
+from jaxtag.datasets.shapes_render import HELD_OUT_PAIRS, MAX_WORDS, describe, paint, sample
 
 
 def scenes(split, count):
     for number in range(count):
         lots = random.Random(f"{split}/{number}")
-        yield sample(lots, unseen=split == "test"), lots
+        yield sample(lots, held_out=split == "test"), lots
 
 
 def thing(shape, colour, size, row, column):
@@ -51,20 +51,20 @@ def test_held_out_pairs_occur_in_the_test_split_only():
     def pairs(scene):
         return {(item["colour"], item["shape"]) for item in scene["objects"]}
 
-    assert not any(pairs(scene) & set(HELD_OUT) for scene, _ in scenes("train", 400))
-    assert all(pairs(scene) & set(HELD_OUT) for scene, _ in scenes("test", 200))
+    assert not any(pairs(scene) & set(HELD_OUT_PAIRS) for scene, _ in scenes("train", 400))
+    assert all(pairs(scene) & set(HELD_OUT_PAIRS) for scene, _ in scenes("test", 200))
     seen = set().union(*(pairs(scene) for scene, _ in scenes("train", 400)))
-    for colour, shape in HELD_OUT:  # each half of a held-out pair is known from training
+    for colour, shape in HELD_OUT_PAIRS:  # each half of a held-out pair is known from training
         assert colour in {c for c, _ in seen}
         assert shape in {s for _, s in seen}
 
 
 def test_a_scene_comes_from_its_seed_alone():
     lots = random.Random("0/train/0")
-    first = sample(lots, unseen=False)
+    first = sample(lots, held_out=False)
     captions = describe(first, lots)
     again = random.Random("0/train/0")
-    assert sample(again, unseen=False) == first
+    assert sample(again, held_out=False) == first
     assert describe(first, again) == captions
     # Pinned: prepared data sets of the same version must hold the same scenes everywhere.
     assert [(o["colour"], o["shape"], o["size"]) for o in first["objects"]] == [

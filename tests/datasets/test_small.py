@@ -51,7 +51,7 @@ def test_mnist(tmp_path, form):
         "train": {"pictures": 7, "classes": 6},
         "test": {"pictures": 3, "classes": 3},
     }
-    assert "train has 7 pictures; 60,000 were published" in str(summary)
+    assert "train has 7 images; 60,000 were published" in str(summary)
     assert sum("is not as it was published: its MD5" in one for one in summary.warnings) == 4
     found = records(summary, "train")
     assert found["train/00000.png"].keys() == {"image", "file", "label"}
@@ -75,7 +75,7 @@ ANY_IMAGES = "train-images-idx3-ubyte"
         (ANY_IMAGES, b"\0\0\x08", r"cut short \(3 bytes\)"),
         (ANY_IMAGES, idx(DIGITS[0]), r"starts with 0x00000802 instead of 0x00000803"),
         (ANY_IMAGES, idx(DIGITS[:0]), "is empty"),
-        (ANY_IMAGES, idx(DIGITS[:6]), "has 6 pictures, but .*labels-idx1-ubyte has 7 labels"),
+        (ANY_IMAGES, idx(DIGITS[:6]), "has 6 images, but .*labels-idx1-ubyte has 7 labels"),
         (ANY_IMAGES, gzip.compress(idx(DIGITS))[:-20], "cut short"),
         (ANY_IMAGES, gzip.compress(idx(DIGITS))[:20] + bytes(90), "damaged|cut short"),
         (ANY_LABELS, idx(NUMBERS + 1), r"label 10 \(number 4\) is no digit"),
@@ -238,13 +238,13 @@ CHANGED_NAME = b"\x80\x02}U\x01xc_codecs\nencode\n}U\x01yK\x01sbs."
         ("data_batch_2", batch(extra=Call(eval, "open('ran', 'w')")), "names .*eval"),
         ("data_batch_2", batch(data=ROWS[:2].astype(np.int16)), "array of 'i2'"),
         ("data_batch_2", batch(data=np.array([None])), "array of 'O8'"),
-        ("data_batch_2", batch(data=ROWS[:2, :99]), "3,072 values a picture"),
-        ("data_batch_2", batch(labels=[1]), "no list 'labels' with a number a picture"),
-        ("data_batch_2", batch(labels=[1, "2"]), "no list 'labels' with a number a picture"),
-        ("data_batch_2", batch(labels=[1, 10]), "label 10 of picture 1 is none of the 10"),
-        ("data_batch_2", batch(labels=[-1, 1]), "label -1 of picture 0 is none of the 10"),
+        ("data_batch_2", batch(data=ROWS[:2, :99]), "3,072 values an image"),
+        ("data_batch_2", batch(labels=[1]), "no list 'labels' with a number an image"),
+        ("data_batch_2", batch(labels=[1, "2"]), "no list 'labels' with a number an image"),
+        ("data_batch_2", batch(labels=[1, 10]), "label 10 of image 1 is none of the 10"),
+        ("data_batch_2", batch(labels=[-1, 1]), "label -1 of image 0 is none of the 10"),
         ("data_batch_2", CHANGED_NAME, "damaged pickle"),
-        ("data_batch_2", batch(labels=SHARED), "no list 'labels' with a number a picture"),
+        ("data_batch_2", batch(labels=SHARED), "no list 'labels' with a number an image"),
         ("data_batch_2", batch()[:500], "damaged pickle"),
         ("data_batch_2", python2([1]), "no pickled dictionary"),
         ("data_batch_2", None, "has no data_batch_2"),
@@ -266,7 +266,7 @@ def test_malformed_pickles(tmp_path, monkeypatch, name, content, said):
     [
         ("data_batch_3.bin", bytes(3073 * 2 - 1), "has 6,145 bytes, .* records of 3,073"),
         ("data_batch_3.bin", b"", "has 0 bytes"),
-        ("data_batch_3.bin", bytes(3073) + b"\x0a" + bytes(3072), "label 10 of picture 1"),
+        ("data_batch_3.bin", bytes(3073) + b"\x0a" + bytes(3072), "label 10 of image 1"),
         ("data_batch_3.bin", None, r"has no data_batch_3\.bin(.|\n)*wget"),
         ("batches.meta.txt", None, r"has no batches\.meta\.txt"),
     ],

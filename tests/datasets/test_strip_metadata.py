@@ -9,8 +9,7 @@ from PIL import Image, PngImagePlugin
 
 from jaxtag import datasets
 from jaxtag.data.decode import decode
-from jaxtag.datasets.exif import MetadataError
-from jaxtag.datasets.strip_metadata import strip
+from jaxtag.datasets.strip_metadata import MetadataError, strip
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 FORMATS = ["PNG", "WEBP"]

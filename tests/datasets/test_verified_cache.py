@@ -5,7 +5,7 @@ from labelled import lay, ledger, picture, records
 
 from jaxtag import datasets
 from jaxtag.datasets import verify, write
-from jaxtag.datasets.verified_cache import VerifiedCache
+from jaxtag.datasets.verify import VerifiedCache
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch, capsys, decoded):
     summary = datasets.prepare("mine", source, tmp_path / "d")
     assert decoded[0] in (picture(200), picture()[:90])
     assert len(decoded) == 2
-    assert "going on: 7 pictures were examined before" in capsys.readouterr().err
+    assert "going on: 7 images were verified before" in capsys.readouterr().err
     assert ledger(summary).keys() == {"3.jpg"}
     found = records(summary, "train")
     assert found.keys() == {f"{n}.jpg" for n in range(8)} - {"3.jpg"}
@@ -64,5 +64,5 @@ def test_it_is_written_on_the_way(tmp_path):
     for n in range(1000):
         examined.add(VerifiedCache.digest(str(n).encode()))
     assert len(VerifiedCache(path)) > 700  # though nobody closed the first
-    examined.forget()
+    examined.delete()
     assert not path.exists()

@@ -70,8 +70,8 @@ def test_official_layout(tmp_path, form):
         ("person", 1),
         ("aeroplane", 0),
     ]
-    assert "tags of a picture: mean 1.50" in str(summary)
-    assert "train has 2 pictures; 2,501 were published" in str(summary)
+    assert "tags of an image: mean 1.50" in str(summary)
+    assert "train has 2 images; 2,501 were published" in str(summary)
     assert summary.left_out == 0
 
 
