@@ -27,11 +27,11 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 def pictures(data_dir: str | None, folder: Path) -> None:
     """The prepared data set as arrays: `{split}_{images,labels}.npy` in `folder`."""
-    from jaxtag.data import sources
     from jaxtag.data.decode import decode
+    from jaxtag.datasets import prepared
 
     for split in ("train", "test"):
-        source = sources.open_split("cifar10", split, data_dir)
+        source = prepared.open_split("cifar10", split, data_dir)
         records = source.__getitems__(range(len(source)))
         images = [decode(record["image"]) for record in records]
         np.save(folder / f"{split}_images.npy", np.stack(images))

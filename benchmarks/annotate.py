@@ -59,7 +59,7 @@ def _input(model, names: list[str]) -> float:
 
     config = model.config
     start = time.perf_counter()
-    batches = pipeline.file_batches(
+    batches = pipeline.image_batches(
         names,
         image=TASKS[config.task].example(config, model.vocabulary, train=False).image,
         batch_size=config.evaluation.batch_size,

@@ -15,6 +15,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from jaxtag.data import pipeline, sources, transforms
+from jaxtag.datasets import prepared
 from jaxtag.tasks import evaluators
 from jaxtag.tasks.caption import evaluator as captions
 
@@ -34,8 +35,8 @@ def thumbnails(source: sources.Source) -> np.ndarray:
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # tfds tells of each look at a data set
-    training = sources.open_split("flickr8k_captions", "train", _DATA_DIR.value)
-    held_out = sources.open_split("flickr8k_captions", "validation", _DATA_DIR.value)
+    training = prepared.open_split("flickr8k_captions", "train", _DATA_DIR.value)
+    held_out = prepared.open_split("flickr8k_captions", "validation", _DATA_DIR.value)
     references = dict(enumerate(sources.iter_captions(held_out)))
     texts = list(sources.iter_captions(training))
 

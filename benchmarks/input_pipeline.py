@@ -148,10 +148,11 @@ def ours(args: argparse.Namespace) -> float:
     import jax
 
     from jaxtag import augment
-    from jaxtag.data import pipeline, sources, transforms
+    from jaxtag.data import pipeline, transforms
+    from jaxtag.datasets import prepared
 
     batches = pipeline.train_batches(
-        sources.open_split(DATASET, "train", args.records),
+        prepared.open_split(DATASET, "train", args.records),
         example=pipeline.ExampleSpec(transforms.RandomResizedCrop(args.sizes[0])),
         batch_size=args.batch_size,
         seed=0,

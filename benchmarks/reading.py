@@ -59,9 +59,9 @@ def _write(args: argparse.Namespace, folder: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from jaxtag.data import sources
+    from jaxtag.datasets import prepared
 
-    source = sources.open_split(args.dataset, "train", args.data_dir)
+    source = prepared.open_split(args.dataset, "train", args.data_dir)
     pictures, labels = [], []
     with (folder / "encoded.bin").open("wb") as file:
         for start in range(0, len(source), 256):
@@ -131,9 +131,10 @@ def ours(args: argparse.Namespace) -> dict[str, float]:
     import jax
 
     from jaxtag import augment
-    from jaxtag.data import pipeline, sources, targets, transforms
+    from jaxtag.data import pipeline, targets, transforms
+    from jaxtag.datasets import prepared
 
-    source = sources.open_split(args.dataset, "train", args.data_dir)
+    source = prepared.open_split(args.dataset, "train", args.data_dir)
     batches = pipeline.train_batches(
         source,
         example=pipeline.ExampleSpec(transforms.Resize(args.size), {"label": targets.ClassLabel()}),

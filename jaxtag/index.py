@@ -207,8 +207,9 @@ def _images_of_flags(
 
 def _images_of_dataset() -> "tuple[list[str], list[list[str]], DataSource]":
     from jaxtag.data import sources
+    from jaxtag.datasets import prepared
 
-    source = sources.open_split(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
+    source = prepared.open_split(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
     names, tags = [], []
     for file, file_tags in sources.iter_tags(source):
         names.append(f"{FLAGS.dataset}/{FLAGS.split}/{file}")

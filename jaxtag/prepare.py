@@ -67,13 +67,12 @@ def define_flags() -> None:
 
 def main(_: list[str]) -> None:
     from jaxtag import datasets
-    from jaxtag.data import sources
-    from jaxtag.datasets import preview
+    from jaxtag.datasets import prepared, preview
 
     names = ", ".join(datasets.NAMES)
     cli.require("dataset", f": one of {names}, or a name for your own data")
     logging.getLogger("absl").setLevel(logging.WARNING)  # tfds logs every step
-    data_dir = sources.data_dir(FLAGS.data_dir)
+    data_dir = prepared.data_dir(FLAGS.data_dir)
     summary = datasets.prepare(
         FLAGS.dataset,
         FLAGS.source,

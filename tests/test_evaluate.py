@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from calling import call, start
 
-from jaxtag.data import sources
+from jaxtag.datasets import prepared
 from jaxtag.inference import predictor
 from jaxtag.metrics import captioning
 from jaxtag.metrics.captioning import coco_format
@@ -47,7 +47,7 @@ def test_a_run_is_scored_as_the_library_scores_it(workdir, tiny_data):
     assert (done.last["split"], done.last["step"], done.last["examples"]) == ("validation", 60, 8)
     assert "CIDEr" in done.err.splitlines()[0]
     model = predictor.load(workdir)
-    source = sources.open_split("tiny", "validation", tiny_data)
+    source = prepared.open_split("tiny", "validation", tiny_data)
     evaluator = captions.CaptionEvaluator(model.task, model.mesh, model.config, model.vocabulary)
     evaluation = evaluator(model.variables, source)
     split_and_step = {"split": "validation", "step": 60}
@@ -90,7 +90,7 @@ def test_decoding_can_be_changed(workdir, tiny_data):
     model = predictor.load(workdir)
     model.config.task.decoding.method = "beam"
     evaluator = captions.CaptionEvaluator(model.task, model.mesh, model.config, model.vocabulary)
-    source = sources.open_split("tiny", "validation", tiny_data)
+    source = prepared.open_split("tiny", "validation", tiny_data)
     evaluation = evaluator(model.variables, source)
     assert evaluation.metrics.items() <= found["beam"].items()
     kept = json.loads((workdir / "config.json").read_text())

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from jaxtag.config import schema as configuration
-from jaxtag.data import sources
 from jaxtag.data.tokenizer import Tokenizer
+from jaxtag.datasets import prepared
 from jaxtag.tasks.caption.task import CaptionTask
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.preemption import RESTART_STATUS
@@ -139,7 +139,7 @@ def test_one_that_stands_still_is_noticed(own_config, tmp_path):
 def arrays(workdir: Path) -> list[np.ndarray]:
     """All arrays of the last state."""
     used = configuration.load(workdir)
-    source = sources.open_split(used.data.dataset, used.data.train_split, used.data.data_dir)
+    source = prepared.open_split(used.data.dataset, used.data.train_split, used.data.data_dir)
     task = CaptionTask(used, Tokenizer.load(workdir / "tokenizer.json"))
     shapes = TrainSetup.from_config(used, task, len(source)).shapes
     restored = Checkpoints(workdir / "checkpoints", keep_last=2).restore(shapes)

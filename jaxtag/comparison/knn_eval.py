@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from jaxtag.config import schema
 from jaxtag.data import sources
 from jaxtag.data.sources import Source
+from jaxtag.datasets import prepared
 from jaxtag.inference.features import FeatureExtractor, from_pixels, from_workdir
 from jaxtag.metrics import multilabel
 from jaxtag.tag_index import DEFAULT_KNN, VectorIndex, voting
@@ -27,7 +28,7 @@ def evaluate(workdir: Path) -> dict[str, float]:
     """`top1` of a data set with classes; `multilabel.ranking_metrics` of one with tags."""
     data = schema.load(workdir).data
     train, evaluation = (
-        sources.open_split(data.dataset, split, data.data_dir)
+        prepared.open_split(data.dataset, split, data.data_dir)
         for split in (data.train_split, data.evaluation_split)
     )
     features = _evaluate(from_workdir(str(workdir)), train, evaluation)

@@ -12,7 +12,7 @@ from typing import Any
 from jaxtag import models
 from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
 from jaxtag.config import schema
-from jaxtag.data import sources
+from jaxtag.datasets import prepared
 from jaxtag.errors import UserError
 from jaxtag.perf import flops
 from jaxtag.storage.atomic_file import write_text
@@ -46,8 +46,8 @@ class Cell:
 def skip_reason(cell: Cell, data_dir: str | None) -> str | None:
     """Why a cell cannot run, in a few words; None where it can."""
     try:
-        sources.open_split(cell.dataset, "train", data_dir)
-        sources.open_split(cell.dataset, DATASETS[cell.dataset].split, data_dir)
+        prepared.open_split(cell.dataset, "train", data_dir)
+        prepared.open_split(cell.dataset, DATASETS[cell.dataset].split, data_dir)
     except UserError:
         return "data absent"
     return None
@@ -103,7 +103,7 @@ def _train(cell: Cell, workdir: Path, data_dir: str | None, log: Path) -> int:
 
 def _result(cell: Cell, workdir: Path, metrics: dict[str, float]) -> dict[str, Any]:
     column, config = DATASETS[cell.dataset], schema.load(workdir)
-    source = sources.open_split(cell.dataset, "train", config.data.data_dir)
+    source = prepared.open_split(cell.dataset, "train", config.data.data_dir)
     num_classes = len(source.class_names(task_class(config).label_field(config)))
     fields = dict(config.model.kwargs)
     if "image_size" in models.field_names(config.model.backbone):

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxtag.errors import UserError
 
 MAX_BYTES = 1 << 28  # a larger file is no image that we would decode
@@ -50,22 +52,32 @@ def _files_below(folder: str) -> Iterator[str]:
     yield from unreadable
 
 
-class FileSource:
-    """Files as records: `image` (bytes), `file` (as given), `error` (why there are no bytes)."""
+class ImageSource:
+    """Images to predict, as records: `image`, `file` (as given), `error` (why there is no image).
 
-    def __init__(self, files: Sequence[str]):
-        self._files = list(files)
+    Args:
+        images: Paths of files, encoded bytes, or arrays uint8 [H, W, 3]; the latter two have the
+            file "".
+    """
+
+    def __init__(self, images: Sequence[str | bytes | np.ndarray]):
+        self._images = list(images)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._images)
 
     def __getitems__(self, indices: Sequence[int], /) -> list[dict[str, Any]]:
-        """Reads the files at `indices`."""
-        return [read(self._files[index]) for index in indices]
+        """The records at `indices`; files are read."""
+        return [self._record(self._images[index]) for index in indices]
+
+    def _record(self, image: str | bytes | np.ndarray) -> dict[str, Any]:
+        if isinstance(image, str):
+            return read(image)
+        return {"image": image, "file": "", "error": None}
 
 
 def read(file: str) -> dict[str, Any]:
-    """Reads one file as a record of `FileSource`."""
+    """Reads one file as a record of `ImageSource`."""
     try:
         return {"image": _read_bytes(file), "file": file, "error": None}
     except OSError as error:

@@ -1,6 +1,5 @@
 """Records to batches: a global order from the seed alone, decoding in workers, exact resume."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -18,7 +17,7 @@ from jaxtag.data.batching import (
     FileBatchLoader,
 )
 from jaxtag.data.decode import MAX_PIXELS
-from jaxtag.data.files import FileSource, list_files
+from jaxtag.data.files import ImageSource
 from jaxtag.data.samplers import ShuffleSampler
 from jaxtag.data.sources import DataSource
 from jaxtag.data.transforms import ImageTransform
@@ -106,8 +105,8 @@ def eval_batches(
     return BatchIterator(batches, num_workers=num_workers, num_threads=num_threads, buffer=buffer)
 
 
-def file_batches(
-    paths: Sequence[str | os.PathLike[str]],
+def image_batches(
+    images: Sequence[str | bytes | np.ndarray],
     *,
     image: ImageTransform,
     batch_size: int,
@@ -116,13 +115,16 @@ def file_batches(
     buffer: int = 2,
     max_pixels: int = MAX_PIXELS,
 ) -> "BatchIterator":
-    """Images from files, folders and patterns (see `files.list_files`), in order, each once.
+    """Images to predict, in order, each once.
+
+    Args:
+        images: Paths of files, encoded bytes, or arrays uint8 [H, W, 3].
 
     Returns:
         Iterator of batches as of `eval_batches` with two further lists of a batch's length:
-        `file` (its path; "" in rows of padding) and `error` (why it is broken, else "").
+        `file` (its path; "" where there is none) and `error` (why it is broken, else "").
     """
-    source = FileSource(list_files(paths))
+    source = ImageSource(images)
     load = FileBatchLoader(source, ExampleSpec(image, max_pixels=max_pixels), seed=0)
     return BatchIterator(
         _in_order(len(source), batch_size).map(load),

@@ -58,7 +58,7 @@ class FeatureExtractor:
 
     def of_files(self, files: Sequence[Any]) -> Iterator[FeatureBatch]:
         """The vectors of files (or encoded bytes, or arrays), in order, some at a time."""
-        batches = pipeline.file_batches(
+        batches = pipeline.image_batches(
             files, image=self._image, batch_size=self._batch_size, num_threads=_THREADS
         )
         for batch in batches:

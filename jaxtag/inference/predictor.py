@@ -88,7 +88,7 @@ class Predictor:
         config, predict = self.config, self.task.make_predict()
         shards = self.mesh.shape["data"]
         batch_size = max(1, min(config.evaluation.batch_size, len(inputs)))
-        batches = pipeline.file_batches(
+        batches = pipeline.image_batches(
             inputs,
             image=self.task.image_transform(train=False),
             batch_size=-(-batch_size // shards) * shards,  # whole rows for each device
@@ -105,8 +105,8 @@ class Predictor:
             outputs = predict(self.variables, arrays, jax.random.fold_in(key, number))
             rows = self.task.rows(jax.device_get(outputs))
             for row in np.flatnonzero(batch["index"] >= 0):
-                content = {"error": errors[row]} if errors[row] else rows[row]
-                yield {"file": files[row], **content}
+                file = {"file": files[row]} if files[row] else {}
+                yield {**file, **({"error": errors[row]} if errors[row] else rows[row])}
         batches.close()
 
 

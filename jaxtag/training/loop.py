@@ -163,7 +163,7 @@ def training_batches(task: Task, source: Source) -> Callable[[], pipeline.BatchI
         example=task.example_spec(train=True),
         batch_size=config.batch_size,
         seed=config.seed,
-        order=task.make_sampler(source),
+        sampler=task.make_sampler(source),
         rows=meshes.local_row_indices(make_config_mesh(config), config.batch_size),
         num_workers=config.data.num_workers,
         num_threads=config.data.num_threads,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from jaxtag.data.files import FileSource, list_files
-from jaxtag.data.pipeline import file_batches
+from jaxtag.data.files import ImageSource, list_files
+from jaxtag.data.pipeline import image_batches
 from jaxtag.data.transforms import Resize
 from jaxtag.errors import UserError
 
@@ -33,7 +33,7 @@ def test_files_of_every_kind_keep_their_order_and_their_errors(tmp_path):
     os.mkfifo(folder / "pipe.jpg")
     missing = tmp_path / "missing.jpg"
     paths = [missing, folder, folder / "a.jpg", tmp_path / "*" / "deeper" / "*.jpg"]
-    batches = list(file_batches(paths, image=Resize(SIZE), batch_size=4))
+    batches = list(image_batches(list_files(paths), image=Resize(SIZE), batch_size=4))
     names = [name for batch in batches for name in batch["file"]]
     errors = dict(zip(names, (e for batch in batches for e in batch["error"]), strict=True))
     expected = [
@@ -67,14 +67,16 @@ def test_files_through_workers(tmp_path):
     for number in range(7):
         pixels = np.full((20, 20, 3), number * 30, np.uint8)
         (tmp_path / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels))
-    batches = list(file_batches([tmp_path], image=Resize(SIZE), batch_size=2, num_workers=2))
+    batches = list(
+        image_batches(list_files([tmp_path]), image=Resize(SIZE), batch_size=2, num_workers=2)
+    )
     shades = np.concatenate([batch["image"][:, 8, 8, 0] for batch in batches])[:7]
     assert np.abs(shades - np.arange(7) * 30.0).max() < 3
 
 
 def test_no_files_is_the_users_mistake(tmp_path):
     with pytest.raises(UserError, match="no files in"):
-        file_batches([tmp_path, tmp_path / "*.jpg"], image=Resize(SIZE), batch_size=2)
+        list_files([tmp_path, tmp_path / "*.jpg"])
 
 
 def test_nothing_that_was_named_is_left_out_in_silence(tmp_path, monkeypatch):
@@ -93,7 +95,7 @@ def test_nothing_that_was_named_is_left_out_in_silence(tmp_path, monkeypatch):
     pattern, missing = tmp_path / "*.jpg", tmp_path / "missing.png"
     names = list_files([pattern, tmp_path, missing])
     assert names == [os.fspath(path) for path in (pattern, picture, closed, missing)]
-    errors = [record["error"] for record in FileSource(names).__getitems__(range(4))]
+    errors = [record["error"] for record in ImageSource(names).__getitems__(range(4))]
     assert errors[1] is None
     assert "No such file" in errors[0] and "No such file" in errors[3]
     assert errors[2] == "a folder that cannot be listed"

@@ -133,9 +133,9 @@ def test_mixing_changes_targets_in_training_alone() -> None:
 
 
 def test_a_dataset_without_labels_is_refused(tiny_data) -> None:
-    from jaxtag.data import sources
     from jaxtag.data.labels import LabelNames
+    from jaxtag.datasets import prepared
     from jaxtag.errors import UserError
 
     with pytest.raises(UserError, match="has no labels to classify by"):
-        LabelNames.from_source(sources.open_split("tiny", "train", tiny_data))
+        LabelNames.from_source(prepared.open_split("tiny", "train", tiny_data))

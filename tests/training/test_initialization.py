@@ -98,13 +98,14 @@ def test_a_file_that_does_not_fit_is_named(checkpoint: str) -> None:
 
 
 def test_a_whitening_comes_from_the_training_pictures(tiny_data) -> None:
-    from jaxtag.data import sources, transforms
+    from jaxtag.data import transforms
     from jaxtag.data.decode import open_image
+    from jaxtag.datasets import prepared
     from jaxtag.models.airbench import whitening_kernel
 
     config = flags.load("cifar10_airbench")
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    source = sources.open_split("tiny", "train", tiny_data)
+    source = prepared.open_split("tiny", "train", tiny_data)
     run = TrainSetup.from_config(config, make_task(config, 10), len(source), mesh=mesh)
     state = initialization.init_state(run, source)
     pictures = np.empty((len(source), 32, 32, 3), np.uint8)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from jaxtag.config import schema as configuration
-from jaxtag.data import sources
 from jaxtag.data.tokenizer import Tokenizer
+from jaxtag.datasets import prepared
 from jaxtag.tasks.caption.task import CaptionTask
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.setup import TrainSetup
@@ -50,7 +50,7 @@ def finish(config: str, workdir: Path, workers: int = 0) -> list[np.ndarray]:
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     used = configuration.load(workdir)
-    source = sources.open_split(used.data.dataset, used.data.train_split, used.data.data_dir)
+    source = prepared.open_split(used.data.dataset, used.data.train_split, used.data.data_dir)
     task = CaptionTask(used, Tokenizer.load(workdir / "tokenizer.json"))
     shapes = TrainSetup.from_config(used, task, len(source)).shapes
     restored = Checkpoints(workdir / "checkpoints", keep_last=2).restore(shapes)
