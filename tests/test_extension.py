@@ -70,23 +70,29 @@ def test_evaluate_and_annotate_know_it_by_its_run_alone(run, tmp_path) -> None:
     assert predictor.features(images).shape == (4, 16)
 
 
-def test_killed_it_goes_on_to_the_same_bits(run, tmp_path) -> None:
-    """SIGKILL in the middle; the same command again ends as the unbroken run did."""
+def test_killed_it_goes_on_to_the_same_bits(tmp_path) -> None:
+    """SIGKILL in the middle; the same command again ends as an unbroken run does."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     environment = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": ""}
-    command = [sys.executable, "-m", "jaxtag.train", CONFIG, f"--workdir={tmp_path}/run"]
-    log = tmp_path / "run" / "metrics.jsonl"
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+
+    def command(workdir: str) -> list[str]:
+        return [sys.executable, "-m", "jaxtag.train", CONFIG, f"--workdir={tmp_path / workdir}"]
+
+    log = tmp_path / "broken" / "metrics.jsonl"
+    with subprocess.Popen(command("broken"), env=environment, stderr=subprocess.DEVNULL) as process:
         limit = time.monotonic() + 120
         while '"step": 30' not in (log.read_text() if log.exists() else ""):
             assert process.poll() is None and time.monotonic() < limit
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    steps = [int(line.split(",")[0]) for line in (tmp_path / "run/losses.csv").open()]
+    for workdir in ("broken", "unbroken"):
+        done = subprocess.run(
+            command(workdir), env=environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+    steps = [int(line.split(",")[0]) for line in (tmp_path / "broken/losses.csv").open()]
     assert steps[:3] == [10, 20, 30] and steps[-4:] == [30, 40, 50, 60]  # 30 again, from 20 on
-    broken, unbroken = jaxtag.load(tmp_path / "run"), jaxtag.load(run)
+    broken, unbroken = (jaxtag.load(tmp_path / name) for name in ("broken", "unbroken"))
     assert broken.step == unbroken.step == 60
     jax.tree.map(np.testing.assert_array_equal, broken.variables, unbroken.variables)
 

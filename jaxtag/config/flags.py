@@ -7,8 +7,8 @@
     --config.model.kwargs.depth=3                  a keyword argument
 
 Overrides and their typing are ml_collections' config flags; this file resolves names and adds
-did-you-mean hints to errors. ml_collections loads *this* file, whose `get_config` loads the one that
-was asked for.
+did-you-mean hints to errors. ml_collections loads *this* file, whose `get_config` loads the
+configuration that was asked for.
 """
 
 import ast
@@ -29,6 +29,7 @@ from jaxtag.errors import UsageError, did_you_mean
 
 flags.disclaim_key_flags()  # --config belongs to the command that calls `define`, and to its --help
 _NOT_OWN = object()
+_ARGUMENTS: list[str] = []  # what `prepare_arguments` returned: ml_collections looks there
 _SAVED = "workdir="  # marks a reference to the configuration of a work directory
 
 
@@ -39,6 +40,7 @@ def define() -> flags.FlagHolder:
         None,
         "Name of a file in configs/ or a path, with arguments after a colon "
         "(NAME:key=value,…). Override fields with --config.FIELD=VALUE.",
+        sys_argv=_ARGUMENTS,
     )
 
 
@@ -84,7 +86,11 @@ def prepare_arguments(argv: Sequence[str]) -> list[str]:
     0.1 are translated. Keyword arguments (`--config.model.kwargs.depth=3`) and None, which
     ml_collections cannot set, are set by `get_config`.
     """
-    argv = _joined(argv)
+    _ARGUMENTS[:] = _prepared(_joined(argv))
+    return list(_ARGUMENTS)
+
+
+def _prepared(argv: list[str]) -> list[str]:
     references = [arg.partition("=")[2] for arg in argv if re.match(r"--?config=", arg)]
     workdirs = [arg.partition("=")[2] for arg in argv if re.match(r"--?workdir=", arg)]
     rest = [arg for arg in argv if not re.match(r"--?config=", arg)]

@@ -326,7 +326,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """The fields that change what is trained: {dotted name: (old value, new value)}."""
     changed = {}
     for name in field_names(new):
-        if not is_runtime(name) and get(old, name) != get(new, name):
+        if not is_runtime(new, name) and get(old, name) != get(new, name):
             changed[name] = (get(old, name), get(new, name))
     return changed
 
