@@ -82,6 +82,7 @@ def main(_: list[str]) -> None:
         num_threads=FLAGS.workers,
     )
     print(summary)
+    assert summary.folder is not None
     if summary.already:
         print(f"was prepared already, in {summary.folder}; --overwrite prepares it again")
     else:
