@@ -1,21 +1,21 @@
-"""Captions or tags pictures: files, folders, patterns.
+"""Captions or tags images: files, folders, glob patterns.
 
     python -m jaxtag.annotate --workdir=runs/coco --output=captions.jsonl photos/ 'more/*.png'
 
-Writes a line for each picture, in the order given. A captioner says {"file": …, "caption": …,
+Writes a line for each image, in the order given. A captioner writes {"file": …, "caption": …,
 "score": …}; the score is the caption's log-probability, with beam search divided by its length
-penalty. A classifier says {"file": …, "tags": [{"tag": …, "score": …}, …]}: the likeliest classes
-and their probabilities. A tagger says so of the tags whose calibrated scores reach a threshold,
-and at least of the likeliest one. An embedder says {"file": …, "embedding": […]}, a vector of
-length 1. A picture that cannot be read gets {"file": …, "error": …}, and the run goes on. The
-output appears when all is done; until then lines are in OUTPUT.partial.
+penalty. A classifier writes {"file": …, "tags": [{"tag": …, "score": …}, …]}: the likeliest classes
+and their probabilities. A tagger writes the tags whose calibrated scores reach a threshold, and at
+least the likeliest one. An embedder writes {"file": …, "embedding": […]}, a vector of length 1. An
+image that cannot be read gets {"file": …, "error": …}, and the run continues. The output appears
+when it is complete; until then its lines are in OUTPUT.partial.
 
-With --index=DIR, an index of jaxtag.index, a picture's tags are those of its nearest neighbours
-there; it can be given alone, or beside --workdir: a tag that the model knows then has the mean of
-both scores (0 where one does not name it), a tag that came after training the index's.
+With --index=DIR, an index of jaxtag.index, an image gets the tags of its nearest neighbors there.
+It can be given alone, or beside --workdir: a tag that the model knows then gets the mean of both
+scores (0 where one does not name it), a tag that is newer than the model the index's score.
 
-Besides: --csv=FILE, a table; --sidecars, keywords beside each picture for photo programs;
---gallery=DIR, a page to look through that can be searched by tag.
+Other outputs: --csv=FILE, a table; --sidecars, keywords beside each image for photo programs;
+--gallery=DIR, a page to browse that can be searched by tag.
 """
 
 import os
@@ -49,12 +49,12 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
     flags.DEFINE_string("index", None, "Folder of a tag index (see jaxtag.index).")
     flags.DEFINE_string("output", None, "File to write, JSON lines.")
-    flags.DEFINE_string("csv", None, "Table to write besides: file, tags, scores, caption, error.")
+    flags.DEFINE_string("csv", None, "Table to write too: file, tags, scores, caption, error.")
     flags.DEFINE_string(
-        "gallery", None, "Folder to write besides: a page, index.html, that can be searched by tag."
+        "gallery", None, "Folder to write too: a page, index.html, that can be searched by tag."
     )
     flags.DEFINE_bool(
-        "sidecars", False, "Write PICTURE.xmp beside each picture: keywords for photo programs."
+        "sidecars", False, "Write IMAGE.xmp beside each image: keywords for photo programs."
     )
     flags.DEFINE_float(
         "min_score",
@@ -105,9 +105,9 @@ def _rows(model: predictor.Predictor | None, names: list[str]) -> Iterator[dict[
 
 
 def _without_own(names: list[str], output: Path) -> list[str]:
-    """`names` less what this or an earlier run wrote among the pictures."""
-    written = [Path(path) for path in (output, FLAGS.csv) if path]
-    own = {os.path.realpath(p) for path in written for p in (path, atomic_file.partial_path(path))}
+    """`names` without the files that this or an earlier run wrote among the images."""
+    outputs = [Path(path) for path in (output, FLAGS.csv) if path]
+    own = {os.path.realpath(p) for path in outputs for p in (path, atomic_file.partial_path(path))}
     gallery = os.path.join(os.path.realpath(FLAGS.gallery), "") if FLAGS.gallery else None
     sidecars = {f"{name}.xmp" for name in names}
 
@@ -120,19 +120,19 @@ def _without_own(names: list[str], output: Path) -> list[str]:
 
 
 def _writers(output: Path, config: Config, model: predictor.Predictor | None) -> list[Any]:
-    """What the flags ask for."""
-    found: list[Any] = [writers.JsonlWriter(output)]
+    """The writers of the outputs that the flags name."""
+    result: list[Any] = [writers.JsonlWriter(output)]
     if FLAGS.csv:
-        found.append(writers.CsvWriter(Path(FLAGS.csv)))
+        result.append(writers.CsvWriter(Path(FLAGS.csv)))
     if FLAGS.sidecars:
         min_score = FLAGS.min_score
         if min_score is None:  # thresholds have selected the tags of a tagger already
             selected = model is not None and model.task.selects_tags
             min_score = 0.0 if selected else 0.5
-        found.append(writers.XmpWriter(min_score))
+        result.append(writers.XmpWriter(min_score))
     if FLAGS.gallery:
-        found.append(writers.GalleryWriter(Path(FLAGS.gallery), config.data.num_threads))
-    return found
+        result.append(writers.GalleryWriter(Path(FLAGS.gallery), config.data.num_threads))
+    return result
 
 
 def run() -> None:

@@ -68,10 +68,10 @@ def main(_: list[str]) -> None:
 
 def _extract(extractor: "FeatureExtractor", split: str) -> tuple[np.ndarray, np.ndarray]:
     """The vectors [N, D] and classes [N] of a split's readable images."""
+    from jaxtag import datasets
     from jaxtag.data import sources
-    from jaxtag.datasets import prepared
 
-    source = prepared.open_split(FLAGS.dataset, split, FLAGS.data_dir)
+    source = datasets.open_split(FLAGS.dataset, split, FLAGS.data_dir)
     source.class_names()  # raises UserError if there are none
     batches = list(extractor.of_source(source))
     positions = np.concatenate([batch.positions for batch in batches])

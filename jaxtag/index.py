@@ -39,7 +39,7 @@ from jaxtag import cli
 from jaxtag.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from jaxtag.data.sources import DataSource
+    from jaxtag.data.sources import Source
     from jaxtag.inference.features import FeatureBatch, FeatureExtractor
     from jaxtag.tag_index import IndexStorage, TagIndex
 
@@ -193,7 +193,7 @@ def _open(folder: Path) -> "tuple[TagIndex, FeatureExtractor]":
 
 def _images_of_flags(
     paths: list[str],
-) -> "tuple[list[str], list[list[str]], DataSource | None]":
+) -> "tuple[list[str], list[list[str]], Source | None]":
     """(names, tags of each, the data set that holds them or None) of the images to index."""
     if [bool(FLAGS.dataset), bool(FLAGS.tags), bool(paths)].count(True) != 1:
         raise UsageError("give images in one way: --dataset, --tags, or paths")
@@ -205,11 +205,11 @@ def _images_of_flags(
     return names, [[]] * len(names), None
 
 
-def _images_of_dataset() -> "tuple[list[str], list[list[str]], DataSource]":
+def _images_of_dataset() -> "tuple[list[str], list[list[str]], Source]":
+    from jaxtag import datasets
     from jaxtag.data import sources
-    from jaxtag.datasets import prepared
 
-    source = prepared.open_split(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
+    source = datasets.open_split(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
     names, tags = [], []
     for file, file_tags in sources.iter_tags(source):
         names.append(f"{FLAGS.dataset}/{FLAGS.split}/{file}")
@@ -219,20 +219,20 @@ def _images_of_dataset() -> "tuple[list[str], list[list[str]], DataSource]":
 
 def _images_of_table(path: Path) -> tuple[list[str], list[list[str]]]:
     from jaxtag.datasets import annotation_tables
-    from jaxtag.datasets.archives import Store
+    from jaxtag.datasets.archives import SourceFiles
 
     if not path.is_file():
         raise UsageError(f"--tags={path}: there is no such file")
     tags: dict[str, list[str]] = {}
     problems: list[tuple[str, str]] = []
-    with Store(path.parent, lambda name: False) as store:
-        for row in annotation_tables.read_table(store, path.name, problems):
+    with SourceFiles(path.parent, lambda name: False) as source:
+        for row in annotation_tables.read_table(source, path.name, problems):
             if row.kind != annotation_tables.TAGS:
-                raise UserError(f"{row.place}: there are captions, and no tags")
+                raise UserError(f"{row.location}: there are captions, and no tags")
             name = os.path.abspath(path.parent / row.file)
             tags.setdefault(name, []).extend(row.texts)
-    for row_position, reason in problems:
-        print(f"left out: {row_position}: {reason}", file=sys.stderr)
+    for location, reason in problems:
+        print(f"left out: {location}: {reason}", file=sys.stderr)
     return list(tags), list(tags.values())
 
 
@@ -250,7 +250,7 @@ def _add_images(
     extractor: "FeatureExtractor",
     names: list[str],
     tags: list[list[str]],
-    source: "DataSource | None" = None,
+    source: "Source | None" = None,
 ) -> None:
     """Adds images that are not in the index yet; reports those that cannot be read."""
     if source is None:

@@ -67,25 +67,26 @@ def define_flags() -> None:
 
 def main(_: list[str]) -> None:
     from jaxtag import datasets
-    from jaxtag.datasets import prepared, preview
+    from jaxtag.datasets import preview
 
     names = ", ".join(datasets.NAMES)
     cli.require("dataset", f": one of {names}, or a name for your own data")
     logging.getLogger("absl").setLevel(logging.WARNING)  # tfds logs every step
-    data_dir = prepared.data_dir(FLAGS.data_dir)
+    data_dir = datasets.data_dir(FLAGS.data_dir)
     summary = datasets.prepare(
         FLAGS.dataset,
         FLAGS.source,
         data_dir,
         overwrite=FLAGS.overwrite,
         keep_exif=FLAGS.keep_exif,
-        workers=FLAGS.workers,
+        num_threads=FLAGS.workers,
     )
     print(summary)
+    assert summary.folder is not None
     if summary.already:
         print(f"was prepared already, in {summary.folder}; --overwrite prepares it again")
     else:
-        contact_sheet = preview.draw(summary.folder, next(iter(summary.splits)))
+        contact_sheet = preview.draw_examples(summary.folder, next(iter(summary.splits)))
         print(f"prepared in {summary.folder}, examples in {contact_sheet.name}")
 
 

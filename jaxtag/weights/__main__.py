@@ -91,10 +91,13 @@ def _import() -> None:
 
 def _import_captioner() -> None:
     from jaxtag.inference import hf_captioner
+    from jaxtag.tasks.caption.config import CaptionConfig
 
     _require("source")
-    config = hf_captioner.import_captioner(FLAGS.source, Path(FLAGS.workdir), FLAGS.max_length)
-    print(f"a captioner of {config.task.max_length} tokens at most: {FLAGS.workdir}")
+    workdir = Path(FLAGS.workdir)
+    task = hf_captioner.import_captioner(FLAGS.source, workdir, FLAGS.max_length).task
+    assert isinstance(task, CaptionConfig)
+    print(f"a captioner of {task.max_length} tokens at most: {workdir}")
 
 
 def _export() -> None:

@@ -69,7 +69,7 @@ def test_eight_devices_give_the_losses_of_one(kind, one_device, monkeypatch):
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_sharded_parameters_leave_each_device_its_own_images(scan, monkeypatch):
-    """Without `constrain_batch` each device holds the activations of all images: 5 times more."""
+    """Without `constrain_batch` a device holds the activations of all images: 5 times as much."""
     config = dataclasses.replace(_config(), batch_size=256)
     config.model.scan = scan
 
