@@ -1,7 +1,7 @@
 """The documentation builds, and what it shows works: every code block is run or checked.
 
-- `python` blocks of a page run in order, in one namespace, in the folder of `example_folder`. A block
-  with `title="NAME.py"` is written to that file instead, for later blocks to import.
+- `python` blocks of a page run in order, in one namespace, in the folder of `example_folder`.
+  A block with `title="NAME.py"` is written to that file instead, for later blocks to import.
 - `bash` blocks hold only commands of jaxtag. Flags, configuration and overrides are checked;
   those in RUN also run.
 - `console` blocks cannot be tested: UNTESTED lists them, with the reason.
