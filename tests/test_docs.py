@@ -281,7 +281,7 @@ def check_config(reference: str, overrides: list[str]) -> None:
     with mock.patch.object(sys, "argv", argv):  # ml_collections looks for overrides there
         values(argv)
     config = schema.check(holder.value)
-    assert config.data.dataset in {*datasets.NAMES, *OWN_DATASETS}
+    assert config.data.dataset in {*datasets.NAMES, *OWN_DATASETS, "my_data:Noise"}
 
 
 @pytest.fixture
