@@ -19,7 +19,7 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -57,10 +57,7 @@ def run(
     """
     _set_up_process()
     app.define_help_flags()  # before the snapshot: absl defines them once a process
-    with flagsaver.flagsaver():
-        others = set(flags.FLAGS)
-        define_flags()
-        own = [name for name in flags.FLAGS if name not in others]
+    with _defined(define_flags) as own:
 
         def parse(argv: list[str]) -> list[str]:
             return _parse(argv, lambda: _help(main, own))
@@ -80,6 +77,24 @@ def run(
 
         status = _exit_status(lambda: app.run(checked, flags_parser=parse))
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def _defined(define_flags: Callable[[], None]) -> Iterator[list[str]]:
+    """Defines a command's flags, gives their names, and restores all flags afterwards.
+
+    Flags of libraries that are first imported in between stay: their modules, which remain, read
+    them (grain's do).
+    """
+    before = flagsaver.save_flag_values()
+    define_flags()
+    own = [name for name in flags.FLAGS if name not in before]
+    try:
+        yield own
+    finally:
+        states = flagsaver.save_flag_values()
+        kept = {name: state for name, state in states.items() if name not in own}
+        flagsaver.restore_flag_values({**kept, **before})
 
 
 def define_alias(old: str, name: str) -> None:

@@ -64,6 +64,21 @@ def test_flags_are_as_before_when_a_command_has_failed(run):
     assert set(flags.FLAGS) == before
 
 
+def test_flags_of_a_library_imported_by_a_command_stay(run):
+    """Its module stays in memory and reads them; grain's data loaders do."""
+
+    def import_library(argv: list[str]) -> None:
+        flags.DEFINE_integer("threads_of_a_library", 4, "Read later.")
+
+    try:
+        assert run(main=import_library)[0] == 0
+        assert run(main=_show)[0] == 0
+        assert flags.FLAGS.threads_of_a_library == 4
+        assert "color" not in flags.FLAGS
+    finally:
+        delattr(flags.FLAGS, "threads_of_a_library")
+
+
 @pytest.mark.parametrize("flag", ["--help", "-h", "-help"])
 def test_help_is_the_docstring_and_the_flags(run, flag):
     status, out, _ = run("--color=red", flag, main=_show)
