@@ -36,7 +36,7 @@ from jaxtag.distributed import compilation_cache
 from jaxtag.errors import UsageError
 from jaxtag.inference import predictor, writers
 from jaxtag.storage import atomic_file
-from jaxtag.tag_index import predict as indexed
+from jaxtag.tag_index import predict
 
 _TOP_TAGS = 5  # of an index alone
 _MAX_TAGS = 30  # of an index beside a model
@@ -95,13 +95,13 @@ def main(paths: list[str]) -> None:
 def _rows(model: predictor.Predictor | None, names: list[str]) -> Iterator[dict[str, Any]]:
     """A row for each file, by the model, the index or both."""
     if model is None:
-        return indexed.tagged(Path(FLAGS.index), names, _TOP_TAGS)
+        return predict.predict_tags(Path(FLAGS.index), names, _TOP_TAGS)
     rows = model.predict_rows(names)
     if not FLAGS.index:
         return rows
     known = getattr(model.vocabulary, "names", ())
-    neighbors = indexed.tagged(Path(FLAGS.index), names, _MAX_TAGS)
-    return indexed.together(rows, neighbors, known, _MAX_TAGS)
+    neighbors = predict.predict_tags(Path(FLAGS.index), names, _MAX_TAGS)
+    return predict.merge_predictions(rows, neighbors, known, _MAX_TAGS)
 
 
 def _without_own(names: list[str], output: Path) -> list[str]:

@@ -11,7 +11,7 @@ from jaxtag.tag_index import few_shot
 CLASSES, SIZE = 3, 5
 
 
-def blobs(count: int, seed: int, spread: float = 1.0) -> few_shot.Labelled:
+def blobs(count: int, seed: int, spread: float = 1.0) -> few_shot.LabeledVectors:
     """`count` vectors of each class."""
     rng = np.random.RandomState(seed)
     labels = np.tile(np.arange(CLASSES), count)
@@ -77,11 +77,11 @@ def test_more_pictures_tell_more() -> None:
 def test_one_neighbour_is_the_nearest() -> None:
     x, y = blobs(4, 3)
     test = blobs(10, 4)[0]
-    scores = few_shot.nearest_neighbours(x, y, test, 1, CLASSES)
+    scores = few_shot.nearest_neighbors(x, y, test, 1, CLASSES)
     unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (test, x)]
     np.testing.assert_array_equal(scores.argmax(1), y[(unit[0] @ unit[1].T).argmax(1)])
 
 
 def test_too_few_pictures_are_told() -> None:
-    with pytest.raises(UserError, match="class 0 has 3 training pictures, fewer than the 4"):
+    with pytest.raises(UserError, match="class 0 has 3 training images, fewer than the 4"):
         few_shot.evaluate(blobs(3, 0), blobs(2, 1), [1, 4], seeds=1)

@@ -23,7 +23,7 @@ def store(tmp_path):
 
 def state(store):
     return (
-        {p.file: p.tags for p in store.pictures if p},
+        {p.file: p.tags for p in store.entries if p},
         store.tag_names,
         store.tags().toarray().tolist(),
         np.concatenate(list(store.vectors())).tolist(),
@@ -36,7 +36,7 @@ def test_what_is_written_is_read_again(store):
     store.remove(["a"])
     again = IndexStorage(store.folder)
     assert state(again) == state(store)
-    assert again.pictures[0] is None and again.files == {"b": 1, "c": 2}
+    assert again.entries[0] is None and again.files == {"b": 1, "c": 2}
     assert again.tag_names == ["sea", "sky", "surfer"]
     np.testing.assert_array_equal(again.tags().toarray(), [[0, 0, 0], [0, 0, 0], [0, 0, 1]])
     np.testing.assert_array_equal(np.concatenate(list(again.vectors()))[:2], vectors(2))
@@ -127,10 +127,10 @@ def test_killed_at_any_moment_it_is_before_or_after(tmp_path):
             folder = tmp_path / f"{name}-{moment}"
             made = IndexStorage.create(folder, {"dimension": 3})
             made.add(["a", "b", "c"], vectors(3), [["sea"], ["sky"], []])
-            before = {p.file: p.tags for p in made.pictures if p}
+            before = {p.file: p.tags for p in made.entries if p}
             status = _killed_at(moment, folder, change)
             found = IndexStorage(folder)
-            after = {p.file: p.tags for p in found.pictures if p}
+            after = {p.file: p.tags for p in found.entries if p}
             allowed = {
                 "add": [before, {**before, "d": ("new",)}],
                 "remove": [before, {"a": ("sea",), "c": ()}],

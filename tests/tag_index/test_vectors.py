@@ -43,7 +43,7 @@ def mesh(request):
 @pytest.fixture(params=[True, False], ids=["bfloat16", "float32"], autouse=True)
 def rounds(request, monkeypatch):
     """Both first passes, whatever this machine would choose."""
-    monkeypatch.setattr(rows_module, "_multiplies_bfloat16", lambda device: request.param)
+    monkeypatch.setattr(rows_module, "_prefers_bfloat16", lambda device: request.param)
     return request.param
 
 
@@ -130,7 +130,7 @@ def test_additions_within_the_room_compile_nothing():
 
 def test_a_room_is_at_most_an_eighth_too_large():
     for count in (1, 128, 129, 4096, 4097, 100_000, 1_000_001):
-        room = rows_module._room_for(count)
+        room = rows_module._capacity_for(count)
         assert room >= count
         assert room % min(room, 4096) == 0
         assert room <= max(2 * count, 128)
