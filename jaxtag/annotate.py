@@ -84,11 +84,11 @@ def main(paths: list[str]) -> None:
     with tqdm(total=len(names), unit="image", disable=not sys.stderr.isatty()) as bar:
         for row in rows:
             for writer in outputs:
-                writer.add(row)
+                writer.write(row)
             errors += "error" in row
             bar.update()
     for writer in outputs:
-        writer.finish()
+        writer.close()
     print(f"{len(names) - errors} pictures annotated, {errors} could not be read: {output}")
 
 
@@ -119,20 +119,22 @@ def _without_own(names: list[str], output: Path) -> list[str]:
     return [name for name in names if not is_own(name)]
 
 
-def _writers(output: Path, config: Config, model: predictor.Predictor | None) -> list[Any]:
-    """What the flags ask for."""
-    found: list[Any] = [writers.JsonlWriter(output)]
+def _writers(
+    output: Path, config: Config, model: predictor.Predictor | None
+) -> list[writers.PredictionWriter]:
+    """The writers that the flags name."""
+    outputs: list[writers.PredictionWriter] = [writers.JsonlWriter(output)]
     if FLAGS.csv:
-        found.append(writers.CsvWriter(Path(FLAGS.csv)))
+        outputs.append(writers.CsvWriter(Path(FLAGS.csv)))
     if FLAGS.sidecars:
         min_score = FLAGS.min_score
         if min_score is None:  # thresholds have selected the tags of a tagger already
             selected = model is not None and model.task.selects_tags
             min_score = 0.0 if selected else 0.5
-        found.append(writers.XmpWriter(min_score))
+        outputs.append(writers.XmpWriter(min_score))
     if FLAGS.gallery:
-        found.append(writers.GalleryWriter(Path(FLAGS.gallery), config.data.num_threads))
-    return found
+        outputs.append(writers.GalleryWriter(Path(FLAGS.gallery), config.data.num_threads))
+    return outputs
 
 
 def run() -> None:

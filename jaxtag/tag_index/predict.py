@@ -8,8 +8,7 @@ import numpy as np
 
 from jaxtag.inference import features
 from jaxtag.tag_index import IndexStorage, TagIndex
-
-Row = dict[str, Any]  # of an image, as jaxtag.annotate writes it
+from jaxtag.tasks.base import Row
 
 
 def predict_tags(folder: Path, files: Sequence[str], max_tags: int) -> Iterator[Row]:

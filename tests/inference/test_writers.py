@@ -47,8 +47,8 @@ def lines(tmp_path) -> list[dict]:
 
 def write(writer, lines: list[dict]) -> None:
     for line in lines:
-        writer.add(line)
-    writer.finish()
+        writer.write(line)
+    writer.close()
 
 
 def test_table(lines, tmp_path):
@@ -82,17 +82,17 @@ def test_sidecars_of_other_programs_stay(lines, caplog):
     writer = writers.XmpWriter(0.5)
     write(writer, lines)
     assert path.read_text().count("edits") == 1
-    assert writer.kept == 1
+    assert writer.num_skipped == 1
     again = writers.XmpWriter(0.0)  # one's own are replaced
     write(again, lines[1:2])
-    assert again.kept == 0
+    assert again.num_skipped == 0
 
 
 def test_sidecars_that_cannot_be_written_are_counted(lines, caplog):
     writer = writers.XmpWriter(0.5)
     absent = [{**lines[0], "file": f"/absent/folder/{n}.jpg"} for n in range(3)]
     write(writer, [*absent, lines[1]])
-    assert writer.failed == 3
+    assert writer.num_failed == 3
     told = [record.getMessage() for record in caplog.records]
     assert told == [
         "/absent/folder/0.jpg.xmp cannot be written: No such file or directory",
@@ -116,7 +116,7 @@ def data_of(folder: Path) -> list[dict]:
 def test_gallery_holds_thumbnails_and_links(lines, tmp_path):
     folder = tmp_path / "pages" / "gallery"
     for _ in range(2):  # a gallery is replaced
-        write(writers.GalleryWriter(folder, threads=2), lines)
+        write(writers.GalleryWriter(folder, num_threads=2), lines)
     entries = data_of(folder)
     assert [entry["file"] for entry in entries] == [line["file"] for line in lines]
     assert entries[0]["tags"] == [["dog", 0.9], ["grass", 0.4]]
@@ -129,20 +129,20 @@ def test_gallery_holds_thumbnails_and_links(lines, tmp_path):
 
 def test_gallery_goes_on_in_the_folder_of_a_killed_run(lines, tmp_path):
     folder = tmp_path / "gallery"
-    killed = writers.GalleryWriter(folder, threads=1)
-    killed.add(lines[0])
+    killed = writers.GalleryWriter(folder, num_threads=1)
+    killed.write(lines[0])
     killed._pool.shutdown()
     assert not (folder / "index.html").exists()
-    write(writers.GalleryWriter(folder, threads=1), lines)
+    write(writers.GalleryWriter(folder, num_threads=1), lines)
     assert len(data_of(folder)) == len(lines)
 
 
 def test_gallery_never_takes_over_a_folder(lines, tmp_path):
     (tmp_path / "album" / "notes.txt").touch()
     with pytest.raises(UserError, match=r"--gallery=.*album holds other files"):
-        writers.GalleryWriter(tmp_path / "album", threads=1)
+        writers.GalleryWriter(tmp_path / "album", num_threads=1)
     with pytest.raises(UserError, match="cannot be written"):
-        writers.GalleryWriter(tmp_path / "album" / "notes.txt", threads=1)
+        writers.GalleryWriter(tmp_path / "album" / "notes.txt", num_threads=1)
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -151,7 +151,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 def test_gallery_in_a_browser(lines, tmp_path):
     folder = tmp_path / "gallery"
-    write(writers.GalleryWriter(folder, threads=2), lines)
+    write(writers.GalleryWriter(folder, num_threads=2), lines)
 
     def page(query: str) -> str:
         """The page as the browser has it after its program ran."""
