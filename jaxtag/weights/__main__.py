@@ -22,7 +22,7 @@ From Python:
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 from absl import flags
@@ -91,10 +91,12 @@ def _import() -> None:
 
 def _import_captioner() -> None:
     from jaxtag.inference import hf_captioner
+    from jaxtag.tasks.caption.config import CaptionConfig
 
     _require("source")
     config = hf_captioner.import_captioner(FLAGS.source, Path(FLAGS.workdir), FLAGS.max_length)
-    print(f"a captioner of {config.task.max_length} tokens at most: {FLAGS.workdir}")
+    max_length = cast(CaptionConfig, config.task).max_length
+    print(f"a captioner of {max_length} tokens at most: {FLAGS.workdir}")
 
 
 def _export() -> None:

@@ -35,14 +35,14 @@ def lines(tmp_path) -> list[dict]:
         [(HOSTILE, 0.7), ("a; b, c", 0.6)],
         [],
     ]
-    found = [
+    results = [
         {"file": str(album / name), "tags": [{"tag": t, "score": s} for t, s in one]}
         for name, one in zip(names, tags, strict=True)
     ]
-    found[3]["caption"] = "a red line & nothing else"
-    found.append({"file": str(album / "broken.jpg"), "error": "the file is empty"})
+    results[3]["caption"] = "a red line & nothing else"
+    results.append({"file": str(album / "broken.jpg"), "error": "the file is empty"})
     (album / "broken.jpg").touch()
-    return found
+    return results
 
 
 def write(writer, lines: list[dict]) -> None:
@@ -64,8 +64,8 @@ def test_table(lines, tmp_path):
 
 def test_sidecars_hold_keywords(lines, tmp_path):
     write(writers.XmpWriter(0.5), lines)
-    found = sorted(path.name for path in (tmp_path / "album").glob("*.xmp"))
-    assert found == sorted(f"{Path(line['file']).name}.xmp" for line in lines[:4])
+    results = sorted(path.name for path in (tmp_path / "album").glob("*.xmp"))
+    assert results == sorted(f"{Path(line['file']).name}.xmp" for line in lines[:4])
     assert not list((tmp_path / "album").glob(".*"))
     root = ElementTree.parse(f"{lines[2]['file']}.xmp").getroot()
     assert [item.text for item in root.iter(f"{RDF}li")] == [HOSTILE, "a; b, c"]
@@ -93,8 +93,8 @@ def test_sidecars_that_cannot_be_written_are_counted(lines, caplog):
     absent = [{**lines[0], "file": f"/absent/folder/{n}.jpg"} for n in range(3)]
     write(writer, [*absent, lines[1]])
     assert writer.num_failed == 3
-    told = [record.getMessage() for record in caplog.records]
-    assert told == [
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
         "/absent/folder/0.jpg.xmp cannot be written: No such file or directory",
         "3 sidecar file(s) could not be written",
     ]

@@ -10,10 +10,10 @@ def test_votes_are_weighted_by_similarity():
     tags = csr_array(np.array([[1, 0, 1], [0, 1, 0], [1, 0, 0]], np.float32))
     scores = np.log(np.array([[4.0, 2.0, 1.0], [1.0, 1.0, 1.0]], np.float32))
     scores[1, 2] = -np.inf
-    numbers = np.array([[0, 1, 2], [1, 2, -1]])
-    found = voting.vote(scores, numbers, tags, 1.0)
-    np.testing.assert_allclose(found, [[5 / 7, 2 / 7, 4 / 7], [1 / 2, 1 / 2, 0]], rtol=1e-6)
-    colder = voting.vote(scores, numbers, tags, 0.5)  # weights 16, 4, 1
+    ids = np.array([[0, 1, 2], [1, 2, -1]])
+    votes = voting.vote(scores, ids, tags, 1.0)
+    np.testing.assert_allclose(votes, [[5 / 7, 2 / 7, 4 / 7], [1 / 2, 1 / 2, 0]], rtol=1e-6)
+    colder = voting.vote(scores, ids, tags, 0.5)  # weights 16, 4, 1
     np.testing.assert_allclose(colder[0], [17 / 21, 4 / 21, 16 / 21], rtol=1e-6)
 
 
