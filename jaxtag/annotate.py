@@ -36,7 +36,7 @@ from jaxtag.distributed import compilation_cache
 from jaxtag.errors import UsageError
 from jaxtag.inference import predictor, writers
 from jaxtag.storage import atomic_file
-from jaxtag.tag_index import predict as indexed
+from jaxtag.tag_index import predict
 
 _TOP_TAGS = 5  # of an index alone
 _MAX_TAGS = 30  # of an index beside a model
@@ -84,24 +84,24 @@ def main(paths: list[str]) -> None:
     with tqdm(total=len(names), unit="image", disable=not sys.stderr.isatty()) as bar:
         for row in rows:
             for writer in outputs:
-                writer.add(row)
+                writer.write(row)
             errors += "error" in row
             bar.update()
     for writer in outputs:
-        writer.finish()
+        writer.close()
     print(f"{len(names) - errors} pictures annotated, {errors} could not be read: {output}")
 
 
 def _rows(model: predictor.Predictor | None, names: list[str]) -> Iterator[dict[str, Any]]:
     """A row for each file, by the model, the index or both."""
     if model is None:
-        return indexed.tagged(Path(FLAGS.index), names, _TOP_TAGS)
+        return predict.predict_tags(Path(FLAGS.index), names, _TOP_TAGS)
     rows = model.predict_rows(names)
     if not FLAGS.index:
         return rows
     known = getattr(model.vocabulary, "names", ())
-    neighbors = indexed.tagged(Path(FLAGS.index), names, _MAX_TAGS)
-    return indexed.together(rows, neighbors, known, _MAX_TAGS)
+    neighbors = predict.predict_tags(Path(FLAGS.index), names, _MAX_TAGS)
+    return predict.merge_predictions(rows, neighbors, known, _MAX_TAGS)
 
 
 def _without_own(names: list[str], output: Path) -> list[str]:
@@ -119,20 +119,22 @@ def _without_own(names: list[str], output: Path) -> list[str]:
     return [name for name in names if not is_own(name)]
 
 
-def _writers(output: Path, config: Config, model: predictor.Predictor | None) -> list[Any]:
-    """The writers of the outputs that the flags name."""
-    result: list[Any] = [writers.JsonlWriter(output)]
+def _writers(
+    output: Path, config: Config, model: predictor.Predictor | None
+) -> list[writers.PredictionWriter]:
+    """The writers that the flags name."""
+    outputs: list[writers.PredictionWriter] = [writers.JsonlWriter(output)]
     if FLAGS.csv:
-        result.append(writers.CsvWriter(Path(FLAGS.csv)))
+        outputs.append(writers.CsvWriter(Path(FLAGS.csv)))
     if FLAGS.sidecars:
         min_score = FLAGS.min_score
         if min_score is None:  # thresholds have selected the tags of a tagger already
             selected = model is not None and model.task.selects_tags
             min_score = 0.0 if selected else 0.5
-        result.append(writers.XmpWriter(min_score))
+        outputs.append(writers.XmpWriter(min_score))
     if FLAGS.gallery:
-        result.append(writers.GalleryWriter(Path(FLAGS.gallery), config.data.num_threads))
-    return result
+        outputs.append(writers.GalleryWriter(Path(FLAGS.gallery), config.data.num_threads))
+    return outputs
 
 
 def run() -> None:

@@ -92,7 +92,7 @@ def _build(folder: Path, paths: list[str]) -> None:
         dimension=extractor.dimension,
         metric=FLAGS.metric,
         features=extractor.description,
-        vote=TWO_PASS if FLAGS.two_pass_knn else DEFAULT_KNN,
+        knn=TWO_PASS if FLAGS.two_pass_knn else DEFAULT_KNN,
         mesh=extractor.mesh,
     )
     _add_images(index, extractor, *images)
@@ -166,7 +166,7 @@ def _info(folder: Path, _: list[str]) -> None:
 
 def _compact(folder: Path, _: list[str]) -> None:
     storage = _storage(folder)
-    removed = len(storage.pictures) - len(storage.files)
+    removed = len(storage.entries) - len(storage.files)
     storage.compact()
     print(f"{removed} removed images erased")
 

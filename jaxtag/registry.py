@@ -75,10 +75,10 @@ def resolve(kind: str, name: str, field: str) -> Any:
     """The part of a registered name, or of `package.module:Name`.
 
     Args:
-      field: the setting that holds the name, for messages ("config.model.backbone").
+        field: the setting that holds the name, for messages ("config.model.backbone").
 
     Raises:
-      UsageError: there is no such part; names `field` and the nearest name.
+        UsageError: there is no such part; names `field` and the nearest name.
     """
     part = _PARTS.get(kind, {}).get(name, name)
     if not isinstance(part, str):
@@ -114,8 +114,8 @@ def check_kwargs(
     taken as it is unless the value is plain data that it excludes.
 
     Args:
-      field: the setting that holds `kwargs`, for messages ("config.task.loss_kwargs").
-      label: the name of `function` in messages; by default its own.
+        field: the setting that holds `kwargs`, for messages ("config.task.loss_kwargs").
+        label: the name of `function` in messages; by default its own.
     """
     label = label or getattr(function, "__name__", repr(function))
     parameters = keyword_parameters(function)

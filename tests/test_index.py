@@ -164,9 +164,9 @@ def test_from_python_without_compiling_anew(tmp_path) -> None:
     assert compiled[1:] == compiled[1:2] * 57
     again = TagIndex(tmp_path, mesh)
     np.testing.assert_array_equal(again.scores(vectors), index.scores(vectors))
-    assert again.scores(vectors, KnnConfig(1, propagate=True)).shape == (60, len(index.tag_names))
+    assert again.scores(vectors, KnnConfig(1, two_pass=True)).shape == (60, len(index.tag_names))
     assert len(again) == 60
-    files, vote = [f"{place}" for place in range(60)], dict(vote=TWO_PASS, mesh=mesh)
+    files, vote = [f"{place}" for place in range(60)], dict(knn=TWO_PASS, mesh=mesh)
     other = TagIndex.create(tmp_path / "two", dimension=8, features={}, **vote)
     other.add(files, vectors, [[f"tag {place % 7}"] for place in range(60)])
     two = TagIndex(tmp_path / "two", mesh)
@@ -204,6 +204,6 @@ def test_tags_of_a_model_and_an_index_together() -> None:
         {"file": "a", "tags": [{"tag": "dog", "score": 0.5}, {"tag": "surfer", "score": 0.6}]},
         {"file": "b", "error": "damaged"},
     ]
-    lines = list(predict.together(iter(told), iter(near), ("dog", "cat"), 2))
+    lines = list(predict.merge_predictions(iter(told), iter(near), ("dog", "cat"), 2))
     expected = [{"tag": "dog", "score": 0.7}, {"tag": "surfer", "score": 0.6}]
     assert lines == [{"file": "a", "tags": expected}, told[1]]

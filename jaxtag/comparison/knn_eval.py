@@ -43,7 +43,7 @@ def _evaluate(extractor: FeatureExtractor, train: Source, evaluation: Source) ->
     index.add(vectors - center)
     tags = _tag_matrix(train)[positions]
     positions, queries = _vectors(extractor, evaluation)
-    similarities, neighbors = index.search(queries - center, DEFAULT_KNN.neighbours)
+    similarities, neighbors = index.search(queries - center, DEFAULT_KNN.neighbors)
     scores = voting.vote(similarities, neighbors, tags, DEFAULT_KNN.temperature)
     targets = _tag_matrix(evaluation)[positions].toarray().astype(bool)
     if "label" in evaluation.features:

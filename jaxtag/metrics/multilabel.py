@@ -27,10 +27,11 @@ def ranking_metrics(
 
 def threshold_metrics(per_class: dict[str, np.ndarray]) -> dict[str, float]:
     """`micro_f1` and `macro_f1` from the result of `per_class_metrics`."""
-    right, given, present = (per_class[name] for name in ("right", "given", "present"))
+    total = per_class["given"].sum() + per_class["present"].sum()
+    is_present = per_class["present"] > 0
     return {
-        "micro_f1": float(2 * right.sum() / max(given.sum() + present.sum(), 1)),
-        "macro_f1": _nanmean(np.where(present > 0, per_class["f1"], np.nan)),
+        "micro_f1": float(2 * per_class["right"].sum() / max(total, 1)),
+        "macro_f1": _nanmean(np.where(is_present, per_class["f1"], np.nan)),
     }
 
 
@@ -48,14 +49,15 @@ def per_class_metrics(
     """
     predicted = (scores >= thresholds) & known
     tags = tags & known
-    present, given, right = (mask.sum(0) for mask in (tags, predicted, predicted & tags))
+    num_present, num_predicted = tags.sum(0), predicted.sum(0)
+    true_positives = (predicted & tags).sum(0)
     return {
-        "present": present,
-        "given": given,
-        "right": right,
-        "precision": right / np.maximum(given, 1),
-        "recall": right / np.maximum(present, 1),
-        "f1": 2 * right / np.maximum(given + present, 1),
+        "present": num_present,
+        "given": num_predicted,
+        "right": true_positives,
+        "precision": true_positives / np.maximum(num_predicted, 1),
+        "recall": true_positives / np.maximum(num_present, 1),
+        "f1": 2 * true_positives / np.maximum(num_predicted + num_present, 1),
     }
 
 

@@ -1,4 +1,4 @@
-"""The tag index: pictures as vectors, their tags, and new pictures tagged by their neighbours."""
+"""The tag index: image vectors with tags; new images are tagged by their nearest neighbors."""
 
 from jaxtag.tag_index.index import DEFAULT_KNN, TWO_PASS, KnnConfig, TagIndex
 from jaxtag.tag_index.storage import IndexStorage

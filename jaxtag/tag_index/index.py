@@ -1,4 +1,4 @@
-"""A tag index: pictures as vectors with their tags, on disk and ready to be searched."""
+"""A tag index: vectors of images with their tags, stored on disk and searched on the devices."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 from scipy.sparse import csr_array
 
 from jaxtag.errors import UserError
@@ -17,50 +18,63 @@ from jaxtag.tag_index.vectors import METRICS, VectorIndex
 
 @dataclasses.dataclass(frozen=True)
 class KnnConfig:
-    """How neighbours decide on tags; kept with an index.
+    """How neighbors vote for tags; stored with an index.
 
     Attributes:
-      neighbours: how many are asked; where tags `propagate`, of each tag.
-      temperature: scores are divided by it before their softmax.
-      propagate: two-pass neighbours (see `voting.propagate`), for data of many rare tags.
+        neighbors: number of neighbors that vote; with `two_pass`, per tag.
+        temperature: divides the scores before their softmax.
+        two_pass: two-pass kNN (see `voting.two_pass_vote`), for data with many rare tags.
     """
 
-    neighbours: int = 20
+    neighbors: int = 20
     temperature: float = 0.05
-    propagate: bool = False
+    two_pass: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields under the names that the manifest of an index has."""
+        return {
+            "neighbours": self.neighbors,
+            "temperature": self.temperature,
+            "propagate": self.two_pass,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "KnnConfig":
+        """The inverse of `to_json`; absent fields have their defaults."""
+        fields = {"neighbours": "neighbors", "propagate": "two_pass"}
+        return cls(**{fields.get(name, name): value for name, value in values.items()})
 
 
 DEFAULT_KNN = KnnConfig()
-TWO_PASS = KnnConfig(neighbours=5, propagate=True)
+TWO_PASS = KnnConfig(neighbors=5, two_pass=True)
 
 
 class TagIndex:
-    """Pictures with vectors and tags. It grows at run time: nothing is trained or compiled anew.
+    """Images with vectors and tags. It grows at run time: nothing is trained or recompiled.
 
     Args:
-      folder: of an index that `create` made.
-      mesh: devices that hold its vectors; by default all.
+        folder: of an index that `create` made.
+        mesh: devices that hold its vectors; by default all.
 
     Raises:
-      UserError: there is no index, or it is damaged.
+        UserError: there is no index, or it is damaged.
     """
 
     def __init__(self, folder: Path, mesh: Mesh | None = None):
-        self._store = IndexStorage(folder)
-        description = self._store.description
+        self._storage = IndexStorage(folder)
+        description = self._storage.description
         try:
             dimension, metric = int(description["dimension"]), str(description["metric"])
-            self._rows = VectorIndex(dimension, metric, mesh)
-            self._vote = KnnConfig(**description.get("vote", {}))
-        except (KeyError, TypeError, ValueError) as error:
+            self._vectors = VectorIndex(dimension, metric, mesh)
+            self._knn = KnnConfig.from_json(description.get("vote", {}))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder}: its manifest is damaged: {error}") from error
-        for part in self._store.vectors():
-            if part.shape[1] != dimension:
-                raise UserError(f"{folder}: vectors of {part.shape[1]} numbers, not {dimension}")
-            self._rows.add(part)
-        gone = [row for row, picture in enumerate(self._store.pictures) if picture is None]
-        self._rows.remove(gone)
-        self._tags = None
+        for vectors in self._storage.vectors():
+            if vectors.shape[1] != dimension:
+                raise UserError(f"{folder}: vectors of {vectors.shape[1]} numbers, not {dimension}")
+            self._vectors.add(vectors)
+        self._vectors.remove([row for row, entry in enumerate(self._storage.entries) if not entry])
+        self._cached_tag_matrix: csr_array | None = None
 
     @classmethod
     def create(
@@ -70,107 +84,125 @@ class TagIndex:
         dimension: int,
         metric: str = "cosine",
         features: dict[str, Any],
-        vote: KnnConfig = DEFAULT_KNN,
+        knn: KnnConfig = DEFAULT_KNN,
         mesh: Mesh | None = None,
     ) -> "TagIndex":
-        """An empty index; `features` (JSON) says how pictures become vectors [dimension]."""
+        """Creates an empty index.
+
+        Args:
+            folder: where it is stored.
+            dimension: of the vectors.
+            metric: one of METRICS.
+            features: JSON that says how images become vectors.
+            knn: how neighbors vote by default.
+            mesh: devices that hold its vectors; by default all.
+        """
         if metric not in METRICS:
             raise UserError(f"metric {metric!r}: must be one of {', '.join(METRICS)}")
         description = {"dimension": dimension, "metric": metric, "features": features}
-        description["vote"] = dataclasses.asdict(vote)
+        description["vote"] = knn.to_json()
         IndexStorage.create(folder, description)
         return cls(folder, mesh)
 
     def __len__(self) -> int:
-        """Pictures in the index."""
-        return len(self._store.files)
+        """The number of images in the index."""
+        return len(self._storage.files)
 
     def __contains__(self, file: object) -> bool:
-        return file in self._store.files
+        return file in self._storage.files
 
     @property
-    def _who_has_what(self) -> csr_array:
-        if self._tags is None:
-            self._tags = self._store.tags()
-        return self._tags
+    def _tag_matrix(self) -> csr_array:
+        """Float32 [rows, tags], 1 where an image has a tag."""
+        if self._cached_tag_matrix is None:
+            self._cached_tag_matrix = self._storage.tags()
+        return self._cached_tag_matrix
 
     @property
     def features(self) -> dict[str, Any]:
-        """How pictures become vectors, as given to `create`."""
-        return self._store.description["features"]
+        """How images become vectors, as given to `create`."""
+        return self._storage.description["features"]
 
     @property
     def metric(self) -> str:
         """One of METRICS."""
-        return self._rows.metric
+        return self._vectors.metric
 
     @property
     def tag_names(self) -> list[str]:
-        """What `scores` has columns for."""
-        return self._store.tag_names
+        """The names of the columns of `scores`."""
+        return self._storage.tag_names
 
     def tag_counts(self) -> dict[str, int]:
-        """Tag -> how many pictures have it."""
-        counts = self._who_has_what.sum(0).astype(int).tolist()
+        """The number of images with each tag, by name."""
+        counts = self._tag_matrix.sum(0).astype(int).tolist()
         return dict(zip(self.tag_names, counts, strict=True))
 
-    def add(self, files: Sequence[str], vectors: np.ndarray, tags: Sequence[Iterable[str]]) -> None:
-        """Adds pictures with their tags, known ones or new.
+    def add(
+        self,
+        files: Sequence[str],
+        vectors: np.ndarray,
+        tags: Sequence[Iterable[str]],
+    ) -> None:
+        """Adds images with their tags, existing ones or new.
 
         Args:
-          files: names, each one new to the index.
-          vectors: [M, dimension].
+            files: names of the images, each new to the index.
+            vectors: of the images, [M, D].
+            tags: of each image.
 
         Raises:
-          UserError: a picture is there already; nothing is added then.
+            UserError: an image exists already; nothing is added then.
         """
         if len(files):
-            self._rows.checked(vectors)
-            self._store.add(files, vectors, tags)
-            self._rows.add(vectors)
-            self._tags = None
+            self._vectors.prepare(vectors)  # raises before anything is written
+            self._storage.add(files, vectors, tags)
+            self._vectors.add(vectors)
+            self._cached_tag_matrix = None
 
     def remove(self, files: Iterable[str]) -> None:
-        """Removes pictures. Their vectors stay on disk until `Store.compact`."""
-        self._rows.remove(self._store.remove(files))
-        self._tags = None
+        """Removes images. Their vectors stay on disk until `IndexStorage.compact`."""
+        self._vectors.remove(self._storage.remove(files))
+        self._cached_tag_matrix = None
 
     def tag(self, name: str, files: Iterable[str]) -> None:
-        """Gives pictures of the index a tag, which may be new."""
-        self._store.tag(name, files)
-        self._tags = None
+        """Adds a tag, which may be new, to images of the index."""
+        self._storage.tag(name, files)
+        self._cached_tag_matrix = None
 
     def untag(self, name: str, files: Iterable[str] | None = None) -> None:
-        """Takes a tag from pictures; without `files` the tag itself is removed."""
-        self._store.untag(name, files)
-        self._tags = None
+        """Removes a tag from images; without `files`, removes the tag itself."""
+        self._storage.untag(name, files)
+        self._cached_tag_matrix = None
 
     def search(
         self, vectors: np.ndarray, count: int, approximate: bool = False
     ) -> list[list[tuple[str, float]]]:
-        """The nearest pictures of each vector [Q, dimension]: (file, score), nearest first."""
-        scores, numbers = self._rows.search(vectors, count, approximate)
-        files = [picture.file if picture else "" for picture in self._store.pictures]
+        """The nearest images of each vector of [Q, D]: (file, score), nearest first."""
+        scores, ids = self._vectors.search(vectors, count, approximate)
+        files = [entry.file if entry else "" for entry in self._storage.entries]
         return [
-            [(files[n], float(s)) for n, s in zip(row, score, strict=True) if n >= 0]
-            for row, score in zip(numbers, scores, strict=True)
+            [(files[i], float(s)) for i, s in zip(row, row_scores, strict=True) if i >= 0]
+            for row, row_scores in zip(ids, scores, strict=True)
         ]
 
-    def scores(self, vectors: np.ndarray, vote: KnnConfig | None = None) -> np.ndarray:
-        """How much its neighbours speak for each tag of a vector, float32 [Q, tags] in [0, 1]."""
-        vote = self._vote if vote is None else vote
-        if vote.propagate:
-            found = self._rows.scores(vectors)
-            return voting.propagate(found, self._who_has_what, vote.neighbours, vote.temperature)
-        scores, numbers = self._rows.search(vectors, vote.neighbours)
-        return voting.vote(scores, numbers, self._who_has_what, vote.temperature)
+    def scores(self, vectors: np.ndarray, knn: KnnConfig | None = None) -> Float[np.ndarray, "Q T"]:
+        """The kNN score of each tag for each vector of [Q, D], float32 in [0, 1]."""
+        knn = self._knn if knn is None else knn
+        if knn.two_pass:
+            similarities = self._vectors.scores(vectors)
+            return voting.two_pass_vote(
+                similarities, self._tag_matrix, knn.neighbors, knn.temperature
+            )
+        similarities, ids = self._vectors.search(vectors, knn.neighbors)
+        return voting.vote(similarities, ids, self._tag_matrix, knn.temperature)
 
     def tags(
-        self, vectors: np.ndarray, count: int, vote: KnnConfig | None = None
+        self, vectors: np.ndarray, count: int, knn: KnnConfig | None = None
     ) -> list[list[tuple[str, float]]]:
-        """The `count` tags that score highest for each vector, and above 0: (tag, score)."""
-        names, found = self.tag_names, []
-        for scores in self.scores(vectors, vote):
+        """The `count` tags with the highest scores above 0 of each vector [Q, D]: (tag, score)."""
+        names, rows = self.tag_names, []
+        for scores in self.scores(vectors, knn):
             best = np.argsort(-scores, kind="stable")[:count]
-            found.append([(names[i], float(scores[i])) for i in best if scores[i] > 0])
-        return found
+            rows.append([(names[i], float(scores[i])) for i in best if scores[i] > 0])
+        return rows

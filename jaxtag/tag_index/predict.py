@@ -1,4 +1,4 @@
-"""What a tag index says of files, alone or together with what a model says of them."""
+"""Tags of files by a tag index, alone or merged with the predictions of a model."""
 
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
@@ -8,58 +8,71 @@ import numpy as np
 
 from jaxtag.inference import features
 from jaxtag.tag_index import IndexStorage, TagIndex
+from jaxtag.tasks.base import Row
 
-Line = dict[str, Any]  # of a picture, as jaxtag.annotate writes it
 
+def predict_tags(folder: Path, files: Sequence[str], max_tags: int) -> Iterator[Row]:
+    """Yields a row for each file, in order: its most likely tags by its neighbors in the index.
 
-def tagged(folder: Path, files: Sequence[str], most: int) -> Iterator[Line]:
-    """A line for each file, in order: its `most` likeliest tags by an index's neighbours.
+    Args:
+        folder: of the index.
+        files: image files.
+        max_tags: maximum number of tags per image.
 
     Raises:
-      UserError: at once, where there is no index, or what made its vectors is gone.
+        UserError: at once, where there is no index, or the source of its vectors is gone.
     """
-    maker = features.from_description(IndexStorage(folder).description["features"])
-    return _tagged(TagIndex(folder, maker.mesh), maker, files, most)
+    extractor = features.from_description(IndexStorage(folder).description["features"])
+    return _predict_tags(TagIndex(folder, extractor.mesh), extractor, files, max_tags)
 
 
-def _tagged(
-    index: TagIndex, maker: features.FeatureExtractor, files: Sequence[str], most: int
-) -> Iterator[Line]:
-    for part in maker.of_files(files):
-        lines = {place: {"error": reason} for place, reason in part.errors.items()}
-        for place, tags in zip(part.positions, index.tags(part.vectors, most), strict=True):
-            lines[int(place)] = {"tags": [_entry(tag, score) for tag, score in tags]}
-        for place in sorted(lines):
-            yield {"file": files[place], **lines[place]}
+def _predict_tags(
+    index: TagIndex, extractor: features.FeatureExtractor, files: Sequence[str], max_tags: int
+) -> Iterator[Row]:
+    for batch in extractor.of_files(files):
+        rows: dict[int, Row] = {i: {"error": reason} for i, reason in batch.errors.items()}
+        predictions = index.tags(batch.vectors, max_tags)
+        for position, tags in zip(batch.positions, predictions, strict=True):
+            rows[int(position)] = {"tags": [_tag_entry(tag, score) for tag, score in tags]}
+        for position in sorted(rows):
+            yield {"file": files[position], **rows[position]}
 
 
-def together(
-    told: Iterator[Line], indexed: Iterator[Line], known: Container[str], most: int
-) -> Iterator[Line]:
-    """Lines of a model and of an index as one: a tag that the model knows gets the mean score.
+def merge_predictions(
+    model_rows: Iterator[Row],
+    index_rows: Iterator[Row],
+    model_tags: Container[str],
+    max_tags: int,
+) -> Iterator[Row]:
+    """Merges the rows of a model and of an index: a tag that the model has gets the mean score.
 
-    What one of them does not name counts as 0 there. A tag that only the index knows, because it
-    came after training, keeps its score. What else the model says stays.
+    A tag that one of them does not predict counts as 0 there. A tag that only the index has,
+    because it was added after training, keeps its score. Other fields of the model's row are kept.
+
+    Args:
+        model_rows: rows of the model, one per image.
+        index_rows: rows of the index for the same images.
+        model_tags: all tags of the model.
+        max_tags: maximum number of tags per image.
     """
-    for line, other in zip(told, indexed, strict=True):
-        if "error" in line or "error" in other:
-            yield line if "error" in line else other
+    for row, other in zip(model_rows, index_rows, strict=True):
+        if "error" in row or "error" in other:
+            yield row if "error" in row else other
             continue
-        ours = {entry["tag"]: entry["score"] for entry in line.get("tags", ())}
-        theirs = {entry["tag"]: entry["score"] for entry in other["tags"]}
-        names = list(dict.fromkeys([*ours, *theirs]))
-        scores = np.array([_score(name, ours, theirs, known) for name in names])
-        best = np.argsort(-scores, kind="stable")[:most]
-        yield {**line, "tags": [_entry(names[i], scores[i]) for i in best]}
+        model_scores = {entry["tag"]: entry["score"] for entry in row.get("tags", ())}
+        index_scores = {entry["tag"]: entry["score"] for entry in other["tags"]}
+        names = list(dict.fromkeys([*model_scores, *index_scores]))
+        scores = np.array(
+            [
+                (model_scores.get(name, 0.0) + index_scores.get(name, 0.0)) / 2
+                if name in model_tags
+                else index_scores[name]
+                for name in names
+            ]
+        )
+        best = np.argsort(-scores, kind="stable")[:max_tags]
+        yield {**row, "tags": [_tag_entry(names[i], scores[i]) for i in best]}
 
 
-def _score(
-    name: str, ours: dict[str, float], theirs: dict[str, float], known: Container[str]
-) -> float:
-    if name not in known:
-        return theirs[name]
-    return (ours.get(name, 0.0) + theirs.get(name, 0.0)) / 2
-
-
-def _entry(tag: str, score: float) -> dict[str, Any]:
+def _tag_entry(tag: str, score: float) -> dict[str, Any]:
     return {"tag": tag, "score": round(float(score), 4)}

@@ -1,40 +1,41 @@
-"""Vectors on the devices that can be searched, and become more without compiling anew."""
+"""Exact nearest-neighbor search over vectors on the devices; it grows without recompiling."""
 
 import contextlib
 import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, Int64, Integer
 
 from jaxtag.distributed import mesh as meshes
 from jaxtag.tag_index import search
-from jaxtag.tag_index.search import Found, Table
+from jaxtag.tag_index.search import SearchResult, Table
 
 METRICS = ("cosine", "inner_product", "euclidean")
-_SMALLEST = 128  # rows that a device has room for
-_AT_ONCE = 4096  # rows that are written at once
-_QUERIES = 256  # that are searched at once; fewer are padded to a power of two
-_ONE_BY_ONE = 16  # queries at once where every row is scored in float32
-_SPLIT = PartitionSpec("data")
+_MIN_CAPACITY = 128  # of a device, in rows
+_WRITE_CHUNK = 4096  # rows that are written at a time
+_QUERY_CHUNK = 256  # queries that are searched at a time; fewer are padded to a power of two
+_EXHAUSTIVE_CHUNK = 16  # queries at a time where every row is scored in float32
+_SHARDED, _REPLICATED = PartitionSpec("data"), PartitionSpec()
 
 
 class VectorIndex:
-    """Vectors with numbers from 0, split over the mesh's `data` axis.
+    """Vectors with ids from 0, sharded over the mesh's `data` axis.
 
-    Their room grows by an eighth at least, and programs are compiled for the room: n additions
-    compile some log(n) times. On several hosts all processes call the same methods with the same
-    arguments.
+    The capacity grows by at least an eighth, and programs are compiled for the capacity: n
+    additions compile about log(n) times. On several hosts all processes call the same methods with
+    the same arguments.
 
     Args:
-      dimension: D.
-      metric: scores are "cosine" similarities, "inner_product"s, or "euclidean": minus the squared
-        distance.
-      mesh: by default of all devices.
+        dimension: D.
+        metric: scores are "cosine" similarities, "inner_product"s, or "euclidean": minus the
+            squared distance.
+        mesh: by default of all devices.
     """
 
     def __init__(self, dimension: int, metric: str = "cosine", mesh: Mesh | None = None):
@@ -44,80 +45,89 @@ class VectorIndex:
         self._mesh = meshes.make_mesh() if mesh is None else mesh
         self._shards = self._mesh.shape["data"]
         self._count = 0
+        # The largest length of a row, and of the rounding error of a row.
         self._limits = np.zeros(2, np.float32)
-        self._rounds = _multiplies_bfloat16(self._mesh.devices.flat[0])
-        self._table = self._empty(self._shards * _SMALLEST)
+        self._rounds = _prefers_bfloat16(self._mesh.devices.flat[0])
+        self._table = self._empty(self._shards * _MIN_CAPACITY)
 
     def __len__(self) -> int:
-        """How many numbers were given; those of removed rows are not given again."""
+        """The number of ids assigned so far; those of removed vectors are not reused."""
         return self._count
 
-    def add(self, rows: np.ndarray) -> None:
-        """Adds rows [M, D], which get the next numbers. Raises ValueError if not finite."""
-        self._make_room(self._count + len(rows))
-        for start in range(0, len(rows), _AT_ONCE):
-            part = self.checked(rows[start : start + _AT_ONCE])
-            self._write(np.arange(self._count, self._count + len(part)), part, self._bias(part))
-            lengths = np.linalg.norm(part, axis=1).max()
-            rounding = 0.0
+    def add(self, vectors: np.ndarray) -> None:
+        """Adds vectors [M, D], which get the next ids. Raises ValueError if one is not finite."""
+        self._reserve(self._count + len(vectors))
+        for start in range(0, len(vectors), _WRITE_CHUNK):
+            rows = self.prepare(vectors[start : start + _WRITE_CHUNK])
+            self._write(np.arange(self._count, self._count + len(rows)), rows, self._bias(rows))
+            length = np.linalg.norm(rows, axis=1).max()
+            error = np.float32(0)
             if self._rounds:
-                rounded = np.asarray(jnp.asarray(part).astype(jnp.bfloat16).astype(jnp.float32))
-                rounding = np.linalg.norm(part - rounded, axis=1).max()
-            # A little more than computed, for the rounding of the lengths themselves.
-            self._limits = np.maximum(self._limits, np.float32([lengths, rounding]) * 1.0001)
-            self._count += len(part)
+                rounded = np.asarray(jnp.asarray(rows).astype(jnp.bfloat16).astype(jnp.float32))
+                error = np.linalg.norm(rows - rounded, axis=1).max()
+            # A little more than computed, for the rounding of the norms themselves.
+            limits = np.array([length, error], np.float32) * 1.0001
+            self._limits = np.maximum(self._limits, limits)
+            self._count += len(rows)
 
-    def remove(self, numbers: np.ndarray) -> None:
-        """Removes rows by their numbers; they are found no more, and their vectors are zeros."""
-        numbers = np.asarray(numbers, np.int64)
-        for start in range(0, len(numbers), _AT_ONCE):
-            part = numbers[start : start + _AT_ONCE]
-            nothing = np.zeros((len(part), self._dimension), np.float32)
-            self._write(part, nothing, np.full(len(part), -np.inf, np.float32))
+    def remove(self, ids: Sequence[int] | Integer[np.ndarray, " M"]) -> None:
+        """Removes vectors: they are overwritten with zeros and never returned again."""
+        ids = np.asarray(ids, np.int64)
+        for start in range(0, len(ids), _WRITE_CHUNK):
+            chunk = ids[start : start + _WRITE_CHUNK]
+            zeros = np.zeros((len(chunk), self._dimension), np.float32)
+            self._write(chunk, zeros, np.full(len(chunk), -np.inf, np.float32))
 
     def search(
         self, queries: np.ndarray, count: int, approximate: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest rows of each query, nearest first; of equally near ones the first added.
+    ) -> tuple[Float[np.ndarray, "Q K"], Int64[np.ndarray, "Q K"]]:
+        """Finds the nearest vectors of each query, nearest first; ties go to the lower id.
 
         Args:
-          queries: [Q, D].
-          count: how many (K).
-          approximate: one pass, which may miss some: in bfloat16 and by `lax.approx_max_k`, where
-            these are faster.
+            queries: [Q, D].
+            count: number of neighbors (K).
+            approximate: one pass, which may miss some: in bfloat16 and with `lax.approx_max_k`,
+                where these are faster.
 
         Returns:
-          (scores float32 [Q, K], numbers int64 [Q, K]); -inf and -1 where there are fewer rows.
+            (scores float32, ids); -inf and -1 where there are fewer than K vectors.
         """
-        queries = self.checked(queries)
-        found = min(count, self._room)
+        queries = self.prepare(queries)
+        available = min(count, self._capacity)
         scores = np.full((len(queries), count), -np.inf, np.float32)
-        numbers = np.full((len(queries), count), -1, np.int64)
+        ids = np.full((len(queries), count), -1, np.int64)
         pending = np.arange(len(queries))
-        for groups in self._levels(found, approximate):
-            result = self._search(queries[pending], found, groups, approximate)
-            done = pending[result.proven]
-            scores[done, :found] = result.scores[result.proven]
-            numbers[done, :found] = result.numbers[result.proven]
-            pending = pending[~result.proven]
+        for num_groups in self._group_counts(available, approximate):
+            result = self._search(queries[pending], available, num_groups, approximate)
+            is_exact = np.asarray(result.is_exact)
+            done = pending[is_exact]
+            scores[done, :available] = np.asarray(result.scores)[is_exact]
+            ids[done, :available] = np.asarray(result.ids)[is_exact]
+            pending = pending[~is_exact]
             if not len(pending):
                 break
-        numbers[scores == -np.inf] = -1
-        return scores, numbers
+        ids[scores == -np.inf] = -1
+        return scores, ids
 
-    def scores(self, queries: np.ndarray) -> np.ndarray:
-        """The score of every row for each query, float32 [Q, len]; -inf for removed ones."""
-        queries = self.checked(queries)
-        parts = []
-        for start in range(0, len(queries), _QUERIES):
-            part = _padded(queries[start : start + _QUERIES])
-            kept = len(queries[start : start + _QUERIES])
-            found = _all_scores(self._table, part, metric=self.metric, mesh=self._mesh)
-            parts.append(np.asarray(found)[:kept, : self._count])
-        return np.concatenate(parts) if parts else np.zeros((0, self._count), np.float32)
+    def scores(self, queries: np.ndarray) -> Float[np.ndarray, "Q N"]:
+        """The score of every vector for each query of [Q, D], float32; -inf for removed ones."""
+        queries = self.prepare(queries)
+        chunks = []
+        for start in range(0, len(queries), _QUERY_CHUNK):
+            chunk = queries[start : start + _QUERY_CHUNK]
+            scores = _all_scores(self._table, _padded(chunk), metric=self.metric, mesh=self._mesh)
+            chunks.append(np.asarray(scores)[: len(chunk), : self._count])
+        return np.concatenate(chunks) if chunks else np.zeros((0, self._count), np.float32)
 
-    def checked(self, vectors: np.ndarray) -> np.ndarray:
-        """Vectors [N, D] as they are searched, float32. Raises ValueError if one is not finite."""
+    def prepare(self, vectors: np.ndarray) -> Float[np.ndarray, "N D"]:
+        """Checks vectors and converts them to those that are searched.
+
+        Returns:
+            float32 [N, D], of unit length for the metric "cosine".
+
+        Raises:
+            ValueError: the shape is wrong, or a vector is not finite.
+        """
         vectors = np.asarray(vectors, np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self._dimension:
             raise ValueError(f"vectors of shape {vectors.shape}: not [N, {self._dimension}]")
@@ -129,63 +139,64 @@ class VectorIndex:
         return vectors
 
     @property
-    def _room(self) -> int:
-        return len(self._table.rows)
+    def _capacity(self) -> int:
+        return len(self._table.vectors)
 
-    def _levels(self, count: int, approximate: bool) -> list[int | None]:
-        """Numbers of groups to try in turn; None for all rows."""
+    def _group_counts(self, count: int, approximate: bool) -> list[int | None]:
+        """Numbers of groups to try in turn; None for an exhaustive search."""
         few = count + count // 2 + 8
-        tried = [few] if approximate else [few, 8 * few]
-        most = self._room // self._shards // search.group_of(self._dimension)
-        return [groups for groups in tried if groups < most] + [None]
+        candidates = [few] if approximate else [few, 8 * few]
+        limit = self._capacity // self._shards // search.group_size(self._dimension)
+        return [*(n for n in candidates if n < limit), None]
 
     def _search(
-        self, queries: np.ndarray, count: int, groups: int | None, approximate: bool
-    ) -> Found:
-        size = _ONE_BY_ONE if groups is None else _QUERIES
-        starts = range(0, len(queries), size)
-        blocks = [queries[start : start + size] for start in starts]
-        settings = {"metric": self.metric, "count": count, "groups": groups}
-        found = [
+        self, queries: np.ndarray, count: int, num_groups: int | None, approximate: bool
+    ) -> SearchResult:
+        size = _EXHAUSTIVE_CHUNK if num_groups is None else _QUERY_CHUNK
+        chunks = [queries[start : start + size] for start in range(0, len(queries), size)]
+        # All chunks are dispatched before the first result is copied.
+        padded_results = [
             _search(
                 self._table,
-                _padded(block),
+                _padded(chunk),
                 self._limits,
+                metric=self.metric,
+                count=count,
+                num_groups=num_groups,
                 approximate=approximate,
                 mesh=self._mesh,
-                **settings,
             )
-            for block in blocks
+            for chunk in chunks
         ]
-        found = [
-            Found(*(np.asarray(array)[: len(block)] for array in one))
-            for one, block in zip(found, blocks, strict=True)
+        results = [
+            SearchResult(*(np.asarray(array)[: len(chunk)] for array in result))  # type: ignore[arg-type]  # NumPy's
+            for result, chunk in zip(padded_results, chunks, strict=True)
         ]
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *results)
 
     def _bias(self, rows: np.ndarray) -> np.ndarray:
         if self.metric == "euclidean":
             return -0.5 * np.square(rows).sum(1)
         return np.zeros(len(rows), np.float32)
 
-    def _empty(self, room: int) -> Table:
-        make = functools.partial(_empty, room, self._dimension, self._rounds)
-        return jax.jit(make, out_shardings=NamedSharding(self._mesh, _SPLIT))()
+    def _empty(self, capacity: int) -> Table:
+        make = functools.partial(_empty, capacity, self._dimension, self._rounds)
+        return jax.jit(make, out_shardings=NamedSharding(self._mesh, _SHARDED))()
 
-    def _make_room(self, count: int) -> None:
-        room = self._shards * _room_for(-(-count // self._shards))
-        if room > self._room:
-            self._table = _grow(self._table, room=room, mesh=self._mesh)
+    def _reserve(self, count: int) -> None:
+        capacity = self._shards * _capacity_for(-(-count // self._shards))
+        if capacity > self._capacity:
+            self._table = _grow(self._table, capacity=capacity, mesh=self._mesh)
 
-    def _write(self, numbers: np.ndarray, rows: np.ndarray, bias: np.ndarray) -> None:
-        count, size = len(numbers), _power_of_two(len(numbers))
-        numbers, rows, bias = (_filled(x, size) for x in (numbers, rows, bias))
-        numbers[count:] = self._room
-        self._table = _write(self._table, numbers, rows, bias, mesh=self._mesh)
+    def _write(self, ids: np.ndarray, rows: np.ndarray, bias: np.ndarray) -> None:
+        count, size = len(ids), _power_of_two(len(ids))
+        ids, rows, bias = (_zero_padded(x, size) for x in (ids, rows, bias))
+        ids[count:] = self._capacity
+        self._table = _write(self._table, ids, rows, bias, mesh=self._mesh)
 
 
-def _multiplies_bfloat16(device: jax.Device) -> bool:
-    """Whether products of bfloat16 matrices are faster than float32's."""
+def _prefers_bfloat16(device: jax.Device) -> bool:
+    """Whether products of bfloat16 matrices are faster than of float32 ones."""
     if device.platform != "cpu":
         return True
     with contextlib.suppress(OSError):
@@ -193,12 +204,12 @@ def _multiplies_bfloat16(device: jax.Device) -> bool:
     return False
 
 
-def _room_for(count: int) -> int:
-    """Room of one device for `count` rows: a power of two, later in steps of an eighth of one."""
-    room = max(_SMALLEST, _power_of_two(count))
-    if room <= search.BLOCK:
-        return room
-    step = max(search.BLOCK, room // 16)
+def _capacity_for(count: int) -> int:
+    """Capacity of one device for `count` rows: a power of two, later in steps of an eighth."""
+    capacity = max(_MIN_CAPACITY, _power_of_two(count))
+    if capacity <= search.BLOCK:
+        return capacity
+    step = max(search.BLOCK, capacity // 16)
     return -(-count // step) * step
 
 
@@ -206,50 +217,50 @@ def _power_of_two(count: int) -> int:
     return 1 << max(0, count - 1).bit_length()
 
 
-def _filled(array: np.ndarray, size: int) -> np.ndarray:
+def _zero_padded(array: np.ndarray, size: int) -> np.ndarray:
     """`array` with zeros after it, `size` rows."""
     return np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
 
 
 def _padded(queries: np.ndarray) -> np.ndarray:
-    return _filled(queries, _power_of_two(len(queries)))
+    return _zero_padded(queries, _power_of_two(len(queries)))
 
 
-def _empty(room: int, dimension: int, rounds: bool) -> Table:
-    rows = jnp.zeros((room, dimension))
-    return Table(rows, rows.astype(jnp.bfloat16) if rounds else None, jnp.full(room, -jnp.inf))
+def _empty(capacity: int, dimension: int, rounds: bool) -> Table:
+    rows = jnp.zeros((capacity, dimension))
+    return Table(rows, rows.astype(jnp.bfloat16) if rounds else None, jnp.full(capacity, -jnp.inf))
 
 
-@functools.partial(jax.jit, static_argnames=("room", "mesh"))
-def _grow(table: Table, *, room: int, mesh: Mesh) -> Table:
-    """The same rows, with more room after them."""
-    more = room - len(table.rows)
-    rows = jnp.pad(table.rows, ((0, more), (0, 0)))
+@functools.partial(jax.jit, static_argnames=("capacity", "mesh"))
+def _grow(table: Table, *, capacity: int, mesh: Mesh) -> Table:
+    """The same rows, with free rows after them."""
+    more = capacity - len(table.vectors)
+    rows = jnp.pad(table.vectors, ((0, more), (0, 0)))
     bias = jnp.pad(table.bias, (0, more), constant_values=-jnp.inf)
     coarse = None if table.coarse is None else rows.astype(jnp.bfloat16)
-    return lax.with_sharding_constraint(Table(rows, coarse, bias), NamedSharding(mesh, _SPLIT))
+    return lax.with_sharding_constraint(Table(rows, coarse, bias), NamedSharding(mesh, _SHARDED))
 
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnums=0)
-def _write(
-    table: Table, numbers: jax.Array, rows: jax.Array, bias: jax.Array, *, mesh: Mesh
-) -> Table:
-    """The table with these rows in it; numbers beyond its room are those of no row."""
+def _write(table: Table, ids: jax.Array, rows: jax.Array, bias: jax.Array, *, mesh: Mesh) -> Table:
+    """The table with these rows at `ids`; ids beyond its capacity are ignored."""
 
-    def write(table: Table, numbers: jax.Array, rows: jax.Array, bias: jax.Array) -> Table:
-        size = len(table.rows)
-        own = numbers - lax.axis_index("data") * size
-        own = jnp.where((own >= 0) & (own < size), own, size)
+    def write(table: Table, ids: jax.Array, rows: jax.Array, bias: jax.Array) -> Table:
+        size = len(table.vectors)
+        local = ids - lax.axis_index("data") * size
+        local = jnp.where((local >= 0) & (local < size), local, size)
         new = Table(rows, None if table.coarse is None else rows.astype(jnp.bfloat16), bias)
-        return jax.tree.map(lambda old, new: old.at[own].set(new, mode="drop"), table, new)
+        return jax.tree.map(lambda old, new: old.at[local].set(new, mode="drop"), table, new)
 
-    whole = PartitionSpec()
-    specs = (_SPLIT, whole, whole, whole)
-    write = jax.shard_map(write, mesh=mesh, in_specs=specs, out_specs=_SPLIT)
-    return write(table, numbers, rows, bias)
+    in_specs = (_SHARDED, _REPLICATED, _REPLICATED, _REPLICATED)
+    return jax.shard_map(write, mesh=mesh, in_specs=in_specs, out_specs=_SHARDED)(
+        table, ids, rows, bias
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("metric", "count", "groups", "approximate", "mesh"))
+@functools.partial(
+    jax.jit, static_argnames=("metric", "count", "num_groups", "approximate", "mesh")
+)
 def _search(
     table: Table,
     queries: jax.Array,
@@ -257,36 +268,45 @@ def _search(
     *,
     metric: str,
     count: int,
-    groups: int | None,
+    num_groups: int | None,
     approximate: bool,
     mesh: Mesh,
-) -> Found:
-    """`search.nearest` on each device, then the nearest of what they found."""
+) -> SearchResult:
+    """Searches each device's shard, then takes the nearest of their results."""
 
-    def local(table: Table, queries: jax.Array, limits: jax.Array) -> Found:
-        settings: dict[str, Any] = {"metric": metric, "count": count}
-        if groups is None:
-            found = search.nearest_of_all(table, queries, **settings)
+    def local(table: Table, queries: jax.Array, limits: jax.Array) -> SearchResult:
+        if num_groups is None:
+            result = search.nearest_exhaustive(table, queries, metric=metric, count=count)
         else:
-            settings |= {"groups": groups, "approximate": approximate}
-            found = search.nearest(table, queries, limits, **settings)
-        numbers = found.numbers + lax.axis_index("data") * len(table.rows)
+            result = search.nearest(
+                table,
+                queries,
+                limits,
+                metric=metric,
+                count=count,
+                num_groups=num_groups,
+                approximate=approximate,
+            )
+        ids = result.ids + lax.axis_index("data") * len(table.vectors)
         gather = functools.partial(lax.all_gather, axis_name="data", axis=1, tiled=True)
-        # Devices hold their rows in the order of numbers: what comes first has the lower one.
-        scores, order = lax.top_k(gather(found.scores), count)
-        numbers = jnp.take_along_axis(gather(numbers), order, 1)
-        return Found(scores, numbers, gather(found.proven[:, None]).all(1))
+        # Devices hold their rows in the order of ids: of equal scores the lower id comes first.
+        scores, order = lax.top_k(gather(result.scores), count)
+        ids = jnp.take_along_axis(gather(ids), order, 1)
+        return SearchResult(scores, ids, gather(result.is_exact[:, None]).all(1))
 
-    whole = PartitionSpec()
     run = jax.shard_map(
-        local, mesh=mesh, in_specs=(_SPLIT, whole, whole), out_specs=whole, check_vma=False
+        local,
+        mesh=mesh,
+        in_specs=(_SHARDED, _REPLICATED, _REPLICATED),
+        out_specs=_REPLICATED,
+        check_vma=False,
     )
     return run(table, queries, limits)
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "mesh"))
 def _all_scores(table: Table, queries: jax.Array, *, metric: str, mesh: Mesh) -> jax.Array:
-    scores = jnp.matmul(queries, table.rows.T, precision="highest")
+    scores = jnp.matmul(queries, table.vectors.T, precision="highest")
     if metric == "euclidean":
         squares = jnp.square(queries).sum(1, keepdims=True)
         scores = jnp.minimum(2 * (scores + table.bias) - squares, 0)

@@ -22,7 +22,7 @@ From Python:
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 from absl import flags

@@ -35,20 +35,20 @@ def lines(tmp_path) -> list[dict]:
         [(HOSTILE, 0.7), ("a; b, c", 0.6)],
         [],
     ]
-    found = [
+    results = [
         {"file": str(album / name), "tags": [{"tag": t, "score": s} for t, s in one]}
         for name, one in zip(names, tags, strict=True)
     ]
-    found[3]["caption"] = "a red line & nothing else"
-    found.append({"file": str(album / "broken.jpg"), "error": "the file is empty"})
+    results[3]["caption"] = "a red line & nothing else"
+    results.append({"file": str(album / "broken.jpg"), "error": "the file is empty"})
     (album / "broken.jpg").touch()
-    return found
+    return results
 
 
 def write(writer, lines: list[dict]) -> None:
     for line in lines:
-        writer.add(line)
-    writer.finish()
+        writer.write(line)
+    writer.close()
 
 
 def test_table(lines, tmp_path):
@@ -64,8 +64,8 @@ def test_table(lines, tmp_path):
 
 def test_sidecars_hold_keywords(lines, tmp_path):
     write(writers.XmpWriter(0.5), lines)
-    found = sorted(path.name for path in (tmp_path / "album").glob("*.xmp"))
-    assert found == sorted(f"{Path(line['file']).name}.xmp" for line in lines[:4])
+    results = sorted(path.name for path in (tmp_path / "album").glob("*.xmp"))
+    assert results == sorted(f"{Path(line['file']).name}.xmp" for line in lines[:4])
     assert not list((tmp_path / "album").glob(".*"))
     root = ElementTree.parse(f"{lines[2]['file']}.xmp").getroot()
     assert [item.text for item in root.iter(f"{RDF}li")] == [HOSTILE, "a; b, c"]
@@ -82,19 +82,19 @@ def test_sidecars_of_other_programs_stay(lines, caplog):
     writer = writers.XmpWriter(0.5)
     write(writer, lines)
     assert path.read_text().count("edits") == 1
-    assert writer.kept == 1
+    assert writer.num_skipped == 1
     again = writers.XmpWriter(0.0)  # one's own are replaced
     write(again, lines[1:2])
-    assert again.kept == 0
+    assert again.num_skipped == 0
 
 
 def test_sidecars_that_cannot_be_written_are_counted(lines, caplog):
     writer = writers.XmpWriter(0.5)
     absent = [{**lines[0], "file": f"/absent/folder/{n}.jpg"} for n in range(3)]
     write(writer, [*absent, lines[1]])
-    assert writer.failed == 3
-    told = [record.getMessage() for record in caplog.records]
-    assert told == [
+    assert writer.num_failed == 3
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
         "/absent/folder/0.jpg.xmp cannot be written: No such file or directory",
         "3 sidecar file(s) could not be written",
     ]
@@ -116,7 +116,7 @@ def data_of(folder: Path) -> list[dict]:
 def test_gallery_holds_thumbnails_and_links(lines, tmp_path):
     folder = tmp_path / "pages" / "gallery"
     for _ in range(2):  # a gallery is replaced
-        write(writers.GalleryWriter(folder, threads=2), lines)
+        write(writers.GalleryWriter(folder, num_threads=2), lines)
     entries = data_of(folder)
     assert [entry["file"] for entry in entries] == [line["file"] for line in lines]
     assert entries[0]["tags"] == [["dog", 0.9], ["grass", 0.4]]
@@ -129,20 +129,20 @@ def test_gallery_holds_thumbnails_and_links(lines, tmp_path):
 
 def test_gallery_goes_on_in_the_folder_of_a_killed_run(lines, tmp_path):
     folder = tmp_path / "gallery"
-    killed = writers.GalleryWriter(folder, threads=1)
-    killed.add(lines[0])
+    killed = writers.GalleryWriter(folder, num_threads=1)
+    killed.write(lines[0])
     killed._pool.shutdown()
     assert not (folder / "index.html").exists()
-    write(writers.GalleryWriter(folder, threads=1), lines)
+    write(writers.GalleryWriter(folder, num_threads=1), lines)
     assert len(data_of(folder)) == len(lines)
 
 
 def test_gallery_never_takes_over_a_folder(lines, tmp_path):
     (tmp_path / "album" / "notes.txt").touch()
     with pytest.raises(UserError, match=r"--gallery=.*album holds other files"):
-        writers.GalleryWriter(tmp_path / "album", threads=1)
+        writers.GalleryWriter(tmp_path / "album", num_threads=1)
     with pytest.raises(UserError, match="cannot be written"):
-        writers.GalleryWriter(tmp_path / "album" / "notes.txt", threads=1)
+        writers.GalleryWriter(tmp_path / "album" / "notes.txt", num_threads=1)
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -151,7 +151,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 def test_gallery_in_a_browser(lines, tmp_path):
     folder = tmp_path / "gallery"
-    write(writers.GalleryWriter(folder, threads=2), lines)
+    write(writers.GalleryWriter(folder, num_threads=2), lines)
 
     def page(query: str) -> str:
         """The page as the browser has it after its program ran."""

@@ -48,8 +48,8 @@ def stored() -> dict[str, np.ndarray]:
     return load_file(STORED)
 
 
-def check(name: str, stored: dict[str, np.ndarray], found) -> None:
-    loss, gradients = found
+def check(name: str, stored: dict[str, np.ndarray], loss_and_gradients) -> None:
+    loss, gradients = loss_and_gradients
     np.testing.assert_allclose(loss, stored[f"{name}/loss"], rtol=3e-6)
     for part, got in gradients.items():
         expected = stored[f"{name}/{part}"]

@@ -17,20 +17,20 @@ THRESHOLDS = np.array(STORED["thresholds"])
 
 
 def test_average_precision_equals_scikit_learn_with_ties_and_unknown_labels() -> None:
-    found = multilabel.average_precisions(SCORES, TAGS, KNOWN)
+    precisions = multilabel.average_precisions(SCORES, TAGS, KNOWN)
     expected = STORED["average_precision"]
-    np.testing.assert_allclose(found[:-1], expected, atol=1e-12)
-    assert np.isnan(found[-1])  # no picture has the last tag
+    np.testing.assert_allclose(precisions[:-1], expected, atol=1e-12)
+    assert np.isnan(precisions[-1])  # no picture has the last tag
     assert multilabel.ranking_metrics(SCORES, TAGS, KNOWN)["map"] == pytest.approx(
         np.mean(expected)
     )
 
 
 def test_decisions_equal_scikit_learn() -> None:
-    found = multilabel.per_class_metrics(SCORES, TAGS, KNOWN, THRESHOLDS)
+    metrics = multilabel.per_class_metrics(SCORES, TAGS, KNOWN, THRESHOLDS)
     for name in ("precision", "recall", "f1"):
-        np.testing.assert_allclose(found[name][:-1], STORED[name], atol=1e-12)
-    means = multilabel.threshold_metrics(found)
+        np.testing.assert_allclose(metrics[name][:-1], STORED[name], atol=1e-12)
+    means = multilabel.threshold_metrics(metrics)
     assert means["micro_f1"] == pytest.approx(STORED["micro_f1"], abs=1e-12)
     assert means["macro_f1"] == pytest.approx(np.mean(STORED["f1"]), abs=1e-12)
 
@@ -39,10 +39,10 @@ def test_eleven_points_by_hand() -> None:
     """Right at ranks 1, 3 and 10 of 10: a precision of 1 up to recall 1/3, 2/3 up to 2/3, 0.3."""
     present = np.isin(np.arange(1, 11), (1, 3, 10))[:, None]
     scores = np.linspace(1, 0, 10)[:, None]
-    found = multilabel.average_precisions(
+    precisions = multilabel.average_precisions(
         scores, present, np.ones_like(present), eleven_points=True
     )
-    assert found[0] == pytest.approx((4 * 1 + 3 * 2 / 3 + 4 * 3 / 10) / 11)
+    assert precisions[0] == pytest.approx((4 * 1 + 3 * 2 / 3 + 4 * 3 / 10) / 11)
     plain = multilabel.average_precisions(scores, present, np.ones_like(present))
     assert plain[0] == pytest.approx((1 + 2 / 3 + 3 / 10) / 3)
 
@@ -52,20 +52,20 @@ def test_eleven_points_meet_a_recall_of_three_tenths() -> None:
     present = np.arange(20)[:, None] < 3
     present[-7:] = True
     scores = np.linspace(1, 0, 20)[:, None]
-    found = multilabel.average_precisions(
+    precisions = multilabel.average_precisions(
         scores, present, np.ones_like(present), eleven_points=True
     )
-    assert found[0] == pytest.approx((4 * 1 + 7 * 10 / 20) / 11)
+    assert precisions[0] == pytest.approx((4 * 1 + 7 * 10 / 20) / 11)
 
 
 def test_at_k_by_hand() -> None:
     """Three pictures are given two tags each; of equal scores the lower number comes first."""
     scores = np.array([[0.9, 0.8, 0.1, 0.0], [0.5, 0.5, 0.5, 0.1], [0.1, 0.2, 0.3, 0.9]])
     tags = np.array([[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 0]], bool)
-    found = multilabel.metrics_at_k(scores, tags, np.ones_like(tags), k=2)
+    metrics = multilabel.metrics_at_k(scores, tags, np.ones_like(tags), k=2)
     # given: {0, 1}, {0, 1}, {3, 2}; the last tag is one that no picture has.
     precision, recall = (2 / 2 + 1 / 2 + 1 / 1) / 3, (2 / 2 + 1 / 1 + 1 / 2) / 3
-    assert found == {
+    assert metrics == {
         "precision@2": pytest.approx(precision),
         "recall@2": pytest.approx(recall),
         "f1@2": pytest.approx(2 * precision * recall / (precision + recall)),
@@ -78,19 +78,19 @@ def test_at_k_by_hand() -> None:
 
 def test_no_positives_at_all_is_no_division_by_zero() -> None:
     none = np.zeros_like(TAGS)
-    found = multilabel.ranking_metrics(SCORES, none, KNOWN)
-    found |= multilabel.threshold_metrics(
+    metrics = multilabel.ranking_metrics(SCORES, none, KNOWN)
+    metrics |= multilabel.threshold_metrics(
         multilabel.per_class_metrics(SCORES, none, KNOWN, THRESHOLDS)
     )
-    assert set(found.values()) == {0.0}
+    assert set(metrics.values()) == {0.0}
     assert fit_calibration(SCORES, none, KNOWN).thresholds == (0.5,) * TAGS.shape[1]
 
 
 def test_calibration_error_by_hand() -> None:
     scores = np.array([[0.31, 0.32], [0.9, 1.0]])
     tags = np.array([[0, 1], [1, 0]], bool)
-    found = multilabel.calibration_error(scores, tags, np.ones_like(tags))
-    assert found == pytest.approx((abs(0.63 - 1) + abs(0.9 - 1) + abs(1.0 - 0)) / 4)
+    error = multilabel.calibration_error(scores, tags, np.ones_like(tags))
+    assert error == pytest.approx((abs(0.63 - 1) + abs(0.9 - 1) + abs(1.0 - 0)) / 4)
 
 
 def test_thresholds_have_the_best_f1_of_all() -> None:
@@ -129,15 +129,15 @@ def test_calibration_finds_the_scale_that_made_the_labels() -> None:
     known = rng.rand(*logits.shape) < 0.9
     tags = rng.rand(*logits.shape) < calibrated_scores(logits, 0.4, 0.7)
     tags[~known] = True  # what is not known has no say
-    found = fit_calibration(logits, tags, known)
-    assert found.scale == pytest.approx(0.4, abs=0.02)
-    assert found.shift == pytest.approx(0.7, abs=0.03)
-    scores = calibrated_scores(logits, found.scale, found.shift)
+    calibration = fit_calibration(logits, tags, known)
+    assert calibration.scale == pytest.approx(0.4, abs=0.02)
+    assert calibration.shift == pytest.approx(0.7, abs=0.03)
+    scores = calibrated_scores(logits, calibration.scale, calibration.shift)
     assert multilabel.calibration_error(scores, tags, known) < 0.01
     assert multilabel.calibration_error(calibrated_scores(logits, 1, 0), tags, known) > 0.05
 
 
 def test_calibration_stays_finite_where_all_is_right() -> None:
     logits = np.array([[-2.0], [-1.0], [1.0], [2.0]])
-    found = fit_calibration(logits, logits > 0, np.ones_like(logits, bool))
-    assert 0.5 < found.scale < 1.0 and abs(found.shift) < 1e-6
+    calibration = fit_calibration(logits, logits > 0, np.ones_like(logits, bool))
+    assert 0.5 < calibration.scale < 1.0 and abs(calibration.shift) < 1e-6

@@ -11,7 +11,7 @@ STORED = REFERENCES / "metric_learning.safetensors"
 
 
 def scattered(seed: int, count: int = 83) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of length 1, around 9 centres of which one has a single vector."""
+    """Vectors of length 1, around 9 centers of which one has a single vector."""
     rng = np.random.default_rng(seed)
     labels = np.append(rng.integers(0, 8, count - 1) ** 2, 90)
     vectors = rng.standard_normal((91, 5))[labels] + rng.standard_normal((count, 5))
@@ -48,23 +48,23 @@ def plain(vectors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_rankings_equal_brute_force_in_blocks(seed, monkeypatch) -> None:
     monkeypatch.setattr(retrieval, "_ENTRIES", 83 * 10)  # ten queries at a time, two at the end
-    for made in scattered(seed), tagged(seed):
-        found = retrieval.ranking_metrics(*made)
-        assert found == pytest.approx(plain(*made), abs=1e-9)
-        assert 0.1 < found["map@r"] < 0.9  # neither all right nor all wrong
-    assert found["examples"] == 81  # without the picture that has no tag, and the one alone
+    for example in scattered(seed), tagged(seed):
+        metrics = retrieval.ranking_metrics(*example)
+        assert metrics == pytest.approx(plain(*example), abs=1e-9)
+        assert 0.1 < metrics["map@r"] < 0.9  # neither all right nor all wrong
+    assert metrics["examples"] == 81  # without the picture that has no tag, and the one alone
 
 
 def test_a_worked_example() -> None:
     """On a line: classes a a b a b at 0, 1, 3, 6, 10."""
     vectors = np.array([[0.0], [1], [3], [6], [10]], np.float32)
-    found = retrieval.ranking_metrics(vectors, np.array([0, 0, 1, 0, 1]))
+    metrics = retrieval.ranking_metrics(vectors, np.array([0, 0, 1, 0, 1]))
     # Ranks of the own class: a0: 1, 3; a1: 1, 3; b3: 4; a6: 3, 4 (b3, b10 are nearer); b10: 2.
-    assert found["recall@1"] == pytest.approx(2 / 5)
-    assert found["recall@2"] == pytest.approx(3 / 5)
-    assert found["recall@4"] == 1
-    assert found["r_precision"] == pytest.approx((1 / 2 + 1 / 2 + 0 + 0 + 0) / 5)
-    assert found["map@r"] == pytest.approx((1 / 2 + 1 / 2) / 5)
+    assert metrics["recall@1"] == pytest.approx(2 / 5)
+    assert metrics["recall@2"] == pytest.approx(3 / 5)
+    assert metrics["recall@4"] == 1
+    assert metrics["r_precision"] == pytest.approx((1 / 2 + 1 / 2 + 0 + 0 + 0) / 5)
+    assert metrics["map@r"] == pytest.approx((1 / 2 + 1 / 2) / 5)
 
 
 def test_memory_holds_no_square() -> None:
@@ -85,8 +85,8 @@ def test_equals_and_few_vectors() -> None:
     vectors, labels = np.ones((4, 2), np.float32), np.array([0, 1, 1, 2])
     ((_, near),) = retrieval.nearest_neighbors(vectors, 3, range(4))
     assert near.tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
-    found = retrieval.retrieval_metrics(vectors, labels)
-    assert found["examples"] == 2 and found["recall@1"] == 0 and found["recall@2"] == 1
+    metrics = retrieval.retrieval_metrics(vectors, labels)
+    assert metrics["examples"] == 2 and metrics["recall@1"] == 0 and metrics["recall@2"] == 1
     lonely = retrieval.retrieval_metrics(vectors[:2], labels[:2])
     assert lonely["examples"] == 0 and lonely["map@r"] == 0
     assert retrieval.retrieval_metrics(vectors[:0], labels[:0])["nmi"] == 0
@@ -95,8 +95,8 @@ def test_equals_and_few_vectors() -> None:
 def test_nmi_is_that_of_scikit_learn() -> None:
     stored = load_file(STORED)
     for (first, second), expected in zip(stored["nmi/groups"], stored["nmi/values"], strict=True):
-        found = retrieval.normalized_mutual_information(first, second)
-        assert found == pytest.approx(expected, abs=1e-9)
+        metrics = retrieval.normalized_mutual_information(first, second)
+        assert metrics == pytest.approx(expected, abs=1e-9)
     assert set(np.round(stored["nmi/values"], 6)) >= {0.0, 1.0}
     one = np.zeros(3)
     assert retrieval.normalized_mutual_information(one, one) == 1
@@ -106,7 +106,7 @@ def test_clusters_find_groups_that_lie_apart() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 6, 120)
     vectors = np.eye(6, dtype=np.float32)[labels] + 0.02 * rng.standard_normal((120, 6))
-    found = retrieval.retrieval_metrics(vectors, labels)
-    assert found["nmi"] == pytest.approx(1) and found["map@r"] == pytest.approx(1)
+    metrics = retrieval.retrieval_metrics(vectors, labels)
+    assert metrics["nmi"] == pytest.approx(1) and metrics["map@r"] == pytest.approx(1)
     again = retrieval.retrieval_metrics(vectors, labels)
-    assert again == found
+    assert again == metrics

@@ -11,7 +11,7 @@ from jaxtag.tag_index import few_shot
 CLASSES, SIZE = 3, 5
 
 
-def blobs(count: int, seed: int, spread: float = 1.0) -> few_shot.Labelled:
+def blobs(count: int, seed: int, spread: float = 1.0) -> few_shot.LabeledVectors:
     """`count` vectors of each class."""
     rng = np.random.RandomState(seed)
     labels = np.tile(np.arange(CLASSES), count)
@@ -63,25 +63,25 @@ def test_the_penalty_is_chosen_on_the_held_out_part() -> None:
     assert np.abs(strong).max() < 0.5 * np.abs(plain).max()
 
 
-def test_more_pictures_tell_more() -> None:
+def test_more_images_tell_more() -> None:
     training, test = blobs(40, 1, spread=1.5), blobs(60, 2, spread=1.5)
-    found = few_shot.evaluate(training, test, [16, 1], seeds=4)
-    assert list(found) == [1, 16]
+    results = few_shot.evaluate(training, test, [16, 1], seeds=4)
+    assert list(results) == [1, 16]
     for method in ("linear_probe", "nearest_neighbours"):
-        one, many = np.array(found[1][method]), np.array(found[16][method])
+        one, many = np.array(results[1][method]), np.array(results[16][method])
         assert len(one) == 4 and len(set(one)) > 1  # drawn anew
         assert many.mean() > one.mean() + 0.05 and many.min() > 0.75
-    assert found == few_shot.evaluate(training, test, [1, 16], seeds=4)
+    assert results == few_shot.evaluate(training, test, [1, 16], seeds=4)
 
 
-def test_one_neighbour_is_the_nearest() -> None:
+def test_one_neighbor_is_the_nearest() -> None:
     x, y = blobs(4, 3)
     test = blobs(10, 4)[0]
-    scores = few_shot.nearest_neighbours(x, y, test, 1, CLASSES)
+    scores = few_shot.nearest_neighbors(x, y, test, 1, CLASSES)
     unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (test, x)]
     np.testing.assert_array_equal(scores.argmax(1), y[(unit[0] @ unit[1].T).argmax(1)])
 
 
-def test_too_few_pictures_are_told() -> None:
-    with pytest.raises(UserError, match="class 0 has 3 training pictures, fewer than the 4"):
+def test_too_few_images_are_told() -> None:
+    with pytest.raises(UserError, match="class 0 has 3 training images, fewer than the 4"):
         few_shot.evaluate(blobs(3, 0), blobs(2, 1), [1, 4], seeds=1)

@@ -14,53 +14,53 @@ def vectors(count, seed=0):
 
 
 @pytest.fixture
-def store(tmp_path):
-    made = IndexStorage.create(tmp_path / "index", {"dimension": 3})
-    made.add(["a", "b"], vectors(2), [["sea", "sky"], ["sky"]])
-    made.add(["c"], vectors(1, 1), [[]])
-    return made
+def storage(tmp_path):
+    storage = IndexStorage.create(tmp_path / "index", {"dimension": 3})
+    storage.add(["a", "b"], vectors(2), [["sea", "sky"], ["sky"]])
+    storage.add(["c"], vectors(1, 1), [[]])
+    return storage
 
 
-def state(store):
+def state(storage):
     return (
-        {p.file: p.tags for p in store.pictures if p},
-        store.tag_names,
-        store.tags().toarray().tolist(),
-        np.concatenate(list(store.vectors())).tolist(),
+        {p.file: p.tags for p in storage.entries if p},
+        storage.tag_names,
+        storage.tags().toarray().tolist(),
+        np.concatenate(list(storage.vectors())).tolist(),
     )
 
 
-def test_what_is_written_is_read_again(store):
-    store.tag("surfer", ["c", "a"])
-    store.untag("sky", ["b"])
-    store.remove(["a"])
-    again = IndexStorage(store.folder)
-    assert state(again) == state(store)
-    assert again.pictures[0] is None and again.files == {"b": 1, "c": 2}
+def test_what_is_written_is_read_again(storage):
+    storage.tag("surfer", ["c", "a"])
+    storage.untag("sky", ["b"])
+    storage.remove(["a"])
+    again = IndexStorage(storage.folder)
+    assert state(again) == state(storage)
+    assert again.entries[0] is None and again.files == {"b": 1, "c": 2}
     assert again.tag_names == ["sea", "sky", "surfer"]
     np.testing.assert_array_equal(again.tags().toarray(), [[0, 0, 0], [0, 0, 0], [0, 0, 1]])
     np.testing.assert_array_equal(np.concatenate(list(again.vectors()))[:2], vectors(2))
 
 
-def test_a_tag_removed_from_all_is_gone(store):
-    store.untag("sky")
-    assert store.tag_names == IndexStorage(store.folder).tag_names == ["sea"]
+def test_a_tag_removed_from_all_is_gone(storage):
+    storage.untag("sky")
+    assert storage.tag_names == IndexStorage(storage.folder).tag_names == ["sea"]
     with pytest.raises(UserError, match="has no tag 'sky'"):
-        store.untag("sky")
+        storage.untag("sky")
 
 
-def test_compacting_erases_what_was_removed(store):
-    store.remove(["a"])
-    store.compact()
-    assert state(store) == state(IndexStorage(store.folder))
-    assert store.files == {"b": 0, "c": 1} and store.tag_names == ["sea", "sky"]
+def test_compacting_erases_what_was_removed(storage):
+    storage.remove(["a"])
+    storage.compact()
+    assert state(storage) == state(IndexStorage(storage.folder))
+    assert storage.files == {"b": 0, "c": 1} and storage.tag_names == ["sea", "sky"]
     np.testing.assert_array_equal(
-        np.concatenate(list(store.vectors())), np.concatenate([vectors(2)[1:], vectors(1, 1)])
+        np.concatenate(list(storage.vectors())), np.concatenate([vectors(2)[1:], vectors(1, 1)])
     )
-    kept = b"".join(path.read_bytes() for path in store.folder.iterdir())
-    assert vectors(2)[0].tobytes() not in kept and vectors(2)[1].tobytes() in kept
-    store.add(["a"], vectors(1), [["sea"]])
-    assert IndexStorage(store.folder).files == {"b": 0, "c": 1, "a": 2}
+    content = b"".join(path.read_bytes() for path in storage.folder.iterdir())
+    assert vectors(2)[0].tobytes() not in content and vectors(2)[1].tobytes() in content
+    storage.add(["a"], vectors(1), [["sea"]])
+    assert IndexStorage(storage.folder).files == {"b": 0, "c": 1, "a": 2}
 
 
 @pytest.mark.parametrize(
@@ -72,47 +72,47 @@ def test_compacting_erases_what_was_removed(store):
         (lambda s: s.tag("sea", ["z"]), "z is not in the index"),
     ],
 )
-def test_a_change_that_cannot_be_made_changes_nothing(store, change, message):
-    before = state(store)
+def test_a_change_that_cannot_be_made_changes_nothing(storage, change, message):
+    before = state(storage)
     with pytest.raises(UserError, match=message):
-        change(store)
-    assert state(store) == state(IndexStorage(store.folder)) == before
+        change(storage)
+    assert state(storage) == state(IndexStorage(storage.folder)) == before
 
 
-def test_half_a_line_does_not_count(store):
-    journal = store.folder / "journal-1.jsonl"
-    before = state(store)
+def test_half_a_line_does_not_count(storage):
+    journal = storage.folder / "journal-1.jsonl"
+    before = state(storage)
     journal.write_bytes(journal.read_bytes() + b'{"do": "remove", "ro')
-    cut = IndexStorage(store.folder)
+    cut = IndexStorage(storage.folder)
     assert state(cut) == before
     cut.tag("new", ["a"])
-    assert IndexStorage(store.folder).tag_names == ["sea", "sky", "new"]
+    assert IndexStorage(storage.folder).tag_names == ["sea", "sky", "new"]
 
 
-def test_damage_is_told(store):
-    journal = store.folder / "journal-1.jsonl"
+def test_damage_is_told(storage):
+    journal = storage.folder / "journal-1.jsonl"
     journal.write_bytes(b"{}\n" + journal.read_bytes())
     with pytest.raises(UserError, match=r"journal-1\.jsonl, line 1: damaged"):
-        IndexStorage(store.folder)
-    (store.folder / "manifest.json").write_text("{")
+        IndexStorage(storage.folder)
+    (storage.folder / "manifest.json").write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json is damaged"):
-        IndexStorage(store.folder)
+        IndexStorage(storage.folder)
     with pytest.raises(UserError, match="holds no index"):
-        IndexStorage(store.folder / "elsewhere")
+        IndexStorage(storage.folder / "elsewhere")
 
 
-def test_vectors_that_are_none_are_told(store):
-    for path in store.folder.glob("vectors-*"):
+def test_vectors_that_are_none_are_told(storage):
+    for path in storage.folder.glob("vectors-*"):
         path.write_bytes(b"no array")
     with pytest.raises(UserError, match="missing or damaged"):
-        list(IndexStorage(store.folder).vectors())
+        list(IndexStorage(storage.folder).vectors())
 
 
-def test_another_process_must_have_finished(store):
-    other = IndexStorage(store.folder)
+def test_another_process_must_have_finished(storage):
+    other = IndexStorage(storage.folder)
     other.tag("new", ["a"])
     with pytest.raises(UserError, match="another process has changed"):
-        store.tag("newer", ["a"])
+        storage.tag("newer", ["a"])
 
 
 def test_killed_at_any_moment_it_is_before_or_after(tmp_path):
@@ -125,23 +125,23 @@ def test_killed_at_any_moment_it_is_before_or_after(tmp_path):
     for name, change in changes.items():
         for moment in range(1, 40):
             folder = tmp_path / f"{name}-{moment}"
-            made = IndexStorage.create(folder, {"dimension": 3})
-            made.add(["a", "b", "c"], vectors(3), [["sea"], ["sky"], []])
-            before = {p.file: p.tags for p in made.pictures if p}
+            storage = IndexStorage.create(folder, {"dimension": 3})
+            storage.add(["a", "b", "c"], vectors(3), [["sea"], ["sky"], []])
+            before = {p.file: p.tags for p in storage.entries if p}
             status = _killed_at(moment, folder, change)
-            found = IndexStorage(folder)
-            after = {p.file: p.tags for p in found.pictures if p}
+            index = IndexStorage(folder)
+            after = {p.file: p.tags for p in index.entries if p}
             allowed = {
                 "add": [before, {**before, "d": ("new",)}],
                 "remove": [before, {"a": ("sea",), "c": ()}],
                 "compact": [before, {"b": ("sky",), "c": ()}],
             }[name]
             assert after in allowed, (name, moment)
-            rows = np.concatenate(list(found.vectors()))
+            rows = np.concatenate(list(index.vectors()))
             expected = dict(zip("abcd", np.concatenate([vectors(3), vectors(1, 2)]), strict=True))
-            for file, row in found.files.items():
+            for file, row in index.files.items():
                 np.testing.assert_array_equal(rows[row], expected[file])
-            found.tag("later", ["c"])  # it goes on
+            index.tag("later", ["c"])  # it goes on
             assert not list(folder.glob("*.partial"))
             if status == 0:
                 break

@@ -166,13 +166,13 @@ def test_what_does_not_fit_is_named(tmp_path) -> None:
     file = written(tmp_path, tensors)
     with pytest.raises(UserError) as error:
         weights.load(file, vit())
-    for told in (
+    for message in (
         "(timm) does not fit ViT",
         "missing blocks.1.attn.qkv.bias [72]",
         "blocks.0.norm1.weight is [7], the model has [24]",
         "unexpected blocks.2.norm1.weight [24]",
     ):
-        assert told in str(error.value)
+        assert message in str(error.value)
     with pytest.raises(UserError, match=r"and \d+ more"):
         weights.load(file, vit(depth=4))
     with pytest.raises(
@@ -209,8 +209,8 @@ def test_a_new_head_starts_as_the_models_own(timm_file) -> None:
 
 
 def test_positions_are_interpolated(timm_file) -> None:
-    wanted = vit(image_size=(48, 24))
-    got = weights.load(timm_file, wanted, adapt=("image_size",))["params"]["pos_embed"]
+    model = vit(image_size=(48, 24))
+    got = weights.load(timm_file, model, adapt=("image_size",))["params"]["pos_embed"]
     old = stored("timm")[0]["pos_embed"][0]
     np.testing.assert_array_equal(got[0], old[0])
     grid = interpolate_positions(old[1:].reshape(4, 4, 24), (6, 3))
@@ -345,7 +345,7 @@ def test_command_imports_and_exports(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments, status, told",
+    "arguments, status, message",
     [
         ([], 2, "usage: jaxtag.weights"),
         (["import", "--source=a"], 2, "--model, --output must be given"),
@@ -355,9 +355,9 @@ def test_command_imports_and_exports(tmp_path) -> None:
         (["export", "--library=timm", "--output=a"], 2, "either --source"),
     ],
 )
-def test_command_refuses_in_one_line(arguments, status, told) -> None:
+def test_command_refuses_in_one_line(arguments, status, message) -> None:
     done = call("weights", *arguments)
     assert done.status == status
-    assert told in done.err
+    assert message in done.err
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1

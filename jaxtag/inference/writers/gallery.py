@@ -1,7 +1,7 @@
-"""A static page of annotated pictures that can be searched by tag, caption and file name.
+"""A static web page of annotated images that can be searched by tag, caption and file name.
 
-It needs no server: pictures.js holds the data, thumbnails lie beside it, and the page shows as many
-pictures as fit the window. Whatever comes from a file's name or from a tag enters the page as text.
+It needs no server: pictures.js holds the data, the thumbnails are beside it, and the page shows as
+many images as fit the window. File names and tags enter the page as text, never as markup.
 """
 
 import json
@@ -11,7 +11,6 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote_from_bytes
 
 import cv2
@@ -20,81 +19,83 @@ import simplejpeg
 from jaxtag.data import files
 from jaxtag.data.decode import DecodeError, decode
 from jaxtag.errors import UserError
+from jaxtag.inference.writers.base import Row
 from jaxtag.storage import atomic_file
 from jaxtag.storage.atomic_file import AtomicFile
 
-_THUMBNAIL = 256  # pixels, the longer side at most
-_QUALITY = 80
-_IN_FOLDER = 1000  # thumbnails
-_MARK = "pictures.js"  # by which a folder is known as a gallery
+_THUMBNAIL_SIZE = 256  # maximum of the longer side, in pixels
+_JPEG_QUALITY = 80
+_THUMBNAILS_PER_FOLDER = 1000
+_DATA_FILE = "pictures.js"  # also marks a folder as a gallery
 
 
 class GalleryWriter:
-    """Writes FOLDER/index.html with all that it needs.
+    """Writes FOLDER/index.html with its data and thumbnails.
 
     Args:
-      folder: new, empty, or a gallery, which is replaced.
-      threads: that make thumbnails.
+        folder: new, empty, or a gallery, which is replaced.
+        num_threads: threads that make thumbnails.
 
     Raises:
-      UserError: `folder` holds something else, or cannot be written.
+        UserError: `folder` holds other files, or cannot be written.
     """
 
-    def __init__(self, folder: Path, threads: int):
+    def __init__(self, folder: Path, num_threads: int):
         self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            data = folder / _MARK
-            # A run that was killed left the data unfinished.
-            ours = data.exists() or atomic_file.partial_path(data).exists()
-            if any(folder.iterdir()) and not ours:
+            data = folder / _DATA_FILE
+            # A killed run leaves the data unfinished.
+            is_gallery = data.exists() or atomic_file.partial_path(data).exists()
+            if any(folder.iterdir()) and not is_gallery:
                 raise UserError(f"--gallery={folder} holds other files: name a new folder")
             shutil.rmtree(folder / "thumbnails", ignore_errors=True)
         except OSError as error:
             raise UserError(f"--gallery={folder} cannot be written: {error.strerror}") from error
-        self._data = AtomicFile(folder / _MARK, "--gallery")
+        self._data = AtomicFile(folder / _DATA_FILE, "--gallery")
         self._data.write("window.PICTURES = [\n")
-        self._pool = ThreadPoolExecutor(threads)
-        self._waiting: deque[tuple[dict[str, Any], Future[bool]]] = deque()
-        self._most_waiting = 4 * threads
+        self._pool = ThreadPoolExecutor(num_threads)
+        self._pending: deque[tuple[Row, Future[bool]]] = deque()
+        self._max_pending = 4 * num_threads
         self._count = 0
 
-    def add(self, line: dict[str, Any]) -> None:
-        """Adds one picture; one that could not be read is shown as such."""
+    def write(self, row: Row) -> None:
+        """Adds one image; one that could not be read is shown as such."""
         number, self._count = self._count, self._count + 1
-        place = f"thumbnails/{number // _IN_FOLDER:04d}/{number:07d}.jpg"
-        path = Path(os.path.abspath(line["file"]))
+        thumbnail = f"thumbnails/{number // _THUMBNAILS_PER_FOLDER:04d}/{number:07d}.jpg"
+        path = Path(os.path.abspath(row["file"]))
         entry = {
-            "file": line["file"],
+            "file": row["file"],
             "link": _link(path, self._folder),
-            "thumbnail": place,
-            "tags": [[tag["tag"], tag["score"]] for tag in line.get("tags", [])],
-            "caption": line.get("caption", ""),
-            "error": line.get("error", ""),
+            "thumbnail": thumbnail,
+            "tags": [[tag["tag"], tag["score"]] for tag in row.get("tags", [])],
+            "caption": row.get("caption", ""),
+            "error": row.get("error", ""),
         }
-        made = self._pool.submit(_thumbnail, path, self._folder / place, entry["error"])
-        self._waiting.append((entry, made))
-        while len(self._waiting) > self._most_waiting:
+        if entry["error"]:
+            future: Future[bool] = Future()
+            future.set_result(False)
+        else:
+            future = self._pool.submit(_write_thumbnail, path, self._folder / thumbnail)
+        self._pending.append((entry, future))
+        while len(self._pending) > self._max_pending:
             self._write_next()
 
-    def finish(self) -> None:
-        """Waits for the last thumbnails; the page is whole after it."""
-        while self._waiting:
+    def close(self) -> None:
+        """Waits for the last thumbnails and writes the page."""
+        while self._pending:
             self._write_next()
         self._pool.shutdown()
         self._data.write("];\n")
         self._data.finish()
-        page = (
-            resources.files("jaxtag.inference.writers").joinpath("gallery.html").read_text("utf-8")
-        )
-        index = AtomicFile(self._folder / "index.html", "--gallery")
-        index.write(page)
-        index.finish()
+        page = resources.files("jaxtag.inference.writers").joinpath("gallery.html")
+        index = self._folder / "index.html"
+        atomic_file.write_text(index, page.read_text("utf-8"), "--gallery")
 
     def _write_next(self) -> None:
-        entry, made = self._waiting.popleft()
+        entry, future = self._pending.popleft()
         try:
-            if not made.result():
+            if not future.result():
                 entry["thumbnail"] = ""
         except OSError as error:
             message = f"--gallery={self._folder} cannot be written: {error.strerror}"
@@ -103,27 +104,25 @@ class GalleryWriter:
 
 
 def _link(path: Path, folder: Path) -> str:
-    """The picture's address, seen from the page."""
+    """The address of an image, relative to the page."""
     relative = os.path.relpath(path, os.path.abspath(folder))
-    # "./": a name such as `a:b.jpg` is no scheme.
+    # "./", so that a name such as `a:b.jpg` is not taken for a scheme.
     return "./" + quote_from_bytes(os.fsencode(relative))
 
 
-def _thumbnail(path: Path, place: Path, error: str) -> bool:
-    """Writes it; False where the picture cannot be read (any more)."""
-    if error:
-        return False
+def _write_thumbnail(path: Path, thumbnail: Path) -> bool:
+    """Writes the thumbnail of an image; returns False if the image cannot be read (any more)."""
     record = files.read(os.fspath(path))
     if record["error"]:
         return False
     try:
-        pixels = decode(record["image"], min_size=_THUMBNAIL)
+        pixels = decode(record["image"], min_size=_THUMBNAIL_SIZE)
     except DecodeError:
         return False
     height, width = pixels.shape[:2]
-    scale = min(1.0, _THUMBNAIL / max(height, width))
+    scale = min(1.0, _THUMBNAIL_SIZE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(simplejpeg.encode_jpeg(small, quality=_QUALITY))
+    thumbnail.parent.mkdir(parents=True, exist_ok=True)
+    thumbnail.write_bytes(simplejpeg.encode_jpeg(small, quality=_JPEG_QUALITY))
     return True

@@ -1,22 +1,26 @@
-"""JSON lines: one object for each picture."""
+"""JSON lines: one object per image."""
 
 import json
 from pathlib import Path
-from typing import Any
 
+from jaxtag.inference.writers.base import Row
 from jaxtag.storage.atomic_file import AtomicFile
 
 
 class JsonlWriter:
-    """Writes each line as it is, as JSON."""
+    """Writes each row as a line of JSON.
+
+    Args:
+        path: the file; it gets this name when the writer is closed.
+    """
 
     def __init__(self, path: Path):
         self._file = AtomicFile(path, "--output")
 
-    def add(self, line: dict[str, Any]) -> None:
-        """Adds the line of one picture."""
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    def write(self, row: Row) -> None:
+        """Writes the row of one image."""
+        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def finish(self) -> None:
-        """The file takes its name."""
+    def close(self) -> None:
+        """Gives the file its name."""
         self._file.finish()

@@ -1,16 +1,20 @@
-"""XMP sidecar files: keywords and captions that photo programs read.
+"""XMP sidecar files: keywords and captions for photo programs.
 
-`picture.jpg.xmp` beside `picture.jpg`, as digiKam and darktable name them; keywords are in
-`dc:subject` and the caption in `dc:description` (XMP specification part 1, section 8.4).
+`photo.jpg.xmp` beside `photo.jpg`, as digiKam and darktable name them; keywords are in `dc:subject`
+and the caption in `dc:description` (XMP specification part 1, section 8.4).
 """
 
-import contextlib
+import errno
+import os
 import re
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import escape
 
 from absl import logging
+
+from jaxtag.errors import UserError
+from jaxtag.inference.writers.base import Row
+from jaxtag.storage import atomic_file
 
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TOOLKIT = 'x:xmptk="jaxtag"'
@@ -26,52 +30,61 @@ _DOCUMENT = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 
 class XmpWriter:
-    """Writes one for each picture that has a tag or a caption.
+    """Writes a sidecar for each image that has a tag or a caption.
 
-    A sidecar that another program wrote is left as it is: it may hold somebody's edits. The first
-    such is named, and how many there were in the end.
-
-    Attributes:
-      kept: how many sidecars of other programs were left.
-      failed: how many could not be written.
+    A sidecar of another program is not overwritten: it may hold somebody's edits. The first one is
+    logged, and their number in the end.
 
     Args:
-      least: score that a tag needs to become a keyword.
+        min_score: score that a tag needs to become a keyword.
+
+    Attributes:
+        num_skipped: number of sidecars of other programs.
+        num_failed: number of sidecars that could not be written.
     """
 
-    def __init__(self, least: float):
-        self._least = least
-        self.kept = self.failed = 0
+    def __init__(self, min_score: float):
+        self._min_score = min_score
+        self.num_skipped = self.num_failed = 0
 
-    def add(self, line: dict[str, Any]) -> None:
-        """Writes the sidecar of one picture; the first error is logged, all are counted."""
-        tags = [tag["tag"] for tag in line.get("tags", []) if tag["score"] >= self._least]
-        caption = line.get("caption", "")
+    def write(self, row: Row) -> None:
+        """Writes the sidecar of one image; the first error is logged, all are counted."""
+        tags = [tag["tag"] for tag in row.get("tags", []) if tag["score"] >= self._min_score]
+        caption = row.get("caption", "")
         if not tags and not caption:
             return
-        path = Path(f"{line['file']}.xmp")
+        path = Path(f"{row['file']}.xmp")
         try:
-            if path.exists() and _TOOLKIT not in path.read_text(encoding="utf-8", errors="replace"):
-                if not self.kept:
+            if _is_foreign(path):
+                if not self.num_skipped:
                     logging.warning("%s is of another program and stays as it is", path)
-                self.kept += 1
+                self.num_skipped += 1
                 return
-            _write(path, document(tags, caption))
+            if not path.parent.is_dir():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            atomic_file.write_text(path, document(tags, caption))
         except OSError as error:
-            if not self.failed:
-                logging.warning("%s cannot be written: %s", path, error.strerror)
-            self.failed += 1
+            self._count_failure(f"{path} cannot be written: {error.strerror}")
+        except UserError as error:
+            self._count_failure(str(error))
 
-    def finish(self) -> None:
-        """Tells what was not written."""
-        if self.kept:
-            logging.warning("%d sidecar file(s) of other programs were left as they are", self.kept)
-        if self.failed:
-            logging.warning("%d sidecar file(s) could not be written", self.failed)
+    def close(self) -> None:
+        """Logs the numbers of sidecars that were not written."""
+        if self.num_skipped:
+            logging.warning(
+                "%d sidecar file(s) of other programs were left as they are", self.num_skipped
+            )
+        if self.num_failed:
+            logging.warning("%d sidecar file(s) could not be written", self.num_failed)
+
+    def _count_failure(self, message: str) -> None:
+        if not self.num_failed:
+            logging.warning("%s", message)
+        self.num_failed += 1
 
 
 def document(tags: list[str], caption: str) -> str:
-    """The XMP packet with these keywords and this caption."""
+    """Returns an XMP packet with these keywords and this caption."""
     body = ""
     if tags:
         items = "".join(f"     <rdf:li>{_text(tag)}</rdf:li>\n" for tag in tags)
@@ -83,16 +96,10 @@ def document(tags: list[str], caption: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped; without the characters that XML 1.0 cannot hold."""
+    """Escapes text, and drops the characters that XML 1.0 does not allow."""
     return escape(_NOT_XML.sub("", text))
 
 
-def _write(path: Path, text: str) -> None:
-    """A whole file, or none: a reader never meets half of one."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+def _is_foreign(path: Path) -> bool:
+    """Whether a sidecar of another program exists at `path`."""
+    return path.exists() and _TOOLKIT not in path.read_text(encoding="utf-8", errors="replace")
