@@ -22,7 +22,7 @@ _GROUP = ("group",)
 _UNKNOWN = ("unknown_tags",)
 _TAG_SEPARATORS = re.compile(r"[;|]")  # in one field of a CSV
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-csv.field_size_limit(1 << 24)
+_MAX_FIELD_CHARACTERS = 1 << 24  # csv allows 1 << 17
 
 
 @dataclass
@@ -77,6 +77,7 @@ def _read_csv(source: SourceFiles, name: str, delimiter: str | None) -> Iterator
     header_line = text.partition("\n")[0]
     if delimiter is None:  # spreadsheets of some languages write semicolons
         delimiter = max(",;\t", key=header_line.count)
+    csv.field_size_limit(_MAX_FIELD_CHARACTERS)
     # `strict` makes an unclosed quote an error instead of one caption of a thousand lines.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
