@@ -63,8 +63,8 @@ def _input(model, names: list[str]) -> float:
         names,
         image=TASKS[config.task].example(config, model.vocabulary, train=False).image,
         batch_size=config.evaluation.batch_size,
-        workers=config.data.num_workers,
-        threads=config.data.num_threads,
+        num_workers=config.data.num_workers,
+        num_threads=config.data.num_threads,
     )
     for _ in batches:
         pass

@@ -85,10 +85,10 @@ def broken(tmp_path_factory) -> dict[Path, str]:
     content = {
         "cut.jpg": (whole.read_bytes()[:5000], "damaged JPEG"),
         "empty.jpg": (b"", "the file is empty"),
-        "text.jpg": (b"not a picture at all\n", "no picture format is known"),
+        "text.jpg": (b"not a picture at all\n", "no image format is known"),
         "bomb.png": (header_of_png(50_000, 50_000), "pixels"),
         "large.png": (header_of_png(10_000, 10_000), "10000x10000 is more than"),
-        "short.png": (header_of_png(100, 100), "damaged picture"),
+        "short.png": (header_of_png(100, 100), "damaged image"),
     }
     for name, (data, _) in content.items():
         (folder / name).write_bytes(data)

@@ -66,7 +66,7 @@ def test_pictures_are_tagged_by_their_neighbours(index, photos) -> None:
     assert lines[0]["tags"][0]["score"] > 0.9
     assert [tag["tag"] for tag in lines[1]["tags"][:2]] == ["cold", "blue"]
     assert all(Path(near["file"]).name.startswith("red") for near in lines[0]["nearest"])
-    assert "no picture format" in lines[2]["error"]
+    assert "no image format" in lines[2]["error"]
     told = info(index)
     assert told["pictures"] == 12 and told["tags"] == {
         "red": 4,

@@ -35,7 +35,7 @@ def whole(folder):
 def test_the_command_from_start_to_end(tmp_path):
     first = prepare("--dataset=shapes_captions", f"--data_dir={tmp_path}")
     assert (first.returncode, first.stderr) == (0, "")
-    assert "6,000 pictures" in first.stdout
+    assert "6,000 images" in first.stdout
     assert f"prepared in {tmp_path}/shapes_captions/1.0.0" in first.stdout
     stored = json.loads((tmp_path / "shapes_captions/1.0.0/summary.json").read_text())
     assert stored["splits"]["test"] == {"pictures": 500, "captions": 2500}
@@ -84,7 +84,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, few_scenes, monkeypatch, befo
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(write.Summary, "of", full)
+    monkeypatch.setattr(write.Summary, "from_report", full)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
         datasets.prepare("shapes_captions", None, tmp_path, overwrite=True)
     assert whole(tmp_path / "shapes_captions") == (["1.0.0"] if before else [])
@@ -94,7 +94,7 @@ def test_a_file_of_the_source_that_cannot_be_read_is_named(tmp_path, few_scenes,
     def broken(*_):
         raise OSError(errno.EIO, "Input/output error", str(tmp_path / "own" / "a.jpg"))
 
-    monkeypatch.setattr(write.Summary, "of", broken)
+    monkeypatch.setattr(write.Summary, "from_report", broken)
     with pytest.raises(UserError, match=r"own/a\.jpg: Input/output error$"):
         datasets.prepare("shapes_captions", None, tmp_path / "data")
     assert whole(tmp_path / "data/shapes_captions") == []
@@ -106,7 +106,7 @@ def test_an_error_that_names_no_file_is_not_blamed_on_the_data_directory(
     def broken(*_):
         raise OSError(errno.EIO, "Input/output error")  # as read() of an open file raises it
 
-    monkeypatch.setattr(write.Summary, "of", broken)
+    monkeypatch.setattr(write.Summary, "from_report", broken)
     with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error$"):
         datasets.prepare("shapes_captions", None, tmp_path / "data")
     assert whole(tmp_path / "data/shapes_captions") == []

@@ -329,10 +329,15 @@ class _PillowReader(ImageReader):
 
 
 def _open_by_pillow(data: bytes, formats: tuple[str, ...]) -> Image.Image:
-    """Reads a header without Pillow's warning of large images on stderr: `max_pixels` decides."""
-    # Not catch_warnings, which is not safe in threads.
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    """Reads a header."""
+    _ignore_size_warnings()
     return Image.open(io.BytesIO(data), formats=formats)
+
+
+@functools.cache  # once a process, at its first image and not at import
+def _ignore_size_warnings() -> None:
+    """Silences Pillow's warning of large images: `max_pixels` refuses or allows them."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 @functools.cache

@@ -43,7 +43,7 @@ class Summary:
     caption_words: dict[str, float]
     balance: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    folder: Path | None = None
+    folder: Path = field(default_factory=Path)
     already: bool = False
 
     @classmethod

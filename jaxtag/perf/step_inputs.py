@@ -41,7 +41,7 @@ def batch_shapes(task: Task, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
         "broken": np.zeros((), bool),
         "index": np.zeros((), np.int32),
         "epoch": np.zeros((), np.int32),
-        **{name: target.empty for name, target in example.fields.items()},
+        **{name: target.empty for name, target in example.targets.items()},
     }
     sharding = batch_sharding(mesh)
     return {

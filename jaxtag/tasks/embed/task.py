@@ -81,7 +81,7 @@ class EmbedTask(Task):
         return samplers.ClassBalancedSampler(
             sources.indices_by_class(source, self.config.task.label_field),
             batch_size=self.config.batch_size,
-            per_class=self.config.task.samples_per_class,
+            samples_per_class=self.config.task.samples_per_class,
             seed=self.config.seed,
         )
 
