@@ -22,7 +22,7 @@ From Python:
 
 import dataclasses
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 from absl import flags
