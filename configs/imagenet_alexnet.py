@@ -10,11 +10,12 @@ Expected: not yet measured (full ImageNet).
 
 from jaxtag.config.schema import Config, OptimizerConfig
 from jaxtag.configs import imagenet_resnet50
+from jaxtag.tasks.classify.config import ClassifyConfig
 
 
 def get_config(model: str = "alexnet") -> Config:
     config = imagenet_resnet50.get_config(model=model)
-    config.batch_size, config.task.label_smoothing = 256, 0.0
+    config.batch_size, config.task = 256, ClassifyConfig()
     config.optimizer = OptimizerConfig(
         name="sgd", kwargs={"momentum": 0.9}, learning_rate=0.01, weight_decay=5e-4
     )

@@ -9,11 +9,12 @@ Expected: not yet measured (full ImageNet).
 
 from jaxtag.config.schema import Config, OptimizerConfig
 from jaxtag.configs import imagenet_resnet50
+from jaxtag.tasks.classify.config import ClassifyConfig
 
 
 def get_config(model: str = "squeezenet1_1") -> Config:
     config = imagenet_resnet50.get_config(model=model)
-    config.batch_size, config.task.label_smoothing = 512, 0.0
+    config.batch_size, config.task = 512, ClassifyConfig()
     config.optimizer = OptimizerConfig(
         name="sgd",
         kwargs={"momentum": 0.9},

@@ -56,6 +56,7 @@ def load(reference: str) -> Config:
     if not path.is_file():
         raise UsageError(f"--config={name}: no such configuration{did_you_mean(name, names())}")
     spec = importlib.util.spec_from_file_location(f"jaxtag_configuration_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # a file that exists, named *.py
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     get_config = getattr(module, "get_config", None)

@@ -289,12 +289,12 @@ def check_divides_batch(config: Config, name: str) -> None:
 
 
 def _check_numbers(config: Config) -> None:
-    at_least_0 = ("optimizer.ema_bn_batches", "optimizer.lookahead_steps", "evaluation.tta_shift")
-    at_least_0 += ("data.num_workers", "data.num_threads")
-    at_least_1 = ("batch_size", "log_every", "evaluate_every", "checkpoint_every", "stop_after")
-    at_least_1 += ("data.image_size", "optimizer.grad_accum_steps", "evaluation.batch_size")
-    at_least_1 += ("hang_timeout",)
-    check_minimums(config, dict.fromkeys(at_least_0, 0) | dict.fromkeys(at_least_1, 1))
+    at_least_0 = ["optimizer.ema_bn_batches", "optimizer.lookahead_steps", "evaluation.tta_shift"]
+    at_least_0 += ["data.num_workers", "data.num_threads"]
+    at_least_1 = ["batch_size", "log_every", "evaluate_every", "checkpoint_every", "stop_after"]
+    at_least_1 += ["data.image_size", "optimizer.grad_accum_steps", "evaluation.batch_size"]
+    at_least_1 += ["hang_timeout"]
+    check_minimums(config, dict.fromkeys(at_least_0, 0.0) | dict.fromkeys(at_least_1, 1.0))
     if config.total_steps is None and config.total_epochs is None:
         raise UsageError("config.total_steps or config.total_epochs must say how long to train")
     check_divides_batch(config, "optimizer.grad_accum_steps")
@@ -381,7 +381,7 @@ def _from_dict(kind: type, values: Any, where: str, prefix: str) -> Any:
     if kind is TaskConfig:
         values = dict(values)
         kind = task_config_class(values.pop("name", ""), f"{where}: task.name")
-    known = {item.name: item.type for item in dataclasses.fields(kind)}
+    known: dict[str, Any] = {item.name: item.type for item in dataclasses.fields(kind)}
     made = {}
     for name, value in values.items():
         if name not in known:

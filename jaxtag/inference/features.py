@@ -125,17 +125,24 @@ def from_flags(
         raise UsageError("give one of --workdir, --model and --pixels: how pictures become vectors")
     if workdir is not None:
         return from_workdir(workdir, step)
-    return from_pixels(pixels) if model is None else from_model(model, weights)
+    if model is not None:
+        return from_model(model, weights)
+    assert pixels is not None
+    return from_pixels(pixels)
 
 
 def from_description(description: dict[str, Any]) -> FeatureExtractor:
     """The features that a description is of. Raises UserError where it makes no sense."""
-    makers = {"workdir": from_workdir, "model": from_model, "pixels": from_pixels}
-    known = [name for name in makers if name in description]
-    if len(known) != 1:
-        raise UserError(f"{description} says nothing of how pictures become vectors")
+    makers: dict[str, Callable[..., FeatureExtractor]] = {
+        "workdir": from_workdir,
+        "model": from_model,
+        "pixels": from_pixels,
+    }
+    names = [name for name in makers if name in description]
+    if len(names) != 1:
+        raise UserError(f"{description} does not say how images become vectors")
     try:
-        return makers[known[0]](**description)
+        return makers[names[0]](**description)
     except TypeError as error:
         raise UserError(f"{description}: {error}") from error
 
@@ -185,8 +192,8 @@ def from_model(
 
     mesh = meshes.make_mesh()
     variables = jax.device_put(variables, meshes.replicated(mesh))
-    description = {"model": model, "weights": weights and str(Path(weights).resolve())}
-    description["image_size"] = size
+    path = weights and str(Path(weights).resolve())
+    description = {"model": model, "weights": path, "image_size": size}
     return _extractor(
         description, mesh, transforms.CenterCrop(size, wanted.crop), compute, variables
     )

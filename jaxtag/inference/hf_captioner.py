@@ -61,12 +61,13 @@ def import_captioner(source: str | Path, workdir: Path, max_length: int | None =
     settings = _Settings(folder, hf_config)
     config = schema.check(_config(folder, hf_config, settings, max_length))
     tokenizer = Tokenizer.from_pretrained(_tokenizer(folder), settings.start, settings.end)
-    model = CaptionTask(config, tokenizer).model
+    task = CaptionTask(config, tokenizer)
+    model = task.captioner
     whole = model.clone(decoder=model.decoder.clone(max_length=_positions(hf_config)))
     variables = load(folder, whole)
     _check_tied(folder)
     decoder = variables["params"]["decoder"]
-    decoder["pos_embed"] = decoder["pos_embed"][: config.task.max_length]
+    decoder["pos_embed"] = decoder["pos_embed"][: task.settings.max_length]
     tokenizer.save(workdir / CaptionTask.vocabulary_file)
     write_text(workdir / "config.json", schema.to_json(config))
     with Checkpoints(workdir / "checkpoints", keep_last=1) as checkpoints:

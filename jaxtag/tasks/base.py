@@ -20,7 +20,7 @@ import abc
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -29,11 +29,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxtag import augment
+from jaxtag.array_types import AnyArray
 from jaxtag.config.schema import Config, TaskConfig
 from jaxtag.data import pipeline, transforms
 from jaxtag.data.labels import LabelNames
 from jaxtag.data.sources import Source
 from jaxtag.data.targets import Target
+
+SettingsT = TypeVar("SettingsT", bound=TaskConfig)
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), to be added up
@@ -81,7 +84,8 @@ class LossOutput(NamedTuple):
     collections: Any
 
 
-class Sample(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Sample:
     """An evaluated example to look at.
 
     Attributes:
@@ -97,7 +101,8 @@ class Sample(NamedTuple):
     targets: list[str]
 
 
-class EvaluationData(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class EvaluationData:
     """What `Evaluator` gathered from a split.
 
     Attributes:
@@ -152,7 +157,7 @@ class Evaluation:
         return {}
 
 
-class Task(abc.ABC):
+class Task(abc.ABC, Generic[SettingsT]):
     """A task with its model: pure functions of (variables, batch, key), and their surroundings.
 
     A batch holds `image` uint8 [B, S, S, 3], `mask` float32 [B] (0: padding, or an image that
@@ -185,6 +190,16 @@ class Task(abc.ABC):
         self.vocabulary = vocabulary
         self.augmentation = augment.Augmentation.from_config(config)
         self.model = self.make_model() if model is None else model
+
+    @property
+    def settings(self) -> SettingsT:
+        """The task's own section of the configuration."""
+        return self.section(self.config)
+
+    @classmethod
+    def section(cls, config: Config) -> SettingsT:
+        """The section `config.task`, as the type that it is of."""
+        return cast(SettingsT, config.task)
 
     # --- the vocabulary
 
@@ -265,10 +280,17 @@ class Task(abc.ABC):
         """The vocabulary, where it numbers names that records may hold instead of numbers."""
         return self.vocabulary if isinstance(self.vocabulary, LabelNames) else None
 
-    def normalize(self, images: jax.Array) -> jax.Array:
+    def normalize(self, images: AnyArray) -> jax.Array:
         """Images uint8 [B, S, S, 3] as the model takes them, float32 [B, S, S, C]."""
         data = self.config.data
         return augment.normalize(images, data.mean, data.std, grayscale=data.grayscale)
+
+    def model_images(self, batch: Batch, key: jax.Array | None) -> jax.Array:
+        """The images of a batch as the model takes them, augmented where there is a key."""
+        images: AnyArray = batch["image"]
+        if key is not None:
+            images = self.augmentation.images(images, key, batch)
+        return self.normalize(images)
 
     # --- pure functions
 
@@ -312,7 +334,7 @@ class Task(abc.ABC):
         metrics["examples"] = float(len(data.index))
         return Evaluation(metrics, data)
 
-    def load_artifacts(self, workdir: Path, step: int) -> None:  # noqa: B027 (optional)
+    def load_artifacts(self, workdir: Path, step: int) -> None:
         """Reads what `Evaluation.save_artifacts` wrote for a checkpoint, where there is any."""
 
     @classmethod

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtag import models, registry
+from jaxtag.array_types import AnyArray
 from jaxtag.config.schema import Config, ModelConfig
 from jaxtag.errors import UsageError
 
@@ -36,7 +37,7 @@ def make_backbone(config: Config, **fields: Any) -> nn.Module:
 
 
 def apply_model(
-    model: nn.Module, variables: Any, *inputs: jax.Array, key: jax.Array | None, **fields: Any
+    model: nn.Module, variables: Any, *inputs: AnyArray, key: jax.Array | None, **fields: Any
 ) -> tuple[dict[str, jax.Array], Any]:
     """A model's outputs, and its collections afterwards.
 
@@ -44,7 +45,8 @@ def apply_model(
     """
     collections = {name: value for name, value in variables.items() if name != "params"}
     if key is None:
-        return model.apply(variables, *inputs, train=False, **fields), collections
+        outputs: Any = model.apply(variables, *inputs, train=False, **fields)
+        return outputs, collections
     outputs, changed = model.apply(
         variables,
         *inputs,

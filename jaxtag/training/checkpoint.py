@@ -156,6 +156,7 @@ class Checkpoints:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             self._current = None
+            assert self._saving is not None
             raise _failed_save(self._saving[0], failure) from failure
 
     def wait(self) -> None:
@@ -221,6 +222,7 @@ class Checkpoints:
 
     def _add_manifest(self) -> None:
         """Called by Orbax on process 0, when all is written and before the folder is renamed."""
+        assert self._saving is not None
         path, notes = self._saving
         temporary = path.parent / (path.name + _TEMPORARY)
         # Where folders cannot be renamed (object stores) Orbax writes into the final one.

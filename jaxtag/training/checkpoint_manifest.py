@@ -41,9 +41,9 @@ class Manifest:
     notes: Mapping[str, Any]
 
 
-def write(folder: os.PathLike | str, notes: Mapping[str, Any]) -> None:
+def write(directory: os.PathLike | str, notes: Mapping[str, Any]) -> None:
     """Writes the manifest of a finished `folder`, atomically and flushed to the disk."""
-    folder = epath.Path(folder)
+    folder = epath.Path(directory)
     names = sorted(_names(folder))
     with ThreadPoolExecutor(_READERS) as pool:
         sums = list(pool.map(lambda name: _size_and_crc(folder / name), names))
@@ -58,9 +58,9 @@ def write(folder: os.PathLike | str, notes: Mapping[str, Any]) -> None:
     temporary.replace(folder / NAME)
 
 
-def read(folder: os.PathLike | str) -> Manifest:
+def read(directory: os.PathLike | str) -> Manifest:
     """Reads the manifest of `folder`; raises `Damaged` when it is missing or changed."""
-    path = epath.Path(folder) / NAME
+    path = epath.Path(directory) / NAME
     try:
         loaded = json.loads(path.read_bytes())
         body = {"files": loaded["files"], "notes": loaded["notes"]}
@@ -73,12 +73,12 @@ def read(folder: os.PathLike | str) -> Manifest:
     return Manifest({name: tuple(sums) for name, sums in body["files"].items()}, body["notes"])
 
 
-def check_sizes(folder: os.PathLike | str) -> Manifest:
+def check_sizes(directory: os.PathLike | str) -> Manifest:
     """Checks that each file of the manifest is there at its size, without reading it.
 
     Returns the manifest; raises `Damaged` otherwise.
     """
-    folder = epath.Path(folder)
+    folder = epath.Path(directory)
     manifest = read(folder)
     for name, (size, _) in manifest.files.items():
         path = folder / name
@@ -91,12 +91,12 @@ def check_sizes(folder: os.PathLike | str) -> Manifest:
     return manifest
 
 
-def verify(folder: os.PathLike | str) -> Manifest:
+def verify(directory: os.PathLike | str) -> Manifest:
     """Reads every file and compares it with the manifest.
 
     Returns the manifest; raises `Damaged` at the first file that is missing, cut or changed.
     """
-    folder = epath.Path(folder)
+    folder = epath.Path(directory)
     manifest = check_sizes(folder)
 
     def check(name: str) -> None:

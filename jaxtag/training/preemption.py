@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -39,7 +40,7 @@ class Preemption:
     def __init__(self) -> None:
         self._flag = threading.Event()
         self._interrupted = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
         taken = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]

@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -41,7 +41,7 @@ from jaxtag.tasks.caption.evaluation import CaptionEvaluation, caption_scores
 _VOCABULARY_MULTIPLE = 64  # the embedding is padded, so that it splits over devices and fills tiles
 
 
-class CaptionTask(Task):
+class CaptionTask(Task[CaptionConfig]):
     """Image captioning.
 
     A batch holds `tokens` int32 [B, K, L]: K captions of an image, BOS … EOS and padding.
@@ -56,14 +56,15 @@ class CaptionTask(Task):
     def build_vocabulary(cls, config: Config, source: Source) -> Tokenizer:
         """A tokenizer trained on the training captions."""
         captions = list(itertools.chain.from_iterable(sources.iter_captions(source)))
-        tokenizer = Tokenizer.train(captions, config.task.vocab_size, config.task.lowercase)
-        tokenizer.encode(captions, config.task.max_length)
+        text = cls.section(config)
+        tokenizer = Tokenizer.train(captions, text.vocab_size, text.lowercase)
+        tokenizer.encode(captions, text.max_length)
         if tokenizer.truncated:
             logging.warning(
                 "%d of %d captions are longer than config.task.max_length = %d tokens and are cut",
                 tokenizer.truncated,
                 len(captions),
-                config.task.max_length,
+                text.max_length,
             )
         return tokenizer
 
@@ -76,7 +77,7 @@ class CaptionTask(Task):
         return "tokens"
 
     def make_model(self) -> nn.Module:
-        settings, text = self.config.model, self.config.task
+        settings, text = self.config.model, self.settings
         padded = -(-len(self.vocabulary) // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
         decoder = models.Decoder(
             vocab_size=settings.decoder_vocab_size or padded,
@@ -94,14 +95,19 @@ class CaptionTask(Task):
         return models.Captioner(common.make_backbone(self.config), decoder)
 
     @property
+    def captioner(self) -> models.Captioner:
+        """The model, as the type that it is of."""
+        return cast(models.Captioner, self.model)
+
+    @property
     def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
         """The encoder."""
-        return self.model.encoder, ("encoder",)
+        return self.captioner.encoder, ("encoder",)
 
     def init(self, key: jax.Array) -> Any:
         size = self.config.data.image_size
         images = jnp.zeros((1, size, size, 3), jnp.float32)
-        tokens = jnp.zeros((1, 1, self.model.decoder.max_length - 1), jnp.int32)
+        tokens = jnp.zeros((1, 1, self.captioner.decoder.max_length - 1), jnp.int32)
         return self.model.init(key, images, tokens)
 
     def image_transform(self, train: bool) -> transforms.ImageTransform:
@@ -112,7 +118,7 @@ class CaptionTask(Task):
         return transforms.RandomResizedCrop(data.image_size, data.crop_scale, data.crop_ratio)
 
     def targets(self, train: bool) -> dict[str, targets.Target]:
-        text = self.config.task
+        text = self.settings
         tokens = targets.CaptionTokens(
             self.vocabulary,
             text.max_length,
@@ -129,17 +135,14 @@ class CaptionTask(Task):
         """
         augment_key, dropout_key = (None, None) if key is None else jax.random.split(key)
         inputs, labels = batch["tokens"][:, :, :-1], batch["tokens"][:, :, 1:]
-        images = batch["image"]
-        if augment_key is not None:
-            images = self.augmentation.images(images, augment_key, batch)
-        images = self.normalize(images)
+        images = self.model_images(batch, augment_key)
         outputs, changed = common.apply_model(
             self.model, variables, images, inputs, key=dropout_key
         )
         logits = outputs["logits"].astype(jnp.float32)
         weights = (labels != PAD) * batch["mask"][:, None, None]
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        losses, smoothing = entropy, self.config.task.label_smoothing
+        losses, smoothing = entropy, self.settings.label_smoothing
         if key is not None and smoothing:
             uniform = entropy + jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
             uniform -= logits.mean(-1)  # -mean(log softmax)
@@ -160,21 +163,21 @@ class CaptionTask(Task):
             UsageError: config.task.decoding makes no sense or does not fit the model.
         """
         settings = {
-            **dataclasses.asdict(self.config.task.decoding),
-            "max_length": self.config.task.max_length,
+            **dataclasses.asdict(self.settings.decoding),
+            "max_length": self.settings.max_length,
             "bos_id": self.vocabulary.bos_id,
             "eos_id": self.vocabulary.eos_id,
             "pad_id": PAD,
         }
         try:
-            decoding.validate(self.model, GenerationConfig(**settings))
+            decoding.validate(self.captioner, GenerationConfig(**settings))
         except ValueError as error:
             raise UsageError(f"config.task.decoding: {error}") from error
 
         @jax.jit
         def generate(variables: Any, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
             images = self.normalize(batch["image"])
-            return decoding.generate(self.model, variables, images, rng=key, **settings)
+            return decoding.generate(self.captioner, variables, images, rng=key, **settings)
 
         return generate
 

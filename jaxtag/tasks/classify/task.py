@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxtag.array_types import AnyArray
 from jaxtag.data import targets
 from jaxtag.distributed import mesh as meshes
 from jaxtag.losses import classification
@@ -32,7 +33,7 @@ _RECONSTRUCTION_WEIGHT = 0.0005
 _TOP_CLASSES = 5  # in a row of predictions
 
 
-class ClassifyTask(Task):
+class ClassifyTask(Task[ClassifyConfig]):
     """Classification of images into one class each.
 
     A batch holds `label` int32 [B]. A prediction is the mean over views of an image where
@@ -46,8 +47,7 @@ class ClassifyTask(Task):
     def __init__(self, config: Any, vocabulary: Any, model: nn.Module | None = None):
         super().__init__(config, vocabulary, model)
         self.num_classes = len(vocabulary)
-        self.loss_name = config.task.loss
-        self._loss = classification.make_loss(config.task.loss, config.task.loss_kwargs)
+        self._loss = classification.make_loss(self.settings.loss, self.settings.loss_kwargs)
 
     def make_model(self) -> nn.Module:
         return common.make_backbone(self.config, num_classes=len(self.vocabulary))
@@ -58,19 +58,17 @@ class ClassifyTask(Task):
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
         """The configured loss of each image [B]; in nats for "softmax"."""
-        images, labels = batch["image"], jax.nn.one_hot(batch["label"], self.num_classes)
-        if key is None:
-            images, model_key = self.normalize(images), None
-        else:
-            augment_key, mix_key, model_key = jax.random.split(key, 3)
-            images = self.normalize(self.augmentation.images(images, augment_key, batch))
+        labels = jax.nn.one_hot(batch["label"], self.num_classes)
+        augment_key, mix_key, model_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+        images: AnyArray = self.model_images(batch, augment_key)
+        if mix_key is not None:
             images, labels = self.augmentation.mix(images, labels, mix_key)
         reconstructs = getattr(self.model, "reconstruct", False)
         inputs = {"labels": batch["label"]} if reconstructs else {}
         outputs, changed = common.apply_model(
             self.model, variables, images, key=model_key, **inputs
         )
-        smoothing = 0.0 if key is None else self.config.task.label_smoothing
+        smoothing = 0.0 if key is None else self.settings.label_smoothing
         losses = self._loss(outputs["logits"].astype(jnp.float32), labels, smoothing)
         if reconstructs:
             data = self.config.data
@@ -87,7 +85,7 @@ class ClassifyTask(Task):
 
     def predict(self, variables: Any, batch: Batch) -> jax.Array:
         """Probabilities float32 [B, C]."""
-        is_margin = self.loss_name == "margin"
+        is_margin = self.settings.loss == "margin"
 
         def scores(images: jax.Array) -> jax.Array:
             logits = common.apply_model(self.model, variables, images, key=None)[0]["logits"]

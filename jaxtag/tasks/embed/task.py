@@ -1,5 +1,6 @@
 """Deep metric learning: images that share a class, or a tag, become neighboring vectors."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,7 @@ from jaxtag.tasks.embed.config import EmbedConfig
 from jaxtag.tasks.embed.evaluation import EmbeddingEvaluation
 
 
-class EmbedTask(Task):
+class EmbedTask(Task[EmbedConfig]):
     """Deep metric learning with any backbone and a loss over the whole batch.
 
     A batch holds `label` int32 [B], or `tags` and `known` uint8 [B, T] as TagTask's.
@@ -45,20 +46,21 @@ class EmbedTask(Task):
     loss_per_example = False
 
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
-        self._loss = metric.make_loss(config.task.loss, config.task.loss_kwargs)
-        if config.task.label_field == "tags" and metric.is_single_class(self._loss):
+        settings = self.section(config)
+        self._loss = metric.make_loss(settings.loss, settings.loss_kwargs)
+        if settings.label_field == "tags" and metric.is_single_class(self._loss):
             raise UsageError(
-                f"config.task.loss = {config.task.loss!r}: it takes one class per image, and "
+                f"config.task.loss = {settings.loss!r}: it takes one class per image, and "
                 "config.task.label_field = 'tags' gives several; take proxy_anchor"
             )
         super().__init__(config, vocabulary, model)
 
     @classmethod
     def label_field(cls, config: Config) -> str:
-        return config.task.label_field
+        return cls.section(config).label_field
 
     def make_model(self) -> nn.Module:
-        settings = self.config.task
+        settings = self.settings
         proxies = len(self.vocabulary) if metric.needs_proxies(self._loss) else 0
         return models.Embedder(common.make_backbone(self.config), settings.embedding_dim, proxies)
 
@@ -69,7 +71,7 @@ class EmbedTask(Task):
 
     def targets(self, train: bool) -> dict[str, targets.Target]:
         del train
-        if self.config.task.label_field == "label":
+        if self.settings.label_field == "label":
             return {"label": targets.ClassLabel(self.label_names)}
         return {
             "tags": targets.MultiHot("tags", self.vocabulary),
@@ -79,19 +81,16 @@ class EmbedTask(Task):
     def make_sampler(self, source: Source) -> Callable[[int], np.ndarray]:
         """Batches of as many images of each of their classes."""
         return samplers.ClassBalancedSampler(
-            sources.indices_by_class(source, self.config.task.label_field),
+            sources.indices_by_class(source, self.settings.label_field),
             batch_size=self.config.batch_size,
-            samples_per_class=self.config.task.samples_per_class,
+            samples_per_class=self.settings.samples_per_class,
             seed=self.config.seed,
         )
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
         """The configured loss over the whole batch, on all devices: loss and weight are []."""
-        images, model_key = batch["image"], None
-        if key is not None:
-            augment_key, model_key = jax.random.split(key)
-            images = self.augmentation.images(images, augment_key, batch)
-        images = self.normalize(images)
+        augment_key, model_key = (None, None) if key is None else jax.random.split(key)
+        images = self.model_images(batch, augment_key)
         outputs, changed = common.apply_model(self.model, variables, images, key=model_key)
         proxies = [outputs["proxies"]] if "proxies" in outputs else []
         total, weight = self._loss(outputs["embedding"], _labels(batch), batch["mask"], *proxies)
@@ -114,7 +113,7 @@ class EmbedTask(Task):
 
     def make_evaluation_step(self, mesh: Mesh) -> EvaluationStep:
         embed = jax.jit(meshes.with_mesh(mesh, self.embed), out_shardings=meshes.replicated(mesh))
-        field = self.config.task.label_field
+        field = self.settings.label_field
 
         def step(variables: Any, batch: Batch, key: jax.Array) -> Any:
             del key
@@ -125,7 +124,7 @@ class EmbedTask(Task):
     def evaluate(self, data: EvaluationData) -> Evaluation:
         label = data.rows["label"]
         if label.ndim > 1:
-            data = data._replace(rows={**data.rows, "label": label.astype(bool)})
+            data = dataclasses.replace(data, rows={**data.rows, "label": label.astype(bool)})
         metrics = retrieval.retrieval_metrics(
             data.rows["embedding"], data.rows["label"], self.config.seed
         )

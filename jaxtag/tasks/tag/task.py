@@ -1,5 +1,6 @@
 """Multi-label tagging: any number of tags per image."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from jaxtag import models
+from jaxtag.array_types import AnyArray
 from jaxtag.config.schema import Config
 from jaxtag.data import sources, targets
 from jaxtag.data.sources import Source
@@ -39,7 +41,7 @@ from jaxtag.tasks.tag.evaluation import TagEvaluation, select_tags
 _MAX_TAGS = 30  # in a row of predictions
 
 
-class TagTask(Task):
+class TagTask(Task[TagConfig]):
     """Multi-label tagging.
 
     A batch holds `tags` uint8 [B, T] (1: present) and `known` uint8 [B, T] (0: unlabeled). A
@@ -61,9 +63,9 @@ class TagTask(Task):
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
         super().__init__(config, vocabulary, model)
         self.num_tags = len(vocabulary)
-        self.weighted = config.task.max_pos_weight is not None
+        self.weighted = self.settings.max_pos_weight is not None
         self.calibration: TagCalibration | None = None
-        self._loss = multilabel.make_loss(config.task.loss, config.task.loss_kwargs)
+        self._loss = multilabel.make_loss(self.settings.loss, self.settings.loss_kwargs)
 
     @classmethod
     def label_field(cls, config: Config) -> str:
@@ -71,13 +73,13 @@ class TagTask(Task):
 
     def make_model(self) -> nn.Module:
         config, num_tags = self.config, len(self.vocabulary)
-        if config.task.head == "linear":
+        if self.settings.head == "linear":
             return common.make_backbone(config, num_classes=num_tags)
         settings = config.model
         return models.MLDecoder(
             common.make_backbone(config),
             tags=num_tags,
-            groups=config.task.num_queries,
+            groups=self.settings.num_queries,
             width=settings.decoder_width,
             heads=settings.decoder_heads,
             dropout=settings.dropout,
@@ -100,10 +102,11 @@ class TagTask(Task):
 
     def collections_from_data(self, source: Source) -> dict[str, Any]:
         """The weights of the tags' presence by their frequency in training."""
-        if not self.weighted:
+        limit = self.settings.max_pos_weight
+        if limit is None:
             return {}
         counts = sources.tag_counts(source, self.label_names or self.num_tags)
-        weights = multilabel.positive_weights(counts, len(source), self.config.task.max_pos_weight)
+        weights = multilabel.positive_weights(counts, len(source), limit)
         return {"tag_weights": {"positive_weight": jnp.asarray(weights)}}
 
     def targets(self, train: bool) -> dict[str, targets.Target]:
@@ -118,17 +121,14 @@ class TagTask(Task):
 
         A tag of a mixed image is known where it is known of both.
         """
-        images, tags = batch["image"], batch["tags"].astype(jnp.float32)
-        unknown, model_key = 1.0 - batch["known"], None
-        if key is None:
-            images = self.normalize(images)
-        else:
-            augment_key, mix_key, model_key = jax.random.split(key, 3)
-            images = self.normalize(self.augmentation.images(images, augment_key, batch))
+        tags, unknown = batch["tags"].astype(jnp.float32), 1.0 - batch["known"]
+        augment_key, mix_key, model_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+        images: AnyArray = self.model_images(batch, augment_key)
+        if mix_key is not None:
             labels = jnp.concatenate([tags, unknown], -1)
             images, labels = self.augmentation.mix(images, labels, mix_key)
             tags, unknown = jnp.split(labels, 2, -1)
-            smoothing = self.config.task.label_smoothing
+            smoothing = self.settings.label_smoothing
             tags = (1 - smoothing) * tags + smoothing / 2
         outputs, changed = common.apply_model(self.model, variables, images, key=model_key)
         logits = outputs["logits"].astype(jnp.float32)
@@ -212,5 +212,5 @@ class TagTask(Task):
                 )
                 calibration = TagCalibration.identity(self.num_tags)
         scores = calibrated_scores(logits, calibration.scale, calibration.shift)
-        data = data._replace(rows={"scores": scores, "tags": tags, "known": known})
+        data = dataclasses.replace(data, rows={"scores": scores, "tags": tags, "known": known})
         return TagEvaluation(data, calibration, fitted, self.vocabulary)
