@@ -99,7 +99,8 @@ def one_by_one(
 
 def _apply(
     image: UInt8[AnyArray, "H W C"], operations: Int[AnyArray, " N"], levels: Float[AnyArray, " N"]
-) -> UInt8[AnyArray, "H W C"]:
+) -> UInt8[Array, "H W C"]:
+    image = jnp.asarray(image)
     for operation, level in zip(operations, levels, strict=True):
         image = _apply_one(image, operation, level)
     return image

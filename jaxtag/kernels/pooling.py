@@ -5,102 +5,112 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 from jaxtag.kernels.conv_cpu import Padding, kernel_views
 
 
 def max_pool(
-    x: jax.Array, window: int, stride: int, padding: int = 0, ceil: bool = False
-) -> jax.Array:
-    """Largest value of each window and channel: `[B, H, W, C] -> [B, H', W', C]`.
+    x: Float[Array, "B H W C"], window: int, stride: int, padding: int = 0, ceil: bool = False
+) -> Float[Array, "B h w C"]:
+    """The largest value of each window and channel.
 
     The gradient goes to the first of equal values, row by row, as in torch.
 
     Args:
-      padding: pixels on each side that never win.
-      ceil: windows may reach over the lower and right border, as torch's `ceil_mode`.
+        padding: pixels on each side that never win.
+        ceil: windows may reach over the lower and right border, as torch's `ceil_mode`.
     """
     return _max_pool(x, window, stride, _pads(x.shape[1:3], window, stride, padding, ceil))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x: jax.Array, window: int, stride: int, pads: Padding) -> jax.Array:
-    # On CPU XLA's own form takes up to five times as long as pixel after pixel of the windows; on
-    # GPU it writes float32 values and places beside them.
+def _max_pool(x: Array, window: int, stride: int, pads: Padding) -> Array:
+    # On CPU XLA's own form takes up to five times as long as the maximum over the taps of the
+    # windows; on GPU it writes float32 values and indices beside them.
 
-    def by_taps(x: jax.Array) -> jax.Array:
-        return reduce(jnp.maximum, _windows(x, window, stride, pads))
+    def over_taps(x: Array) -> Array:
+        return reduce(jnp.maximum, _views(x, window, stride, pads))
 
     native = partial(_native, window=window, stride=stride, pads=pads)
-    return lax.platform_dependent(x, cpu=by_taps, cuda=by_taps, default=native)
+    return lax.platform_dependent(x, cpu=over_taps, cuda=over_taps, default=native)
 
 
-def _windows(x: jax.Array, window: int, stride: int, pads: Padding) -> tuple[jax.Array, ...]:
-    """For each place in a window the pixels there of all windows."""
+def _views(x: Array, window: int, stride: int, pads: Padding) -> tuple[Array, ...]:
+    """For each tap of a window the pixels there of all windows."""
     edges = [(first, last, 0) for first, last in pads]
     padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
     return tuple(kernel_views(padded, (window, window), stride, ((0, 0), (0, 0))).values())
 
 
-def _forward(x, window, stride, pads):
+def _forward(
+    x: Array, window: int, stride: int, pads: Padding
+) -> tuple[Array, tuple[Array, Array]]:
+    """With the index in its window of each maximum as a residual, where the gradient uses it."""
     y = _max_pool(x, window, stride, pads)
-    kind = jnp.int8 if window**2 <= jnp.iinfo(jnp.int8).max else jnp.int32
+    dtype = jnp.int8 if window**2 <= jnp.iinfo(jnp.int8).max else jnp.int32
 
-    def with_places(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        won = jnp.zeros(y.shape, kind)
-        for place, seen in reversed(list(enumerate(_windows(x, window, stride, pads)))):
-            won = jnp.where(seen == y, kind(place), won)
-        return lax.optimization_barrier((y, won))  # not from x once more in the backward pass
+    def with_indices(x: Array, y: Array) -> tuple[Array, Array]:
+        argmax = jnp.zeros(y.shape, dtype)
+        for index, view in reversed(list(enumerate(_views(x, window, stride, pads)))):
+            argmax = jnp.where(view == y, dtype(index), argmax)
+        return lax.optimization_barrier((y, argmax))  # not from x once more in the backward pass
 
-    def without(_: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return y, jnp.zeros(y.shape, kind)
+    def without(_: Array, y: Array) -> tuple[Array, Array]:
+        return y, jnp.zeros(y.shape, dtype)
 
-    y, won = lax.platform_dependent(x, y, cpu=with_places, cuda=with_places, default=without)
-    return y, (x, won)
+    y, argmax = lax.platform_dependent(x, y, cpu=with_indices, cuda=with_indices, default=without)
+    return y, (x, argmax)
 
 
-def _backward(window, stride, pads, saved, gradient):
-    """By the place in its window that won. XLA's own gradient (select and scatter) is a scalar loop
-    on CPU, and adds atomically on GPU."""
+def _backward(
+    window: int, stride: int, pads: Padding, residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array]:
+    """By the index in its window of each maximum.
 
-    def native(x, _, gradient):
+    XLA's own gradient (select and scatter) is a scalar loop on CPU, and adds atomically on GPU.
+    """
+
+    def native(x: Array, _: Array, gradient: Array) -> Array:
         form = partial(_native, window=window, stride=stride, pads=pads)
         return jax.vjp(form, x)[1](gradient)[0]
 
-    def by_places(x, won, gradient):
+    def by_index(x: Array, argmax: Array, gradient: Array) -> Array:
         if window == stride:
-            return _apart(x.shape, won, gradient, window, pads)
-        form = partial(_windows, window=window, stride=stride, pads=pads)
-        owed = tuple(jnp.where(won == place, gradient, 0) for place in range(window**2))
-        return jax.vjp(form, x)[1](owed)[0]
+            return _disjoint_gradient(x.shape, argmax, gradient, window, pads)
+        form = partial(_views, window=window, stride=stride, pads=pads)
+        gradients = tuple(jnp.where(argmax == index, gradient, 0) for index in range(window**2))
+        return jax.vjp(form, x)[1](gradients)[0]
 
-    forms = {"cpu": by_places, "cuda": by_places, "default": native}
-    return (lax.platform_dependent(*saved, gradient, **forms),)
+    x, argmax = residuals
+    return (
+        lax.platform_dependent(x, argmax, gradient, cpu=by_index, cuda=by_index, default=native),
+    )
 
 
 _max_pool.defvjp(_forward, _backward)
 
 
-def _apart(
-    shape: tuple[int, ...], won: jax.Array, gradient: jax.Array, window: int, pads: Padding
-) -> jax.Array:
-    """The gradient where windows share no pixel: each pixel looks whether its window took it."""
-    batch, _, _, channels = won.shape
-    seen = [
-        (0, -(-(size + first) // window) - windows, 0)  # windows that reach beyond the picture
-        for size, (first, _), windows in zip(shape[1:3], pads, won.shape[1:3], strict=True)
+def _disjoint_gradient(
+    shape: tuple[int, ...], argmax: Array, gradient: Array, window: int, pads: Padding
+) -> Array:
+    """The gradient where windows share no pixel: each pixel looks up whether its window took it."""
+    batch, _, _, channels = argmax.shape
+    beyond = [
+        (0, -(-(size + first) // window) - windows, 0)  # windows that reach beyond the image
+        for size, (first, _), windows in zip(shape[1:3], pads, argmax.shape[1:3], strict=True)
     ]
-    edges = ((0, 0, 0), *seen, (0, 0, 0))
-    won = lax.pad(won, jnp.asarray(-1, won.dtype), edges)[:, :, None, :, None]
+    edges = ((0, 0, 0), *beyond, (0, 0, 0))
+    argmax = lax.pad(argmax, jnp.asarray(-1, argmax.dtype), edges)[:, :, None, :, None]
     gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), edges)[:, :, None, :, None]
-    places = jnp.arange(window**2, dtype=won.dtype).reshape(window, 1, window, 1)
-    owed = jnp.where(won == places, gradient, 0)
-    owed = owed.reshape(batch, owed.shape[1] * window, owed.shape[3] * window, channels)
+    indices = jnp.arange(window**2, dtype=argmax.dtype).reshape(window, 1, window, 1)
+    pixels = jnp.where(argmax == indices, gradient, 0)
+    pixels = pixels.reshape(batch, pixels.shape[1] * window, pixels.shape[3] * window, channels)
     (top, _), (left, _) = pads
-    return owed[:, top : top + shape[1], left : left + shape[2]]
+    return pixels[:, top : top + shape[1], left : left + shape[2]]
 
 
-def _native(x: jax.Array, window: int, stride: int, pads: Padding) -> jax.Array:
+def _native(x: Array, window: int, stride: int, pads: Padding) -> Array:
     return lax.reduce_window(
         x,
         -jnp.inf,
@@ -111,7 +121,7 @@ def _native(x: jax.Array, window: int, stride: int, pads: Padding) -> jax.Array:
     )
 
 
-def _pads(size: tuple[int, int], window: int, stride: int, padding: int, ceil: bool) -> Padding:
+def _pads(size: tuple[int, ...], window: int, stride: int, padding: int, ceil: bool) -> Padding:
     pairs = []
     for length in size:
         last = padding
@@ -121,20 +131,20 @@ def _pads(size: tuple[int, int], window: int, stride: int, padding: int, ceil: b
                 steps -= 1
             last = max(steps * stride + window - length - padding, padding)
         pairs.append((padding, last))
-    return tuple(pairs)
+    return (pairs[0], pairs[1])
 
 
-def adaptive_mean_pool(x: jax.Array, size: int) -> jax.Array:
-    """Means over `size` x `size` nearly equal, where need be overlapping parts of the picture.
+def adaptive_mean_pool(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B {size} {size} C"]:
+    """Means over `size` x `size` nearly equal, where needed overlapping parts of the image.
 
-    `[B, H, W, C] -> [B, size, size, C]`, as `torch.nn.AdaptiveAvgPool2d`.
+    As `torch.nn.AdaptiveAvgPool2d`.
     """
     for axis in (1, 2):
         x = jnp.moveaxis(_adaptive(jnp.moveaxis(x, axis, -1), size), -1, axis)
     return x
 
 
-def _adaptive(x: jax.Array, size: int) -> jax.Array:
+def _adaptive(x: Array, size: int) -> Array:
     length = x.shape[-1]
     if length == size:
         return x

@@ -1,4 +1,4 @@
-"""Batch normalisation: against a plain reading, over global batches and over groups, sharded."""
+"""Batch normalization: against a plain reading, over global batches and over groups, sharded."""
 
 import re
 
@@ -79,10 +79,10 @@ def test_eight_devices_equal_one(groups: int) -> None:
     model = BatchNorm(groups=groups)
     expected, variables = trained(model, X)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    place = NamedSharding(mesh, PartitionSpec("data"))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
     step = jax.jit(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"]))
     fresh = model.init(jax.random.key(0), X, True)
-    y, changed = step(fresh, jax.device_put(X, place))
+    y, changed = step(fresh, jax.device_put(X, sharding))
     np.testing.assert_allclose(y, expected, atol=1e-5)
     for name, value in changed["batch_stats"].items():
         np.testing.assert_allclose(value, variables["batch_stats"][name], atol=1e-5)
@@ -90,19 +90,22 @@ def test_eight_devices_equal_one(groups: int) -> None:
 
 def test_a_group_for_each_device_needs_no_exchange() -> None:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    place = NamedSharding(mesh, PartitionSpec("data"))
-    whole = NamedSharding(mesh, PartitionSpec())
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    replicated = NamedSharding(mesh, PartitionSpec())
 
     def collectives(groups: int) -> set[str]:
         model = BatchNorm(groups=groups)
         fresh = model.init(jax.random.key(0), X, True)
-        rows = place if groups > 1 else whole
+        rows = sharding if groups > 1 else replicated
         stats = jax.tree.map(lambda _: rows, fresh["batch_stats"])
-        places = {"params": jax.tree.map(lambda _: whole, fresh["params"]), "batch_stats": stats}
+        shardings = {
+            "params": jax.tree.map(lambda _: replicated, fresh["params"]),
+            "batch_stats": stats,
+        }
         step = jax.jit(
             lambda v, x: model.apply(v, x, True, mutable=["batch_stats"]),
-            in_shardings=(places, place),
-            out_shardings=(place, {"batch_stats": stats}),
+            in_shardings=(shardings, sharding),
+            out_shardings=(sharding, {"batch_stats": stats}),
         )
         text = step.lower(fresh, X).compile().as_text()
         return set(re.findall(r"(all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", text))
@@ -133,7 +136,7 @@ def test_remat_changes_the_moments_once() -> None:
             block = nn.remat(BatchNorm, static_argnums=(2,)) if self.remat else BatchNorm
             return block(momentum=0.5, name="norm")(x, train)
 
-    found = []
+    gradients = []
     for remat in (False, True):
         model = Net(remat)
         variables = model.init(jax.random.key(0), X, True)
@@ -143,5 +146,5 @@ def test_remat_changes_the_moments_once() -> None:
             y, changed = model.apply(full, X, True, mutable=["batch_stats"])
             return (y**3).sum(), changed
 
-        found.append(jax.grad(loss, has_aux=True)(variables["params"]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *found)
+        gradients.append(jax.grad(loss, has_aux=True)(variables["params"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *gradients)

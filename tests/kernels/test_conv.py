@@ -1,6 +1,6 @@
 """Every form of a convolution against XLA's own, outputs and gradients; padding and pooling.
 
-oneDNN's have tests/onednn.
+oneDNN's are tested in tests/kernels/onednn.
 """
 
 import functools
@@ -50,8 +50,8 @@ CASES = {
 
 @pytest.fixture
 def without_onednn(monkeypatch) -> None:
-    """As on machines where it is not installed."""
-    monkeypatch.setattr(convolution, "form", lambda spec: None)
+    """As on a machine where it is not installed."""
+    monkeypatch.setattr(convolution, "supports", lambda spec: False)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -75,9 +75,9 @@ def test_forms_equal_xla(case: str, without_onednn) -> None:
             feature_group_count=groups,
         )
 
-    got, back = jax.vjp(jax.jit(ours), x, kernel)
+    y, back = jax.vjp(jax.jit(ours), x, kernel)
     expected, expected_back = jax.vjp(xla, x, kernel)
-    np.testing.assert_allclose(got, expected, atol=1e-4)
+    np.testing.assert_allclose(y, expected, atol=1e-4)
     gradient = jnp.asarray(rng.randn(*expected.shape), jnp.float32)
     for a, b in zip(back(gradient), expected_back(gradient), strict=True):
         assert a.dtype == b.dtype
@@ -87,7 +87,7 @@ def test_forms_equal_xla(case: str, without_onednn) -> None:
 @pytest.mark.parametrize(
     "case", ["stem", "stem same", "stem no padding", "large strided", "one channel"]
 )
-def test_forms_of_nvidias_gpus_equal_xla(case: str) -> None:
+def test_forms_for_nvidia_gpus_equal_xla(case: str) -> None:
     """The functions alone: tests/kernels/test_on_gpu.py runs them where they are meant to run."""
     own = {
         "large strided": ((14, 13), 16, 17, (9, 9), 2, 1, 1),
@@ -99,16 +99,20 @@ def test_forms_of_nvidias_gpus_equal_xla(case: str) -> None:
     rng = np.random.RandomState(0)
     x = jnp.asarray(rng.randn(3, *size, channels), jnp.float32)
     kernel = jnp.asarray(rng.randn(*kernel_size, channels, features), jnp.float32)
-    form = conv._on_nvidia(x, kernel, stride, padding, groups)
     native = functools.partial(conv.native, stride=stride, padding=padding, groups=groups)
-    assert form.func is not native.func
-    output, back = jax.vjp(form, x, kernel)
-    wanted, wanted_back = jax.vjp(native, x, kernel)
-    gradient = jnp.asarray(rng.randn(*wanted.shape), jnp.float32)
-    for found, right in zip(
-        (output, *back(gradient)), (wanted, *wanted_back(gradient)), strict=True
+    output = jax.eval_shape(native, x, kernel).shape
+    spec = conv.ConvSpec("float32", x.shape, kernel.shape, output, stride, padding, groups)
+    assert conv.OUTPUT.select(spec)["cuda"].name != "native"
+    y, back = jax.vjp(conv.OUTPUT.functions(spec)["cuda"], x, kernel)
+    expected, expected_back = jax.vjp(native, x, kernel)
+    gradient = jnp.asarray(rng.randn(*expected.shape), jnp.float32)
+    gradients = conv.GRADIENTS.functions(spec)["cuda"](x, kernel, gradient)
+    for result, right in zip(
+        (y, *back(gradient), *gradients),
+        (expected, *expected_back(gradient), *expected_back(gradient)),
+        strict=True,
     ):
-        np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(result, right, rtol=1e-4, atol=1e-3)
 
 
 BFLOAT16_CASES = {
@@ -137,8 +141,8 @@ def test_bfloat16_sums_in_float32(case: str, without_onednn) -> None:
     y, back = jax.vjp(jax.jit(ours), x, kernel)
     expected, expected_back = jax.vjp(ours, x.astype(jnp.float32), kernel.astype(jnp.float32))
     gradient = draw(*y.shape)
-    found = (y, *back(gradient))
-    for a, b in zip(found, (expected, *expected_back(gradient.astype(jnp.float32))), strict=True):
+    results = (y, *back(gradient))
+    for a, b in zip(results, (expected, *expected_back(gradient.astype(jnp.float32))), strict=True):
         assert a.dtype == jnp.bfloat16
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2**-8, atol=1e-4)
 
@@ -166,7 +170,7 @@ def test_max_pool_equals_a_plain_reading(size, window, stride, padding, ceil) ->
     x = rng.randint(0, 4, (2, *size, 3)).astype(np.float32)
     y, back = jax.vjp(lambda x: pooling.max_pool(x, window, stride, padding, ceil), jnp.asarray(x))
     gradient = rng.randn(*y.shape).astype(np.float32)
-    expected, owed = np.full(y.shape, -np.inf), np.zeros(x.shape)
+    expected, x_gradient = np.full(y.shape, -np.inf), np.zeros(x.shape)
     for b, i, j, c in np.ndindex(*y.shape):
         best = None
         for di, dj in np.ndindex(window, window):
@@ -174,20 +178,21 @@ def test_max_pool_equals_a_plain_reading(size, window, stride, padding, ceil) ->
             inside = 0 <= row < size[0] and 0 <= column < size[1]
             if inside and x[b, row, column, c] > expected[b, i, j, c]:
                 expected[b, i, j, c], best = x[b, row, column, c], (row, column)
-        owed[b, *best, c] += gradient[b, i, j, c]
+        x_gradient[b, *best, c] += gradient[b, i, j, c]
     np.testing.assert_array_equal(y, expected)
-    np.testing.assert_allclose(back(jnp.asarray(gradient))[0], owed, atol=1e-5)
+    np.testing.assert_allclose(back(jnp.asarray(gradient))[0], x_gradient, atol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [6, 12])
 def test_max_pool_of_large_windows(stride) -> None:
-    """More places in a window than an int8 counts."""
+    """More taps in a window than an int8 counts."""
     x = np.zeros((1, 24, 24, 1), np.float32)
-    x[0, 11, 11] = x[0, 23, 12] = 1.0  # the last place of its window, and one of the last row
-    y, back = jax.vjp(lambda x: pooling.max_pool(x, 12, stride), jnp.asarray(x))
-    owed = back(jnp.ones_like(y))[0]
-    assert owed[0, 11, 11, 0] >= 1 and owed[0, 23, 12, 0] >= 1
-    assert owed.sum() == y.size
+    x[0, 11, 11] = x[0, 23, 12] = 1.0  # the last tap of its window, and one of the last row
+    pool = jax.jit(lambda x: pooling.max_pool(x, 12, stride))
+    y = pool(x)
+    x_gradient = jax.jit(jax.grad(lambda x: pool(x).sum()))(jnp.asarray(x))
+    assert x_gradient[0, 11, 11, 0] >= 1 and x_gradient[0, 23, 12, 0] >= 1
+    assert x_gradient.sum() == y.size
 
 
 def test_ceil_mode_sizes_are_torchs() -> None:

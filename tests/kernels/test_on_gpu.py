@@ -1,4 +1,4 @@
-"""On an NVIDIA GPU: its forms of attention, convolutions and sums, beside the plain ones.
+"""On an NVIDIA GPU: its forms of attention, convolutions and sums, against the plain ones.
 
 JAX_PLATFORMS=cuda,cpu pytest tests/kernels/test_on_gpu.py
 """
@@ -16,18 +16,18 @@ from jaxtag.kernels import attention, conv, layers, pooling
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 
 
-def distance(found, wanted) -> float:
+def distance(results, expected) -> float:
     """Relative, of two trees."""
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+    pairs = zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True)
     pairs = [tuple(np.asarray(x, np.float64) for x in pair) for pair in pairs]
     return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
 
 
-@pytest.mark.parametrize(("length", "seen"), [(196, 196), (197, 197), (64, 101), (99, 70)])
-def test_attention(length, seen):
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(196, 196), (197, 197), (64, 101), (99, 70)])
+def test_attention(num_queries, num_keys):
     rng = np.random.RandomState(0)
-    query, gradient = (rng.randn(3, length, 2, 64).astype(np.float32) for _ in range(2))
-    key, value = (rng.randn(3, seen, 2, 64).astype(np.float32) for _ in range(2))
+    query, gradient = (rng.randn(3, num_queries, 2, 64).astype(np.float32) for _ in range(2))
+    key, value = (rng.randn(3, num_keys, 2, 64).astype(np.float32) for _ in range(2))
 
     def both(dtype):
         operands = [jnp.asarray(x, dtype) for x in (query, key, value)]
@@ -77,21 +77,21 @@ def test_max_pool(size, window, stride, padding, ceil):
         lambda x: pooling.max_pool(x, window, stride, padding, ceil),
         partial(pooling._native, window=window, stride=stride, pads=pads),
     )
-    (y, back), (wanted, wanted_back) = (jax.vjp(jax.jit(form), x) for form in forms)
-    np.testing.assert_array_equal(y, wanted)
+    (y, back), (expected, expected_back) = (jax.vjp(jax.jit(form), x) for form in forms)
+    np.testing.assert_array_equal(y, expected)
     gradient = jnp.asarray(np.random.RandomState(1).randint(-9, 9, y.shape), jnp.bfloat16)
-    np.testing.assert_array_equal(back(gradient)[0], wanted_back(gradient)[0])
+    np.testing.assert_array_equal(back(gradient)[0], expected_back(gradient)[0])
 
 
-def test_what_all_examples_share():
+def test_add_broadcast():
     rng = np.random.RandomState(0)
     x, shared = (jnp.asarray(rng.randn(*s), jnp.float32) for s in ((6, 5, 8), (5, 8)))
     with jax.default_matmul_precision("highest"):
         y, back = jax.vjp(layers.add_broadcast, x, shared)
-        to_x, to_shared = back(y)
+        x_gradient, shared_gradient = back(y)
     np.testing.assert_array_equal(y, x + shared)
-    np.testing.assert_array_equal(to_x, y)
-    np.testing.assert_allclose(to_shared, y.sum(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(x_gradient, y)
+    np.testing.assert_allclose(shared_gradient, y.sum(0), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

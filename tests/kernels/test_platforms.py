@@ -1,4 +1,4 @@
-"""Which form of a computation each platform gets: seen in the lowered program."""
+"""The form of a computation that each platform gets, as the lowered program shows."""
 
 import re
 
@@ -15,8 +15,8 @@ PLATFORMS = ("cpu", "tpu", "cuda")
 
 @pytest.fixture(autouse=True)
 def without_onednn(monkeypatch) -> None:
-    """Which a CPU without it would take for all but 1x1 (tests/onednn)."""
-    monkeypatch.setattr(convolution, "form", lambda spec: None)
+    """A CPU with it takes it for all but 1x1 (tests/kernels/onednn)."""
+    monkeypatch.setattr(convolution, "supports", lambda spec: False)
 
 
 def lowered(function, platform: str, *shapes: tuple[int, ...]) -> str:
@@ -37,7 +37,7 @@ def convolutions(kernel: tuple[int, ...], stride: int, groups: int, platform: st
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_what_the_gradient_of_a_norm_computes_once(platform: str) -> None:
+def test_the_gradient_of_a_norm_has_barriers(platform: str) -> None:
     """On CPU its result, on an NVIDIA GPU the mean and the deviation of the rows."""
     model = ViT(patch_size=8, width=32, depth=2, heads=2, mlp_dim=64, image_size=16, scan=True)
     images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
@@ -49,22 +49,22 @@ def test_what_the_gradient_of_a_norm_computes_once(platform: str) -> None:
     traced = jax.jit(gradient).trace(params, images)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     barriers = re.findall(r"optimization_barrier .* : (.*)", text)
-    once = {"cpu": "tensor<2x5x32xf32>", "cuda": "tensor<2x5x1xf32>, tensor<2x5x1xf32>"}
+    operands = {"cpu": "tensor<2x5x32xf32>", "cuda": "tensor<2x5x1xf32>, tensor<2x5x1xf32>"}
     # Of both norms in the scanned layer, and of the last one.
-    assert barriers == ([once[platform]] * 3 if platform in once else [])
+    assert barriers == ([operands[platform]] * 3 if platform in operands else [])
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_depthwise_convolutions_are_sums_of_taps_on_cpu_alone(platform: str) -> None:
-    found = convolutions((3, 3, 1, 6), 1, 6, platform)
-    assert bool(found) is (platform != "cpu")
+    kernels = convolutions((3, 3, 1, 6), 1, 6, platform)
+    assert bool(kernels) is (platform != "cpu")
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_a_dense_kernels_gradient_is_no_convolution_on_cpu(platform: str) -> None:
-    found = convolutions((3, 3, 8, 5), 1, 1, platform)
-    # On CPU: the gradient of the input, with the turned kernel, and nothing else.
-    assert found == ["3x3x5x8"] if platform == "cpu" else len(found) == 2
+    kernels = convolutions((3, 3, 8, 5), 1, 1, platform)
+    # On CPU: the gradient of the input, with the flipped kernel, and nothing else.
+    assert kernels == ["3x3x5x8"] if platform == "cpu" else len(kernels) == 2
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_a_dense_kernels_gradient_is_no_convolution_on_cpu(platform: str) -> Non
 def test_a_first_convolution_sees_squares_of_pixels(platform: str, small: str, large: str) -> None:
     stem = lambda x, kernel: convolve(x, kernel, 2, ((1, 1), (1, 1)))  # noqa: E731
 
-    def seen(size: int) -> str:
+    def kernel_shape(size: int) -> str:
         text = lowered(stem, platform, (2, 32, 32, 3), (size, size, 3, 16))
-        (found,) = re.findall(r"stablehlo\.convolution.*?, tensor<([\dx]+)xf32>\)", text)
-        return found
+        (kernel,) = re.findall(r"stablehlo\.convolution.*?, tensor<([\dx]+)xf32>\)", text)
+        return kernel
 
-    assert seen(3) == small
-    assert seen(7) == large
+    assert kernel_shape(3) == small
+    assert kernel_shape(7) == large
 
 
 @pytest.mark.parametrize("platform", (*PLATFORMS, "rocm"))

@@ -1,1 +1,1 @@
-"""oneDNN's convolutions and batch normalisation for CPUs, and how XLA's programs call them."""
+"""oneDNN's convolutions and batch normalization for CPUs, and how XLA's programs call them."""

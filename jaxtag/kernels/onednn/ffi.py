@@ -1,4 +1,4 @@
-"""XLA calls a Python function in the middle of a compiled program, on the arrays where they lie.
+"""Calls from XLA's compiled programs into Python functions, on the arrays where they lie.
 
 XLA's foreign function interface (`xla/ffi/api/c_api.h`, delivered with jaxlib) hands a C function
 a frame of pointers. `ctypes` makes the C function, so that nothing has to be compiled; it holds the
@@ -6,27 +6,34 @@ interpreter's lock only between the calls of C libraries that the function makes
 """
 
 import ctypes
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 
-# The interface that the structures below are of; XLA refuses a function of a later one.
+# The version of the interface that the structures below are of. XLA refuses a function of a later
+# one than its own; in the others that are known nothing was added before the end of a structure.
 _MAJOR, _MINOR = 0, 1
+KNOWN_VERSIONS = ((0, 1), (0, 2), (0, 3))
+
 _EXECUTE = 3  # XLA_FFI_ExecutionStage_EXECUTE
 _METADATA = 1  # XLA_FFI_Extension_Metadata
 _INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
 
-_kept: list[object] = []  # what XLA holds pointers to
-
-Work = Callable[[bytes, list[int], list[int]], None]
+Callback = Callable[[bytes, list[int], list[int]], None]
 
 
 class _Struct(ctypes.Structure):
-    """All of them begin so."""
+    """Every structure of the interface begins so."""
 
-    _fields_ = (("struct_size", ctypes.c_size_t), ("extension", ctypes.c_void_p))
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = (
+        ("struct_size", ctypes.c_size_t),
+        ("extension", ctypes.c_void_p),
+    )
 
 
 class _Version(_Struct):
@@ -92,40 +99,69 @@ class _Extension(_Struct):
 _Handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_Frame))
 
 
-def register(name: str, work: Work) -> None:
-    """Makes `work` a target of `jax.ffi.ffi_call` on CPU, which has one attribute, a string.
+def api_version() -> tuple[int, int] | None:
+    """(major, minor) of the interface of the installed jaxlib, or None where its header is gone."""
+    try:
+        header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
+    except OSError:
+        return None
+    numbers = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", header))
+    if len(numbers) < 2:
+        return None
+    return int(numbers["MAJOR"]), int(numbers["MINOR"])
+
+
+def register(name: str, callback: Callback) -> None:
+    """Makes `callback` a target of `jax.ffi.ffi_call` on CPU with one attribute, a string.
 
     Args:
-      name: of the target.
-      work: is called with the string, the addresses of the arguments and those of the results;
-        what it raises ends the program with its text. One thread makes all calls, in turn.
+        name: of the target.
+        callback: called with the string, the addresses of the arguments and those of the results;
+            what it raises ends the program with its text. One thread makes all calls, in turn.
+    """
+    _callbacks().register(name, callback)
+
+
+class _Callbacks:
+    """The C functions that XLA holds pointers to, and the thread that their callbacks run in.
+
+    One thread for all: OpenMP keeps as many threads as there are cores for each thread that calls
+    it.
     """
 
-    @_Handler
-    def handler(frame: "ctypes._Pointer[_Frame]") -> int | None:
-        call = frame.contents
-        if call.extension:
-            return _describe(call.extension)
-        if call.stage != _EXECUTE:
-            return None
-        try:
-            attribute = call.attributes.values[0].contents
-            spec = ctypes.string_at(attribute.data, attribute.size)
-            given = spec, _addresses(call.arguments), _addresses(call.results)
-            _thread().submit(work, *given).result()
-        except BaseException as error:  # ctypes would print it, and XLA take the result for whole
-            return _error(call.api.contents, f"{name}: {type(error).__name__}: {error}")
-        return None
+    def __init__(self) -> None:
+        self._handlers: list[Any] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="onednn")
 
-    _kept.append(handler)
-    address = ctypes.cast(handler, ctypes.c_void_p)
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
+    def register(self, name: str, callback: Callback) -> None:
+        """See `register`."""
+
+        def handle(frame: Any) -> int | None:
+            call = frame.contents
+            if call.extension:
+                _describe(call.extension)
+                return None
+            if call.stage != _EXECUTE:
+                return None
+            try:
+                attribute = call.attributes.values[0].contents
+                spec = ctypes.string_at(attribute.data, attribute.size)
+                addresses = _addresses(call.arguments), _addresses(call.results)
+                self._thread.submit(callback, spec, *addresses).result()
+            # ctypes would print it, and XLA take the result for complete.
+            except BaseException as error:
+                return _error(call.api.contents, f"{name}: {type(error).__name__}: {error}")
+            return None
+
+        handler = _Handler(handle)
+        self._handlers.append(handler)
+        address = ctypes.cast(handler, ctypes.c_void_p)
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
 
 
 @cache
-def _thread() -> ThreadPoolExecutor:
-    """One for all: OpenMP keeps as many threads as there are cores for each that calls it."""
-    return ThreadPoolExecutor(1, thread_name_prefix="onednn")
+def _callbacks() -> _Callbacks:
+    return _Callbacks()
 
 
 def _addresses(buffers: _Buffers) -> list[int]:
@@ -133,6 +169,7 @@ def _addresses(buffers: _Buffers) -> list[int]:
 
 
 def _describe(address: int) -> None:
+    """Writes the version of the interface where XLA asks for it."""
     extension = ctypes.cast(address, ctypes.POINTER(_Extension)).contents
     if (extension.extension or 0) & 0xFFFFFFFF == _METADATA:
         version = extension.metadata.contents.version

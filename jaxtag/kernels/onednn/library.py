@@ -9,14 +9,17 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from ctypes import byref, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from ctypes import byref, c_char_p, c_int, c_int64, c_size_t, c_uint, c_void_p
 from functools import cache
-from typing import Any
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from absl import logging
 
+from jaxtag.kernels.onednn import ffi
+
 _PACKAGE, _FILE = "onednn-cpu-gomp", "libdnnl.so.3"
+KNOWN_MAJORS = (3,)
 
 # Of dnnl_types.h and dnnl_common_types.h.
 _CPU = 1
@@ -28,99 +31,163 @@ _USER_SCRATCHPAD = 1
 _IMPLEMENTATION, _SCRATCHPAD_LAYOUT = 8, 136  # queries
 FROM, TO, SCRATCHPAD = 1, 17, 80  # arguments of a primitive
 _PLAIN = (b"ref", b"gemm", b"nspc", b"ncsp")  # code that is plain loops, by how its name begins
-_PAGE = 4096  # bytes; where the room for what a primitive needs begins
+_PAGE = 4096  # bytes; scratch memory begins at multiples of it
 
 
 class _Argument(ctypes.Structure):
     _fields_ = (("role", c_int), ("memory", c_void_p))
 
 
+class _Version(ctypes.Structure):
+    _fields_ = (
+        ("major", c_int),
+        ("minor", c_int),
+        ("patch", c_int),
+        ("hash", c_char_p),
+        ("cpu_runtime", c_uint),
+        ("gpu_runtime", c_uint),
+    )
+
+
 class OneDnnError(RuntimeError):
     """A call of the library failed."""
+
+
+@runtime_checkable
+class Spec(Protocol):
+    """The specification of a primitive; hashable."""
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of its arrays."""
+
+
+_SpecT = TypeVar("_SpecT", bound=Spec)
+Describe = Callable[["OneDnn", _SpecT], c_void_p]
+
+
+class OneDnn:
+    """The loaded library, with the engine, stream and scratch memory that all primitives share.
+
+    Primitives run in one thread (`ffi`), so that one stream and one scratch memory suffice.
+
+    Raises:
+        OneDnnError: it cannot compute on this CPU.
+    """
+
+    def __init__(self, dll: ctypes.CDLL) -> None:
+        dll.dnnl_primitive_desc_query_md.restype = c_void_p
+        dll.dnnl_memory_desc_get_size.restype = c_size_t
+        self._dll = dll
+        self._scratch = np.empty(0, np.uint8)
+        self._has_fast: dict[tuple[object, object], bool] = {}
+        self.engine, self.stream = c_void_p(), c_void_p()
+        self.call("dnnl_engine_create", byref(self.engine), _CPU, c_size_t(0))
+        self.call("dnnl_stream_create", byref(self.stream), self.engine, _IN_ORDER)
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Calls a function of the library. Raises OneDnnError where it fails."""
+        status = getattr(self._dll, name)(*arguments)
+        if status:
+            raise OneDnnError(f"oneDNN's {name} ended with status {status}")
+
+    def has_fast(self, describe: Describe[_SpecT], spec: _SpecT) -> bool:
+        """Whether the library has vector code for this CPU that computes `spec`.
+
+        Args:
+            describe: from `spec` to a description; raises OneDnnError for what is not supported.
+        """
+        if (describe, spec) not in self._has_fast:
+            self._has_fast[describe, spec] = self._query_fast(describe, spec)
+        return self._has_fast[describe, spec]
+
+    def _query_fast(self, describe: Describe[_SpecT], spec: _SpecT) -> bool:
+        if spec.dtype not in DTYPES:
+            return False
+        name = c_char_p()
+        try:
+            description = describe(self, spec)
+            self.call("dnnl_primitive_desc_query", description, _IMPLEMENTATION, 0, byref(name))
+        except OneDnnError:
+            return False
+        return not (name.value or b"").startswith(_PLAIN)
+
+    def reorder(self, source: c_void_p, target: c_void_p) -> "Primitive":
+        """From an array of one layout to one of another."""
+        description = c_void_p()
+        layouts = (source, self.engine, target, self.engine)
+        self.call("dnnl_reorder_primitive_desc_create", byref(description), *layouts, None)
+        return Primitive(self, description, {FROM: source, TO: target})
+
+    def attributes(self) -> c_void_p:
+        """Of a primitive whose caller provides its scratch memory."""
+        attributes = c_void_p()
+        self.call("dnnl_primitive_attr_create", byref(attributes))
+        self.call("dnnl_primitive_attr_set_scratchpad_mode", attributes, _USER_SCRATCHPAD)
+        return attributes
+
+    def layout_of(self, description: c_void_p, query: int = _SCRATCHPAD_LAYOUT) -> c_void_p:
+        """The layout that a description has chosen for an array, or for its scratch memory."""
+        return c_void_p(self._dll.dnnl_primitive_desc_query_md(description, query, 0))
+
+    def num_bytes(self, layout: c_void_p) -> int:
+        """The size of an array of a layout."""
+        return self._dll.dnnl_memory_desc_get_size(layout)
+
+    def images_layout(self, shape: tuple[int, ...], dtype: str) -> c_void_p:
+        """Of `[B, H, W, C]`; the library names their dimensions in the order B, C, H, W."""
+        batch, height, width, channels = shape
+        strides = (height * width * channels, 1, width * channels, channels)
+        return self.layout((batch, channels, height, width), strides, dtype)
+
+    def layout(
+        self, shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: str
+    ) -> c_void_p:
+        """The layout of an array; without strides: whatever the library finds fastest."""
+        layout = c_void_p()
+        if strides is None:
+            name, last = "dnnl_memory_desc_create_with_tag", _ANY_LAYOUT
+            self.call(name, byref(layout), len(shape), dims(*shape), DTYPES[dtype], last)
+        else:
+            name = "dnnl_memory_desc_create_with_strides"
+            self.call(name, byref(layout), len(shape), dims(*shape), DTYPES[dtype], dims(*strides))
+        return layout
+
+    def scratch(self, *sizes: int) -> list[int]:
+        """Addresses of scratch memory of these sizes in bytes, valid until the next call."""
+        rounded = [-(-size // _PAGE) * _PAGE for size in sizes]
+        if self._scratch.size < sum(rounded) + _PAGE:
+            self._scratch = np.empty(sum(rounded) + _PAGE, np.uint8)
+        first = -(-self._scratch.ctypes.data // _PAGE) * _PAGE
+        return [first + sum(rounded[:i]) for i in range(len(rounded))]
 
 
 class Primitive:
     """A computation on arrays of given layouts, ready to run."""
 
-    def __init__(self, description: c_void_p, layouts: Mapping[int, c_void_p]):
+    def __init__(
+        self, library: OneDnn, description: c_void_p, layouts: Mapping[int, c_void_p]
+    ) -> None:
         """`layouts`: of each array, by the library's number for its role."""
-        self._made = c_void_p()
-        call("dnnl_primitive_create", byref(self._made), description)
-        self._memories = {}
-        for role, one in layouts.items():
-            self._memories[role] = c_void_p()
-            call("dnnl_memory_create", byref(self._memories[role]), one, engine(), None)
-        self._arguments = (_Argument * len(layouts))(*self._memories.items())
+        self._library = library
+        self._primitive = c_void_p()
+        library.call("dnnl_primitive_create", byref(self._primitive), description)
+        self._memories: dict[int, c_void_p] = {}
+        for role, layout in layouts.items():
+            memory = self._memories[role] = c_void_p()
+            library.call("dnnl_memory_create", byref(memory), layout, library.engine, None)
+        self._arguments = (_Argument * len(layouts))(
+            *(_Argument(role, memory) for role, memory in self._memories.items())
+        )
 
     def __call__(self, addresses: Mapping[int, int]) -> None:
         """Runs it on the arrays at these addresses. Not in several threads at once."""
+        library = self._library
         for role, memory in self._memories.items():
-            call("dnnl_memory_set_data_handle", memory, c_void_p(addresses[role]))
-        stream, count = _stream(), len(self._arguments)
-        call("dnnl_primitive_execute", self._made, stream, count, self._arguments)
-        call("dnnl_stream_wait", stream)
-
-
-def reorder(source: c_void_p, target: c_void_p) -> Primitive:
-    """From an array of one layout to one of another."""
-    found = c_void_p()
-    where = (source, engine(), target, engine())
-    call("dnnl_reorder_primitive_desc_create", byref(found), *where, None)
-    return Primitive(found, {FROM: source, TO: target})
-
-
-def attributes() -> c_void_p:
-    """Of a primitive to which its caller gives the room that it needs besides its arrays."""
-    made = c_void_p()
-    call("dnnl_primitive_attr_create", byref(made))
-    call("dnnl_primitive_attr_set_scratchpad_mode", made, _USER_SCRATCHPAD)
-    return made
-
-
-@cache
-def has_fast(describe: Callable[[Any], c_void_p], spec: Any) -> bool:
-    """Whether the library is here, with vector code for this CPU that computes `spec`.
-
-    Args:
-      describe: from `spec` to a description; what the library does not know raises OneDnnError.
-      spec: hashable, with a `dtype`.
-    """
-    if spec.dtype not in DTYPES or library() is None:
-        return False
-    name = c_char_p()
-    try:
-        call("dnnl_primitive_desc_query", describe(spec), _IMPLEMENTATION, 0, byref(name))
-    except OneDnnError:
-        return False
-    return not (name.value or b"").startswith(_PLAIN)
-
-
-def layout_of(description: c_void_p, query: int = _SCRATCHPAD_LAYOUT) -> c_void_p:
-    """The layout that a description has chosen for an array, or for the room that it needs."""
-    return c_void_p(library().dnnl_primitive_desc_query_md(description, query, 0))
-
-
-def size(layout: c_void_p) -> int:
-    """In bytes."""
-    return library().dnnl_memory_desc_get_size(layout)
-
-
-def pictures(shape: tuple[int, int, int, int], dtype: str) -> c_void_p:
-    """Of `[B, H, W, C]`; the library names their dimensions in the order B, C, H, W."""
-    batch, height, width, channels = shape
-    strides = (height * width * channels, 1, width * channels, channels)
-    return layout((batch, channels, height, width), strides, dtype)
-
-
-def layout(shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: str) -> c_void_p:
-    """Without strides: whatever the library finds fastest."""
-    made = c_void_p()
-    if strides is None:
-        last = ("dnnl_memory_desc_create_with_tag", _ANY_LAYOUT)
-    else:
-        last = ("dnnl_memory_desc_create_with_strides", dims(*strides))
-    call(last[0], byref(made), len(shape), dims(*shape), DTYPES[dtype], last[1])
-    return made
+            library.call("dnnl_memory_set_data_handle", memory, c_void_p(addresses[role]))
+        stream, count = library.stream, len(self._arguments)
+        library.call("dnnl_primitive_execute", self._primitive, stream, count, self._arguments)
+        library.call("dnnl_stream_wait", stream)
 
 
 def dims(*sizes: int) -> ctypes.Array:
@@ -128,44 +195,13 @@ def dims(*sizes: int) -> ctypes.Array:
     return (c_int64 * 12)(*sizes)
 
 
-_space = np.empty(0, np.uint8)
-
-
-def room(*sizes: int) -> list[int]:
-    """Addresses of as many bytes each, until the next call."""
-    global _space
-    whole = [-(-size // _PAGE) * _PAGE for size in sizes]
-    if _space.size < sum(whole) + _PAGE:
-        _space = np.empty(sum(whole) + _PAGE, np.uint8)
-    first = -(-_space.ctypes.data // _PAGE) * _PAGE
-    return [first + sum(whole[:i]) for i in range(len(whole))]
-
-
 @cache
-def engine() -> c_void_p:
-    """The CPU."""
-    made = c_void_p()
-    call("dnnl_engine_create", byref(made), _CPU, c_size_t(0))
-    return made
+def load() -> OneDnn | None:
+    """oneDNN, or None where it is not installed or cannot be used.
 
-
-@cache
-def _stream() -> c_void_p:
-    made = c_void_p()
-    call("dnnl_stream_create", byref(made), engine(), _IN_ORDER)
-    return made
-
-
-def call(name: str, *arguments: object) -> None:
-    """Raises OneDnnError if the function of the library fails."""
-    status = getattr(library(), name)(*arguments)
-    if status:
-        raise OneDnnError(f"oneDNN's {name} ended with status {status}")
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """oneDNN, or None where it is not installed or does not load."""
+    Where it is installed and cannot be used, a warning says why: it does not load, or its major
+    version or XLA's foreign function interface is of a version that this module does not know.
+    """
     try:
         files = importlib.metadata.files(_PACKAGE) or ()
     except importlib.metadata.PackageNotFoundError:
@@ -174,21 +210,39 @@ def library() -> ctypes.CDLL | None:
         path = next((file.locate() for file in files if file.name == _FILE), None)
         if path is None:
             raise OSError(f"the package {_PACKAGE} has no {_FILE}")
+        _check_version("XLA's FFI API", ffi.api_version(), ffi.KNOWN_VERSIONS)
         with _sleeping_threads():
-            found = ctypes.CDLL(str(path))
-    except OSError as error:  # there is no libgomp, or the package is damaged
-        logging.warning(
-            "convolutions are XLA's, slower than oneDNN's, which does not load: %s", error
-        )
+            dll = ctypes.CDLL(str(path))
+        _check_version("oneDNN", _major(dll), KNOWN_MAJORS)
+        return OneDnn(dll)
+    except (OSError, OneDnnError) as error:  # no libgomp, a damaged package, another version
+        logging.warning("oneDNN is off, XLA computes in its place, more slowly: %s", error)
         return None
-    found.dnnl_primitive_desc_query_md.restype = c_void_p
-    found.dnnl_memory_desc_get_size.restype = c_size_t
-    return found
+
+
+def get() -> OneDnn:
+    """The library. Raises OneDnnError where `load` gives None."""
+    library = load()
+    if library is None:
+        raise OneDnnError("oneDNN is not available")
+    return library
+
+
+def _check_version(name: str, version: object, known: tuple[object, ...]) -> None:
+    """Raises OneDnnError for an unknown version."""
+    if version not in known:
+        versions = ", ".join(map(str, known))
+        raise OneDnnError(f"{name} has version {version}, known are: {versions}")
+
+
+def _major(dll: ctypes.CDLL) -> int:
+    dll.dnnl_version.restype = ctypes.POINTER(_Version)
+    return dll.dnnl_version().contents.major
 
 
 @contextmanager
 def _sleeping_threads() -> Iterator[None]:
-    """OpenMP, which reads this when it is loaded, lets threads without work leave their cores."""
+    """Makes OpenMP, which reads this when it is loaded, let idle threads leave their cores."""
     name = "OMP_WAIT_POLICY"
     if name in os.environ:
         yield

@@ -1,17 +1,19 @@
 """oneDNN's gradients of batch norm: equal to the definition's, and where a program has them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtag.distributed import mesh as meshes
+from jaxtag.distributed.mesh import batch_sharding, make_mesh, with_mesh
 from jaxtag.kernels.batch_norm import BatchNorm
 from jaxtag.kernels.onednn import batch_norm, library
 from jaxtag.kernels.onednn.batch_norm import Spec
 
 pytestmark = pytest.mark.skipif(
-    library.library() is None, reason="oneDNN's package is for Linux on x86-64"
+    library.load() is None, reason="oneDNN's package is for Linux on x86-64"
 )
 
 EPSILON = 1e-3
@@ -39,7 +41,7 @@ def by_definition(x, gradient, mean, variance, scale):
     return to_x, to_scale, to_shift
 
 
-def given(shape: tuple[int, ...], dtype: str) -> list[jax.Array]:
+def operands(shape: tuple[int, ...], dtype: str) -> list[jax.Array]:
     values = drawn(shape)
     dtypes = [dtype, dtype, *["float32"] * 3]
     return [jnp.asarray(one, dtype) for one, dtype in zip(values.values(), dtypes, strict=True)]
@@ -65,26 +67,26 @@ def is_used(program: str) -> bool:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_the_definition_in_float32(shape: tuple[int, ...]) -> None:
-    form = batch_norm.form(Spec("float32", shape, EPSILON))
-    assert form is not None
-    found = jax.jit(form)(*given(shape, "float32"))
-    for one, right in zip(found, by_definition(**drawn(shape)), strict=True):
+    spec = Spec("float32", shape, EPSILON)
+    assert batch_norm.supports(spec)
+    results = jax.jit(partial(batch_norm.gradients, spec))(*operands(shape, "float32"))
+    for one, right in zip(results, by_definition(**drawn(shape)), strict=True):
         assert one.dtype == jnp.float32
         np.testing.assert_allclose(one, right, atol=1e-5 * np.abs(right).max())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bfloat16_is_summed_in_float32(shape: tuple[int, ...]) -> None:
-    form = batch_norm.form(Spec("bfloat16", shape, EPSILON))
-    if form is None:
+    spec = Spec("bfloat16", shape, EPSILON)
+    if not batch_norm.supports(spec):
         pytest.skip("this CPU has no instructions for it")
-    arguments = given(shape, "bfloat16")
-    found = jax.jit(form)(*arguments)
+    arguments = operands(shape, "bfloat16")
+    results = jax.jit(partial(batch_norm.gradients, spec))(*arguments)
     rounded = [np.asarray(one.astype(jnp.float32), np.float64) for one in arguments]
-    wanted = by_definition(*rounded)
-    assert [one.dtype for one in found] == [jnp.bfloat16, jnp.float32, jnp.float32]
-    np.testing.assert_allclose(found[0].astype(jnp.float32), wanted[0], rtol=2**-8, atol=1e-3)
-    for one, right in zip(found[1:], wanted[1:], strict=True):
+    expected = by_definition(*rounded)
+    assert [one.dtype for one in results] == [jnp.bfloat16, jnp.float32, jnp.float32]
+    np.testing.assert_allclose(results[0].astype(jnp.float32), expected[0], rtol=2**-8, atol=1e-3)
+    for one, right in zip(results[1:], expected[1:], strict=True):
         np.testing.assert_allclose(one, right, atol=1e-4 * np.abs(right).max())
 
 
@@ -92,37 +94,37 @@ def test_bfloat16_is_summed_in_float32(shape: tuple[int, ...]) -> None:
 def test_a_layer_has_the_gradients_and_moments_of_xla(model: BatchNorm, monkeypatch) -> None:
     function, *arguments = gradients(model, jnp.asarray(drawn(LARGE)["x"], jnp.float32))
     assert is_used(jax.jit(function).lower(*arguments).as_text())
-    found = jax.jit(function)(*arguments)
-    monkeypatch.setattr(batch_norm, "form", lambda spec: None)
+    results = jax.jit(function)(*arguments)
+    monkeypatch.setattr(batch_norm, "supports", lambda spec: False)
     function, *arguments = gradients(model, arguments[-1])
     assert not is_used(jax.jit(function).lower(*arguments).as_text())
-    wanted = jax.jit(function)(*arguments)
-    assert jax.tree.structure(found) == jax.tree.structure(wanted)
-    for one, right in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    expected = jax.jit(function)(*arguments)
+    assert jax.tree.structure(results) == jax.tree.structure(expected)
+    for one, right in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, right, atol=1e-4)
 
 
 def test_channels_that_fill_no_vectors_are_left_to_xla() -> None:
-    assert batch_norm.form(Spec("float32", (4, 9, 7, 5), EPSILON)) is None
-    assert batch_norm.form(Spec("float16", SHAPES[0], EPSILON)) is None
+    assert not batch_norm.supports(Spec("float32", (4, 9, 7, 5), EPSILON))
+    assert not batch_norm.supports(Spec("float16", SHAPES[0], EPSILON))
 
 
 def test_groups_vectors_few_values_and_several_devices_do_without() -> None:
     x = jnp.asarray(drawn(LARGE)["x"], jnp.float32)
-    for model, given in (
+    for model, images in (
         (BatchNorm(groups=2), x),
         (BatchNorm(), x.reshape(-1, 16)),
         (BatchNorm(), x[1:]),
     ):
-        function, *arguments = gradients(model, given)
+        function, *arguments = gradients(model, images)
         assert not is_used(jax.jit(function).lower(*arguments).as_text())
-    mesh = meshes.make_mesh(data=2, devices=jax.devices()[:2])
+    mesh = make_mesh(data=2, devices=jax.devices()[:2])
     function, *arguments = gradients(BatchNorm(), x)
-    wanted, _ = jax.jit(function)(*arguments)
-    program = jax.jit(meshes.with_mesh(mesh, function))
-    arguments[-1] = jax.device_put(x, meshes.batch_sharding(mesh))
+    expected, _ = jax.jit(function)(*arguments)
+    program = jax.jit(with_mesh(mesh, function))
+    arguments[-1] = jax.device_put(x, batch_sharding(mesh))
     assert not is_used(program.lower(*arguments).as_text())
-    for one, right in zip(*map(jax.tree.leaves, (program(*arguments)[0], wanted)), strict=True):
+    for one, right in zip(*map(jax.tree.leaves, (program(*arguments)[0], expected)), strict=True):
         np.testing.assert_allclose(one, right, atol=1e-4)
 
 
@@ -134,13 +136,13 @@ def test_other_platforms_get_xlas() -> None:
 
 
 def test_vmap_calls_it() -> None:
-    form = batch_norm.form(Spec("float32", SHAPES[0], EPSILON))
-    arguments = given(SHAPES[0], "float32")
+    form = partial(batch_norm.gradients, Spec("float32", SHAPES[0], EPSILON))
+    arguments = operands(SHAPES[0], "float32")
     many = [jnp.stack([one, 2 * one]) for one in arguments[:2]]
-    found = jax.jit(jax.vmap(form, (0, 0, None, None, None)))(*many, *arguments[2:])
+    results = jax.jit(jax.vmap(form, (0, 0, None, None, None)))(*many, *arguments[2:])
     for number, factor in enumerate((1, 2)):
-        wanted = form(*(factor * one for one in arguments[:2]), *arguments[2:])
-        for one, right in zip(found, wanted, strict=True):
+        expected = form(*(factor * one for one in arguments[:2]), *arguments[2:])
+        for one, right in zip(results, expected, strict=True):
             np.testing.assert_array_equal(one[number], right)
 
 

@@ -1,13 +1,13 @@
-"""oneDNN's convolutions: equal to XLA's, in every kind of program, and what if it is absent."""
+"""oneDNN's convolutions: equal to XLA's, in every kind of program, and without the library."""
 
 import importlib.metadata
+import itertools
 import os
 import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import jax
@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxtag.distributed import mesh as meshes
+from jaxtag.distributed.mesh import batch_sharding, make_mesh, with_mesh
+from jaxtag.kernels import conv
 from jaxtag.kernels.conv import convolve, resolve_padding
 from jaxtag.kernels.onednn import convolution, ffi, library
 from jaxtag.kernels.onednn.convolution import Kind, Spec
@@ -24,7 +25,7 @@ from jaxtag.perf import hlo
 from jaxtag.perf.profile import costs
 
 pytestmark = pytest.mark.skipif(
-    library.library() is None, reason="oneDNN's package is for Linux on x86-64"
+    library.load() is None, reason="oneDNN's package is for Linux on x86-64"
 )
 
 CASES = {
@@ -51,15 +52,15 @@ CASES = {
 KINDS = ("output", "input_gradient", "kernel_gradient")
 
 
-def drawn(case: str, dtype: str) -> tuple[Spec, jax.Array, jax.Array, jax.Array]:
-    """A convolution of 3 pictures, these, its kernel and a gradient of its output."""
+def random_operands(case: str, dtype: str) -> tuple[Spec, jax.Array, jax.Array, jax.Array]:
+    """A convolution of 3 images, these, its kernel and a gradient of its output."""
     size, channels, features, kernel_size, stride, padding, groups = CASES[case]
     padding = resolve_padding(padding, kernel_size, stride, size)
     rng = np.random.RandomState(0)
     x = jnp.asarray(rng.randn(3, *size, channels), dtype)
     kernel = jnp.asarray(rng.randn(*kernel_size, channels // groups, features), dtype)
-    spec = Spec("output", dtype, x.shape, kernel.shape, (), stride, padding, groups)
-    output = xla(spec)(x, kernel).shape
+    fields = {"stride": stride, "padding": padding, "groups": groups}
+    output = jax.eval_shape(partial(conv.native, **fields), x, kernel).shape
     spec = Spec("output", dtype, x.shape, kernel.shape, output, stride, padding, groups)
     return spec, x, kernel, jnp.asarray(rng.randn(*output), dtype)
 
@@ -89,52 +90,51 @@ def targets(program: str) -> list[str]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_xla_in_float32(case: str) -> None:
-    spec, x, kernel, gradient = drawn(case, "float32")
+    spec, x, kernel, gradient = random_operands(case, "float32")
     expected, expected_back = jax.vjp(xla(spec), x, kernel)
-    wanted = (expected, *expected_back(gradient))
+    products = (expected, *expected_back(gradient))
     arguments = ((x, kernel), (gradient, kernel), (x, gradient))
-    found = 0
-    for kind, given, right in zip(KINDS, arguments, wanted, strict=True):
-        form = convolution.form(of_kind(spec, kind))
-        if form is not None:  # else no fast code for this CPU
-            found += 1
-            np.testing.assert_allclose(jax.jit(form)(*given), right, atol=1e-4, err_msg=kind)
-    assert found, "oneDNN computes none of them"
+    num_supported = 0
+    for kind, operands, right in zip(KINDS, arguments, products, strict=True):
+        if convolution.supports(of_kind(spec, kind)):  # else no fast code for this CPU
+            num_supported += 1
+            product = jax.jit(partial(convolution.compute, of_kind(spec, kind)))(*operands)
+            np.testing.assert_allclose(product, right, atol=1e-4, err_msg=kind)
+    assert num_supported, "oneDNN computes none of them"
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_bfloat16_is_summed_in_float32(case: str) -> None:
     """Off by the rounding of what is given back (2^-9 of it), not of each term of a sum."""
-    spec, x, kernel, gradient = drawn(case, "bfloat16")
+    spec, x, kernel, gradient = random_operands(case, "bfloat16")
     wide = [one.astype(jnp.float32) for one in (x, kernel)]
     expected, expected_back = jax.vjp(xla(spec), *wide)
-    wanted = (expected, *expected_back(gradient.astype(jnp.float32)))
+    products = (expected, *expected_back(gradient.astype(jnp.float32)))
     arguments = ((x, kernel), (gradient, kernel), (x, gradient))
-    for kind, given, right in zip(KINDS, arguments, wanted, strict=True):
-        form = convolution.form(of_kind(spec, kind))
-        if form is None:  # this CPU has no instructions for it
+    for kind, operands, right in zip(KINDS, arguments, products, strict=True):
+        if not convolution.supports(of_kind(spec, kind)):  # this CPU has no instructions for it
             continue
-        result = jax.jit(form)(*given)
+        result = jax.jit(partial(convolution.compute, of_kind(spec, kind)))(*operands)
         assert result.dtype == (jnp.float32 if kind == "kernel_gradient" else jnp.bfloat16)
         np.testing.assert_allclose(result.astype(jnp.float32), right, rtol=2**-8, atol=1e-3)
 
 
 def test_convolve_takes_it_on_cpu() -> None:
-    spec, x, kernel, _ = drawn("dense of whole vectors", "float32")
+    spec, x, kernel, _ = random_operands("dense of whole vectors", "float32")
     gradients = jax.grad(lambda *a: jnp.square(ours(spec)(*a)).sum(), (0, 1))
     program = jax.jit(gradients).lower(x, kernel).as_text()
     assert sorted(targets(program)) == sorted(KINDS)
     assert "stablehlo.convolution" not in program
-    for found, right in zip(
+    for result, right in zip(
         gradients(x, kernel),
         jax.grad(lambda *a: jnp.square(xla(spec)(*a)).sum(), (0, 1))(x, kernel),
         strict=True,
     ):
-        np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(result, right, rtol=1e-4, atol=1e-3)
 
 
 def test_other_platforms_get_their_own() -> None:
-    spec, x, kernel, _ = drawn("dense of whole vectors", "float32")
+    spec, x, kernel, _ = random_operands("dense of whole vectors", "float32")
     traced = jax.jit(ours(spec)).trace(x, kernel)
     for platform in ("tpu", "cuda"):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
@@ -144,16 +144,16 @@ def test_other_platforms_get_their_own() -> None:
 
 def test_what_runs_on_several_devices_does_without() -> None:
     """XLA would compute a foreign call whole on each device."""
-    mesh = meshes.make_mesh(data=2, devices=jax.devices()[:2])
-    spec, x, kernel, _ = drawn("dense of whole vectors", "float32")
-    x = jax.device_put(jnp.concatenate([x, x]), meshes.batch_sharding(mesh))
-    program = jax.jit(meshes.with_mesh(mesh, ours(spec)))
+    mesh = make_mesh(data=2, devices=jax.devices()[:2])
+    spec, x, kernel, _ = random_operands("dense of whole vectors", "float32")
+    x = jax.device_put(jnp.concatenate([x, x]), batch_sharding(mesh))
+    program = jax.jit(with_mesh(mesh, ours(spec)))
     assert not targets(program.lower(x, kernel).as_text())
     np.testing.assert_allclose(program(x, kernel), xla(spec)(x, kernel), atol=1e-4)
 
 
 def test_vmap_and_scan_call_it() -> None:
-    spec, x, kernel, _ = drawn("dense of whole vectors", "float32")
+    spec, x, kernel, _ = random_operands("dense of whole vectors", "float32")
     many = jnp.stack([x, 2 * x, -x])
     expected = jnp.stack([xla(spec)(one, kernel) for one in many])
     mapped = jax.jit(jax.vmap(ours(spec), (0, None)))
@@ -165,15 +165,17 @@ def test_vmap_and_scan_call_it() -> None:
 
 def test_the_same_bits_each_time_and_in_several_threads() -> None:
     programs = []
-    for case, kind in product(("dense of whole vectors", "dense strided", "depthwise"), KINDS):
-        spec, x, kernel, gradient = drawn(case, "float32")
-        given = {"output": (x, kernel), "input_gradient": (gradient, kernel)}
-        form = convolution.form(of_kind(spec, kind))
-        programs.append((jax.jit(form), given.get(kind, (x, gradient))))
-    first = [np.asarray(program(*given)) for program, given in programs]
+    for case, kind in itertools.product(
+        ("dense of whole vectors", "dense strided", "depthwise"), KINDS
+    ):
+        spec, x, kernel, gradient = random_operands(case, "float32")
+        operands = {"output": (x, kernel), "input_gradient": (gradient, kernel)}
+        product = jax.jit(partial(convolution.compute, of_kind(spec, kind)))
+        programs.append((product, operands.get(kind, (x, gradient))))
+    first = [np.asarray(program(*operands)) for program, operands in programs]
 
     def again(_: int) -> list[np.ndarray]:
-        return [np.asarray(program(*given)) for program, given in programs]
+        return [np.asarray(program(*operands)) for program, operands in programs]
 
     with ThreadPoolExecutor(4) as pool:
         for later in pool.map(again, range(12)):
@@ -181,12 +183,12 @@ def test_the_same_bits_each_time_and_in_several_threads() -> None:
                 np.testing.assert_array_equal(one, other)
 
 
-def test_a_failure_in_a_program_is_an_error_that_tells() -> None:
+def test_a_failure_in_a_program_is_an_error_with_its_text() -> None:
     convolution._register()
     shape = jax.ShapeDtypeStruct((1,), jnp.float32)
-    broken = jax.ffi.ffi_call(convolution.TARGET, shape)
+    call = jax.ffi.ffi_call(convolution.TARGET, shape)
     with pytest.raises(jax.errors.JaxRuntimeError, match="jaxtag_onednn_convolution: ValueError"):
-        broken(jnp.ones(1), jnp.ones(1), spec="output float32").block_until_ready()
+        call(jnp.ones(1), jnp.ones(1), spec="output float32").block_until_ready()
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
@@ -204,12 +206,12 @@ def test_nothing_raised_in_a_call_is_lost(kind: type[BaseException]) -> None:
 
 
 def test_any_function_can_be_called_with_the_addresses() -> None:
-    seen = []
-    ffi.register("jaxtag_test_call", lambda *arguments: seen.append(arguments))
+    calls = []
+    ffi.register("jaxtag_test_call", lambda *arguments: calls.append(arguments))
     shape = jax.ShapeDtypeStruct((4,), jnp.float32)
     result = jax.ffi.ffi_call("jaxtag_test_call", shape)(jnp.ones(2), spec="some text")
     result.block_until_ready()
-    ((text, arguments, results),) = seen
+    ((text, arguments, results),) = calls
     assert text == b"some text"
     assert len(arguments) == len(results) == 1
     assert all(address % 16 == 0 and address for address in (*arguments, *results))
@@ -226,11 +228,11 @@ def test_a_program_that_still_runs_does_not_hold_up_the_end(tmp_path: Path) -> N
         "results = [run(x, k) for _ in range(4)]\n"
         "print('started')\n"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "started\n"
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == "started\n"
 
 
 def test_the_text_of_a_convolution_says_all_of_it() -> None:
@@ -244,12 +246,12 @@ def test_the_text_of_a_convolution_says_all_of_it() -> None:
 
 @pytest.mark.parametrize("case", ["dense strided", "depthwise", "grouped"])
 def test_its_arithmetic_is_counted_as_xlas(case: str) -> None:
-    spec, x, kernel, _ = drawn(case, "float32")
+    spec, x, kernel, _ = random_operands(case, "float32")
 
     def counted(function) -> list[int]:
         program = hlo.parse(jax.jit(function).lower(x, kernel).compile().as_text())
-        found = [costs.flops(program, one) for one in program.instructions.values()]
-        return [number for number in found if number]
+        counts = [costs.flops(program, one) for one in program.instructions.values()]
+        return [count for count in counts if count]
 
     # XLA may write a depthwise convolution otherwise; the definition is the same.
     definition = 2 * np.prod(spec.output) * np.prod(spec.kernel[:3])
@@ -261,22 +263,22 @@ def test_without_the_package_there_is_none(monkeypatch) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "files", absent)
-    assert library.library.__wrapped__() is None
+    assert library.load.__wrapped__() is None
 
 
-def test_a_package_without_its_library_is_told(monkeypatch, caplog) -> None:
+def test_a_package_without_its_library_is_a_warning(monkeypatch, caplog) -> None:
     monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
     with caplog.at_level("WARNING"):
-        assert library.library.__wrapped__() is None
+        assert library.load.__wrapped__() is None
     assert "libdnnl.so.3" in caplog.text
 
 
-def test_a_library_that_does_not_load_is_told(monkeypatch, caplog) -> None:
+def test_a_library_that_does_not_load_is_a_warning(monkeypatch, caplog) -> None:
     def broken(path: str) -> None:
         raise OSError("libgomp.so.1: cannot open shared object file")
 
     monkeypatch.setattr(library.ctypes, "CDLL", broken)
     with caplog.at_level("WARNING"):
-        assert library.library.__wrapped__() is None
+        assert library.load.__wrapped__() is None
     assert "libgomp.so.1" in caplog.text
     assert "OMP_WAIT_POLICY" not in os.environ
