@@ -52,7 +52,7 @@ _PARTS: dict[str, dict[str, Any]] = {
         "wandb": "jaxtag.training.trackers:WandbWriter",
     },
     # Fields of records that describe an image exactly, each with a metric of captions.
-    "record_metric": {"scene": "jaxtag.datasets.shapes_grammar:scene_metrics"},
+    "record_metric": {"scene": "jaxtag.datasets.shapes_grammar:exact_attribute_accuracy"},
 }
 
 

@@ -1,14 +1,21 @@
-"""Prepared data sets: random access, in workers too, and messages that help where they fail."""
+"""Data sources, prepared and own: random access, in workers too, and messages that help."""
 
+import io
 import pickle
 
+import grain
 import numpy as np
 import pytest
 import simplejpeg
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from jaxtag import datasets
 from jaxtag.data import sources
+from jaxtag.data.labels import LabelNames
+from jaxtag.data.pipeline import ExampleSpec, eval_batches, train_batches
+from jaxtag.data.targets import ClassLabel, MultiHot
+from jaxtag.data.transforms import CenterCrop, RandomResizedCrop, Resize
 from jaxtag.errors import UserError
 
 CAPTIONS = [[f"picture {i} ünï 🐶", "another one"][: i % 3] for i in range(9)]
@@ -154,3 +161,170 @@ def test_where_data_sets_lie(monkeypatch, tmp_path):
     assert datasets.data_dir(tmp_path) == tmp_path
     monkeypatch.delenv("TFDS_DATA_DIR")
     assert datasets.data_dir().name == "tensorflow_datasets"
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+OWN = [
+    {"image": PIXELS[i], "label": ("cat", "dog", "ant")[i % 3], "captions": [f"image {i}"]}
+    for i in range(6)
+]
+
+
+class Own:
+    """What a user writes: a length and records by their indices."""
+
+    def __init__(self, records=OWN):
+        self.records = records
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitems__(self, indices):
+        return [self.records[index] for index in indices]
+
+
+class NamedOwn(Own):
+    """The same, with names of its own for numbers."""
+
+    def class_names(self, feature):
+        return {"label": ["first", "second", "third"]}[feature]
+
+
+FORMS = {
+    "list": lambda: OWN,
+    "object": Own,
+    "map dataset": lambda: grain.MapDataset.source(OWN).map(lambda record: dict(record)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_own_records_in_any_form(form):
+    source = sources.as_data_source(FORMS[form]())
+    assert isinstance(source, sources.DataSource)
+    assert len(source) == 6
+    assert [r["captions"] for r in source.__getitems__(np.array([3, 0]))] == [
+        ["image 3"],
+        ["image 0"],
+    ]
+    assert source.class_names() == ["ant", "cat", "dog"]
+    assert set(source.features) == {"image", "label", "captions"}
+    names = LabelNames.from_source(source)
+    assert sources.read_labels(source, names).tolist() == [1, 2, 0, 1, 2, 0]
+    assert [x.tolist() for x in sources.indices_by_class(source, "label")] == [
+        [2, 5],
+        [0, 3],
+        [1, 4],
+    ]
+    assert list(sources.iter_captions(source))[5] == ["image 5"]
+    assert list(sources.iter_tags(source))[1] == ("1", ["dog"])
+    assert sources.as_data_source(source) is source
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_first_records_of_own_ones(form):
+    first = sources.as_data_source(FORMS[form]()).first(4)
+    assert len(first) == 4 and len(first.first(9)) == 4
+    assert list(sources.iter_captions(first)) == [[f"image {i}"] for i in range(4)]
+    assert first.class_names() == ["ant", "cat", "dog"]
+    assert first[1]["label"] == "dog"
+
+
+def test_the_first_records_of_a_prepared_split(folder):
+    source = datasets.open_split("source_probe_labelled", "train", folder)
+    first = source.first(4)
+    assert len(first) == 4
+    assert list(sources.iter_captions(first)) == list(sources.iter_captions(source))[:4]
+    assert (sources.read_labels(first) == sources.read_labels(source)[:4]).all()
+    assert first.class_names() == source.class_names()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_own_records_as_batches(form, num_workers):
+    source = sources.as_data_source(FORMS[form]())
+    targets = {"label": ClassLabel(LabelNames.from_source(source))}
+    options = {"example": ExampleSpec(Resize(8), targets), "batch_size": 3}
+    batches = list(eval_batches(source, **options, num_workers=num_workers))
+    np.testing.assert_array_equal(np.concatenate([b["image"] for b in batches]), PIXELS)
+    assert np.concatenate([b["label"] for b in batches]).tolist() == [1, 2, 0, 1, 2, 0]
+    assert all(batch["mask"].all() for batch in batches)
+    training = train_batches(source, **options, seed=0, num_workers=num_workers)
+    batch = next(training)
+    training.close()
+    np.testing.assert_array_equal(batch["image"], PIXELS[batch["index"]])
+
+
+def test_arrays_are_resized_and_cropped_like_images_in_files():
+    pixels = PIXELS[0].repeat(4, 0).repeat(4, 1)
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    records = [{"image": pixels}, {"image": png.getvalue()}]
+    for transform in (Resize(12), CenterCrop(12, 0.7), RandomResizedCrop(12)):
+        (batch,) = eval_batches(Own(records), example=ExampleSpec(transform), batch_size=2)
+        if transform.random:
+            assert batch["image"].any((1, 2, 3)).all()
+        else:
+            np.testing.assert_array_equal(batch["image"][0], batch["image"][1])
+
+
+def test_names_come_from_the_user_where_given():
+    numbered = [record | {"label": i % 3} for i, record in enumerate(OWN)]
+    assert sources.as_data_source(numbered).class_names() == ["0", "1", "2"]
+    assert sources.as_data_source(NamedOwn(numbered)).class_names() == ["first", "second", "third"]
+    given = sources.as_data_source(OWN, {"label": ["dog", "cat", "ant", "never"]})
+    names = LabelNames.from_source(given)
+    assert sources.read_labels(given, names).tolist() == [1, 0, 2, 1, 0, 2]
+
+
+def test_tags_by_name_or_by_number():
+    named = [
+        {"image": PIXELS[0], "tags": ["sky", "sea"]},
+        {"image": PIXELS[1], "tags": [], "unknown_tags": ["sun"]},
+    ]
+    source = sources.as_data_source(named)
+    names = LabelNames.from_source(source, "tags")
+    assert names.names == ("sea", "sky", "sun")
+    numbered = [
+        {"image": PIXELS[0], "tags": np.array([1, 0])},
+        {"image": PIXELS[1], "tags": (), "unknown_tags": [2]},
+    ]
+    for records in (source, sources.as_data_source(numbered)):
+        assert sources.tag_counts(records, names).tolist() == [1, 1, 0]
+        tags, known = MultiHot("tags", names), MultiHot("unknown_tags", names, inverted=True)
+        assert [tags(record, None).tolist() for record in records] == [[1, 1, 0], [0, 0, 0]]
+        assert [known(record, None).tolist() for record in records] == [[1, 1, 1], [1, 1, 0]]
+    with pytest.raises(UserError, match=r"no label is called 'see' \(did you mean sea"):
+        MultiHot("tags", names)({"tags": ["see"]}, None)
+    with pytest.raises(UserError, match="label 3 is none of the 3"):
+        MultiHot("tags", names)({"tags": [3]}, None)
+    with pytest.raises(UserError, match="a record has no 'tags'"):
+        MultiHot("tags", names)({"image": b""}, None)
+
+
+def test_values_of_tfds_become_those_of_python():
+    record = {"image": PIXELS[0], "label": np.int64(2), "captions": np.array([b"\xc3\xbcn", b"x"])}
+    assert sources.as_data_source([record])[0]["captions"] == ["ün", "x"]
+    assert type(sources.as_data_source([record])[0]["label"]) is int
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        (7, "int is no data source"),
+        ("a folder", "str is no data source"),
+        ({"image": []}, "dict is no data source"),
+        ([{"picture": b""}], "record 0 of the data source list is a dict with picture"),
+        ([(PIXELS[0], 1)], "record 0 of the data source list is a tuple"),
+        ([{"image": PIXELS[0], "label": "a"}, {"image": PIXELS[0], "label": 1}], "by name and by"),
+        ([{"image": PIXELS[0]}], "has no label .a record holds: image"),
+    ],
+)
+def test_what_is_no_source_is_explained(records, message):
+    with pytest.raises(UserError, match=message):
+        sources.as_data_source(records).class_names()
+
+
+@pytest.mark.parametrize("image", [PIXELS[0, ..., 0], PIXELS[0] / 255.0])
+def test_arrays_of_another_kind_are_refused(image):
+    with pytest.raises(UserError, match=r"give encoded bytes or a uint8 array \[H, W, 3\]"):
+        list(eval_batches(Own([{"image": image}]), example=ExampleSpec(Resize(8)), batch_size=1))
