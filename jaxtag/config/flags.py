@@ -174,7 +174,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """`--config NAME` → `--config=NAME`, likewise --workdir and --config.FIELD."""
+    """`--config NAME` -> `--config=NAME`, likewise --workdir and --config.FIELD."""
     joined, position = [], 0
     while position < len(argv):
         arg = argv[position]
@@ -191,7 +191,7 @@ def _folder() -> Path:
 
 
 def _arguments(get_config: Callable[..., Any], text: str, name: str) -> dict[str, Any]:
-    """`key=value,…` → arguments of get_config, typed as its defaults are; texts without one."""
+    """`key=value,…` -> arguments of get_config, typed as its defaults are; texts without one."""
     known = inspect.signature(get_config).parameters
     made: dict[str, Any] = {}
     for pair in filter(None, text.split(",")):

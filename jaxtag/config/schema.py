@@ -34,7 +34,7 @@ class TaskConfig:
     """Base of the section `config.task`: a task's own settings, as a dataclass.
 
     Attributes:
-      TASK: the task that the section belongs to, a registered name or `package.module:Name`.
+        TASK: the task that the section belongs to, a registered name or `package.module:Name`.
     """
 
     TASK: ClassVar[str] = ""
@@ -347,7 +347,7 @@ def from_dict(values: Any, where: str = "config.json") -> Config:
     """The configuration of what `to_dict` made, in this version or an older one.
 
     Raises:
-      UserError: names `where` and the field at fault.
+        UserError: names `where` and the field at fault.
     """
     if isinstance(values, dict):
         values = legacy.modernize(values)

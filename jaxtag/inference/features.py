@@ -30,9 +30,9 @@ class FeatureBatch:
     """Vectors of some of the pictures asked for.
 
     Attributes:
-      positions: int [M], of the pictures that could be read.
-      vectors: float32 [M, D], theirs.
-      errors: position -> why a picture could not be read.
+        positions: int [M], of the pictures that could be read.
+        vectors: float32 [M, D], theirs.
+        errors: position -> why a picture could not be read.
     """
 
     positions: np.ndarray
@@ -45,9 +45,9 @@ class FeatureExtractor:
     """How pictures become vectors.
 
     Attributes:
-      description: JSON from which `from_description` makes the same.
-      dimension: D.
-      mesh: the devices that compute them.
+        description: JSON from which `from_description` makes the same.
+        dimension: D.
+        mesh: the devices that compute them.
     """
 
     description: dict[str, Any]

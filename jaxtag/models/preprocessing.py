@@ -11,11 +11,11 @@ class Preprocessing:
     """From a picture to the model's input.
 
     Attributes:
-      image_size: pixels, both sides.
-      mean, std: of normalisation, for each channel on a scale of 0 to 1.
-      interpolation: "bilinear" or "bicubic", of the resize.
-      crop: in evaluation the shorter side is resized to `image_size / crop`, then the middle is
-        taken.
+        image_size: pixels, both sides.
+        mean, std: of normalisation, for each channel on a scale of 0 to 1.
+        interpolation: "bilinear" or "bicubic", of the resize.
+        crop: in evaluation the shorter side is resized to `image_size / crop`, then the middle is
+            taken.
     """
 
     image_size: int = 224

@@ -34,10 +34,10 @@ class ModelEntry(NamedTuple):
     """A registered model.
 
     Attributes:
-      module: the class; maps images [B, H, W, C] to a dictionary of outputs, at least `features`
-        and `pooled` [B, D], and `logits` [B, num_classes] where `num_classes` is not 0.
-      fields: of the module, before those that `create_model` is given.
-      preprocessing: how the model takes its images.
+        module: the class; maps images [B, H, W, C] to a dictionary of outputs, at least `features`
+            and `pooled` [B, D], and `logits` [B, num_classes] where `num_classes` is not 0.
+        fields: of the module, before those that `create_model` is given.
+        preprocessing: how the model takes its images.
     """
 
     module: type[nn.Module]
@@ -69,8 +69,8 @@ def register_model(
     """A decorator that registers a module class as a backbone.
 
     Args:
-      preprocessing: how it takes its images; by default 224 pixels, normalized as ImageNet's.
-      fields: defaults of the module's fields under this name.
+        preprocessing: how it takes its images; by default 224 pixels, normalized as ImageNet's.
+        fields: defaults of the module's fields under this name.
     """
 
     def decorate(module: _Module) -> _Module:
@@ -89,11 +89,11 @@ def create_model(name: str, **fields: object) -> nn.Module:
     """The backbone `name`; `fields` set or override fields of its module.
 
     Args:
-      name: of `list_models()`, or `package.module:Name`.
+        name: of `list_models()`, or `package.module:Name`.
 
     Raises:
-      ValueError: the name is unknown.
-      TypeError: a field is unknown. Both name the nearest one that exists.
+        ValueError: the name is unknown.
+        TypeError: a field is unknown. Both name the nearest one that exists.
     """
     entry = _entry(name)
     known = field_names(name)

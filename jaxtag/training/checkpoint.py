@@ -62,12 +62,12 @@ class Checkpoints:
     open the folder of a run that is still training.
 
     Args:
-      directory: a local path or a URL that `etils.epath` can write.
-      keep_last: how many of the newest steps stay, at least 1.
-      keep_best: how many of the best stay besides, whatever their age.
-      best_metric: the key of `metrics` that says what is best; steps saved without it, or with
-        NaN, are never best. Required by `keep_best`.
-      best_mode: whether a high or a low metric is best.
+        directory: a local path or a URL that `etils.epath` can write.
+        keep_last: how many of the newest steps stay, at least 1.
+        keep_best: how many of the best stay besides, whatever their age.
+        best_metric: the key of `metrics` that says what is best; steps saved without it, or with
+            NaN, are never best. Required by `keep_best`.
+        best_mode: whether a high or a low metric is best.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Checkpoints:
         self._background: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._current: int | None = None  # the step last saved or restored here
-        self._damaged: dict[int, str] = {}  # step → reason, as found here
+        self._damaged: dict[int, str] = {}  # step -> reason, as found here
         self._verified: set[int] = set()
 
     # --- writing
@@ -109,18 +109,18 @@ class Checkpoints:
         """Starts to save; waits for the save before this one, if that is still being written.
 
         Args:
-          step: steps made so far; larger than every step saved before.
-          state: pytree of `jax.Array`s of any sharding, typed random keys among them. The caller
-            may donate them to the next step at once.
-          iterator: the data iterator; its position now is what is saved.
-          config: whatever JSON can hold; copied now.
-          metrics: named numbers, among them `best_metric`.
+            step: steps made so far; larger than every step saved before.
+            state: pytree of `jax.Array`s of any sharding, typed random keys among them. The caller
+                may donate them to the next step at once.
+            iterator: the data iterator; its position now is what is saved.
+            config: whatever JSON can hold; copied now.
+            metrics: named numbers, among them `best_metric`.
 
         Returns:
-          False when this very step was saved or restored last and there is nothing to do.
+            False when this very step was saved or restored last and there is nothing to do.
 
         Raises:
-          UserError: an earlier save failed, or the folder holds newer steps than this one.
+            UserError: an earlier save failed, or the folder holds newer steps than this one.
         """
         self.wait()
         if step == self._current:
@@ -285,17 +285,17 @@ class Checkpoints:
         """Restores the newest step that is whole, or `step`.
 
         Args:
-          abstract_state: pytree of `jax.ShapeDtypeStruct` in the shape of the saved state. The
-            sharding of each says where it goes, whatever it was when saved; without one it goes
-            to this process's first device.
-          iterator: set to the saved position, in place. Where another number of processes saved
-            it, it is one whose state is the same on any of them.
-          partial: `abstract_state` may lack parts of the saved state, which are then not read.
-          renamed: names that fields of the state had in older checkpoints, each with its name now.
+            abstract_state: pytree of `jax.ShapeDtypeStruct` in the shape of the saved state. The
+                sharding of each says where it goes, whatever it was when saved; without one it goes
+                to this process's first device.
+            iterator: set to the saved position, in place. Where another number of processes saved
+                it, it is one whose state is the same on any of them.
+            partial: `abstract_state` may lack parts of the saved state, which are then not read.
+            renamed: names that fields of the state had in older checkpoints, each with its name now.
 
         Raises:
-          UserError: there is no such checkpoint, it is damaged, or it does not fit
-            `abstract_state` or the number of processes.
+            UserError: there is no such checkpoint, it is damaged, or it does not fit
+                `abstract_state` or the number of processes.
         """
         self.wait()
         step = self._choose(step)
@@ -387,7 +387,7 @@ def _with_sharding(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 
 def _arrays(state: Any) -> dict[str, list]:
-    """Path in the tree → [shape, dtype] of each array."""
+    """Path in the tree -> [shape, dtype] of each array."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): [list(leaf.shape), str(leaf.dtype)]
         for path, leaf in jax.tree.leaves_with_path(state)

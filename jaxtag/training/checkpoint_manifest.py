@@ -33,8 +33,8 @@ class Manifest:
     """What a checkpoint holds.
 
     Attributes:
-      files: relative path → (size in bytes, CRC-32).
-      notes: what else was to be known of it without opening it; JSON.
+        files: relative path -> (size in bytes, CRC-32).
+        notes: what else was to be known of it without opening it; JSON.
     """
 
     files: Mapping[str, tuple[int, int]]

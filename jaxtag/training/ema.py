@@ -6,45 +6,46 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# (step, variables after it, their average) → (variables to go on from, their average).
+# (step, variables after it, their average) -> (variables to go on from, their average).
 AverageUpdate = Callable[[jax.Array, Any, Any], tuple[Any, Any]]
 
 
 def no_average(step: jax.Array, new: Any, average: Any) -> tuple[Any, Any]:
-    """No average."""
+    """Keeps the average as it is."""
     del step
     return new, average
 
 
 def ema(decay: float) -> AverageUpdate:
-    """An exponential average after each step, which training does not see.
+    """An exponential moving average after each step, which training does not see.
 
-    It warms up, so that a short run is not held by its random start.
+    The decay warms up, min(decay, (1 + t) / (10 + t)), so that the random start fades in a short
+    run too.
     """
 
     def update(step: jax.Array, new: Any, average: Any) -> tuple[Any, Any]:
-        now = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-        return new, _between(average, new, 1 - now)
+        step_decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+        return new, _interpolate(average, new, 1 - step_decay)
 
     return update
 
 
 def lookahead(decay: float, every: int, total_steps: int) -> AverageUpdate:
-    """An average after each `every` steps, from which training goes on.
+    """Lookahead: every `every` steps an average is updated and training goes on from it.
 
-    Lookahead (Zhang et al. 2019, arXiv:1907.08610) with the schedule of airbench (Jordan 2024,
-    arXiv:2404.00498, section 3.4): what is kept of the average rises with the cube of the share of
-    the run, from nothing to `decay ** every`.
+    Zhang et al. 2019, arXiv:1907.08610, with the schedule of airbench (Jordan 2024,
+    arXiv:2404.00498, section 3.4): the weight of the old average rises with the cube of the
+    fraction of the run, from 0 to `decay ** every`.
     """
 
     def update(step: jax.Array, new: Any, average: Any) -> tuple[Any, Any]:
-        share = jnp.minimum((step + 1) / total_steps, 1.0)
+        fraction = jnp.minimum((step + 1) / total_steps, 1.0)
         due = (step + 1) % every == 0
-        average = _between(average, new, jnp.where(due, 1 - decay**every * share**3, 0.0))
+        average = _interpolate(average, new, jnp.where(due, 1 - decay**every * fraction**3, 0.0))
         return jax.tree.map(lambda n, a: jnp.where(due, a, n), new, average), average
 
     return update
 
 
-def _between(old: Any, new: Any, share: jax.Array) -> Any:
-    return jax.tree.map(lambda o, n: o + share * (n - o), old, new)
+def _interpolate(old: Any, new: Any, weight: jax.Array) -> Any:
+    return jax.tree.map(lambda o, n: o + weight * (n - o), old, new)

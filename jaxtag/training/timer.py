@@ -1,4 +1,4 @@
-"""Where the time of a run goes: until its first step, and how long the device waited for data."""
+"""Timers: the phases until the first step, and the time that the device waits for data."""
 
 import queue
 import threading
@@ -10,10 +10,10 @@ import jax
 
 
 class StartupTimer:
-    """What the time until the end of the first step is made of.
+    """The phases from the start of the process to the end of the first step.
 
     Args:
-      since: when it began (time.perf_counter()); None: now.
+        since: when the first phase began (time.perf_counter()); None: now.
     """
 
     def __init__(self, since: float | None = None):
@@ -21,7 +21,7 @@ class StartupTimer:
         self._parts: dict[str, float] = {}
 
     def done(self, part: str) -> bool:
-        """`part` ends here; False, and nothing changes, if it had ended before."""
+        """Ends the phase `part`; returns False, and changes nothing, if it had ended before."""
         if part in self._parts:
             return False
         now = time.perf_counter()
@@ -34,26 +34,25 @@ class StartupTimer:
 
 
 class StepTimer:
-    """Measures the time in which no step was computed because its batch was not there yet.
+    """Measures the time in which no step runs because its batch is not there yet.
 
-    Steps are dispatched without waiting for them, so that drawing a batch overlaps with
-    computing. A thread notes when each step really ended; a device waits from then until the
-    next batch is drawn. At most `ahead` steps are under way at once, which bounds the batches
-    that wait in memory.
+    Steps are dispatched without waiting for them, so that drawing a batch overlaps with computing.
+    A thread notes when each step really ends; a device waits from then until the next batch is
+    drawn. At most `ahead` steps are in flight at once, which bounds the batches held in memory.
 
     Args:
-      startup: what came before; it gets the parts of the first step.
-      tell: is given `startup` as text when the first step has ended.
-      ahead: steps under way at once.
+        startup: the phases before; it gets those of the first step.
+        write_text: is called with `startup` as text when the first step has ended.
+        ahead: steps in flight at once.
     """
 
-    def __init__(self, startup: StartupTimer, tell: Callable[[str], None], ahead: int = 2):
-        self._startup, self._tell = startup, tell
+    def __init__(self, startup: StartupTimer, write_text: Callable[[str], None], ahead: int = 2):
+        self._startup, self._write_text = startup, write_text
         self._ended = time.perf_counter()
         self._steps: queue.Queue[Any] = queue.Queue()
-        self._places = threading.Semaphore(ahead)
+        self._slots = threading.Semaphore(ahead)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._watch, name="step clock", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="step timer", daemon=True)
         self._thread.start()
         self.reset()
 
@@ -63,26 +62,26 @@ class StepTimer:
         self._waited = 0.0
 
     def drawn(self, began: float) -> None:
-        """A batch is there whose drawing began at `began` (time.perf_counter())."""
+        """Notes that a batch is there whose drawing began at `began` (time.perf_counter())."""
         if self._steps.unfinished_tasks == 0:
             self._waited += time.perf_counter() - max(began, self._ended)
         self._startup.done("first batch")
 
     def dispatched(self, output: jax.Array) -> None:
-        """A step was dispatched; `output` is ready when it ended. Waits for a free place."""
+        """Notes that a step was dispatched, of which `output` is a result. Waits for a free slot."""
         self._startup.done("compilation")
-        self._places.acquire()
+        self._slots.acquire()
         self._steps.put(output)
         if self._error is not None:
             raise self._error
 
     def window(self) -> tuple[float, float]:
-        """(seconds since reset, share of them that was spent waiting for data)."""
+        """Returns (seconds since reset, fraction of them that was spent waiting for data)."""
         seconds = time.perf_counter() - self._since
         return seconds, min(1.0, self._waited / max(seconds, 1e-9))
 
     def close(self) -> None:
-        """Waits for the steps under way and ends the thread."""
+        """Waits for the steps in flight and ends the thread."""
         self._steps.put(None)
         self._thread.join()
 
@@ -91,9 +90,9 @@ class StepTimer:
             try:
                 jax.block_until_ready(output)
                 if self._startup.done("step"):
-                    self._tell(str(self._startup))
+                    self._write_text(str(self._startup))
             except Exception as error:  # raised again at the next dispatch
                 self._error = error
             self._ended = time.perf_counter()
             self._steps.task_done()
-            self._places.release()
+            self._slots.release()

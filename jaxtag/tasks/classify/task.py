@@ -58,7 +58,7 @@ class ClassifyTask(Task[ClassifyConfig]):
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
         """The configured loss of each image [B]; in nats for "softmax"."""
-        labels = jax.nn.one_hot(batch["label"], self.num_classes)
+        labels: AnyArray = jax.nn.one_hot(batch["label"], self.num_classes)
         augment_key, mix_key, model_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         images: AnyArray = self.model_images(batch, augment_key)
         if mix_key is not None:

@@ -22,8 +22,8 @@ class TagCalibration:
     """A score is sigmoid(scale * logit + shift); a tag is given from its threshold on.
 
     Attributes:
-      scale, shift: of calibration (Platt 1999, section 2.2), the same for all tags.
-      thresholds: of the scores, one a tag.
+        scale, shift: of calibration (Platt 1999, section 2.2), the same for all tags.
+        thresholds: of the scores, one a tag.
     """
 
     scale: float
@@ -76,9 +76,9 @@ def fit_calibration(logits: np.ndarray, tags: np.ndarray, known: np.ndarray) -> 
     rare tag to every picture (Lipton et al. 2014, arXiv:1402.1892).
 
     Args:
-      logits: float [N, T].
-      tags: bool [N, T], present.
-      known: bool [N, T]; the rest is left out.
+        logits: float [N, T].
+        tags: bool [N, T], present.
+        known: bool [N, T]; the rest is left out.
     """
     present = tags & known
     if not present.any():

@@ -125,7 +125,7 @@ class TagTask(Task[TagConfig]):
         augment_key, mix_key, model_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         images: AnyArray = self.model_images(batch, augment_key)
         if mix_key is not None:
-            labels = jnp.concatenate([tags, unknown], -1)
+            labels: AnyArray = jnp.concatenate([tags, unknown], -1)
             images, labels = self.augmentation.mix(images, labels, mix_key)
             tags, unknown = jnp.split(labels, 2, -1)
             smoothing = self.settings.label_smoothing
