@@ -43,11 +43,11 @@ def import_captioner(source: str | Path, workdir: Path, max_length: int | None =
     """Makes `workdir` from a `transformers.VisionEncoderDecoderModel` of a ViT and a GPT-2.
 
     Args:
-        source: folder as `save_pretrained` writes it: config.json, model.safetensors (or shards),
-            the tokenizer (tokenizer.json, or vocab.json and merges.txt), preprocessor_config.json and,
-            if it is there, generation_config.json.
-        max_length: tokens of a caption, with the start and end marks; by default what the files say,
-            else 20, which is transformers' default. Positions beyond it are left out.
+        source: folder as `save_pretrained` writes it: config.json, model.safetensors (or
+            shards), the tokenizer (tokenizer.json, or vocab.json and merges.txt),
+            preprocessor_config.json and, if it is there, generation_config.json.
+        max_length: tokens of a caption, with the start and end marks; by default what the files
+            say, else 20, which is transformers' default. Positions beyond it are left out.
 
     Raises:
         UserError: a file is missing or damaged, the model is of another kind, or `workdir` holds a

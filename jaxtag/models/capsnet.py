@@ -71,7 +71,7 @@ class CapsNet(nn.Module):
     - `features` `[B, h, w, types * primary_size]`: the primary capsules, and `pooled`, their mean;
     - with classes: `capsules` float32 `[B, num_classes, class_size]`, `lengths` float32
       `[B, num_classes]`, how present each class is, in [0, 1); also as `logits`, since the
-      prediction is the longest (they are what `losses.classification.margin_loss` takes, no log-odds);
+      prediction is the longest (`losses.classification.margin_loss` takes them: no log-odds);
     - with `reconstruct`: `reconstruction` float32 `[B, H, W, C]` in [0, 1], of the capsule of the
       label, or of the longest where no labels are given.
 

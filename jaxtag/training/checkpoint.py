@@ -291,7 +291,7 @@ class Checkpoints:
             iterator: set to the saved position, in place. Where another number of processes saved
                 it, it is one whose state is the same on any of them.
             partial: `abstract_state` may lack parts of the saved state, which are then not read.
-            renamed: names that fields of the state had in older checkpoints, each with its name now.
+            renamed: older names of fields of the state -> their names now.
 
         Raises:
             UserError: there is no such checkpoint, it is damaged, or it does not fit
@@ -411,7 +411,7 @@ def _check_fit(path: epath.Path, abstract_state: Any, partial: bool) -> None:
 
 
 def _old_names(path: epath.Path, renamed: Mapping[str, str]) -> dict[str, str]:
-    """Today's name -> the older one, of the fields that a checkpoint has under their older names."""
+    """Today's name -> the older one, of the fields that a checkpoint has under the latter."""
     saved = {name.split("/")[0] for name in checkpoint_manifest.read(path).notes["arrays"]}
     return {new: old for old, new in renamed.items() if old in saved and new not in saved}
 

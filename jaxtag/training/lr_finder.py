@@ -53,10 +53,7 @@ def find_lr(
     data = run_data.open_data(config, folder)
     task = run_data.task_class(config)(config, data.vocabulary)
     growth = math.log(max_lr / min_lr) / (num_steps - 1)
-
-    def lr_schedule(step: optax.base.Numeric) -> optax.base.Numeric:
-        return min_lr * np.exp(growth) ** step
-
+    lr_schedule = optax.exponential_decay(min_lr, 1, math.exp(growth))
     setup = TrainSetup.from_config(config, task, len(data.train), lr_schedule=lr_schedule)
     state = initialization.init_state(setup, data.train)
     iterator = loop.training_batches(task, data.train)()
@@ -99,6 +96,7 @@ def steepest_rate(rates: list[float], losses: list[float]) -> float:
 def plot_svg(rates: list[float], losses: list[float], suggestion: float) -> str:
     """The loss over the learning rate, on a logarithmic axis, with the suggestion marked."""
     logs = np.log10(rates)
+    bottom = _HEIGHT - _MARGIN
     low, high = min(losses), max(losses[_SKIPPED_START:] or losses)
     span = max(high - low, 1e-9)
 
@@ -107,11 +105,11 @@ def plot_svg(rates: list[float], losses: list[float], suggestion: float) -> str:
 
     def y(loss: float) -> float:
         fraction = min(1.0, max(0.0, (loss - low) / span))
-        return _HEIGHT - _MARGIN - fraction * (_HEIGHT - 2 * _MARGIN)
+        return bottom - fraction * (_HEIGHT - 2 * _MARGIN)
 
     points = " ".join(f"{x(log):.1f},{y(v):.1f}" for log, v in zip(logs, losses, strict=True))
     marks = [
-        f'<text x="{x(power):.1f}" y="{_HEIGHT - _MARGIN + 20}" text-anchor="middle">1e{power}</text>'
+        f'<text x="{x(power):.1f}" y="{bottom + 20}" text-anchor="middle">1e{power}</text>'
         for power in range(math.ceil(logs[0]), math.floor(logs[-1]) + 1)
     ]
     marks += [
@@ -125,7 +123,7 @@ def plot_svg(rates: list[float], losses: list[float], suggestion: float) -> str:
         '<rect width="100%" height="100%" fill="white"/>'
         f'<text x="{_WIDTH / 2}" y="24" text-anchor="middle">smoothed loss over the learning rate'
         f"; suggested: {suggestion:.2g}</text>"
-        f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_MARGIN}" y2="{_HEIGHT - _MARGIN}" '
+        f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_MARGIN}" y2="{bottom}" '
         'stroke="#c33" stroke-dasharray="4"/>'
         f'<polyline points="{points}" fill="none" stroke="#36c" stroke-width="2"/>'
         f"{''.join(marks)}</svg>\n"

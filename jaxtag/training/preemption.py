@@ -56,7 +56,7 @@ class Preemption:
         self._previous.clear()
 
     def requested(self, step: int) -> bool:
-        """Whether to save and stop now. Every process must call it at every step, with equal steps."""
+        """Whether to save and stop now; to be called at every step, on all processes alike."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._flag.is_set()

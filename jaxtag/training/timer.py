@@ -68,7 +68,7 @@ class StepTimer:
         self._startup.done("first batch")
 
     def dispatched(self, output: jax.Array) -> None:
-        """Notes that a step was dispatched, of which `output` is a result. Waits for a free slot."""
+        """Notes that the step that returns `output` was dispatched. Waits for a free slot."""
         self._startup.done("compilation")
         self._slots.acquire()
         self._steps.put(output)

@@ -141,5 +141,5 @@ def _gradient(
 
 
 def _split(x: jax.Array, parts: int) -> jax.Array:
-    """[B, …] -> [parts, B / parts, …], taking every parts-th: each device keeps its own examples."""
+    """[B, …] -> [parts, B / parts, …] by every parts-th row: each device keeps its examples."""
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
