@@ -3,10 +3,10 @@
 import sys
 
 import pytest
+from labelled import class_names, lay, picture, records
 
 from jaxtag import datasets, registry
 from jaxtag.errors import UsageError
-from labelled import class_names, lay, picture, records
 
 BUILDER = '''
 from jaxtag.datasets import ImageDatasetBuilder, register_dataset
