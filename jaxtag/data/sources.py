@@ -378,13 +378,13 @@ def _parser(features: Mapping[str, Any]) -> _Parser | None:
     JPEG.
     """
     readers = {name: _reader(feature) for name, feature in features.items()}
-    known = {name: reader for name, reader in readers.items() if reader is not None}
-    if len(known) < len(readers):
+    direct = {name: reader for name, reader in readers.items() if reader is not None}
+    if len(direct) < len(readers):
         return None
 
     def parse(record: bytes) -> Record:
         fields = tf_example_pb2.Example.FromString(record).features.feature
-        return {name: read(fields[name]) for name, read in known.items()}
+        return {name: read(fields[name]) for name, read in direct.items()}
 
     return parse
 
