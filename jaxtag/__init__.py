@@ -8,7 +8,9 @@ The names below are imported on first use, so that `import jaxtag` is quick.
 """
 
 import importlib
+import sys
 import time
+import types
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
@@ -84,3 +86,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+class _Package(types.ModuleType):
+    """Keeps the function `jaxtag.evaluate` when the command's module of that name is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _MODULES and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -169,13 +169,22 @@ def test_configuration_page_has_every_field():
     assert set(listed) == names
 
 
-def test_upgrading_lists_every_renamed_field():
-    rows = re.findall(r"^\| `([a-z_.]+)` \| `([a-z_.]+)` \|$", PAGES["CHANGELOG.md"], re.MULTILINE)
-    fields = {old: new for old, new in rows if not old.startswith("jaxtag.")}
-    assert fields == legacy.RENAMED
-    for old, new in rows:
-        if old.startswith("jaxtag."):
-            assert importlib.util.find_spec(new), f"{old} -> {new}"
+def test_upgrading_lists_every_rename():
+    _, *parts = re.split(r"^#### ", PAGES["CHANGELOG.md"], flags=re.MULTILINE)
+    parts = {part.partition("\n")[0]: part for part in parts}
+
+    def rows(part: str) -> list[list[str]]:
+        lines = re.findall(r"^\| (`.*`) \|$", parts[part], re.MULTILINE)
+        return [line.replace("`", "").split(" | ") for line in lines]
+
+    assert dict(rows("Configuration fields")) == legacy.RENAMED
+    for _, new in rows("Imports"):
+        assert importlib.util.find_spec(new.partition(",")[0]), new
+    aliases = set()
+    for path in (ROOT / "jaxtag").rglob("*.py"):
+        calls = re.findall(r'define_alias\("(\w+)", "(\w+)"\)', path.read_text(encoding="utf-8"))
+        aliases |= {(f"--{old}", f"--{new}") for old, new in calls}
+    assert {(old, new) for _, old, new in rows("Flags")} == aliases
 
 
 def test_decisions_name_files_that_exist():

@@ -45,6 +45,14 @@ def test_layout_in_build_names_real_files():
         assert list(ROOT.rglob(name)), f"BUILD.md names {name}, which is not there"
 
 
+def test_names_in_build_are_those_of_files():
+    rows = re.findall(
+        r"^\| (.*) \| (.*) \| .* \|$", BUILD.split("## Names")[1].split("##")[0], re.M
+    )
+    for name in re.findall(r"`([\w/]+\.py)`", " ".join(chosen for _, chosen in rows)):
+        assert list((ROOT / "jaxtag").glob(name.replace("X", "*"))), name
+
+
 @pytest.mark.slow
 def test_first_command_on_a_fresh_machine(tmp_path):
     """Installs in a new environment, trains as printed, and it plainly works."""
