@@ -118,7 +118,7 @@ def test_capsnet_equals_pytorch(mode: str) -> None:
     def loss(params):
         given = labels if mode == "labels" else None
         outputs = model.apply({"params": params}, images, train=True, labels=given)
-        losses = margin_loss(outputs["lengths"], labels)
+        losses = margin_loss(outputs["lengths"], jnp.asarray(labels))
         losses += 0.0005 * jnp.square(outputs["reconstruction"] - images).sum((1, 2, 3))
         return losses.mean(), outputs | {"losses": losses}
 
