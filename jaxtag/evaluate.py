@@ -10,7 +10,6 @@ DIR/evaluation.json, there with each tag of a tagger by itself. Decoding can be 
 
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,6 @@ from jaxtag.errors import UsageError
 from jaxtag.storage.atomic_file import write_text
 
 FLAGS = flags.FLAGS
-
-
-class _CallableModule(types.ModuleType):
-    """The module of this command, which is the function `jaxtag.evaluate` of Python as well."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Calls `jaxtag.api.evaluate`."""
-        from jaxtag import api
-
-        return api.evaluate(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallableModule
 
 
 def define_flags() -> None:
