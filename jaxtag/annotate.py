@@ -99,9 +99,9 @@ def _rows(model: predictor.Predictor | None, names: list[str]) -> Iterator[dict[
     rows = model.predict_rows(names)
     if not FLAGS.index:
         return rows
-    known = getattr(model.vocabulary, "names", ())
+    model_tags = getattr(model.vocabulary, "names", ())
     neighbors = predict.predict_tags(Path(FLAGS.index), names, _MAX_TAGS)
-    return predict.merge_predictions(rows, neighbors, known, _MAX_TAGS)
+    return predict.merge_predictions(rows, neighbors, model_tags, _MAX_TAGS)
 
 
 def _without_own(names: list[str], output: Path) -> list[str]:

@@ -63,12 +63,12 @@ def load(reference: str) -> Config:
     if get_config is None:
         raise UsageError(f"--config={name}: {path} defines no function get_config")
     try:
-        made = get_config(**_arguments(get_config, arguments, name))
+        config = get_config(**_arguments(get_config, arguments, name))
     except ValueError as error:  # such as an argument that names no model
         raise UsageError(f"--config={reference}: {error}") from error
-    if not isinstance(made, Config):
+    if not isinstance(config, Config):
         raise UsageError(f"--config={name}: get_config of {path} must return jaxtag.Config")
-    return made
+    return config
 
 
 def get_config(text: str) -> Config:
@@ -104,10 +104,10 @@ def _prepared(argv: list[str]) -> list[str]:
         raise UsageError(f"{overrides[0]}: give --config=NAME too{did_you_mean('', names())}")
     else:
         return rest
-    config, values, kept = _load_reference(reference), [], []
+    config, values, remaining = _load_reference(reference), [], []
     for arg in rest:
         if arg not in overrides:
-            kept.append(arg)
+            remaining.append(arg)
             continue
         name, equals, text = re.sub(r"^--?config\.", "", arg, flags=re.S).partition("=")
         name = _modern_name(config, name)
@@ -115,9 +115,9 @@ def _prepared(argv: list[str]) -> list[str]:
         if (value := _own_value(config, name, text)) is not _NOT_OWN:
             values.append((name, value))
         else:
-            kept.append(f"--config.{name}{equals}{text}")
+            remaining.append(f"--config.{name}{equals}{text}")
     request = json.dumps({"reference": reference, "values": values})
-    return [kept[0], f"--config={__file__}:{request}", *kept[1:]]
+    return [remaining[0], f"--config={__file__}:{request}", *remaining[1:]]
 
 
 def _load_reference(reference: str) -> Config:

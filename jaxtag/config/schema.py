@@ -45,7 +45,7 @@ class TaskConfig:
 
 @dataclass
 class DataConfig:
-    """Which pictures are read, and how."""
+    """The images of a run, and how they are read."""
 
     dataset: str = "shapes_captions"
     data_dir: str | None = runtime(None)  # None: $TFDS_DATA_DIR, then tfds's default
@@ -53,12 +53,17 @@ class DataConfig:
     train_split: str = "train"
     evaluation_split: str = "validation"
     image_size: int = 224  # pixels, both sides
-    crop_scale: tuple[float, float] = (0.5, 1.0)  # share of the picture; (1, 1) squashes it whole
+    crop_scale: tuple[float, float] = (
+        0.5,
+        1.0,
+    )  # of the image's area; (1, 1) takes all of it, resized
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)  # width : height of the crop
-    eval_crop_pct: float | None = None  # share of the shorter side in evaluation; None: squashed
-    flip: bool = False  # horizontal, at random; captions may say left and right
+    eval_crop_pct: float | None = (
+        None  # of the shorter side in evaluation; None: the whole image, resized
+    )
+    flip: bool = False  # random horizontal flip; captions may say left and right
     grayscale: bool = False  # one channel for the model, the mean of the three
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of normalisation, on a scale of 0 to 1
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of normalization, on a scale of 0 to 1
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     num_workers: int = runtime(0)  # processes that decode; 0: threads of this process
     num_threads: int = runtime(4)  # threads that decode, in each process
@@ -78,7 +83,7 @@ class ModelConfig:
     decoder_vocab_size: int | None = None  # None: the tokenizer's, rounded up to fill tiles
     dropout: float = 0.1  # of the decoder
     dtype: str = "auto"  # of the arithmetic; auto: bfloat16 on TPU and GPU, float32 on CPU
-    # What the backward pass computes again: none, dots (all but projections), full; auto: dots in a
+    # What the backward pass recomputes: none, dots (all but projections), full; auto: dots in a
     # scan over layers, else none.
     remat: str = runtime("auto")
     scan: bool | None = None  # one compiled block for all layers; None: on TPU and GPU
@@ -86,12 +91,12 @@ class ModelConfig:
 
 @dataclass
 class AugmentationConfig:
-    """What training does to pictures on the device, beside data.flip (see data.augment)."""
+    """Training augmentation on the device, beside data.flip (see jaxtag.augment)."""
 
     alternating_flip: bool = False  # data.flip on every second epoch instead of at random
     affine: tuple[float, float, float] | None = None  # limits: degrees, shear, scale
-    crop_padding: int = 0  # pixels around the picture, out of which a crop of its size is drawn
-    crop_padding_mode: str = "constant"  # what is in them: constant (black), reflect, edge
+    crop_padding: int = 0  # pixels added around the image before a random crop of its size
+    crop_padding_mode: str = "constant"  # constant (black), reflect, edge
     randaugment: tuple[int, int] | None = None  # (operations, magnitude of 30)
     color_jitter: tuple[float, float, float, float] | None = None  # strength of brightness, …
     random_erasing: float = 0.0  # probability
@@ -103,10 +108,10 @@ class AugmentationConfig:
 
 @dataclass
 class OptimizerConfig:
-    """A transformation of optax by name, its schedule and per-parameter rules.
+    """An optimizer, its schedule and per-parameter rules.
 
     Rules are (regular expression, value) pairs over parameter paths such as
-    `encoder/block_0/qkv/kernel`: the first that matches (re.search) holds.
+    `encoder/block_0/qkv/kernel`; the first that matches (re.search) applies.
     """
 
     name: str = "adamw"  # a function of optax, or package.module:Name
@@ -131,9 +136,9 @@ class OptimizerConfig:
 
 @dataclass
 class MeshConfig:
-    """Devices along each axis of the mesh, and what is split along which (see sharding)."""
+    """Devices along each axis of the mesh, and rules of sharding (see jaxtag.distributed)."""
 
-    data: int = runtime(-1)  # -1: all that the others leave
+    data: int = runtime(-1)  # -1: all devices that the other axes leave
     fsdp: int = runtime(1)
     tensor: int = runtime(1)
     rules: tuple[tuple[str, str], ...] = runtime(())  # before the model's own
@@ -141,16 +146,16 @@ class MeshConfig:
 
 @dataclass
 class CheckpointConfig:
-    """What is kept in DIR/checkpoints."""
+    """Checkpoints that are kept."""
 
     keep_last: int = runtime(2)
     keep_best: int = runtime(1)
-    best_metric: str | None = runtime(None)  # higher is better; None: CIDEr, top1, map, map@r
+    best_metric: str | None = runtime(None)  # higher is better; None: the task's headline metric
 
 
 @dataclass
 class EvaluationConfig:
-    """How much is evaluated, during training and after it."""
+    """Evaluation, during training and after it."""
 
     batch_size: int = runtime(64)
     max_examples: int | None = runtime(None)  # during training; None: the whole split
@@ -213,15 +218,15 @@ def field_names(config: Any, prefix: str = "") -> list[str]:
 
 def check_name(config: Config, dotted: str) -> None:
     """Raises UsageError unless `dotted` names a field of `config`, or a keyword argument."""
-    known = field_names(config)
-    if dotted in known or split_kwargs(config, dotted)[0] is not None:
+    names = field_names(config)
+    if dotted in names or split_kwargs(config, dotted)[0] is not None:
         return
-    tail = {name.rsplit(".", 1)[-1]: name for name in known}
-    close = difflib.get_close_matches(dotted, known, n=1, cutoff=0.6)
+    tail = {name.rsplit(".", 1)[-1]: name for name in names}
+    close = difflib.get_close_matches(dotted, names, n=1, cutoff=0.6)
     hint = close[0] if close else tail.get(dotted.rsplit(".", 1)[-1])
     raise UsageError(
         f"--config.{dotted}: there is no such field"
-        + (f"; the nearest is --config.{hint}" if hint else did_you_mean(dotted, known))
+        + (f"; the nearest is --config.{hint}" if hint else did_you_mean(dotted, names))
     )
 
 
@@ -382,14 +387,14 @@ def _from_dict(kind: type, values: Any, where: str, prefix: str) -> Any:
         values = dict(values)
         kind = task_config_class(values.pop("name", ""), f"{where}: task.name")
     known: dict[str, Any] = {item.name: item.type for item in dataclasses.fields(kind)}
-    made = {}
+    fields = {}
     for name, value in values.items():
         if name not in known:
             raise UserError(f"{where}: unknown field {prefix}{name}{did_you_mean(name, known)}")
         if dataclasses.is_dataclass(known[name]):
             value = _from_dict(known[name], value, where, f"{prefix}{name}.")
-        made[name] = _tuples(value)
-    return kind(**made)
+        fields[name] = _tuples(value)
+    return kind(**fields)
 
 
 def _tuples(value: Any) -> Any:

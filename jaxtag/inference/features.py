@@ -27,12 +27,12 @@ _ADAPTED = ("head", "image_size")
 
 @dataclasses.dataclass(frozen=True)
 class FeatureBatch:
-    """Vectors of some of the pictures asked for.
+    """Vectors of some of the requested images.
 
     Attributes:
-        positions: int [M], of the pictures that could be read.
+        positions: int [M], of the images that could be decoded.
         vectors: float32 [M, D], theirs.
-        errors: position -> why a picture could not be read.
+        errors: position -> why an image could not be decoded.
     """
 
     positions: np.ndarray
@@ -42,7 +42,7 @@ class FeatureBatch:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureExtractor:
-    """How pictures become vectors.
+    """Computes vectors of images.
 
     Attributes:
         description: JSON from which `from_description` makes the same.
@@ -95,11 +95,11 @@ class FeatureExtractor:
             arrays = meshes.make_global_batch(
                 {name: batch[name] for name in ("image", "index", "broken")}, self.mesh
             )
-            found = (self._compute(arrays["image"]), arrays["index"], arrays["broken"])
-            vectors, index, broken = multihost_utils.process_allgather(found, tiled=True)
-            there = (index >= 0) & ~broken
-            errors = dict.fromkeys(index[broken].tolist(), "a damaged picture")
-            yield FeatureBatch(index[there], vectors[there], errors)
+            outputs = (self._compute(arrays["image"]), arrays["index"], arrays["broken"])
+            vectors, index, broken = multihost_utils.process_allgather(outputs, tiled=True)
+            decoded = (index >= 0) & ~broken
+            errors = dict.fromkeys(index[broken].tolist(), "a damaged image")
+            yield FeatureBatch(index[decoded], vectors[decoded], errors)
         batches.close()
 
     def compute(self, images: np.ndarray) -> np.ndarray:
@@ -122,7 +122,7 @@ def from_flags(
 ) -> FeatureExtractor:
     """By whichever of a run, a backbone and pixels is given. Raises UsageError unless it is one."""
     if [workdir, model, pixels].count(None) != 2:
-        raise UsageError("give one of --workdir, --model and --pixels: how pictures become vectors")
+        raise UsageError("give one of --workdir, --model and --pixels: how images become vectors")
     if workdir is not None:
         return from_workdir(workdir, step)
     if model is not None:
@@ -157,10 +157,10 @@ def from_predictor(model: predictor.Predictor) -> FeatureExtractor:
     task = model.task
     compute = getattr(task, "embed", None)
     if compute is None:
-        module, place = task.backbone
+        module, path_in_tree = task.backbone
 
         def compute(variables: Any, images: jax.Array) -> jax.Array:
-            return _pooled(module, _subtree(variables, place), task.normalize(images))
+            return _pooled(module, _subtree(variables, path_in_tree), task.normalize(images))
 
     image = task.image_transform(train=False)
     description = {"workdir": str(model.workdir.resolve()), "step": model.step}
@@ -200,7 +200,7 @@ def from_model(
 
 
 def from_pixels(pixels: int) -> FeatureExtractor:
-    """The picture itself at pixels x pixels: what learnt features are measured against."""
+    """The image itself at pixels x pixels: the baseline of learned features."""
     if pixels < 1:
         raise UsageError(f"--pixels={pixels}: must be positive")
 

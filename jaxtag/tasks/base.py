@@ -173,7 +173,7 @@ class Task(abc.ABC, Generic[SettingsT]):
         headline_metrics: the metrics that matter most; the first, of which higher is better,
             selects the best checkpoint.
         vocabulary_file: its name in a work directory; None for a task without a vocabulary.
-        contact_sheet: the name of the picture of samples in a work directory.
+        contact_sheet: the name of the sheet of samples in a work directory.
         loss_per_example: whether `loss` returns [B], so that a batch can be computed in parts.
         selects_tags: whether the tags of `rows` are those that reach a threshold of their own.
     """

@@ -20,19 +20,19 @@ def make_backbone(config: Config, **fields: Any) -> nn.Module:
     """
     settings = config.model
     try:
-        known = models.field_names(settings.backbone)
+        names = models.field_names(settings.backbone)
     except ValueError as error:
         raise UsageError(f"config.model.backbone = {settings.backbone!r}: {error}") from error
     defaults = {
         "image_size": config.data.image_size,
         "dtype": compute_dtype(settings.dtype),
         "scan": resolve_scan(settings.scan),
-        "remat": resolve_remat(settings, scans="scan" in known),
+        "remat": resolve_remat(settings, scans="scan" in names),
     }
-    defaults = {name: value for name, value in defaults.items() if name in known}
+    defaults = {name: value for name, value in defaults.items() if name in names}
     module = models.module_class(settings.backbone)
     registry.check_kwargs(module, settings.kwargs, "config.model.kwargs", settings.backbone)
-    fields = {name: value for name, value in fields.items() if name in known}
+    fields = {name: value for name, value in fields.items() if name in names}
     return models.create_model(settings.backbone, **{**defaults, **settings.kwargs}, **fields)
 
 

@@ -1,4 +1,4 @@
-"""Several views of a picture in evaluation, whose predictions are averaged."""
+"""Test-time augmentation: predictions averaged over several views of an image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,9 @@ def predict(
 ) -> jax.Array:
     """The mean of `model(view)` over the views of `images` [B, H, W, C].
 
-    They are the picture; with `flip` its mirror image too; with `shift` pixels both moved to the
-    upper left and to the lower right by as many, the border reflected: these two have half of
-    the weight, as in airbench (Jordan 2024, arXiv:2404.00498, section 3.5).
+    The views are the image; with `flip` also its mirror image; with `shift` both shifted to the
+    upper left and to the lower right by as many pixels, the border reflected: these two have half
+    of the weight, as in airbench (Jordan 2024, arXiv:2404.00498, section 3.5).
     """
     views, weights = [images], [1.0]
     if shift:
@@ -29,5 +29,5 @@ def predict(
     if len(views) == 1:
         return model(images)
     # One after another, compiled once.
-    found = jax.lax.map(model, jnp.stack(views))
-    return jnp.tensordot(jnp.asarray(weights, found.dtype), found, 1)
+    predictions = jax.lax.map(model, jnp.stack(views))
+    return jnp.tensordot(jnp.asarray(weights, predictions.dtype), predictions, 1)

@@ -2,7 +2,7 @@
 
     directory/
       1200/                      one folder a step, in Orbax's layout
-        state/                   parameters, optimiser, EMA, random key, … (sharded arrays)
+        state/                   parameters, optimizer, EMA, random key, … (sharded arrays)
         iterator/                where the data iterator stands, one file a process
         config/                  the resolved configuration, JSON
         jaxtag_manifest.json     sizes and checksums of all of it, the metrics, the arrays' shapes
@@ -48,7 +48,7 @@ _DAMAGED = ".damaged"
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What `Checkpoints.restore` found: the step, the state (as asked for), the configuration."""
+    """A restored checkpoint: its step, state (in the requested form) and configuration."""
 
     step: int
     state: Any
@@ -106,7 +106,7 @@ class Checkpoints:
         config: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> bool:
-        """Starts to save; waits for the save before this one, if that is still being written.
+        """Starts a save; waits for the previous one if that is still being written.
 
         Args:
             step: steps made so far; larger than every step saved before.
@@ -160,7 +160,7 @@ class Checkpoints:
             raise _failed_save(self._saving[0], failure) from failure
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more; raises as `check` does.
+        """Waits until nothing is being written; raises as `check` does.
 
         Old steps are removed by process 0: the others may still see them.
         """
@@ -170,7 +170,7 @@ class Checkpoints:
         self.check()
 
     def close(self) -> None:
-        """Waits and gives the writer's threads back; raises as `check` does."""
+        """Waits and frees the writer's threads; raises as `check` does."""
         try:
             self.wait()
         finally:
@@ -185,16 +185,16 @@ class Checkpoints:
         self.close()
 
     def _open_for_writing(self) -> ocp.AsyncCheckpointer:
-        """Makes the folder, clears what killed runs left, sets damaged steps aside."""
+        """Makes the folder, removes what killed runs left, sets damaged steps aside."""
         if self._writer is None:
-            coordination.run_on_process_zero(self._make_ready)
+            coordination.run_on_process_zero(self._prepare_directory)
             options = ocp.options.AsyncOptions(post_finalization_callback=self._add_manifest)
             self._writer = ocp.AsyncCheckpointer(
                 ocp.CompositeCheckpointHandler(), async_options=options
             )
         return self._writer
 
-    def _make_ready(self) -> None:
+    def _prepare_directory(self) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._tidy()
@@ -239,9 +239,9 @@ class Checkpoints:
 
     def _remove_old(self) -> None:
         steps = self.steps()
-        kept = {*steps[-self._keep_last :], *self._by_score(steps)[: self._keep_best]}
+        keep = {*steps[-self._keep_last :], *self._by_score(steps)[: self._keep_best]}
         for step in steps:
-            if step not in kept:
+            if step not in keep:
                 # Renamed first: a half-removed step must not look like a damaged one.
                 going = _free_name(self.directory / str(step), _DELETING)
                 (self.directory / str(step)).rename(going)
@@ -368,7 +368,7 @@ class Checkpoints:
         return step
 
     def _damage(self, step: int) -> str | None:
-        """What is wrong with `step`, or None; found out and told once, then remembered."""
+        """Why `step` cannot be read, or None; verified and logged once, then remembered."""
         if step not in self._verified and step not in self._damaged:
             try:
                 checkpoint_manifest.verify(self.directory / str(step))
@@ -396,12 +396,12 @@ def _arrays(state: Any) -> dict[str, list]:
 
 def _check_fit(path: epath.Path, abstract_state: Any, partial: bool) -> None:
     """Compares before reading: Orbax would convert another dtype without a word."""
-    saved, wanted = checkpoint_manifest.read(path).notes["arrays"], _arrays(abstract_state)
-    names = wanted if partial else {**saved, **wanted}
-    differing = [name for name in names if saved.get(name) != wanted.get(name)]
+    saved, configured = checkpoint_manifest.read(path).notes["arrays"], _arrays(abstract_state)
+    names = configured if partial else {**saved, **configured}
+    differing = [name for name in names if saved.get(name) != configured.get(name)]
     if differing:
         lines = [
-            f"  {name}: saved {_spelled(saved.get(name))}, configured {_spelled(wanted.get(name))}"
+            f"  {name}: saved {_format_array(saved.get(name))}, configured {_format_array(configured.get(name))}"
             for name in differing[:8]
         ]
         more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []
@@ -422,7 +422,7 @@ def _with_old_names(state: Any, old_names: Mapping[str, str]) -> dict[str, Any]:
     return {old_names.get(f.name, f.name): getattr(state, f.name) for f in fields}
 
 
-def _spelled(array: list | None) -> str:
+def _format_array(array: list | None) -> str:
     return "nothing" if array is None else f"{array[1]}{array[0]}"
 
 

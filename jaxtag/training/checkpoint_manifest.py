@@ -59,7 +59,7 @@ def write(directory: os.PathLike | str, notes: Mapping[str, Any]) -> None:
 
 
 def read(directory: os.PathLike | str) -> Manifest:
-    """Reads the manifest of `folder`; raises `Damaged` when it is missing or changed."""
+    """Reads the manifest of `folder`; raises `DamagedCheckpointError` when it is missing or changed."""
     path = epath.Path(directory) / NAME
     try:
         loaded = json.loads(path.read_bytes())
@@ -76,35 +76,35 @@ def read(directory: os.PathLike | str) -> Manifest:
 def check_sizes(directory: os.PathLike | str) -> Manifest:
     """Checks that each file of the manifest is there at its size, without reading it.
 
-    Returns the manifest; raises `Damaged` otherwise.
+    Returns the manifest; raises `DamagedCheckpointError` otherwise.
     """
     folder = epath.Path(directory)
     manifest = read(folder)
     for name, (size, _) in manifest.files.items():
         path = folder / name
         try:
-            found = path.stat().length
+            actual = path.stat().length
         except FileNotFoundError:
             raise DamagedCheckpointError(f"{name} is missing") from None
-        if found != size:
-            raise DamagedCheckpointError(f"{name} holds {found} bytes instead of {size}")
+        if actual != size:
+            raise DamagedCheckpointError(f"{name} holds {actual} bytes instead of {size}")
     return manifest
 
 
 def verify(directory: os.PathLike | str) -> Manifest:
     """Reads every file and compares it with the manifest.
 
-    Returns the manifest; raises `Damaged` at the first file that is missing, cut or changed.
+    Returns the manifest; raises `DamagedCheckpointError` at the first file that is missing, cut or changed.
     """
     folder = epath.Path(directory)
     manifest = check_sizes(folder)
 
     def check(name: str) -> None:
         try:
-            found = _size_and_crc(folder / name)
+            actual = _size_and_crc(folder / name)
         except OSError as error:
             raise DamagedCheckpointError(f"{name} cannot be read ({error})") from None
-        if found != manifest.files[name]:
+        if actual != manifest.files[name]:
             raise DamagedCheckpointError(f"{name} does not hold the bytes that were written")
 
     with ThreadPoolExecutor(_READERS) as pool:

@@ -38,20 +38,20 @@ def load_backbone(state: TrainState, path: str, task: Task) -> TrainState:
     a first kernel is adapted to grayscale images (see `weights.load`). Raises UserError where the
     file does not fit.
     """
-    module, place = task.backbone
+    module, path_in_tree = task.backbone
     size = task.config.data.image_size
     variables = load(path, module, adapt=_ADAPTED, channels=task.channels, image_size=size)
-    params = replace_subtree(state.params, place, variables.pop("params"))
+    params = replace_subtree(state.params, path_in_tree, variables.pop("params"))
     collections = dict(state.collections)
     for name, values in variables.items():
-        collections[name] = replace_subtree(collections[name], place, values)
+        collections[name] = replace_subtree(collections[name], path_in_tree, values)
     ema = state.ema if state.ema is None else init_averages(params, collections)
     return state.replace(params=params, collections=collections, ema=ema)
 
 
 def _init_backbone(state: TrainState, task: Task, source: Source) -> TrainState:
     """`state` with the parameters that a backbone computes from training images."""
-    module, place = task.backbone
+    module, path_in_tree = task.backbone
     count = getattr(module, "NUM_INIT_IMAGES", 0)
     if not count:
         return state
@@ -59,7 +59,7 @@ def _init_backbone(state: TrainState, task: Task, source: Source) -> TrainState:
     images = _read_images(task, source.first(count))
     params = state.params
     for path, value in module.params_from_images(images, data.mean, data.std).items():
-        params = replace_subtree(params, (*place, *path), value)
+        params = replace_subtree(params, (*path_in_tree, *path), value)
     ema = state.ema if state.ema is None else init_averages(params, state.collections)
     return state.replace(params=params, ema=ema)
 
@@ -84,9 +84,9 @@ def _replace_collection(state: TrainState, name: str, variables: Any) -> TrainSt
     return state.replace(collections=collections, ema=ema)
 
 
-def replace_subtree(tree: Any, place: tuple[str, ...], variables: Any) -> Any:
-    """`tree` with the subtree at `place` replaced; each array is laid out as the old one was."""
-    if place:
-        first, *rest = place
+def replace_subtree(tree: Any, path: tuple[str, ...], variables: Any) -> Any:
+    """`tree` with the subtree at `path` replaced; each array is laid out as the old one was."""
+    if path:
+        first, *rest = path
         return {**tree, first: replace_subtree(tree[first], tuple(rest), variables)}
     return jax.tree.map(lambda old, new: meshes.put_global(new, old.sharding), tree, variables)

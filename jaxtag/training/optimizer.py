@@ -107,10 +107,10 @@ def match_rules(rules: Sequence[tuple[str, float]], params: Any, name: str) -> l
     """For each parameter the value of the first rule whose expression its path matches."""
     values = []
     for path, _ in sharding.paths(params):
-        found = [value for expression, value in rules if re.search(expression, path)]
-        if not found:
+        matches = [value for expression, value in rules if re.search(expression, path)]
+        if not matches:
             raise UsageError(f"{name}: no rule covers the parameter {path}; end with ('.*', 1.0)")
-        values.append(found[0])
+        values.append(matches[0])
     return values
 
 
@@ -136,13 +136,13 @@ def _named(
 
 
 def _matrices(params: Any) -> Any:
-    """What Muon orthogonalises: kernels, as matrices from all inputs to all outputs of a layer.
+    """The parameters that Muon orthogonalizes: kernels, as matrices from all inputs to all outputs of a layer.
 
     A convolution [kh, kw, C, O] is a matrix from its kh * kw * C inputs; a projection into several
     parts is one matrix a part, a scanned stack one a layer. All else is for Adam: embeddings,
     biases, norms, output layers as Jordan advises (the classifier `head`, the capsules of
     `classes`), and convolutions with one channel in, which are no matrices between channels
-    (depthwise ones, and the first of grey pictures).
+    (depthwise ones, and the first of grayscale images).
     """
 
     def axes(path: str, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:

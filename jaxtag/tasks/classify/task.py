@@ -69,7 +69,8 @@ class ClassifyTask(Task[ClassifyConfig]):
             self.model, variables, images, key=model_key, **inputs
         )
         smoothing = 0.0 if key is None else self.settings.label_smoothing
-        losses = self._loss(outputs["logits"].astype(jnp.float32), labels, smoothing)
+        logits = outputs["logits"].astype(jnp.float32)
+        losses = self._loss(logits, jnp.asarray(labels), smoothing)
         if reconstructs:
             data = self.config.data
             pixels = images * jnp.asarray(data.std) + jnp.asarray(data.mean)

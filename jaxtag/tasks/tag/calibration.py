@@ -58,7 +58,7 @@ class TagCalibration:
 
 
 def calibration_path(workdir: Path, step: int) -> Path:
-    """Where the decisions for the checkpoint of a step lie."""
+    """The file of the calibration for the checkpoint of a step."""
     return workdir / "thresholds" / f"{step}.json"
 
 
@@ -69,11 +69,11 @@ def _number(value: Any) -> float:
 
 
 def fit_calibration(logits: np.ndarray, tags: np.ndarray, known: np.ndarray) -> TagCalibration:
-    """Calibration, then for each tag the threshold of its best F1.
+    """Fits calibration, then for each tag the threshold of its best F1.
 
-    A tag that few pictures have gets the one threshold that is best for all tags together: the
-    best F1 over one or two lies wherever their scores happen to, and a threshold near 0 gives a
-    rare tag to every picture (Lipton et al. 2014, arXiv:1402.1892).
+    A tag of few images gets the threshold that is best for all tags together: the best F1 over one
+    or two lies wherever their scores happen to lie, and a threshold near 0 gives a rare tag to
+    every image (Lipton et al. 2014, arXiv:1402.1892).
 
     Args:
         logits: float [N, T].
@@ -114,13 +114,13 @@ def _calibration(logits: np.ndarray, present: np.ndarray) -> tuple[float, float]
         gradient = np.array([scale * (error * logits).mean(), error.mean()])
         return (np.logaddexp(0.0, z) - targets * z).mean(), gradient
 
-    found = scipy.optimize.minimize(objective, np.zeros(2), jac=True, method="BFGS")
-    return float(np.exp(found.x[0])), float(found.x[1])
+    result = scipy.optimize.minimize(objective, np.zeros(2), jac=True, method="BFGS")
+    return float(np.exp(result.x[0])), float(result.x[1])
 
 
 def _threshold(scores: np.ndarray, present: np.ndarray) -> float:
     """Half way between the lowest score that the best F1 takes in and the next below."""
-    values, right, given = multilabel.cumulative_counts(scores, present)
-    best = int(np.argmax(right / (given + right[-1])))
+    values, hits, selected = multilabel.cumulative_counts(scores, present)
+    best = int(np.argmax(hits / (selected + hits[-1])))
     below = values[best + 1] if best + 1 < len(values) else 0.0
     return float((values[best] + below) / 2)
