@@ -1,6 +1,7 @@
 """The built distributions contain what an installed jaxtag needs, each file once."""
 
 import collections
+import re
 import subprocess
 import sys
 import tarfile
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import jaxtag
 
@@ -79,3 +81,28 @@ def test_metadata_agrees():
     assert version == jaxtag.__version__
     assert f"version: {version}\n" in citation
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_workflow_runs_the_checks_and_hooks_need_no_network():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    job = workflow["jobs"]["test"]
+    assert job["strategy"]["matrix"]["python-version"] == ["3.11", "3.12"]
+    assert job["steps"][-1]["run"] == ".ci/run"
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [item["repo"] for item in hooks["repos"]] == ["local"]
+    commands = [hook["entry"].split()[0] for item in hooks["repos"] for hook in item["hooks"]]
+    assert commands == ["ruff", "ruff", "mypy"]
+
+
+def test_constraints_cover_what_the_tests_install():
+    """Whatever is installed from pyproject.toml is pinned."""
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["cpu"] + extras["docs"] + extras["test"]
+    names = {_normalized(re.match(r"[\w.-]+", item)[0]) for item in wanted} - {"jaxtag"}
+    assert names <= {_normalized(name) for name in pinned}
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -46,9 +46,8 @@ def test_layout_in_build_names_real_files():
 
 
 def test_names_in_build_are_those_of_files():
-    rows = re.findall(
-        r"^\| (.*) \| (.*) \| .* \|$", BUILD.split("## Names")[1].split("##")[0], re.M
-    )
+    section = BUILD.split("## Names")[1].split("## ")[0]
+    rows = re.findall(r"^\| (.*) \| (.*) \| .* \|$", section, re.MULTILINE)
     for name in re.findall(r"`([\w/]+\.py)`", " ".join(chosen for _, chosen in rows)):
         assert list((ROOT / "jaxtag").glob(name.replace("X", "*"))), name
 
