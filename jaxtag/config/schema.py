@@ -56,10 +56,10 @@ class DataConfig:
     crop_scale: tuple[float, float] = (
         0.5,
         1.0,
-    )  # of the image's area; (1, 1) takes all of it, resized
+    )  # of the image's area; (1, 1): all of it
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)  # width : height of the crop
     eval_crop_pct: float | None = (
-        None  # of the shorter side in evaluation; None: the whole image, resized
+        None  # of the shorter side in evaluation; None: all
     )
     flip: bool = False  # random horizontal flip; captions may say left and right
     grayscale: bool = False  # one channel for the model, the mean of the three

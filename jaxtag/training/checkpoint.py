@@ -401,7 +401,8 @@ def _check_fit(path: epath.Path, abstract_state: Any, partial: bool) -> None:
     differing = [name for name in names if saved.get(name) != configured.get(name)]
     if differing:
         lines = [
-            f"  {name}: saved {_format_array(saved.get(name))}, configured {_format_array(configured.get(name))}"
+            f"  {name}: saved {_format_array(saved.get(name))}, "
+            f"configured {_format_array(configured.get(name))}"
             for name in differing[:8]
         ]
         more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []

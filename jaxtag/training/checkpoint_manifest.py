@@ -59,7 +59,7 @@ def write(directory: os.PathLike | str, notes: Mapping[str, Any]) -> None:
 
 
 def read(directory: os.PathLike | str) -> Manifest:
-    """Reads the manifest of `folder`; raises `DamagedCheckpointError` when it is missing or changed."""
+    """Reads a manifest; raises `DamagedCheckpointError` when it is missing or changed."""
     path = epath.Path(directory) / NAME
     try:
         loaded = json.loads(path.read_bytes())
@@ -94,7 +94,8 @@ def check_sizes(directory: os.PathLike | str) -> Manifest:
 def verify(directory: os.PathLike | str) -> Manifest:
     """Reads every file and compares it with the manifest.
 
-    Returns the manifest; raises `DamagedCheckpointError` at the first file that is missing, cut or changed.
+    Returns the manifest; raises `DamagedCheckpointError` at the first file that is missing, cut or
+    changed.
     """
     folder = epath.Path(directory)
     manifest = check_sizes(folder)

@@ -136,7 +136,7 @@ def _named(
 
 
 def _matrices(params: Any) -> Any:
-    """The parameters that Muon orthogonalizes: kernels, as matrices from all inputs to all outputs of a layer.
+    """The parameters that Muon orthogonalizes: kernels, as matrices from inputs to outputs.
 
     A convolution [kh, kw, C, O] is a matrix from its kh * kw * C inputs; a projection into several
     parts is one matrix a part, a scanned stack one a layer. All else is for Adam: embeddings,
