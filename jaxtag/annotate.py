@@ -38,8 +38,8 @@ from jaxtag.inference import predictor, writers
 from jaxtag.storage import atomic_file
 from jaxtag.tag_index import predict
 
-_TOP_TAGS = 5  # of an index alone
-_MAX_TAGS = 30  # of an index beside a model
+_INDEX_TAGS = 5  # of an index alone
+_MERGED_TAGS = 30  # of an index beside a model
 
 FLAGS = flags.FLAGS
 
@@ -61,6 +61,13 @@ def define_flags() -> None:
         None,
         "Score that a tag needs to become a keyword in a sidecar file; default: 0.5, and 0 with a "
         "tagger, whose tags have thresholds of their own.",
+    )
+    flags.DEFINE_integer(
+        "top_k",
+        None,
+        "Tags of each image, whatever their scores; by default those that reach their thresholds, "
+        "a classifier's 5 likeliest classes, 5 of an index alone.",
+        lower_bound=1,
     )
     flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
 
@@ -95,13 +102,14 @@ def main(paths: list[str]) -> None:
 def _rows(model: predictor.Predictor | None, names: list[str]) -> Iterator[dict[str, Any]]:
     """A row for each file, by the model, the index or both."""
     if model is None:
-        return predict.predict_tags(Path(FLAGS.index), names, _TOP_TAGS)
-    rows = model.predict_rows(names)
+        return predict.predict_tags(Path(FLAGS.index), names, FLAGS.top_k or _INDEX_TAGS)
+    rows = model.predict_rows(names, FLAGS.top_k)
     if not FLAGS.index:
         return rows
     model_tags = getattr(model.vocabulary, "names", ())
-    neighbors = predict.predict_tags(Path(FLAGS.index), names, _MAX_TAGS)
-    return predict.merge_predictions(rows, neighbors, model_tags, _MAX_TAGS)
+    max_tags = FLAGS.top_k or _MERGED_TAGS
+    neighbors = predict.predict_tags(Path(FLAGS.index), names, max_tags)
+    return predict.merge_predictions(rows, neighbors, model_tags, max_tags)
 
 
 def _without_own(names: list[str], output: Path) -> list[str]:

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxtag import augment, models
+from jaxtag.config.schema import Config
 from jaxtag.data import pipeline, transforms
 from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
@@ -20,8 +21,6 @@ from jaxtag.inference import predictor
 from jaxtag.weights.loader import load
 from jaxtag.weights.preprocessing import load_preprocessing
 
-_BATCH = 64
-_THREADS = 4
 _ADAPTED = ("head", "image_size")
 
 
@@ -55,11 +54,16 @@ class FeatureExtractor:
     mesh: Mesh
     _image: transforms.ImageTransform
     _compute: Callable[[jax.Array], jax.Array]
+    _config: Config
 
     def of_files(self, files: Sequence[Any]) -> Iterator[FeatureBatch]:
         """The vectors of files (or encoded bytes, or arrays), in order, some at a time."""
         batches = pipeline.image_batches(
-            files, image=self._image, batch_size=self._batch_size, num_threads=_THREADS
+            files,
+            image=self._image,
+            batch_size=self._batch_size,
+            num_workers=self._config.data.num_workers,
+            num_threads=self._config.data.num_threads,
         )
         for batch in batches:
             errors, index = batch["error"], batch["index"]
@@ -89,7 +93,8 @@ class FeatureExtractor:
             example=pipeline.ExampleSpec(self._image),
             batch_size=self._batch_size,
             rows=meshes.local_row_indices(self.mesh, self._batch_size),
-            num_threads=_THREADS,
+            num_workers=self._config.data.num_workers,
+            num_threads=self._config.data.num_threads,
         )
         for batch in batches:
             arrays = meshes.make_global_batch(
@@ -103,14 +108,14 @@ class FeatureExtractor:
         batches.close()
 
     def compute(self, images: np.ndarray) -> np.ndarray:
-        """Pictures uint8 [B, S, S, 3], B a multiple of the devices, to float32 [B, D]."""
+        """Vectors float32 [B, D] of images uint8 [B, S, S, 3], B a multiple of the devices."""
         arrays = meshes.make_global_batch({"image": images}, self.mesh)
         return np.asarray(self._compute(arrays["image"]))
 
     @property
     def _batch_size(self) -> int:
         shards = self.mesh.shape["data"]
-        return -(-_BATCH // shards) * shards
+        return -(-self._config.evaluation.batch_size // shards) * shards
 
 
 def from_flags(
@@ -164,7 +169,7 @@ def from_predictor(model: predictor.Predictor) -> FeatureExtractor:
 
     image = task.image_transform(train=False)
     description = {"workdir": str(model.workdir.resolve()), "step": model.step}
-    return _extractor(description, model.mesh, image, compute, model.variables)
+    return _extractor(description, model.mesh, image, compute, model.variables, model.config)
 
 
 def from_model(
@@ -173,21 +178,23 @@ def from_model(
     """Of a backbone by name, with weights from safetensors, or at random (seed 0)."""
     if model not in models.list_models():
         raise UsageError(f"--model={model}: unknown{did_you_mean(model, models.list_models())}")
-    wanted = (weights and load_preprocessing(weights)) or models.get_preprocessing(model)
-    size = image_size or wanted.image_size
+    preprocessing = (weights and load_preprocessing(weights)) or models.get_preprocessing(model)
+    size = image_size or preprocessing.image_size
     fields = {"image_size": size} if "image_size" in models.field_names(model) else {}
     module = models.create_model(model, **fields)
-    images = jnp.zeros((1, size, size, len(wanted.mean)))
+    images = jnp.zeros((1, size, size, len(preprocessing.mean)))
     if weights:
         variables = load(
-            weights, module, adapt=_ADAPTED, channels=len(wanted.mean), image_size=size
+            weights, module, adapt=_ADAPTED, channels=len(preprocessing.mean), image_size=size
         )
     else:
         variables = jax.jit(module.init)(jax.random.key(0), images)
 
     def compute(variables: Any, images: jax.Array) -> jax.Array:
-        grayscale = len(wanted.mean) == 1
-        images = augment.normalize(images, wanted.mean, wanted.std, grayscale=grayscale)
+        grayscale = len(preprocessing.mean) == 1
+        images = augment.normalize(
+            images, preprocessing.mean, preprocessing.std, grayscale=grayscale
+        )
         return _pooled(module, variables, images)
 
     mesh = meshes.make_mesh()
@@ -195,7 +202,7 @@ def from_model(
     path = weights and str(Path(weights).resolve())
     description = {"model": model, "weights": path, "image_size": size}
     return _extractor(
-        description, mesh, transforms.CenterCrop(size, wanted.crop), compute, variables
+        description, mesh, transforms.CenterCrop(size, preprocessing.crop), compute, variables
     )
 
 
@@ -218,12 +225,18 @@ def _extractor(
     image: transforms.ImageTransform,
     compute: Callable[[Any, jax.Array], jax.Array],
     variables: Any,
+    config: Config | None = None,
 ) -> FeatureExtractor:
     shape = jax.ShapeDtypeStruct((1, image.size, image.size, 3), jnp.uint8)
     dimension = jax.eval_shape(compute, variables, shape).shape[1]
     run = jax.jit(meshes.with_mesh(mesh, compute), out_shardings=meshes.replicated(mesh))
     return FeatureExtractor(
-        description, dimension, mesh, image, lambda images: run(variables, images)
+        description,
+        dimension,
+        mesh,
+        image,
+        lambda images: run(variables, images),
+        config or Config(),
     )
 
 

@@ -18,7 +18,7 @@ from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import sharding
 from jaxtag.errors import UsageError, UserError
 from jaxtag.inference.prediction import Prediction
-from jaxtag.tasks.base import Row, Task
+from jaxtag.tasks.base import Predict, Row, Task
 from jaxtag.training import run_data
 from jaxtag.training.checkpoint import Checkpoints
 
@@ -56,15 +56,19 @@ class Predictor:
     def vocabulary(self) -> Any:
         return self.task.vocabulary
 
-    def __call__(self, images: Any) -> Any:
+    def __call__(self, images: Any, top_k: int | None = None) -> Any:
         """The prediction for an image, or a list of predictions for several.
 
         An image that cannot be decoded has a prediction with `error`.
+
+        Args:
+            top_k: how many tags a prediction has, whatever their scores; by default those that
+                reach their thresholds, or a classifier's 5 likeliest classes.
         """
         inputs, single = as_inputs(images)
         predictions = [
             Prediction.from_row(row, image)
-            for row, image in zip(self.predict_rows(inputs), inputs, strict=True)
+            for row, image in zip(self.predict_rows(inputs, top_k), inputs, strict=True)
         ]
         return predictions[0] if single else predictions
 
@@ -79,8 +83,12 @@ class Predictor:
         inputs, _ = as_inputs(images)
         return features.from_predictor(self).of_inputs(inputs)
 
-    def predict_rows(self, inputs: Sequence[Any]) -> Iterator[Row]:
+    def predict_rows(self, inputs: Sequence[Any], top_k: int | None = None) -> Iterator[Row]:
         """A row of JSON values for each file or image, in order; memory does not grow.
+
+        Args:
+            inputs: paths, encoded bytes or arrays uint8 [H, W, 3].
+            top_k: as of `__call__`.
 
         Raises:
             UsageError: at once, where the settings of decoding do not fit the model.
@@ -95,15 +103,17 @@ class Predictor:
             num_workers=config.data.num_workers,
             num_threads=config.data.num_threads,
         )
-        return self._rows(predict, batches)
+        return self._rows(predict, batches, top_k)
 
-    def _rows(self, predict: Any, batches: pipeline.BatchIterator) -> Iterator[Row]:
+    def _rows(
+        self, predict: Predict, batches: pipeline.BatchIterator, top_k: int | None
+    ) -> Iterator[Row]:
         key = jax.random.key(self.config.seed)
         for number, batch in enumerate(batches):
             files, errors = batch.pop("file"), batch.pop("error")
             arrays = meshes.make_global_batch(batch, self.mesh)
             outputs = predict(self.variables, arrays, jax.random.fold_in(key, number))
-            rows = self.task.rows(jax.device_get(outputs))
+            rows = self.task.rows(jax.device_get(outputs), top_k)
             for row in np.flatnonzero(batch["index"] >= 0):
                 file = {"file": files[row]} if files[row] else {}
                 yield {**file, **({"error": errors[row]} if errors[row] else rows[row])}

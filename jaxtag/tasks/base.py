@@ -306,8 +306,13 @@ class Task(abc.ABC, Generic[SettingsT]):
         """A compiled function (variables, batch, key) -> arrays [B, …] that `rows` takes."""
 
     @abc.abstractmethod
-    def rows(self, outputs: dict[str, np.ndarray]) -> list[Row]:
-        """The predictions of a batch as JSON values, e.g. {"tags": [{"tag": …, "score": …}]}."""
+    def rows(self, outputs: dict[str, np.ndarray], top_k: int | None = None) -> list[Row]:
+        """The predictions of a batch as JSON values, e.g. {"tags": [{"tag": …, "score": …}]}.
+
+        Args:
+            top_k: how many tags or classes a row has, whatever their scores; by default those
+                that the task selects.
+        """
 
     # --- evaluation
 

@@ -94,7 +94,7 @@ class CountTask(Task):
         count = jax.jit(self.count)
         return lambda variables, batch, key: {"count": count(variables, batch)}
 
-    def rows(self, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    def rows(self, outputs: dict[str, np.ndarray], top_k=None) -> list[dict[str, Any]]:
         return [{"count": round(float(count), 3)} for count in outputs["count"]]
 
     def make_evaluation_step(self, mesh: Any) -> Any:

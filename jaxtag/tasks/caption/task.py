@@ -184,11 +184,12 @@ class CaptionTask(Task[CaptionConfig]):
     def make_predict(self) -> Predict:
         return self.make_generate()
 
-    def rows(self, outputs: dict[str, np.ndarray]) -> list[Row]:
+    def rows(self, outputs: dict[str, np.ndarray], top_k: int | None = None) -> list[Row]:
         """The caption and its score.
 
         A score is the log-probability, with beam search divided by the length penalty.
         """
+        del top_k
         texts = self.vocabulary.decode_batch(outputs["tokens"])
         scores = [round(float(score), 4) for score in outputs["scores"]]
         return [{"caption": t, "score": s} for t, s in zip(texts, scores, strict=True)]

@@ -108,10 +108,10 @@ class ClassifyTask(Task[ClassifyConfig]):
         predict = jax.jit(self.predict)
         return lambda variables, batch, key: {"probabilities": predict(variables, batch)}
 
-    def rows(self, outputs: dict[str, np.ndarray]) -> list[Row]:
-        """The likeliest classes and their probabilities."""
-        names = self.vocabulary.names
-        return [{"tags": top_rows(p, names, _TOP_CLASSES)} for p in outputs["probabilities"]]
+    def rows(self, outputs: dict[str, np.ndarray], top_k: int | None = None) -> list[Row]:
+        """The likeliest classes and their probabilities; 5 by default."""
+        names, count = self.vocabulary.names, top_k or _TOP_CLASSES
+        return [{"tags": top_rows(p, names, count)} for p in outputs["probabilities"]]
 
     def score(
         self, variables: Any, batch: Batch

@@ -105,8 +105,9 @@ class EmbedTask(Task[EmbedConfig]):
         embed = jax.jit(self.embed)
         return lambda variables, batch, key: {"embedding": embed(variables, batch["image"])}
 
-    def rows(self, outputs: dict[str, np.ndarray]) -> list[Row]:
+    def rows(self, outputs: dict[str, np.ndarray], top_k: int | None = None) -> list[Row]:
         """The vector of each image."""
+        del top_k
         return [
             {"embedding": [round(float(x), 6) for x in vector]} for vector in outputs["embedding"]
         ]

@@ -28,6 +28,7 @@ from jaxtag.tasks.base import (
     Predict,
     Row,
     Task,
+    top_rows,
 )
 from jaxtag.tasks.tag.calibration import (
     TagCalibration,
@@ -168,8 +169,10 @@ class TagTask(Task[TagConfig]):
         predict = jax.jit(self.predict)
         return lambda variables, batch, key: {"scores": predict(variables, batch)}
 
-    def rows(self, outputs: dict[str, np.ndarray]) -> list[Row]:
-        """The tags whose scores reach their thresholds, and at least the likeliest one."""
+    def rows(self, outputs: dict[str, np.ndarray], top_k: int | None = None) -> list[Row]:
+        """The tags whose scores reach their thresholds, at least one and at most 30."""
+        if top_k is not None:
+            return [{"tags": top_rows(s, self.vocabulary.names, top_k)} for s in outputs["scores"]]
         names, rows = self.vocabulary.names, []
         calibration = self.calibration or TagCalibration.identity(self.num_tags)
         for scores in outputs["scores"]:
