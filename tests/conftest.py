@@ -1,4 +1,4 @@
-"""What every test needs: 8 CPU devices, a compilation cache, and where the real data lie."""
+"""What every test needs: 8 CPU devices, a compilation cache, checked types, the real data."""
 
 import os
 import tempfile
@@ -18,8 +18,15 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+import jaxtyping
 import pytest
 from absl import flags
+
+# Checks the annotated types and shapes of every call, before jaxtag is imported.
+jaxtyping.install_import_hook(
+    ["jaxtag.augment", "jaxtag.kernels", "jaxtag.losses", "jaxtag.metrics", "jaxtag.models"],
+    "beartype.beartype",
+)
 
 if not flags.FLAGS.is_parsed():  # grain's worker processes read absl flags
     flags.FLAGS(["pytest"])

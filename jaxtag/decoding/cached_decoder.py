@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtag.models.captioner import Captioner
-from jaxtag.models.decoder import DecoderBlock
+from jaxtag.models.decoder import Captioner, DecoderBlock
 
 METHODS = ("greedy", "beam", "sample")
 Cache = list[tuple[jax.Array, jax.Array]]  # keys and values [B, H, T * W, d] of each layer

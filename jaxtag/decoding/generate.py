@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxtag.decoding import beam_search
 from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig
-from jaxtag.models.captioner import Captioner
+from jaxtag.models.decoder import Captioner
 
 
 def generate(

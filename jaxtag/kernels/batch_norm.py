@@ -52,8 +52,10 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[AnyArray, "*B C"], train: bool) -> Float[Array, "*B C"]:
         channels = x.shape[-1]
-        scale = self.param("scale", self.scale_init, (channels,)) if self.use_scale else 1.0
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        scale: Array | float = 1.0
+        if self.use_scale:
+            scale = jnp.asarray(self.param("scale", self.scale_init, (channels,)))
+        bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (channels,)))
         shape = (channels,) if self.groups == 1 else (self.groups, channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)

@@ -66,7 +66,7 @@ class Conv(nn.Module):
                 f"going out ({self.features})"
             )
         shape = (*size, channels // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        kernel = jnp.asarray(self.param("kernel", self.kernel_init, shape)).astype(self.dtype)
         padding = resolve_padding(self.padding, size, self.stride, x.shape[1:3])
         inputs = jnp.asarray(x).astype(self.dtype)
         y = convolve(inputs, kernel, self.stride, padding, self.groups)

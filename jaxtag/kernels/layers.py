@@ -14,6 +14,7 @@ from flax.typing import Dtype, Initializer
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt16
 
+from jaxtag.array_types import AnyArray
 from jaxtag.distributed import mesh
 
 xavier = nn.initializers.xavier_uniform()
@@ -42,11 +43,12 @@ class Linear(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "..."]:
+    def __call__(self, x: Float[AnyArray, "*B D"]) -> Float[Array, "..."]:
         width = x.shape[-1]
         kernel = self.param("kernel", self._init_kernel, (width, *self.features))
         bias = self.param("bias", nn.initializers.zeros, self.features)
-        y = checkpoint_name(_project(x.astype(self.dtype), kernel.astype(self.dtype)), _PROJECTED)
+        x, kernel = (jnp.asarray(array).astype(self.dtype) for array in (x, kernel))
+        y = checkpoint_name(_project(x, kernel), _PROJECTED)
         return y + bias.astype(self.dtype)
 
     def _init_kernel(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
@@ -84,8 +86,8 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         width = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (width,))
-        bias = self.param("bias", nn.initializers.zeros, (width,))
+        scale = jnp.asarray(self.param("scale", nn.initializers.ones, (width,)))
+        bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (width,)))
         return _layer_norm(barrier_grad(x), scale, bias, self.epsilon).astype(self.dtype)
 
 
@@ -155,7 +157,9 @@ barrier_grad.defvjp(lambda x: (x, None), _barrier_grad_backward)
 
 
 @jax.custom_vjp
-def add_broadcast(x: Float[Array, "B ..."], shared: Float[Array, "..."]) -> Float[Array, "B ..."]:
+def add_broadcast(
+    x: Float[Array, "B ..."], shared: Float[AnyArray, "..."]
+) -> Float[Array, "B ..."]:
     """Adds to each example what all share, in x's dtype.
 
     The gradient of the shared part is a sum over the examples. For it XLA's GPU backend would lay
@@ -166,7 +170,7 @@ def add_broadcast(x: Float[Array, "B ..."], shared: Float[Array, "..."]) -> Floa
     return x + shared.astype(x.dtype)
 
 
-def _add_broadcast_backward(shared: Array, gradient: Array) -> tuple[Array, Array]:
+def _add_broadcast_backward(shared: AnyArray, gradient: Array) -> tuple[Array, Array]:
     plain = partial(jnp.sum, axis=0, dtype=jnp.float32)
     total = jax.lax.platform_dependent(gradient, cuda=_sum_by_product, default=plain)
     return gradient, total.astype(shared.dtype)

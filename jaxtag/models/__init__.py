@@ -1,7 +1,20 @@
-"""Models: pure linen modules, and a registry of backbones by name."""
+"""Models: pure linen modules, and a registry of backbones by name.
 
-from jaxtag.models.captioner import Captioner
-from jaxtag.models.decoder import Decoder
+Importing the families registers their names.
+"""
+
+from jaxtag.models import (  # noqa: F401
+    airbench,
+    alexnet,
+    capsnet,
+    efficientnet,
+    mobilenet,
+    mobilenet_v3,
+    resnet,
+    squeezenet,
+    vit,
+)
+from jaxtag.models.decoder import Captioner, Decoder
 from jaxtag.models.embedder import Embedder
 from jaxtag.models.ml_decoder import MLDecoder
 from jaxtag.models.registry import (

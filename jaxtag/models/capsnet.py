@@ -4,29 +4,34 @@ On MNIST (28x28x1, 10 classes) it has the paper's parameters: 6.8 million, and 8
 decoder.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
+from jaxtyping import Array, Float, Int
 
+from jaxtag.array_types import AnyArray, Images
 from jaxtag.kernels.conv import Conv
 from jaxtag.kernels.layers import Linear, chunked_map, num_chunks_for_budget
 from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.models.registry import register_model
 from jaxtag.models.routing import length, route, squash
 
 _KERNEL = 9  # of both convolutions
 _SMALLEST_IMAGE = 2 * _KERNEL - 1
-_VOTES = 1 << 30  # bytes of votes at a time, on a device
+_VOTE_BYTES = 1 << 30  # bytes of votes at a time, on a device
 _he_fan_in = nn.initializers.he_normal()
 
 
 class ClassCapsules(nn.Module):
-    """Lower capsules `[B, N, K]` to one capsule a class, float32 `[B, classes, size]`.
+    """Lower capsules to one capsule a class, float32.
 
     Each pair of a lower capsule and a class has a matrix of its own: kernel `[N, K, classes,
-    size]`, so that the parameters belong to one size of picture. Its votes, N x classes x size for
-    each picture, and some copies of them exist for a part of the pictures at a time (374 classes at
-    32x32 pixels: 49 MB a picture).
+    size]`, so that the parameters belong to one size of image. Its votes, N x classes x size for
+    each image, and some copies of them exist for a chunk of the images at a time (374 classes at
+    32x32 pixels: 49 MB an image).
     """
 
     classes: int
@@ -35,29 +40,29 @@ class ClassCapsules(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B N K"]) -> Float[Array, "B {self.classes} {self.size}"]:
         shape = (*x.shape[1:], self.classes, self.size)
         kernel = self.param("kernel", nn.initializers.truncated_normal(0.1), shape)
-        kernel = kernel.astype(self.dtype)
+        kernel = jnp.asarray(kernel).astype(self.dtype)
 
-        def capsules(x: jax.Array) -> jax.Array:
+        def capsules(x: Array) -> Array:
             return route(jnp.einsum("bnk,nkcd->bncd", x, kernel), self.iterations)
 
-        votes = shape[0] * self.classes * self.size * kernel.dtype.itemsize
-        parts = num_chunks_for_budget(x.shape[0], votes, _VOTES)
+        vote_bytes = shape[0] * self.classes * self.size * kernel.dtype.itemsize
+        chunks = num_chunks_for_budget(x.shape[0], vote_bytes, _VOTE_BYTES)
         x = x.astype(self.dtype)
-        return capsules(x) if parts == 1 else chunked_map(capsules, parts, x)
+        return capsules(x) if chunks == 1 else chunked_map(capsules, chunks, x)
 
 
 class ReconstructionDecoder(nn.Module):
-    """Masked class capsules `[B, C * D]` to pictures in [0, 1], float32 `[B, *shape]`."""
+    """Masked class capsules to images `[B, *shape]` in [0, 1], float32."""
 
     shape: tuple[int, ...]
     hidden: tuple[int, ...]
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B H W C"]:
         for index, width in enumerate(self.hidden, start=1):
             x = nn.relu(Linear((width,), _he_fan_in, self.dtype, name=f"fc{index}")(x))
         height, width, channels = self.shape
@@ -65,24 +70,26 @@ class ReconstructionDecoder(nn.Module):
         return nn.sigmoid(x.astype(jnp.float32)).reshape(-1, *self.shape)
 
 
+@register_model("capsnet", Preprocessing(28, (0.0,), (1.0,), crop=1.0))
 class CapsNet(nn.Module):
-    """Images `[B, H, W, C]` in [0, 1], at least 17x17, of any channels, to named outputs:
+    """Images in [0, 1], at least 17x17, of any channels, to named outputs:
 
     - `features` `[B, h, w, types * primary_size]`: the primary capsules, and `pooled`, their mean;
     - with classes: `capsules` float32 `[B, num_classes, class_size]`, `lengths` float32
-      `[B, num_classes]`, how present each class is, in [0, 1); also as `logits`, since the
-      prediction is the longest (`losses.classification.margin_loss` takes them: no log-odds);
+      `[B, num_classes]`, the presence of each class, in [0, 1); also as `logits`, since the
+      prediction is the longest (for `losses.classification.margin_loss`; they are no log-odds);
     - with `reconstruct`: `reconstruction` float32 `[B, H, W, C]` in [0, 1], of the capsule of the
       label, or of the longest where no labels are given.
 
-    Fields:
-      num_classes: 0 for the primary capsules alone.
-      reconstruct: with the decoder (section 4.1), which needs classes.
-      iterations: of routing.
-      channels: of the first convolution.
-      types, primary_size: of the primary capsules, at each place of the grid.
-      class_size: dimensions of a class capsule.
-      decoder: hidden units of the decoder's layers.
+    Attributes:
+        num_classes: 0 for the primary capsules alone.
+        reconstruct: with the decoder (section 4.1), which needs classes.
+        iterations: of routing.
+        channels: of the first convolution.
+        types: of primary capsules, at each position of the grid.
+        primary_size: dimensions of a primary capsule.
+        class_size: dimensions of a class capsule.
+        decoder: hidden units of the decoder's layers.
     """
 
     num_classes: int = 0
@@ -97,11 +104,18 @@ class CapsNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, train: bool = False, labels: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
-        """Named outputs, the same in training; labels are int32 [B] or shares [B, num_classes].
+        self,
+        images: Images,
+        train: bool = False,
+        labels: Int[AnyArray, " B"] | Float[AnyArray, "B {self.num_classes}"] | None = None,
+    ) -> dict[str, Array]:
+        """Named outputs, the same in training.
 
-        Raises ValueError for too small images, and for a reconstruction without classes.
+        Args:
+            labels: of the capsules to reconstruct from, classes or weights of the classes.
+
+        Raises:
+            ValueError: images are too small, or a reconstruction has no classes.
         """
         batch, height, width, _ = images.shape
         if min(height, width) < _SMALLEST_IMAGE:
@@ -111,9 +125,16 @@ class CapsNet(nn.Module):
             )
         if self.reconstruct and not self.num_classes:
             raise ValueError("CapsNet reconstructs from class capsules: set num_classes")
-        conv = {"padding": 0, "use_bias": True, "kernel_init": _he_fan_in, "dtype": self.dtype}
-        x = nn.relu(Conv(self.channels, _KERNEL, **conv, name="stem")(images))
-        x = Conv(self.types * self.primary_size, _KERNEL, 2, **conv, name="primary")(x)
+        conv = partial(
+            Conv,
+            kernel_size=_KERNEL,
+            padding=0,
+            use_bias=True,
+            kernel_init=_he_fan_in,
+            dtype=self.dtype,
+        )
+        x = nn.relu(conv(features=self.channels, name="stem")(images))
+        x = conv(features=self.types * self.primary_size, stride=2, name="primary")(x)
         primary = squash(x.reshape(batch, -1, self.primary_size))
         features = primary.astype(self.dtype).reshape(x.shape)
         outputs = {"features": features, "pooled": features.mean((1, 2))}
@@ -124,19 +145,16 @@ class CapsNet(nn.Module):
         lengths = length(capsules)
         outputs |= {"capsules": capsules, "lengths": lengths, "logits": lengths}
         if self.reconstruct:
-            kept = capsules * _mask(lengths, labels)[..., None]
+            masked = capsules * _mask(lengths, labels)[..., None]
             decoder = ReconstructionDecoder(
                 images.shape[1:], self.decoder, self.dtype, name="decoder"
             )
-            outputs["reconstruction"] = decoder(kept.reshape(batch, -1))
+            outputs["reconstruction"] = decoder(masked.reshape(batch, -1))
         return outputs
 
 
-def _mask(lengths: jax.Array, labels: jax.Array | None) -> jax.Array:
-    """1 for the capsule to reconstruct from, 0 for the others, `[B, C]`."""
+def _mask(lengths: Float[Array, "B C"], labels: AnyArray | None) -> Float[AnyArray, "B C"]:
+    """1 for the capsule to reconstruct from, 0 for the others."""
     if labels is None:
         labels = lengths.argmax(-1)
     return jax.nn.one_hot(labels, lengths.shape[-1]) if labels.ndim == 1 else labels
-
-
-MODELS = {"capsnet": (CapsNet, {}, Preprocessing(28, (0.0,), (1.0,), crop=1.0))}

@@ -1,4 +1,4 @@
-"""A transformer decoder of the GPT-2 form with cross-attention to a picture.
+"""A transformer decoder of the GPT-2 form with cross-attention to an image, and the captioner.
 
 Pre-norm, learned positions, tanh-GELU, tied embeddings: with the same weights it computes what
 `transformers.GPT2LMHeadModel(add_cross_attention=True)` computes.
@@ -11,8 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxtag.distributed import mesh as meshes
+from jaxtag.array_types import AnyArray, Images
+from jaxtag.distributed import mesh
 from jaxtag.kernels import attention, layers
 
 
@@ -46,46 +48,53 @@ class DecoderBlock(nn.Module):
         self.residual_dropout = layers.Dropout(self.dropout)
         self.weights_dropout = layers.Dropout(self.attention_dropout)
 
-    def __call__(self, x: jax.Array, memory: jax.Array, train: bool) -> tuple[jax.Array, None]:
-        """x `[B, K, T, D]`, memory `[B, N, D]`: K captions a picture share its keys and values."""
-        x = meshes.constrain_batch(x)
+    def __call__(
+        self, x: Float[Array, "B K T D"], memory: Float[Array, "B N D"], train: bool
+    ) -> tuple[Float[Array, "B K T D"], None]:
+        """K captions of an image share its keys and values."""
+        x = mesh.constrain_batch(x)
         batch, captions, length, width = x.shape
-        dropped = partial(self.residual_dropout, train=train)
-        weights_dropped = partial(self.weights_dropout, train=train)
+        dropout = partial(self.residual_dropout, train=train)
+        weights_dropout = partial(self.weights_dropout, train=train)
 
         qkv = self.qkv(self.norm1(x)).reshape(batch * captions, length, 3, width)
         causal = jnp.tril(jnp.ones((length, length), bool))
-        attended = attention.attention(
-            *attention.split_parts(qkv, self.heads), causal, weights_dropped
-        )
-        x = x + dropped(self.out(attention.merge_heads(attended).reshape(x.shape)))
+        query, key, value = attention.split_parts(qkv, self.heads)
+        attended = attention.attention(query, key, value, causal, weights_dropout)
+        x = x + dropout(self.out(attention.merge_heads(attended).reshape(x.shape)))
 
         query = self.cross_query(self.norm_cross(x)).reshape(batch, captions * length, width)
         query = attention.split_heads(query, self.heads)
-        keys, values = attention.split_parts(self.cross_key_value(memory), self.heads)
-        attended = attention.attention(query, keys, values, None, weights_dropped)
-        x = x + dropped(self.cross_out(attention.merge_heads(attended).reshape(x.shape)))
-        return x + dropped(self.mlp(self.norm2(x))), None
+        key, value = attention.split_parts(self.cross_key_value(memory), self.heads)
+        attended = attention.attention(query, key, value, None, weights_dropout)
+        x = x + dropout(self.cross_out(attention.merge_heads(attended).reshape(x.shape)))
+        return x + dropout(self.mlp(self.norm2(x))), None
 
-    def project_memory(self, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Memory `[B, N, D]` -> keys and values `[B, H, N, d]` for `step`."""
+    def project_memory(
+        self, memory: Float[Array, "B N D"]
+    ) -> tuple[Float[Array, "B H N d"], Float[Array, "B H N d"]]:
+        """Keys and values of the image for `step`."""
         keys_values = attention.split_heads(self.cross_key_value(memory), self.heads)
         keys_values = keys_values.transpose(2, 0, 3, 1, 4)
         return keys_values[0], keys_values[1]
 
     def step(
         self,
-        x: jax.Array,
-        cache: tuple[jax.Array, jax.Array],
-        memory: tuple[jax.Array, jax.Array],
-        position: jax.Array,
-        mask: jax.Array,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """One token for each of W hypotheses a picture, inference only.
+        x: Float[Array, "B W D"],
+        cache: tuple[Float[Array, "B H TW d"], Float[Array, "B H TW d"]],
+        memory: tuple[Float[Array, "B H N d"], Float[Array, "B H N d"]],
+        position: Int[AnyArray, ""] | int,
+        mask: Bool[Array, "#B 1 #W TW"],
+    ) -> tuple[Float[Array, "B W D"], tuple[Float[Array, "B H TW d"], Float[Array, "B H TW d"]]]:
+        """One token for each of W hypotheses of an image, inference only.
 
-        x `[B, W, D]`; cache: keys and values `[B, H, T * W, d]`, position-major, into which the
-        new ones are written at `position`; memory: from `project_memory`; mask `[B, 1, W, T * W]`.
-        Gives x `[B, W, D]` and the new cache.
+        Args:
+            cache: keys and values of all positions and hypotheses, position-major, into which the
+                new ones are written at `position`.
+            memory: from `project_memory`.
+
+        Returns:
+            x and the new cache.
         """
         hypotheses = x.shape[1]
         qkv = attention.split_heads(self.qkv(self.norm1(x)), self.heads).transpose(2, 0, 3, 1, 4)
@@ -103,10 +112,13 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Caption tokens and a picture's features to logits of the next token.
+    """Caption tokens and an image's features to logits of the next token.
 
-    Fields: vocab_size; max_length: positions there are; dropout: of embeddings and of each branch;
-    attention_dropout: of attention weights; norm_eps, dtype, scan, remat: as of `ViT`.
+    Attributes:
+        max_length: number of positions.
+        dropout: of embeddings and of each branch.
+        attention_dropout: of attention weights.
+        norm_eps: as `dtype`, `scan` and `remat`, see `ViT`.
     """
 
     vocab_size: int
@@ -161,8 +173,10 @@ class Decoder(nn.Module):
             return [jax.tree.map(lambda p, i=i: p[i], params["blocks"]) for i in range(self.depth)]
         return [params[f"block_{i}"] for i in range(self.depth)]
 
-    def __call__(self, tokens: jax.Array, memory: jax.Array, train: bool = False) -> jax.Array:
-        """tokens int32 `[B, K, T]`, memory `[B, N, D]` -> logits float32 `[B, K, T, vocab_size]`.
+    def __call__(
+        self, tokens: Int[AnyArray, "B K T"], memory: Float[Array, "B N D"], train: bool = False
+    ) -> Float[Array, "B K T {self.vocab_size}"]:
+        """Logits of the token after each, float32.
 
         Position t sees tokens 0 to t. Padding at the end needs no mask: nothing before it sees it.
         """
@@ -179,12 +193,16 @@ class Decoder(nn.Module):
                 x, _ = block(x, memory, train)
         return self.logits(x)
 
-    def embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        """Tokens `[..., T]` at positions `[T]` -> `[..., T, D]`."""
-        return (self.token_embed[tokens] + self.pos_embed[positions]).astype(self.dtype)
+    def embed(
+        self, tokens: Int[AnyArray, "*B T"], positions: Int[AnyArray, " T"]
+    ) -> Float[Array, "*B T D"]:
+        """Embeddings of tokens at positions."""
+        tokens_embedded = jnp.asarray(self.token_embed)[tokens]
+        positions_embedded = jnp.asarray(self.pos_embed)[positions]
+        return (tokens_embedded + positions_embedded).astype(self.dtype)
 
-    def logits(self, x: jax.Array) -> jax.Array:
-        """`[..., D] -> [..., vocab_size]`, float32: the last norm and the tied embedding."""
+    def logits(self, x: Float[Array, "*B D"]) -> Float[Array, "*B {self.vocab_size}"]:
+        """The last norm and the tied embedding, float32."""
         x = self.norm(x)
         return jnp.einsum(
             "...d,vd->...v",
@@ -192,3 +210,40 @@ class Decoder(nn.Module):
             self.token_embed.astype(self.dtype),
             preferred_element_type=jnp.float32,
         )
+
+
+class Captioner(nn.Module):
+    """An image encoder and a text decoder as one captioning model.
+
+    Any backbone with `features`, and a decoder that attends to them. Where their widths differ, a
+    learned projection is between them (`memory_proj`), as `enc_to_dec_proj` in
+    `transformers.VisionEncoderDecoderModel`.
+    """
+
+    encoder: nn.Module
+    decoder: Decoder
+
+    @nn.compact
+    def __call__(
+        self, images: Images, tokens: Int[AnyArray, "B K T"], train: bool = False
+    ) -> dict[str, Array]:
+        """K captions of each image, which share one encoder pass.
+
+        Returns:
+            `logits` float32 `[B, K, T, V]` (of the token after each) and `features` `[B, N, D]`,
+            which the decoder attends to.
+        """
+        features = self.encode(images, train)
+        return {"logits": self.decoder(tokens, features, train), "features": features}
+
+    @nn.compact
+    def encode(
+        self, images: Images, train: bool = False
+    ) -> Float[Array, "B N {self.decoder.width}"]:
+        """The features that the decoder attends to."""
+        features = self.encoder(images, train)["features"]
+        features = features.reshape(features.shape[0], -1, features.shape[-1])
+        if features.shape[-1] == self.decoder.width:
+            return features
+        project = layers.Linear((self.decoder.width,), dtype=self.decoder.dtype, name="memory_proj")
+        return project(features)

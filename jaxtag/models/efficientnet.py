@@ -8,8 +8,9 @@ import math
 from functools import partial
 
 import flax.linen as nn
-import jax
+from jaxtyping import Array
 
+from jaxtag.array_types import Images
 from jaxtag.kernels import layers
 from jaxtag.models.mobile_blocks import (
     ConvNorm,
@@ -19,6 +20,7 @@ from jaxtag.models.mobile_blocks import (
     make_divisible,
 )
 from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.models.registry import register_model
 
 # Table 1 of the paper: expansion, kernel, stride of the first block, channels, blocks.
 STAGES = (
@@ -33,12 +35,12 @@ STAGES = (
 
 
 class EfficientNet(MobileNetBase):
-    """A `SmallNetwork` of inverted residuals with squeeze-and-excite.
+    """A `MobileNetBase` of inverted residuals with squeeze-and-excite.
 
-    Fields:
-      stages: (expansion, kernel, stride of the first block, channels, blocks) of each.
-      depth: multiplies the blocks of every stage.
-      drop_path: how often the last block's branch is dropped in training; growing from 0.
+    Attributes:
+        stages: (expansion, kernel, stride of the first block, channels, blocks) of each.
+        depth: multiplies the blocks of every stage.
+        drop_path: probability of dropping the last block's branch in training, growing from 0.
     """
 
     stages: tuple[tuple[int, int, int, int, int], ...] = STAGES
@@ -50,12 +52,13 @@ class EfficientNet(MobileNetBase):
         return [math.ceil(stage[-1] * self.depth) for stage in self.stages]
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    def __call__(self, images: Images, train: bool = False) -> dict[str, Array]:
         conv = partial(ConvNorm, activation=nn.silu, **self.common())
         excite = partial(SqueezeExcite, activation=nn.silu, dtype=self.dtype)
-        x = conv(make_divisible(32 * self.width), 3, 2, name="stem")(images, train)
+        stem = make_divisible(32 * self.width)
+        x = conv(features=stem, kernel_size=3, stride=2, name="stem")(images, train)
         block = layers.remat_block(InvertedResidual, self.remat)
-        repeats, before = self.repeats(), 0
+        repeats, num_blocks = self.repeats(), 0
         for stage, (expansion, kernel, stride, channels, _) in enumerate(self.stages):
             for index in range(repeats[stage]):
                 x = block(
@@ -65,16 +68,16 @@ class EfficientNet(MobileNetBase):
                     stride=1 if index else stride,
                     activation=nn.silu,
                     excite=partial(excite, max(1, x.shape[-1] // 4)),
-                    drop_path=self.drop_path * before / sum(repeats),
+                    drop_path=self.drop_path * num_blocks / sum(repeats),
                     common=self.common(),
                     name=f"stage{stage + 1}_{index}",
                 )(x, train)
-                before += 1
-        x = conv(make_divisible(1280 * self.width), name="last")(x, train)
-        return self.classified(x, x.mean((1, 2)), train)
+                num_blocks += 1
+        x = conv(features=make_divisible(1280 * self.width), name="last")(x, train)
+        return self.outputs(x, x.mean((1, 2)), train)
 
 
-# Width, depth, dropout; image size, shorter side before the middle is taken (torchvision's).
+# Width, depth, dropout; image size, shorter side before the center crop (torchvision's).
 _SIZES = (
     (1.0, 1.0, 0.2, 224, 256),
     (1.0, 1.1, 0.2, 240, 256),
@@ -86,11 +89,12 @@ _SIZES = (
     (2.0, 3.1, 0.5, 600, 600),
 )
 _LARGE_NORM = {"norm_eps": 1e-3, "norm_momentum": 0.99}  # torchvision's, from B5 on
-MODELS = {
-    f"efficientnet_b{size}": (
-        EfficientNet,
-        {"width": width, "depth": depth, "dropout": dropout, **(_LARGE_NORM if size >= 5 else {})},
-        Preprocessing(image_size=image, interpolation="bicubic", crop=image / before),
-    )
-    for size, (width, depth, dropout, image, before) in enumerate(_SIZES)
-}
+for _size, (_width, _depth, _dropout, _image_size, _resize) in enumerate(_SIZES):
+    register_model(
+        f"efficientnet_b{_size}",
+        Preprocessing(_image_size, interpolation="bicubic", crop=_image_size / _resize),
+        width=_width,
+        depth=_depth,
+        dropout=_dropout,
+        **(_LARGE_NORM if _size >= 5 else {}),
+    )(EfficientNet)

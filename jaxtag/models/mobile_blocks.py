@@ -1,26 +1,27 @@
-"""What the families of small networks share: MobileNet V1, V2, V3 and EfficientNet."""
+"""Blocks of the families of small networks: MobileNet V1, V2, V3 and EfficientNet."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 from flax.typing import Dtype
+from jaxtyping import Array, Float
 
+from jaxtag.array_types import Images
 from jaxtag.kernels import layers
 from jaxtag.kernels.batch_norm import BatchNorm
 from jaxtag.kernels.conv import Conv
 
-Activation = Callable[[jax.Array], jax.Array]
+Activation = Callable[[Array], Array]
 
 
 def make_divisible(channels: float) -> int:
     """The nearest multiple of 8, at least 8 and not below nine tenths of `channels`.
 
-    As the code of MobileNet V2, V3 and EfficientNet rounds widths (`make_divisible`).
+    As the code of MobileNet V2, V3 and EfficientNet rounds widths.
     """
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * channels else nearest
@@ -39,7 +40,7 @@ class ConvNorm(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Images, train: bool) -> Float[Array, "B h w {self.features}"]:
         size = (self.kernel_size, self.stride, self.padding, self.groups)
         x = Conv(self.features, *size, dtype=self.dtype, name="conv")(x)
         x = BatchNorm(**self.norm, dtype=self.dtype, name="norm")(x, train)
@@ -47,7 +48,7 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """`[B, H, W, C]`, each channel weighted by what the whole picture holds.
+    """Weights each channel by the content of the whole image.
 
     Hu et al. 2018, arXiv:1709.01507, section 3: mean, `squeezed` channels, C weights.
     """
@@ -58,11 +59,11 @@ class SqueezeExcite(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         conv = partial(Conv, kernel_size=1, use_bias=True, dtype=self.dtype)
         y = x.mean((1, 2), keepdims=True)
-        y = self.activation(conv(self.squeezed, name="reduce")(y))
-        return x * self.gate(conv(x.shape[-1], name="expand")(y))
+        y = self.activation(conv(features=self.squeezed, name="reduce")(y))
+        return x * self.gate(conv(features=x.shape[-1], name="expand")(y))
 
 
 class InvertedResidual(nn.Module):
@@ -72,10 +73,10 @@ class InvertedResidual(nn.Module):
     they are C), depthwise, squeeze-and-excite (V3 and EfficientNet), 1x1 without activation; added
     to its input where the shapes agree.
 
-    Fields:
-      common: `SmallNetwork.common`.
-      excite: what makes the squeeze-and-excite, called with `name`; None for none.
-      drop_path: how often an example's branch is dropped in training.
+    Attributes:
+        common: `MobileNetBase.common`.
+        excite: creates the squeeze-and-excite, called with `name`; None for none.
+        drop_path: probability of dropping an example's branch in training.
     """
 
     features: int
@@ -83,21 +84,29 @@ class InvertedResidual(nn.Module):
     kernel_size: int
     stride: int
     activation: Activation
-    common: dict[str, Any]
+    common: Mapping[str, Any]
     excite: Callable[..., nn.Module] | None = None
     drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "B H W C"], train: bool
+    ) -> Float[Array, "B h w {self.features}"]:
         conv = partial(ConvNorm, **self.common)
         y = x
         if self.expanded != x.shape[-1]:
-            y = conv(self.expanded, activation=self.activation, name="expand")(y, train)
-        size = (self.kernel_size, self.stride, self.expanded)
-        y = conv(self.expanded, *size, self.activation, name="depthwise")(y, train)
+            y = conv(features=self.expanded, activation=self.activation, name="expand")(y, train)
+        y = conv(
+            features=self.expanded,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            groups=self.expanded,
+            activation=self.activation,
+            name="depthwise",
+        )(y, train)
         if self.excite:
             y = self.excite(name="squeeze_excite")(y)
-        y = conv(self.features, name="project")(y, train)
+        y = conv(features=self.features, name="project")(y, train)
         if self.stride > 1 or x.shape[-1] != self.features:
             return y
         if self.drop_path:
@@ -106,16 +115,18 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetBase(nn.Module):
-    """Images `[B, H, W, C]`, normalised, to named outputs: `features` `[B, H / 32, W / 32, D]`,
-    `pooled` `[B, D]` and, with classes, `logits` float32 `[B, num_classes]`.
+    """Base of the families: normalized images to named outputs.
 
-    Fields:
-      num_classes: 0 for a backbone alone.
-      width: multiplies the channels of every layer.
-      dropout: share of `pooled` that the classifier does not see in training (key `dropout`).
-      padding: None (kernel / 2 on each side, PyTorch's code) or "same" (TensorFlow's).
-      norm_eps, norm_momentum, norm_groups: of `BatchNorm`.
-      remat: "none", or "full": a block's intermediates are computed again in the backward pass.
+    `features` `[B, H / 32, W / 32, D]`, `pooled` `[B, D]` and, with classes, `logits` float32
+    `[B, num_classes]`.
+
+    Attributes:
+        num_classes: 0 for a backbone alone.
+        width: multiplies the channels of every layer.
+        dropout: fraction of `pooled` that the classifier does not see in training (key `dropout`).
+        padding: None (kernel / 2 on each side, PyTorch's code) or "same" (TensorFlow's).
+        norm_eps: of `BatchNorm`, as `norm_momentum` and `norm_groups`.
+        remat: "none", or "full": a block's intermediates are computed again in the backward pass.
     """
 
     num_classes: int = 0
@@ -137,10 +148,10 @@ class MobileNetBase(nn.Module):
         }
         return {"norm": norm, "padding": self.padding, "dtype": self.dtype}
 
-    def classified(
-        self, features: jax.Array, pooled: jax.Array, train: bool
-    ) -> dict[str, jax.Array]:
+    def outputs(
+        self, features: Float[Array, "B h w D"], pooled: Float[Array, "B P"], train: bool
+    ) -> dict[str, Array]:
         """The named outputs; only the classifier's input goes through dropout."""
-        seen = layers.Dropout(self.dropout)(pooled, train) if self.num_classes else pooled
-        outputs = layers.backbone_outputs(features, seen, self.num_classes)
+        inputs = layers.Dropout(self.dropout)(pooled, train) if self.num_classes else pooled
+        outputs = layers.backbone_outputs(features, inputs, self.num_classes)
         return {**outputs, "pooled": pooled}

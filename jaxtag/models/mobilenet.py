@@ -6,15 +6,18 @@ With the same weights V1 computes what `transformers.MobileNetV1Model` and (with
 `norm_eps=1e-3`) `transformers.MobileNetV2Model` compute.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
+from jaxtyping import Array, Float
 
+from jaxtag.array_types import Images
 from jaxtag.kernels import layers
 from jaxtag.models.mobile_blocks import ConvNorm, InvertedResidual, MobileNetBase, make_divisible
 from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.models.registry import register_model
 
 V1_STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))
 V2_STAGES = (
@@ -29,29 +32,33 @@ V2_STAGES = (
 
 
 class Separable(nn.Module):
-    """A depthwise 3x3 and a 1x1 convolution: `[B, H, W, C]` to
-    `[B, H / stride, W / stride, features]`."""
+    """A depthwise 3x3 and a 1x1 convolution, to `[B, H / stride, W / stride, features]`."""
 
     features: int
     stride: int
-    common: dict[str, Any]
+    common: Mapping[str, Any]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "B H W C"], train: bool
+    ) -> Float[Array, "B h w {self.features}"]:
         conv = partial(ConvNorm, activation=nn.relu6, **self.common)
         channels = x.shape[-1]
-        x = conv(channels, 3, self.stride, groups=channels, name="depthwise")(x, train)
-        return conv(self.features, name="pointwise")(x, train)
+        depthwise = conv(
+            features=channels, kernel_size=3, stride=self.stride, groups=channels, name="depthwise"
+        )
+        return conv(features=self.features, name="pointwise")(depthwise(x, train), train)
 
 
+@register_model("mobilenet_v1", Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3))
 class MobileNetV1(MobileNetBase):
-    """A `SmallNetwork` of separable convolutions (table 1 of the paper).
+    """A `MobileNetBase` of separable convolutions (table 1 of the paper).
 
     The published weights were trained with TensorFlow: hence the defaults of `padding` and
-    `norm_eps`. Widths are cut to whole numbers, at least 8, as that code does.
+    `norm_eps`. Widths are rounded down, to at least 8, as in that code.
 
-    Fields:
-      stages: (channels, blocks, stride of the first) of each.
+    Attributes:
+        stages: (channels, blocks, stride of the first) of each.
     """
 
     stages: tuple[tuple[int, int, int], ...] = V1_STAGES
@@ -60,7 +67,7 @@ class MobileNetV1(MobileNetBase):
     norm_eps: float = 1e-3
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    def __call__(self, images: Images, train: bool = False) -> dict[str, Array]:
         def scaled(channels: int) -> int:
             return max(8, int(channels * self.width))
 
@@ -71,22 +78,24 @@ class MobileNetV1(MobileNetBase):
             for index in range(repeats):
                 fields = (scaled(channels), 1 if index else stride, self.common())
                 x = block(*fields, name=f"stage{stage + 1}_{index}")(x, train)
-        return self.classified(x, x.mean((1, 2)), train)
+        return self.outputs(x, x.mean((1, 2)), train)
 
 
+@register_model("mobilenet_v2")
 class MobileNetV2(MobileNetBase):
-    """A `SmallNetwork` of inverted residuals (table 2 of the paper).
+    """A `MobileNetBase` of inverted residuals (table 2 of the paper).
 
-    Fields:
-      stages: (expansion, channels, blocks, stride of the first) of each.
+    Attributes:
+        stages: (expansion, channels, blocks, stride of the first) of each.
     """
 
     stages: tuple[tuple[int, int, int, int], ...] = V2_STAGES
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    def __call__(self, images: Images, train: bool = False) -> dict[str, Array]:
         conv = partial(ConvNorm, activation=nn.relu6, **self.common())
-        x = conv(make_divisible(32 * self.width), 3, 2, name="stem")(images, train)
+        stem = make_divisible(32 * self.width)
+        x = conv(features=stem, kernel_size=3, stride=2, name="stem")(images, train)
         block = layers.remat_block(InvertedResidual, self.remat)
         for stage, (expansion, channels, repeats, stride) in enumerate(self.stages):
             for index in range(repeats):
@@ -100,12 +109,6 @@ class MobileNetV2(MobileNetBase):
                     name=f"stage{stage + 1}_{index}",
                 )(x, train)
         # The last layer does not become narrower than the paper's (section 4.2 there).
-        x = conv(make_divisible(1280 * max(1.0, self.width)), name="last")(x, train)
-        return self.classified(x, x.mean((1, 2)), train)
-
-
-_HALF = (0.5, 0.5, 0.5)
-MODELS = {
-    "mobilenet_v1": (MobileNetV1, {}, Preprocessing(mean=_HALF, std=_HALF)),
-    "mobilenet_v2": (MobileNetV2, {}, Preprocessing()),
-}
+        last = make_divisible(1280 * max(1.0, self.width))
+        x = conv(features=last, name="last")(x, train)
+        return self.outputs(x, x.mean((1, 2)), train)

@@ -7,8 +7,9 @@ With the same weights it computes what torchvision and timm (`norm_eps=1e-5`; it
 from functools import partial
 
 import flax.linen as nn
-import jax
+from jaxtyping import Array
 
+from jaxtag.array_types import Images
 from jaxtag.kernels import layers
 from jaxtag.models.mobile_blocks import (
     ConvNorm,
@@ -17,7 +18,7 @@ from jaxtag.models.mobile_blocks import (
     SqueezeExcite,
     make_divisible,
 )
-from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.models.registry import register_model
 
 ACTIVATIONS = {"relu": nn.relu, "hard_swish": nn.hard_swish}
 
@@ -55,15 +56,18 @@ SMALL = (
 )
 
 
+@register_model("mobilenet_v3_large", blocks=LARGE, hidden=1280)
+@register_model("mobilenet_v3_small", blocks=SMALL, hidden=1024)
 class MobileNetV3(MobileNetBase):
-    """A `SmallNetwork` of inverted residuals, some with squeeze-and-excite.
+    """A `MobileNetBase` of inverted residuals, some with squeeze-and-excite.
 
-    `features` has D channels, `pooled` is `[B, hidden * width]`: what the hidden layer between
-    mean and classifier gives.
+    `features` has D channels, `pooled` is `[B, hidden * width]`: the output of the hidden layer
+    between mean and classifier.
 
-    Fields:
-      blocks: (kernel, expanded channels, channels, squeeze-and-excite, activation, stride) of each.
-      hidden: units of the hidden layer.
+    Attributes:
+        blocks: (kernel, expanded channels, channels, squeeze-and-excite, activation, stride) of
+            each.
+        hidden: units of the hidden layer.
     """
 
     blocks: tuple[tuple[int, int, int, bool, str, int], ...] = LARGE
@@ -72,9 +76,10 @@ class MobileNetV3(MobileNetBase):
     norm_momentum: float = 0.99
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    def __call__(self, images: Images, train: bool = False) -> dict[str, Array]:
         conv = partial(ConvNorm, activation=nn.hard_swish, **self.common())
-        x = conv(make_divisible(16 * self.width), 3, 2, name="stem")(images, train)
+        stem = make_divisible(16 * self.width)
+        x = conv(features=stem, kernel_size=3, stride=2, name="stem")(images, train)
         block = layers.remat_block(InvertedResidual, self.remat)
         for index, (kernel, expanded, channels, squeeze, activation, stride) in enumerate(
             self.blocks
@@ -96,14 +101,8 @@ class MobileNetV3(MobileNetBase):
                 common=self.common(),
                 name=f"block{index}",
             )(x, train)
-        x = conv(6 * x.shape[-1], name="last")(x, train)
+        x = conv(features=6 * x.shape[-1], name="last")(x, train)
         units = make_divisible(self.hidden * self.width)
         hidden = layers.Linear((units,), dtype=self.dtype, name="hidden")
         pooled = nn.hard_swish(hidden(x.mean((1, 2))))
-        return self.classified(x, pooled, train)
-
-
-MODELS = {
-    "mobilenet_v3_large": (MobileNetV3, {"blocks": LARGE, "hidden": 1280}, Preprocessing()),
-    "mobilenet_v3_small": (MobileNetV3, {"blocks": SMALL, "hidden": 1024}, Preprocessing()),
-}
+        return self.outputs(x, pooled, train)

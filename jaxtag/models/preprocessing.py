@@ -1,4 +1,4 @@
-"""How a model wants its pictures: kept with the model by name, and with what is trained from it."""
+"""How a model takes its images: registered with it by name, and saved with its weights."""
 
 import dataclasses
 
@@ -8,14 +8,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From a picture to the model's input.
+    """From an image file to the model's input.
 
     Attributes:
         image_size: pixels, both sides.
-        mean, std: of normalisation, for each channel on a scale of 0 to 1.
+        mean: of normalization, for each channel on a scale of 0 to 1.
+        std: the same.
         interpolation: "bilinear" or "bicubic", of the resize.
-        crop: in evaluation the shorter side is resized to `image_size / crop`, then the middle is
-            taken.
+        crop: in evaluation the shorter side is resized to `image_size / crop`, then the center is
+            cropped.
     """
 
     image_size: int = 224

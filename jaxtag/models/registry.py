@@ -14,17 +14,6 @@ import flax.linen as nn
 
 from jaxtag import registry
 from jaxtag.errors import UsageError, did_you_mean
-from jaxtag.models import (
-    airbench,
-    alexnet,
-    capsnet,
-    efficientnet,
-    mobilenet,
-    mobilenet_v3,
-    resnet,
-    squeezenet,
-    vit,
-)
 from jaxtag.models.preprocessing import Preprocessing
 
 _Module = TypeVar("_Module", bound=type[nn.Module])
@@ -36,7 +25,7 @@ class ModelEntry(NamedTuple):
     Attributes:
         module: the class; maps images [B, H, W, C] to a dictionary of outputs, at least `features`
             and `pooled` [B, D], and `logits` [B, num_classes] where `num_classes` is not 0.
-        fields: of the module, before those that `create_model` is given.
+        fields: defaults of the module's fields under this name.
         preprocessing: how the model takes its images.
     """
 
@@ -45,21 +34,7 @@ class ModelEntry(NamedTuple):
     preprocessing: Preprocessing
 
 
-# Each family's table: name -> (module, its fields, preprocessing).
-_FAMILIES = (
-    alexnet,
-    capsnet,
-    efficientnet,
-    mobilenet,
-    mobilenet_v3,
-    resnet,
-    airbench,
-    squeezenet,
-    vit,
-)
-_MODELS: dict[str, ModelEntry] = {
-    name: ModelEntry(*entry) for family in _FAMILIES for name, entry in family.MODELS.items()
-}
+_MODELS: dict[str, ModelEntry] = {}
 _ALIASES = {"airbench": "airbench94"}  # names of jaxtag 0.1
 
 
@@ -96,10 +71,10 @@ def create_model(name: str, **fields: object) -> nn.Module:
         TypeError: a field is unknown. Both name the nearest one that exists.
     """
     entry = _entry(name)
-    known = field_names(name)
+    names = field_names(name)
     for field in fields:
-        if field not in known:
-            hint = did_you_mean(field, known, cutoff=0.0)
+        if field not in names:
+            hint = did_you_mean(field, names, cutoff=0.0)
             raise TypeError(f"{name} has no field {field!r}{hint}")
     return entry.module(**{**entry.fields, **fields})
 

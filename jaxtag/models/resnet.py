@@ -3,19 +3,21 @@
 With the same weights it computes what torchvision, timm and `transformers.ResNetModel` compute.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
+from jaxtyping import Array, Float
 
+from jaxtag.array_types import Images
 from jaxtag.kernels import layers
 from jaxtag.kernels.batch_norm import BatchNorm
 from jaxtag.kernels.conv import Conv
 from jaxtag.kernels.pooling import max_pool
-from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.models.registry import register_model
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -23,19 +25,21 @@ WIDTHS = (64, 128, 256, 512)
 class Block(nn.Module):
     """`[B, H, W, C]` to `[B, H / stride, W / stride, width * expansion]`.
 
-    bottleneck: 1x1, 3x3, 1x1 with four times the channels at the end; else two of 3x3. The scale
-    of the last norm starts at 0, so that each block starts as the identity (Goyal et al. 2017,
-    arXiv:1706.02677, section 5.1).
+    The scale of the last norm starts at 0, so that each block starts as the identity (Goyal et al.
+    2017, arXiv:1706.02677, section 5.1).
+
+    Attributes:
+        bottleneck: 1x1, 3x3, 1x1 with four times the channels at the end; else two of 3x3.
     """
 
     width: int
     stride: int
     bottleneck: bool
-    norm: dict[str, Any]
+    norm: Mapping[str, Any]
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w D"]:
         conv = partial(Conv, dtype=self.dtype)
         norm = partial(BatchNorm, **self.norm, dtype=self.dtype)
         last = partial(norm, scale_init=nn.initializers.zeros)
@@ -57,16 +61,18 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images `[B, H, W, C]`, normalised, to named outputs: `features` `[B, H / 32, W / 32, D]`,
-    `pooled` `[B, D]` (their mean) and, with classes, `logits` float32 `[B, num_classes]`.
+    """Normalized images to named outputs.
 
-    Fields:
-      depths: blocks in each of the four stages.
-      num_classes: 0 for a backbone alone.
-      small_images: a stem for pictures of some 32 pixels: 3x3 without a stride, and no pooling
-        (He et al. 2016, section 4.2).
-      norm_momentum, norm_groups: of `BatchNorm`.
-      remat: "none", or "full": a block's intermediates are computed again in the backward pass.
+    `features` `[B, H / 32, W / 32, D]`, `pooled` `[B, D]` (their mean) and, with classes, `logits`
+    float32 `[B, num_classes]`.
+
+    Attributes:
+        depths: blocks in each of the four stages.
+        num_classes: 0 for a backbone alone.
+        small_images: a stem for images of some 32 pixels: 3x3 without a stride, and no pooling
+            (He et al. 2016, section 4.2).
+        norm_momentum: of `BatchNorm`, as `norm_groups`.
+        remat: "none", or "full": a block's intermediates are computed again in the backward pass.
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
@@ -79,8 +85,8 @@ class ResNet(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        norm = {"momentum": self.norm_momentum, "groups": self.norm_groups}
+    def __call__(self, images: Images, train: bool = False) -> dict[str, Array]:
+        norm: dict[str, Any] = {"momentum": self.norm_momentum, "groups": self.norm_groups}
         kernel_size, stride = (3, 1) if self.small_images else (7, 2)
         x = Conv(64, kernel_size, stride, dtype=self.dtype, name="stem")(images)
         x = nn.relu(BatchNorm(**norm, dtype=self.dtype, name="stem_norm")(x, train))
@@ -95,11 +101,8 @@ class ResNet(nn.Module):
         return layers.backbone_outputs(x, x.mean((1, 2)), self.num_classes)
 
 
-_BASIC = {"bottleneck": False}
-MODELS = {
-    "resnet18": (ResNet, {**_BASIC, "depths": (2, 2, 2, 2)}, Preprocessing()),
-    "resnet34": (ResNet, {**_BASIC, "depths": (3, 4, 6, 3)}, Preprocessing()),
-    "resnet50": (ResNet, {"depths": (3, 4, 6, 3)}, Preprocessing()),
-    "resnet101": (ResNet, {"depths": (3, 4, 23, 3)}, Preprocessing()),
-    "resnet152": (ResNet, {"depths": (3, 8, 36, 3)}, Preprocessing()),
-}
+register_model("resnet18", bottleneck=False, depths=(2, 2, 2, 2))(ResNet)
+register_model("resnet34", bottleneck=False, depths=(3, 4, 6, 3))(ResNet)
+register_model("resnet50", depths=(3, 4, 6, 3))(ResNet)
+register_model("resnet101", depths=(3, 4, 23, 3))(ResNet)
+register_model("resnet152", depths=(3, 8, 36, 3))(ResNet)

@@ -6,14 +6,15 @@ With the same weights it computes what torchvision computes.
 from functools import partial
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
+from jaxtyping import Array, Float
 
+from jaxtag.array_types import Images
 from jaxtag.kernels import layers
 from jaxtag.kernels.conv import Conv
 from jaxtag.kernels.pooling import max_pool
-from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.models.registry import register_model
 
 # (squeezed, expanded) channels of each fire module, by stage (table 1 of the paper).
 V1_0 = (
@@ -31,15 +32,19 @@ he_normal = nn.initializers.he_normal()
 
 
 class Fire(nn.Module):
-    """1x1 to few channels, then 1x1 and 3x3 side by side: `[B, H, W, C]` to
-    `[B, H, W, 2 * expanded]` (section 3.2 of the paper)."""
+    """1x1 to few channels, then 1x1 and 3x3 side by side, to `[B, H, W, 2 * expanded]`.
+
+    Section 3.2 of the paper.
+    """
 
     squeezed: int
     expanded: int
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "B H W C"], train: bool
+    ) -> Float[Array, "B H W {2*self.expanded}"]:
         """`train` changes nothing: every family's blocks are called alike."""
         conv = partial(Conv, use_bias=True, kernel_init=he_normal, dtype=self.dtype)
         x = nn.relu(conv(self.squeezed, 1, name="squeeze")(x))
@@ -47,20 +52,23 @@ class Fire(nn.Module):
         return nn.relu(jnp.concatenate([narrow, wide], axis=-1))
 
 
+@register_model("squeezenet1_0", stem=(96, 7), stages=V1_0)
+@register_model("squeezenet1_1", stem=(64, 3), stages=V1_1)
 class SqueezeNet(nn.Module):
-    """Images `[B, H, W, C]`, normalised, to named outputs: `features` `[B, h, w, D]`, `pooled`
-    `[B, D]` (their mean) and, with classes, `logits` float32 `[B, num_classes]`.
+    """Normalized images to named outputs.
 
-    The classifier looks at each pixel of `features` (1x1 convolution and ReLU): the logits are the
-    mean of what it says. For pictures of 21 pixels or more (1.1: 17).
+    `features` `[B, h, w, D]`, `pooled` `[B, D]` (their mean) and, with classes, `logits` float32
+    `[B, num_classes]`. The classifier runs on each pixel of `features` (1x1 convolution and ReLU):
+    the logits are the mean of its outputs. For images of 21 pixels or more (1.1: 17).
 
-    Fields:
-      stem: (channels, kernel size) of the first convolution, with stride 2.
-      stages: (squeezed, expanded) channels of each fire module; a max pool before each stage.
-      num_classes: 0 for a backbone alone.
-      dropout: share of `features` that the classifier does not see in training (key `dropout`).
-      remat: "none", or "full": a fire module's intermediates are computed again in the backward
-        pass.
+    Attributes:
+        stem: (channels, kernel size) of the first convolution, with stride 2.
+        stages: (squeezed, expanded) channels of each fire module; a max pool before each stage.
+        num_classes: 0 for a backbone alone.
+        dropout: fraction of `features` that the classifier does not see in training (key
+            `dropout`).
+        remat: "none", or "full": a fire module's intermediates are computed again in the backward
+            pass.
     """
 
     stem: tuple[int, int] = (64, 3)
@@ -71,7 +79,7 @@ class SqueezeNet(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    def __call__(self, images: Images, train: bool = False) -> dict[str, Array]:
         channels, kernel_size = self.stem
         stem = Conv(channels, kernel_size, 2, 0, 1, True, he_normal, self.dtype, name="stem")
         x = nn.relu(stem(images))
@@ -82,18 +90,12 @@ class SqueezeNet(nn.Module):
                 x = fire(squeezed, expanded, self.dtype, name=f"stage{stage}_{index}")(x, train)
         if 0 in x.shape:
             size = f"{images.shape[1]}x{images.shape[2]}"
-            raise ValueError(f"pictures of {size} are too small for SqueezeNet: give larger ones")
+            raise ValueError(f"images of {size} are too small for SqueezeNet: give larger ones")
         outputs = {"features": x, "pooled": x.mean((1, 2))}
         if self.num_classes:
             # The last ReLU needs values to either side of 0: the head must not start as zeros.
             init = nn.initializers.normal(0.01)
             head = layers.Linear((self.num_classes,), init, self.dtype, name="head")
-            seen = nn.relu(head(layers.Dropout(self.dropout)(x, train)))
-            outputs["logits"] = seen.astype(jnp.float32).mean((1, 2))
+            scores = nn.relu(head(layers.Dropout(self.dropout)(x, train)))
+            outputs["logits"] = scores.astype(jnp.float32).mean((1, 2))
         return outputs
-
-
-MODELS = {
-    "squeezenet1_0": (SqueezeNet, {"stem": (96, 7), "stages": V1_0}, Preprocessing()),
-    "squeezenet1_1": (SqueezeNet, {"stem": (64, 3), "stages": V1_1}, Preprocessing()),
-}

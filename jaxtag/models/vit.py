@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxtag.distributed import mesh as meshes
+from jaxtag.array_types import AnyArray
+from jaxtag.distributed import mesh
 from jaxtag.kernels import attention, layers
 from jaxtag.kernels.conv import Conv
 from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.models.registry import register_model
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"width": 192, "depth": 12, "heads": 3, "mlp_dim": 768},
@@ -26,7 +29,7 @@ PATCHES = (8, 14, 16, 32)
 
 
 class ViTBlock(nn.Module):
-    """One encoder layer: `[B, N, D] -> [B, N, D]`; `rate` is its drop-path rate."""
+    """One encoder layer; `rate` is its drop-path rate."""
 
     heads: int
     mlp_dim: int
@@ -36,31 +39,34 @@ class ViTBlock(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, rate: jax.Array, train: bool) -> tuple[jax.Array, None]:
-        x = meshes.constrain_batch(x)
+    def __call__(
+        self, x: Float[Array, "B N D"], rate: Float[Array, ""], train: bool
+    ) -> tuple[Float[Array, "B N D"], None]:
+        x = mesh.constrain_batch(x)
         norm = partial(layers.LayerNorm, self.norm_eps, self.dtype)
         width = x.shape[-1]
         qkv = layers.Linear((3, width), dtype=self.dtype, name="qkv")(norm(name="norm1")(x))
-        attended = attention.attention(*attention.split_parts(qkv, self.heads))
+        query, key, value = attention.split_parts(qkv, self.heads)
+        attended = attention.attention(query, key, value)
         out = layers.Linear((width,), dtype=self.dtype, name="out")
-        x = x + self._regularise(out(attention.merge_heads(attended)), rate, train)
+        x = x + self._regularize(out(attention.merge_heads(attended)), rate, train)
         mlp = layers.MLP(self.mlp_dim, layers.gelu_exact, dtype=self.dtype, name="mlp")
-        return x + self._regularise(mlp(norm(name="norm2")(x)), rate, train), None
+        return x + self._regularize(mlp(norm(name="norm2")(x)), rate, train), None
 
-    def _regularise(self, branch: jax.Array, rate: jax.Array, train: bool) -> jax.Array:
+    def _regularize(self, branch: Array, rate: Array, train: bool) -> Array:
         branch = layers.Dropout(self.dropout)(branch, train)
         return layers.DropPath()(branch, rate, train) if self.drop_path else branch
 
 
 class PatchEmbed(nn.Module):
-    """Images `[B, H, W, C]` to patches `[B, H // p * W // p, width]`, as one matrix product."""
+    """Images to patches `[B, H // p * W // p, width]`, as one matrix product."""
 
     patch_size: int
     width: int
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N {self.width}"]:
         batch, height, width, channels = images.shape
         p = self.patch_size
         h, w = height // p, width // p
@@ -74,11 +80,11 @@ class PatchEmbed(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """Images `[B, H, W, C]` to patches `[B, H // p * W // p, width]`, by small steps.
+    """Images to patches `[B, H // p * W // p, width]`, by small steps.
 
     Convolutions of 3x3 with stride 2, each doubling the channels, and a projection (Xiao et al.
     2021, arXiv:2106.14881, section 4), with a layer norm over the channels in place of their batch
-    norm. It learns from few pictures what a projection of whole patches needs many for.
+    norm. It learns from few images what a projection of whole patches needs many for.
     """
 
     patch_size: int
@@ -86,7 +92,7 @@ class ConvStem(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N {self.width}"]:
         stages = self.patch_size.bit_length() - 1
         if self.patch_size != 2**stages:
             raise ValueError(f"a conv stem needs a patch size of 2^n, got {self.patch_size}")
@@ -103,23 +109,22 @@ class ConvStem(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images `[B, H, W, C]`, normalised, to named outputs.
+    """Normalized images to named outputs.
 
-    Fields:
-      image_size: the size (or height and width) that the position embeddings are made for; any
-        other size at call interpolates them bicubically. Pixels beyond a whole number of patches
-        are left out.
-      stem: "patch" (one projection of each patch) or "conv" (`ConvStem`).
-      class_token: a learned first token; `pool="cls"` needs it.
-      pool: "cls" (the class token) or "gap" (the mean over the patches).
-      num_classes: 0 for a backbone alone; else there is a linear head over `pooled`.
-      drop_path: the rate of the last layer, growing linearly from 0 at the first.
-      dtype: what is computed in; parameters are float32.
-      scan: one scan over layers with stacked parameters, instead of a layer after the other.
-      remat: "none", "dots" or "full" (`layers.REMAT_POLICIES`).
-
-    Gives `features` [B, N, D] (after the last norm, class token first where there is one), `grid`
+    `features` [B, N, D] (after the last norm, class token first where there is one), `grid`
     [B, h, w, D] (the patches alone), `pooled` [B, D], and `logits` [B, num_classes] (float32).
+
+    Attributes:
+        image_size: the size (or height and width) of the position embeddings; any other size at
+            call interpolates them bicubically. Pixels beyond a whole number of patches are cut off.
+        stem: "patch" (one projection of each patch) or "conv" (`ConvStem`).
+        class_token: a learned first token; `pool="cls"` needs it.
+        pool: "cls" (the class token) or "gap" (the mean over the patches).
+        num_classes: 0 for a backbone alone; else there is a linear head over `pooled`.
+        drop_path: the rate of the last layer, growing linearly from 0 at the first.
+        dtype: of the computation; parameters are float32.
+        scan: one scan over layers with stacked parameters, instead of a layer after the other.
+        remat: "none", "dots" or "full" (`layers.REMAT_POLICIES`).
     """
 
     patch_size: int
@@ -140,9 +145,9 @@ class ViT(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    def __call__(self, images: Float[AnyArray, "..."], train: bool = False) -> dict[str, Array]:
         self._check(images)
-        x, (h, w) = self._embed(images)
+        x, (h, w) = self._embed(jnp.asarray(images))
         x = layers.Dropout(self.dropout)(x, train)
         x = self._encode(x, train)
         x = layers.LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
@@ -151,7 +156,7 @@ class ViT(nn.Module):
         grid = patches.reshape(x.shape[0], h, w, self.width)
         return layers.backbone_outputs(x, pooled, self.num_classes) | {"grid": grid}
 
-    def _check(self, images: jax.Array) -> None:
+    def _check(self, images: AnyArray) -> None:
         if images.ndim != 4 or min(images.shape[1:3]) < self.patch_size:
             raise ValueError(
                 f"images must be [B, H, W, C] with sides of at least {self.patch_size} pixels "
@@ -167,7 +172,7 @@ class ViT(nn.Module):
                 f"class_token={self.class_token}"
             )
 
-    def _embed(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
+    def _embed(self, images: Array) -> tuple[Array, tuple[int, int]]:
         """Patches as a matrix product, class token, positions: `[B, N, D]`, and the grid."""
         batch, p = images.shape[0], self.patch_size
         h, w = images.shape[1] // p, images.shape[2] // p
@@ -185,7 +190,7 @@ class ViT(nn.Module):
             x = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, self.width)), x], axis=1)
         return x, (h, w)
 
-    def _encode(self, x: jax.Array, train: bool) -> jax.Array:
+    def _encode(self, x: Array, train: bool) -> Array:
         block = layers.layer_stack(
             ViTBlock, scan=self.scan, remat=self.remat, depth=self.depth, in_axes=(0,)
         )
@@ -208,27 +213,31 @@ class ViT(nn.Module):
 STEMS = {"patch": PatchEmbed, "conv": ConvStem}
 
 
-def _patch_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The projection of a flattened patch, as `layers.xavier` starts it."""
+def _patch_init(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+    """Initializes the projection of a flattened patch as `layers.xavier`."""
     return layers.xavier(key, (int(np.prod(shape[:-1])), shape[-1])).reshape(shape)
 
 
-def _init_positions(_: jax.Array, grid: tuple[int, int], extra: int, width: int) -> jax.Array:
-    """`[extra + h * w, width]`: sines and cosines of row and column (Beyer et al. 2022,
-    arXiv:2205.01580, section 2), as large as the patches they are added to; `extra` rows of zeros
-    for the tokens before. They are where learning starts: a small random start leaves attention
-    without places for most of a short run.
+def _init_positions(
+    _: PRNGKeyArray, grid: tuple[int, int], extra: int, width: int
+) -> Float[Array, "N {width}"]:
+    """Sines and cosines of row and column (Beyer et al. 2022, arXiv:2205.01580, section 2).
+
+    As large as the patches they are added to; `extra` rows of zeros for the tokens before. They are
+    learned from there: with small random init attention has no positional signal early on.
     """
     frequencies = 10000.0 ** -np.linspace(0, 1, max(width // 4, 1))
     rows, columns = np.meshgrid(*map(np.arange, grid), indexing="ij")
-    angles = [place.reshape(-1, 1) * frequencies for place in (rows, columns)]
+    angles = [indices.reshape(-1, 1) * frequencies for indices in (rows, columns)]
     table = np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
     padding = ((extra, 0), (0, width - table.shape[1]))
     return jnp.asarray(np.pad(table, padding), jnp.float32)
 
 
-def interpolate_positions(grid: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Bicubic resize of `[h, w, D]` position embeddings to `[*size, D]`.
+def interpolate_positions(
+    grid: Float[AnyArray, "h w D"], size: tuple[int, int]
+) -> Float[AnyArray, "H W D"]:
+    """Bicubic resize of position embeddings to `[*size, D]`.
 
     Equal to `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`, which ViT and
     DINO code uses: cubic convolution with a = -0.75, no smoothing, borders repeated.
@@ -240,14 +249,14 @@ def interpolate_positions(grid: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jnp.einsum("Hh,hwd,Ww->HWd", rows, grid, columns, precision="highest")
 
 
-def _bicubic(old: int, new: int) -> np.ndarray:
-    """The `[new, old]` float32 matrix that resizes one dimension."""
+def _bicubic(old: int, new: int) -> Float[np.ndarray, "{new} {old}"]:
+    """The matrix that resizes one dimension."""
     a = -0.75
-    centres = (np.arange(new) + 0.5) * (old / new) - 0.5
-    first = np.floor(centres).astype(int)
+    centers = (np.arange(new) + 0.5) * (old / new) - 0.5
+    first = np.floor(centers).astype(int)
     matrix = np.zeros((new, old))
     for offset in (-1, 0, 1, 2):
-        distance = np.abs(centres - (first + offset))
+        distance = np.abs(centers - (first + offset))
         near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
         far = a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
         weight = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
@@ -255,13 +264,11 @@ def _bicubic(old: int, new: int) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-_HALF = (0.5, 0.5, 0.5)
-MODELS = {
-    f"vit_{size}_patch{patch}": (
-        ViT,
-        {"patch_size": patch, **fields},
-        Preprocessing(mean=_HALF, std=_HALF, interpolation="bicubic", crop=0.9),
-    )
-    for size, fields in SIZES.items()
-    for patch in PATCHES
-}
+for _size, _fields in SIZES.items():
+    for _patch in PATCHES:
+        register_model(
+            f"vit_{_size}_patch{_patch}",
+            Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop=0.9),
+            patch_size=_patch,
+            **_fields,
+        )(ViT)

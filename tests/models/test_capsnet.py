@@ -116,8 +116,8 @@ def test_capsnet_equals_pytorch(mode: str) -> None:
     model, images, labels = CapsNet(**NARROW), stored["images"], stored["labels"]
 
     def loss(params):
-        given = labels if mode == "labels" else None
-        outputs = model.apply({"params": params}, images, train=True, labels=given)
+        reconstructed = labels if mode == "labels" else None
+        outputs = model.apply({"params": params}, images, train=True, labels=reconstructed)
         losses = margin_loss(outputs["lengths"], jnp.asarray(labels))
         losses += 0.0005 * jnp.square(outputs["reconstruction"] - images).sum((1, 2, 3))
         return losses.mean(), outputs | {"losses": losses}
@@ -128,8 +128,8 @@ def test_capsnet_equals_pytorch(mode: str) -> None:
         np.testing.assert_allclose(outputs[name], stored[f"{mode}/{name}"], atol=1e-5)
     expected = our_params(stored, f"{mode}/gradients/")
     assert jax.tree.structure(gradients) == jax.tree.structure(expected)
-    for got, wanted in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max())
+    for gradient, right in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(gradient, right, atol=1e-4 * np.abs(right).max())
 
 
 def test_the_reconstruction_follows_the_labels() -> None:
@@ -167,9 +167,9 @@ def test_any_size_and_class_count() -> None:
     assert variables["params"]["classes"]["kernel"].shape == (8 * 13 * 32, 8, 3, 16)
 
 
-@pytest.mark.parametrize("parts", [2, 6])
-def test_votes_in_parts_change_neither_values_nor_gradients(parts: int, monkeypatch) -> None:
-    """Six pictures as one part, and as `parts` of which each has room for 6 / parts."""
+@pytest.mark.parametrize("chunks", [2, 6])
+def test_votes_in_chunks_change_neither_values_nor_gradients(chunks: int, monkeypatch) -> None:
+    """Six images as one chunk, and as `chunks` with a budget of 6 / chunks images each."""
     model = CapsNet(**NARROW)
     images = jax.random.uniform(jax.random.key(1), (6, 20, 20, 1))
     variables = model.init(jax.random.key(0), images)
@@ -183,9 +183,9 @@ def test_votes_in_parts_change_neither_values_nor_gradients(parts: int, monkeypa
 
     whole = values_and_gradients()
     kernel = variables["params"]["classes"]["kernel"]
-    a_picture = kernel.shape[0] * 5 * 6 * 4
-    monkeypatch.setattr(capsnet, "_VOTES", 6 // parts * a_picture)
-    assert layers.num_chunks_for_budget(6, a_picture, capsnet._VOTES) == parts
+    image_bytes = kernel.shape[0] * 5 * 6 * 4
+    monkeypatch.setattr(capsnet, "_VOTE_BYTES", 6 // chunks * image_bytes)
+    assert layers.num_chunks_for_budget(6, image_bytes, capsnet._VOTE_BYTES) == chunks
     for a, b in zip(*map(jax.tree.leaves, (values_and_gradients(), whole)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -199,7 +199,7 @@ def test_without_classes_it_gives_primary_capsules() -> None:
 
 
 def test_it_starts_where_the_loss_has_a_slope() -> None:
-    """Class capsules neither all but zero nor all but one long, for pictures in [0, 1]."""
+    """Class capsules neither all but zero nor all but one long, for images in [0, 1]."""
     images = jax.random.uniform(jax.random.key(1), (4, 28, 28, 1))
     outputs, _ = models.create_model("capsnet", num_classes=10).init_with_output(
         jax.random.key(0), images

@@ -93,14 +93,14 @@ def test_wrong_use(fields: dict, shape: tuple, complaint: str) -> None:
 
 
 def test_registry_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match="the nearest is 'vit_tiny_patch16'"):
+    with pytest.raises(ValueError, match="did you mean vit_tiny_patch16"):
         models.create_model("vit_tiny_patch17")
-    with pytest.raises(TypeError, match="no field 'drop_paht'; the nearest is 'drop_path'"):
+    with pytest.raises(TypeError, match=r"no field 'drop_paht' \(did you mean drop_path"):
         models.create_model("vit_tiny_patch16", drop_paht=0.1)
 
 
 def test_conv_stem_is_the_convolution_it_names() -> None:
-    """On CPU it gathers neighbourhoods: the same numbers as XLA's convolution, gradients too."""
+    """On CPU it gathers neighborhoods: the same numbers as XLA's convolution, gradients too."""
     images = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
     stem = ConvStem(patch_size=8, width=32, dtype=jnp.float32)
     params = jax.jit(stem.init)(jax.random.key(1), images)

@@ -2,8 +2,7 @@
 
 from typing import cast
 
-from jaxtag.models.captioner import Captioner
-from jaxtag.models.decoder import Decoder
+from jaxtag.models.decoder import Captioner, Decoder
 from jaxtag.models.vit import ViT
 from jaxtag.weights.mappings import vit
 from jaxtag.weights.param_mapping import Table, join, layer_norm, layers, linear
