@@ -32,14 +32,14 @@ def our_table(moments: bool) -> param_mapping.Table:
     return {k: v for k, v in entries.items() if moments or k.startswith("params")}
 
 
-def ours(tensors: dict[str, np.ndarray], prefix: str, moments: bool = True):
+def jaxtag_variables(tensors: dict[str, np.ndarray], prefix: str, moments: bool = True):
     tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     return param_mapping.to_variables(tensors, our_table(moments))
 
 
-def assert_trees_close(got, expected, tolerance: float) -> None:
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+def assert_trees_close(results, expected, tolerance: float) -> None:
+    assert jax.tree.structure(results) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max())
 
 
@@ -47,14 +47,14 @@ def assert_trees_close(got, expected, tolerance: float) -> None:
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_network_equals_pytorch(size: str, remat: str) -> None:
     stored = load_file(REFERENCES / "speednet.safetensors")
-    model, variables = NARROW.copy(remat=remat), ours(stored, "weights/")
+    model, variables = NARROW.copy(remat=remat), jaxtag_variables(stored, "weights/")
     images = stored[f"{size}/images"]
-    got = jax.jit(model.apply)(variables, images)["logits"]
-    np.testing.assert_allclose(got, stored[f"{size}/inference"], atol=1e-4)
+    results = jax.jit(model.apply)(variables, images)["logits"]
+    np.testing.assert_allclose(results, stored[f"{size}/inference"], atol=1e-4)
 
     def loss(params):
-        given = variables | {"params": params}
-        outputs, after = model.apply(given, images, train=True, mutable=["batch_stats"])
+        updated = variables | {"params": params}
+        outputs, after = model.apply(updated, images, train=True, mutable=["batch_stats"])
         targets = optax.smooth_labels(jax.nn.one_hot(stored[f"{size}/labels"], 5), 0.2)
         losses = optax.softmax_cross_entropy(outputs["logits"], targets)
         return losses.mean(), (outputs["logits"], after)
@@ -63,13 +63,13 @@ def test_network_equals_pytorch(size: str, remat: str) -> None:
     (value, (logits, after)), gradients = differentiate(variables["params"])
     np.testing.assert_allclose(logits, stored[f"{size}/training"], atol=1e-4)
     np.testing.assert_allclose(value, stored[f"{size}/loss"], atol=1e-5)
-    expected = ours(stored, f"{size}/gradients/", moments=False)["params"]
+    expected = jaxtag_variables(stored, f"{size}/gradients/", moments=False)["params"]
     assert_trees_close(gradients, expected, 1e-4)
-    moments = ours(stored, f"{size}/after/")["batch_stats"]
+    moments = jaxtag_variables(stored, f"{size}/after/")["batch_stats"]
     assert_trees_close(after["batch_stats"], moments, 1e-5)
 
 
-def pictures(count: int = 64) -> np.ndarray:
+def random_images(count: int = 64) -> np.ndarray:
     """Smooth noise, whose neighbouring pixels and channels depend on each other."""
     noise = np.random.RandomState(0).standard_normal((count, 13, 12, 3))
     noise = noise[:, 1:] + 0.7 * noise[:, :-1] + 0.5 * noise.mean(-1, keepdims=True)[:, 1:]
@@ -77,13 +77,13 @@ def pictures(count: int = 64) -> np.ndarray:
 
 
 def test_whitened_patches_are_uncorrelated() -> None:
-    images = pictures()
-    normalised = (images / np.float32(255) - np.float32(CIFAR_MEAN)) / np.float32(CIFAR_STD)
+    images = random_images()
+    normalized = (images / np.float32(255) - np.float32(CIFAR_MEAN)) / np.float32(CIFAR_STD)
     kernel = whitening_kernel(images)
     assert kernel.shape == (2, 2, 3, 24) and kernel.dtype == np.float32
     np.testing.assert_array_equal(kernel[..., 12:], -kernel[..., :12])
     outputs = jax.lax.conv_general_dilated(
-        normalised, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        normalized, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     flat = np.asarray(outputs, np.float64).reshape(-1, 24)[:, :12]
     moments = flat.T @ flat / len(flat)
@@ -93,7 +93,7 @@ def test_whitened_patches_are_uncorrelated() -> None:
 
 
 def test_whitening_takes_bytes_and_floats() -> None:
-    images = pictures(8)
+    images = random_images(8)
     kernel = whitening_kernel(images, mean=(0.5,) * 3, std=(0.25,) * 3)
     np.testing.assert_array_equal(kernel, whitening_kernel((images / np.float32(255) - 0.5) / 0.25))
     assert np.abs(kernel - whitening_kernel(images)).max() > 0.1
@@ -134,8 +134,8 @@ def test_bfloat16_and_groups_of_a_batch() -> None:
     assert variables["batch_stats"]["group1"]["norm1"]["mean"].shape == (2, 4)
 
     def loss(params):
-        given = variables | {"params": params}
-        outputs, _ = model.apply(given, images, train=True, mutable=["batch_stats"])
+        updated = variables | {"params": params}
+        outputs, _ = model.apply(updated, images, train=True, mutable=["batch_stats"])
         assert outputs["features"].dtype == jnp.bfloat16
         assert outputs["logits"].dtype == jnp.float32
         return jnp.square(outputs["logits"] - 1).sum()

@@ -46,8 +46,8 @@ def drawn_votes(*shape: int, scale: float = 1.0) -> np.ndarray:
 @pytest.mark.parametrize("scale", [0.05, 1.0])
 def test_routing_equals_the_papers_procedure(iterations: int, scale: float) -> None:
     votes = drawn_votes(2, 40, 7, 5, scale=scale)
-    got = jax.jit(route, static_argnums=1)(jnp.asarray(votes, jnp.float32), iterations)
-    np.testing.assert_allclose(got, plain_route(votes, iterations), atol=1e-5)
+    result = jax.jit(route, static_argnums=1)(jnp.asarray(votes, jnp.float32), iterations)
+    np.testing.assert_allclose(result, plain_route(votes, iterations), atol=1e-5)
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
@@ -57,14 +57,14 @@ def test_routing_gradient_equals_central_differences(iterations: int) -> None:
     def objective(votes):
         return (route(votes, iterations) * factors.astype(np.float32)).sum()
 
-    got = jax.grad(objective)(jnp.asarray(votes, jnp.float32))
+    result = jax.grad(objective)(jnp.asarray(votes, jnp.float32))
     expected, step = np.zeros(votes.shape), 1e-5
-    for place in np.ndindex(*votes.shape):
+    for index in np.ndindex(*votes.shape):
         nudge = np.zeros(votes.shape)
-        nudge[place] = step
+        nudge[index] = step
         after, before = (plain_route(votes + sign * nudge, iterations) for sign in (1, -1))
-        expected[place] = ((after - before) * factors).sum() / (2 * step)
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+        expected[index] = ((after - before) * factors).sum() / (2 * step)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
@@ -80,9 +80,9 @@ def test_routing_is_finite(scale: float, dtype) -> None:
 
 def test_routing_in_bfloat16_is_near() -> None:
     votes = drawn_votes(2, 40, 7, 5, scale=0.2)
-    got = route(jnp.asarray(votes, jnp.bfloat16))
-    assert got.dtype == jnp.float32
-    np.testing.assert_allclose(got, plain_route(votes, 3), atol=1e-2)
+    result = route(jnp.asarray(votes, jnp.bfloat16))
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, plain_route(votes, 3), atol=1e-2)
 
 
 def test_routing_needs_iterations() -> None:
@@ -96,12 +96,12 @@ def test_squash() -> None:
     np.testing.assert_allclose(jax.grad(lambda x: squash(x).sum())(x)[1], [0, 0], atol=1e-12)
 
 
-def our_params(tensors: dict[str, np.ndarray], prefix: str):
+def jaxtag_params(tensors: dict[str, np.ndarray], prefix: str):
     tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     convolutions = [param_mapping.conv(name, name, bias=True) for name in ("stem", "primary")]
     layers = [("fc1", 0), ("fc2", 2), ("out", 4)]
     linear = [
-        param_mapping.linear(f"decoder/{ours}", f"decoder.{theirs}") for ours, theirs in layers
+        param_mapping.linear(f"decoder/{target}", f"decoder.{source}") for target, source in layers
     ]
     params = param_mapping.to_variables(tensors, param_mapping.join([*convolutions, *linear]))[
         "params"
@@ -122,11 +122,11 @@ def test_capsnet_equals_pytorch(mode: str) -> None:
         losses += 0.0005 * jnp.square(outputs["reconstruction"] - images).sum((1, 2, 3))
         return losses.mean(), outputs | {"losses": losses}
 
-    params = our_params(stored, "weights/")
+    params = jaxtag_params(stored, "weights/")
     (_, outputs), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     for name in ("capsules", "lengths", "reconstruction", "losses"):
         np.testing.assert_allclose(outputs[name], stored[f"{mode}/{name}"], atol=1e-5)
-    expected = our_params(stored, f"{mode}/gradients/")
+    expected = jaxtag_params(stored, f"{mode}/gradients/")
     assert jax.tree.structure(gradients) == jax.tree.structure(expected)
     for gradient, right in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(gradient, right, atol=1e-4 * np.abs(right).max())
@@ -135,7 +135,7 @@ def test_capsnet_equals_pytorch(mode: str) -> None:
 def test_the_reconstruction_follows_the_labels() -> None:
     stored = load_file(REFERENCES / "capsnet.safetensors")
     model = CapsNet(**NARROW)
-    variables = {"params": our_params(stored, "weights/")}
+    variables = {"params": jaxtag_params(stored, "weights/")}
     longest = model.apply(variables, stored["images"])
     guess = longest["logits"].argmax(-1)
     same = model.apply(variables, stored["images"], labels=jax.nn.one_hot(guess, 5))

@@ -88,7 +88,7 @@ def test_scan_equals_unrolled() -> None:
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_captions_of_a_picture_do_not_mix() -> None:
+def test_captions_of_an_image_do_not_mix() -> None:
     params = start(model())
     together = logits_of(model(), params, TOKENS)
     for k in range(3):

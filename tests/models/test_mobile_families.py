@@ -64,15 +64,15 @@ CASES = {
 }
 
 
-def their_shapes(model: nn.Module, names: param_mapping.Table) -> dict[str, tuple[int, ...]]:
+def source_shapes(model: nn.Module, names: param_mapping.Table) -> dict[str, tuple[int, ...]]:
     """Of the tensors of a file, which cover our variables, each once."""
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    ours = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
-    assert names.keys() == ours.keys()
-    found: dict[str, tuple[int, ...]] = {}
+    shapes = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
+    assert names.keys() == shapes.keys()
+    tensors: dict[str, tuple[int, ...]] = {}
     for path, entry in names.items():
-        found |= param_mapping.source_shapes(ours[path].shape, entry)
-    return found
+        tensors |= param_mapping.source_shapes(shapes[path].shape, entry)
+    return tensors
 
 
 def build(case: str):
@@ -93,7 +93,7 @@ def test_equals_other_libraries(case: str) -> None:
     after = {k.removeprefix("after/"): v for k, v in stored.items() if k.startswith("after/")}
     model = build(case)
     names = weights.tables(model)[case.rpartition("_")[2]](model)
-    variables = param_mapping.to_variables(drawn.weights(their_shapes(model, names)), names)
+    variables = param_mapping.to_variables(drawn.weights(source_shapes(model, names)), names)
 
     sizes = [k.removeprefix("images/") for k in stored if k.startswith("images/")]
     for size in sizes:
@@ -123,7 +123,7 @@ def test_tables_cover_every_tensor(case: str) -> None:
     """Theirs and ours, with the right shapes, of the models as registered."""
     library, name = case.split("/")
     model = models.create_model(name, num_classes=1000)
-    theirs = their_shapes(model, weights.tables(model)[library](model))
+    theirs = source_shapes(model, weights.tables(model)[library](model))
     assert theirs == {name: tuple(shape) for name, shape in NAMES[case].items()}
 
 

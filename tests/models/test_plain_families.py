@@ -67,14 +67,14 @@ def names_of(library: str, model: nn.Module) -> param_mapping.Table:
     return weights.tables(model)[library](model)
 
 
-def their_shapes(model: nn.Module, names: param_mapping.Table) -> dict[str, tuple[int, ...]]:
+def source_shapes(model: nn.Module, names: param_mapping.Table) -> dict[str, tuple[int, ...]]:
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    ours = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
-    assert set(ours) == set(names)
-    found: dict[str, tuple[int, ...]] = {}
-    for path, leaf in ours.items():
-        found |= param_mapping.source_shapes(leaf.shape, names[path])
-    return found
+    shapes = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
+    assert set(shapes) == set(names)
+    tensors: dict[str, tuple[int, ...]] = {}
+    for path, leaf in shapes.items():
+        tensors |= param_mapping.source_shapes(leaf.shape, names[path])
+    return tensors
 
 
 def assert_close(got: np.ndarray, expected: np.ndarray, name: str) -> None:
@@ -89,7 +89,7 @@ def test_equals_other_libraries(case: str) -> None:
     seed = int(notes(case)["seed"])
     names = names_of(library, model)
     variables = param_mapping.to_variables(
-        drawn.weights(their_shapes(model, names), spread_norms=True), names
+        drawn.weights(source_shapes(model, names), spread_norms=True), names
     )
     sizes = [name.removeprefix("logits/") for name in stored if name.startswith("logits/")]
 
@@ -129,7 +129,7 @@ def test_full_size_names_and_shapes_equal_other_libraries(case: str) -> None:
     for full, expected in json.loads(notes(case)["full_size"]).items():
         library, name = full.split("/")
         model = models.create_model(name, num_classes=1000)
-        found = their_shapes(model, weights.tables(model)[library](model))
+        found = source_shapes(model, weights.tables(model)[library](model))
         assert found == {name: tuple(shape) for name, shape in expected.items()}
 
 
@@ -148,7 +148,7 @@ def test_dropout_is_of_training_only(model: nn.Module) -> None:
     images = np.random.RandomState(0).standard_normal((2, 67, 67, 3)).astype(np.float32)
     names = names_of("torchvision", model)
     variables = param_mapping.to_variables(
-        drawn.weights(their_shapes(model, names), spread_norms=True), names
+        drawn.weights(source_shapes(model, names), spread_norms=True), names
     )
 
     @partial(jax.jit, static_argnames=("rate", "train"))

@@ -41,7 +41,7 @@ def test_every_name_gives_the_named_outputs() -> None:
     names = [name for name in models.list_models() if name.startswith("vit_")]
     assert len(names) == 16
     for name in names:
-        model = models.create_model(name)
+        model = models.create_model(name, scan=True)
         images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
         variables = jax.eval_shape(model.init, jax.random.key(0), images)
         outputs = jax.eval_shape(model.apply, variables, images)
@@ -146,7 +146,7 @@ def test_positions_start_as_distinct_sines() -> None:
     np.testing.assert_array_equal(table[0], 0)
     # Row 1, column 2 of the grid: sin and cos of the row, then of the column.
     frequencies = 10000.0 ** -(np.arange(4) / 3)
-    expected = [f(place * frequencies) for place in (1, 2) for f in (np.sin, np.cos)]
+    expected = [f(index * frequencies) for index in (1, 2) for f in (np.sin, np.cos)]
     np.testing.assert_allclose(table[1 + 5], np.concatenate(expected), atol=1e-6)
     distances = np.linalg.norm(table[1:, None] - table[None, 1:], axis=-1)
     assert distances[~np.eye(6, dtype=bool)].min() > 0.5
