@@ -6,21 +6,20 @@ The reference files and `mobile_names.json` are of benchmarks/make_mobile_refere
 import json
 
 import drawn
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
+from source_tensors import source_shapes
 from stored import REFERENCES
 
-from jaxtag import models, weights
+from jaxtag import models
 from jaxtag.models import efficientnet, mobile_blocks
 from jaxtag.models.efficientnet import EfficientNet
 from jaxtag.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxtag.models.mobilenet_v3 import LARGE, SMALL, MobileNetV3
-from jaxtag.weights import param_mapping
+from jaxtag.weights import mappings, param_mapping
 
 NAMES = json.loads((REFERENCES / "mobile_names.json").read_text())
 
@@ -64,17 +63,6 @@ CASES = {
 }
 
 
-def source_shapes(model: nn.Module, names: param_mapping.Table) -> dict[str, tuple[int, ...]]:
-    """Of the tensors of a file, which cover our variables, each once."""
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    shapes = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
-    assert names.keys() == shapes.keys()
-    tensors: dict[str, tuple[int, ...]] = {}
-    for path, entry in names.items():
-        tensors |= param_mapping.source_shapes(shapes[path].shape, entry)
-    return tensors
-
-
 def build(case: str):
     """The model of a reference, without dropout."""
     module, fields = CASES[case]
@@ -92,7 +80,7 @@ def test_equals_other_libraries(case: str) -> None:
     stored = load_file(REFERENCES / f"{case}.safetensors")
     after = {k.removeprefix("after/"): v for k, v in stored.items() if k.startswith("after/")}
     model = build(case)
-    names = weights.tables(model)[case.rpartition("_")[2]](model)
+    names = mappings.tables(model)[case.rpartition("_")[2]](model)
     variables = param_mapping.to_variables(drawn.weights(source_shapes(model, names)), names)
 
     sizes = [k.removeprefix("images/") for k in stored if k.startswith("images/")]
@@ -109,34 +97,34 @@ def test_equals_other_libraries(case: str) -> None:
     step = jax.jit(jax.grad(loss, has_aux=True))
     gradients, (logits, moments) = step(variables["params"])
     np.testing.assert_allclose(logits, stored["trained_logits"], atol=1e-4)
-    got = param_mapping.to_tensors({"params": gradients, **moments}, names)
-    assert got.keys() == after.keys()
+    tensors = param_mapping.to_tensors({"params": gradients, **moments}, names)
+    assert tensors.keys() == after.keys()
     for name, expected in after.items():
         # Of the tensor's largest element; a shift that the next norm takes away has gradient 0.
         scale = max(0.01, float(np.abs(expected).max()))
-        found = drawn.sampled(got[name])
-        np.testing.assert_allclose(found, expected, atol=1e-4 * scale, err_msg=name)
+        values = drawn.sampled(tensors[name])
+        np.testing.assert_allclose(values, expected, atol=1e-4 * scale, err_msg=name)
 
 
 @pytest.mark.parametrize("case", NAMES)
 def test_tables_cover_every_tensor(case: str) -> None:
-    """Theirs and ours, with the right shapes, of the models as registered."""
+    """All tensors of a file and all variables, with the right shapes, of registered models."""
     library, name = case.split("/")
     model = models.create_model(name, num_classes=1000)
-    theirs = source_shapes(model, weights.tables(model)[library](model))
-    assert theirs == {name: tuple(shape) for name, shape in NAMES[case].items()}
+    shapes = source_shapes(model, mappings.tables(model)[library](model))
+    assert shapes == {name: tuple(shape) for name, shape in NAMES[case].items()}
 
 
 def test_torchvision_has_no_v1() -> None:
     with pytest.raises(ValueError, match='"timm" or "transformers"'):
-        weights.tables(MobileNetV1())["torchvision"](MobileNetV1())
+        mappings.tables(MobileNetV1())["torchvision"](MobileNetV1())
 
 
 @pytest.mark.parametrize("module", [MobileNetV2, EfficientNet])
 def test_transformers_is_another_function_where_it_adds_no_input(module) -> None:
     model = module(width=0.125, **TENSORFLOW)
     with pytest.raises(ValueError, match=r"transformers adds no input in .*width=0\.125"):
-        weights.tables(model)["transformers"](model)
+        mappings.tables(model)["transformers"](model)
 
 
 def test_widths_are_rounded_as_in_the_papers_code() -> None:
@@ -170,6 +158,6 @@ def test_drop_path_drops_whole_branches_of_the_block() -> None:
     rngs = {"dropout": jax.random.key(2)}
     dropped, _ = block.apply(variables, x, True, rngs=rngs, mutable=["batch_stats"])
     share = np.asarray(((dropped - x) / (whole - x)).mean((1, 2, 3)))
-    kept = share > 1
-    np.testing.assert_allclose(share, np.where(kept, 2.0, 0.0), atol=1e-3)
-    assert 16 < kept.sum() < 48
+    survivors = share > 1
+    np.testing.assert_allclose(share, np.where(survivors, 2.0, 0.0), atol=1e-3)
+    assert 16 < survivors.sum() < 48

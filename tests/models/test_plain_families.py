@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from source_tensors import source_shapes
 from stored import REFERENCES
 
-from jaxtag import models, weights
+from jaxtag import models
 from jaxtag.models.alexnet import AlexNet, local_response_norm
 from jaxtag.models.resnet import ResNet
 from jaxtag.models.squeezenet import SqueezeNet
-from jaxtag.weights import param_mapping
+from jaxtag.weights import mappings, param_mapping
 
 CLASSES = 5
 
@@ -55,7 +55,7 @@ CASES = {
 
 
 def notes(case: str) -> dict[str, str]:
-    """What the script wrote beside the tensors: the pictures' seed, the full-size models' names."""
+    """What the script wrote beside the tensors: the images' seed, the full-size models' names."""
     with safe_open(REFERENCES / f"{case}.safetensors", "np") as file:
         return file.metadata()
 
@@ -64,22 +64,12 @@ def names_of(library: str, model: nn.Module) -> param_mapping.Table:
     """Our reference of two towers has the names that torchvision gives one."""
     if isinstance(model, AlexNet):
         model = model.clone(two_towers=False)
-    return weights.tables(model)[library](model)
+    return mappings.tables(model)[library](model)
 
 
-def source_shapes(model: nn.Module, names: param_mapping.Table) -> dict[str, tuple[int, ...]]:
-    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    shapes = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
-    assert set(shapes) == set(names)
-    tensors: dict[str, tuple[int, ...]] = {}
-    for path, leaf in shapes.items():
-        tensors |= param_mapping.source_shapes(leaf.shape, names[path])
-    return tensors
-
-
-def assert_close(got: np.ndarray, expected: np.ndarray, name: str) -> None:
+def assert_close(values: np.ndarray, expected: np.ndarray, name: str) -> None:
     """To 1e-4 of the largest element."""
-    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max(), err_msg=name)
+    np.testing.assert_allclose(values, expected, atol=1e-4 * np.abs(expected).max(), err_msg=name)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -93,13 +83,13 @@ def test_equals_other_libraries(case: str) -> None:
     )
     sizes = [name.removeprefix("logits/") for name in stored if name.startswith("logits/")]
 
-    def pictures(size: str) -> np.ndarray:
+    def images_of(size: str) -> np.ndarray:
         height, width = map(int, size.split("x"))
         return drawn.images(seed, (height, width), deviation)
 
     apply = jax.jit(model.apply)
     for size in sizes:
-        logits = apply(variables, pictures(size))["logits"]
+        logits = apply(variables, images_of(size))["logits"]
         assert_close(logits, stored[f"logits/{size}"], size)
 
     @jax.jit
@@ -112,11 +102,11 @@ def test_equals_other_libraries(case: str) -> None:
             )
             return (outputs["logits"] * stored["factors"]).mean(), (outputs["logits"], changed)
 
-        (_, found), gradients = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        return gradients, *found
+        (_, outputs), gradients = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        return gradients, *outputs
 
     trained_size = "131x99" if "131x99" in sizes else "33x39"
-    gradients, logits, changed = step(variables, pictures(trained_size))
+    gradients, logits, changed = step(variables, images_of(trained_size))
     assert_close(logits, stored["trained_logits"], "logits in training")
     after = param_mapping.to_tensors({"params": gradients, **changed}, names)
     assert {f"after/{name}" for name in after} == {n for n in stored if n.startswith("after/")}
@@ -129,8 +119,8 @@ def test_full_size_names_and_shapes_equal_other_libraries(case: str) -> None:
     for full, expected in json.loads(notes(case)["full_size"]).items():
         library, name = full.split("/")
         model = models.create_model(name, num_classes=1000)
-        found = source_shapes(model, weights.tables(model)[library](model))
-        assert found == {name: tuple(shape) for name, shape in expected.items()}
+        shapes = source_shapes(model, mappings.tables(model)[library](model))
+        assert shapes == {name: tuple(shape) for name, shape in expected.items()}
 
 
 def test_response_norm_equals_a_plain_reading() -> None:
@@ -168,7 +158,7 @@ def test_dropout_is_of_training_only(model: nn.Module) -> None:
     "model, enough", [(ALEXNET, 63), (TWO_TOWERS, 67), (CASES["squeezenet1_0"][1], 21),
                       (CASES["squeezenet1_1"][1], 17)],
 )  # fmt: skip
-def test_too_small_pictures_are_an_error(model: nn.Module, enough: int) -> None:
+def test_too_small_images_are_an_error(model: nn.Module, enough: int) -> None:
     def outputs(size):
         images = jax.ShapeDtypeStruct((1, size, 80, 3), jnp.float32)
         return jax.eval_shape(model.init_with_output, jax.random.key(0), images)[0]
@@ -180,4 +170,4 @@ def test_too_small_pictures_are_an_error(model: nn.Module, enough: int) -> None:
 
 def test_two_towers_have_no_counterpart() -> None:
     with pytest.raises(ValueError, match="two towers"):
-        weights.tables(TWO_TOWERS)["torchvision"](TWO_TOWERS)
+        mappings.tables(TWO_TOWERS)["torchvision"](TWO_TOWERS)

@@ -27,11 +27,11 @@ def captioner_params(tensors: dict[str, np.ndarray], model: Captioner):
     return param_mapping.to_variables(tensors, captioner.transformers(model))["params"]
 
 
-def assert_trees_close(got, expected, tolerance: float) -> None:
+def assert_trees_close(results, expected, tolerance: float) -> None:
     """Same paths; each leaf close relative to its largest element."""
-    assert jax.tree.structure(got) == jax.tree.structure(jax.tree.map(jnp.asarray, expected))
+    assert jax.tree.structure(results) == jax.tree.structure(jax.tree.map(jnp.asarray, expected))
     for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True
+        jax.tree_util.tree_leaves_with_path(results), jax.tree.leaves(expected), strict=True
     ):
         scale = max(1.0, float(np.abs(b).max()))
         np.testing.assert_allclose(a, b, atol=tolerance * scale, err_msg=str(path))

@@ -52,7 +52,7 @@ PUBLISHED = {
     "vit_large_patch16": (304_326_632, 61.555),
     "vit_large_patch32": (306_535_400, 15.378),
 }
-UNPUBLISHED = {"airbench94", "capsnet"}  # for other pictures and classes than ImageNet's
+UNPUBLISHED = {"airbench94", "capsnet"}  # for other images and classes than ImageNet's
 
 # One model of each family -> fields that make it small, image size.
 SMALL = {
@@ -85,9 +85,9 @@ def create(name: str, **fields) -> nn.Module:
     return models.create_model(name, **scan, **fields)
 
 
-def picture_shape(name: str) -> tuple[int, int, int]:
-    wanted = models.get_preprocessing(name)
-    return (wanted.image_size, wanted.image_size, len(wanted.mean))
+def image_shape(name: str) -> tuple[int, int, int]:
+    preprocessing = models.get_preprocessing(name)
+    return (preprocessing.image_size, preprocessing.image_size, len(preprocessing.mean))
 
 
 def factors(batch: int) -> np.ndarray:
@@ -112,11 +112,11 @@ def step(model: nn.Module, variables, images):
 
 @cache
 def small(name: str):
-    """(the model, its variables, none of the parameters as it starts, pictures)."""
+    """(the model, its variables, none of the parameters as initialized, images)."""
     fields, size = SMALL[name]
     model = models.create_model(name, num_classes=CLASSES, **fields)
     random = np.random.RandomState(1)
-    shape = (4, size, size, picture_shape(name)[2])
+    shape = (4, size, size, image_shape(name)[2])
     images = random.standard_normal(shape).astype(np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
 
@@ -144,8 +144,8 @@ def trained(name: str):
 @pytest.mark.parametrize("name", models.list_models())
 def test_outputs_by_shape(name: str) -> None:
     """In bfloat16: parameters and logits are float32 all the same."""
-    images = jax.ShapeDtypeStruct((2, *picture_shape(name)), jnp.float32)
-    found = []
+    images = jax.ShapeDtypeStruct((2, *image_shape(name)), jnp.float32)
+    results = []
     for classes in (0, CLASSES):
         model = create(name, num_classes=classes, dtype=jnp.bfloat16)
         outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
@@ -154,9 +154,9 @@ def test_outputs_by_shape(name: str) -> None:
         for output in (outputs["pooled"], outputs["features"]):
             assert (output.shape[0], output.dtype) == (2, jnp.bfloat16)
             assert 0 not in output.shape
-        found.append((outputs, flatten_dict(variables)))
-    (alone, backbone), (classified, variables) = found
-    logits = classified["logits"]
+        results.append((outputs, flatten_dict(variables)))
+    (alone, backbone), (with_classes, variables) = results
+    logits = with_classes["logits"]
     assert (logits.shape, logits.dtype) == ((2, CLASSES), jnp.float32)
     assert "logits" not in alone
     assert len({path[1] for path in variables.keys() - backbone.keys()}) == 1  # the classifier
@@ -169,7 +169,7 @@ def test_gradients_by_shape(name: str) -> None:
     """At full size, in bfloat16, everything computed again."""
     remat = {"remat": "full"} if "remat" in models.field_names(name) else {}
     model = create(name, num_classes=CLASSES, dtype=jnp.bfloat16, **remat)
-    images = jax.ShapeDtypeStruct((2, *picture_shape(name)), jnp.float32)
+    images = jax.ShapeDtypeStruct((2, *image_shape(name)), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     _, gradients, changed = jax.eval_shape(lambda v, x: step(model, v, x), variables, images)
     assert gradients == variables["params"]
@@ -179,7 +179,7 @@ def test_gradients_by_shape(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name in models.list_models()])
 def test_cost_equals_what_is_published(name: str) -> None:
     model = create(name, num_classes=1000)
-    size, parameters, operations = picture_shape(name)[0], *PUBLISHED[name]
+    size, parameters, operations = image_shape(name)[0], *PUBLISHED[name]
     assert flops.param_count(model, size) == parameters
     assert flops.macs(model, size) == pytest.approx(operations * 1e9, rel=0.01)
 
@@ -242,11 +242,11 @@ def test_remat_computes_again_and_gives_the_same_gradients(name: str) -> None:
     again = model.clone(remat="full")
     program = jax.make_jaxpr(again.apply)(variables, images)
     assert any("remat" in equation.primitive.name for equation in program.eqns)
-    _, found, _ = jax.jit(lambda v, x: step(again, v, x))(variables, images)
+    _, updated, _ = jax.jit(lambda v, x: step(again, v, x))(variables, images)
     for path, expected in flatten_dict(trained(name)[1], sep="/").items():
         tolerance = 1e-5 * np.abs(expected).max()
-        got = flatten_dict(found, sep="/")[path]
-        np.testing.assert_allclose(got, expected, atol=tolerance, err_msg=path)
+        value = flatten_dict(updated, sep="/")[path]
+        np.testing.assert_allclose(value, expected, atol=tolerance, err_msg=path)
     with pytest.raises(ValueError, match="remat must be one of"):
         jax.eval_shape(model.clone(remat="some").apply, variables, images)
 
@@ -270,8 +270,8 @@ def test_variables_survive_saving_and_restoring(tmp_path) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
         shapes = jax.eval_shape(model.init, jax.random.key(0), images)
         restored = checkpointer.restore(tmp_path / "variables", shapes)
-    for saved, found in zip(*map(jax.tree.leaves, (variables, restored)), strict=True):
-        np.testing.assert_array_equal(saved, found)
+    for saved, loaded in zip(*map(jax.tree.leaves, (variables, restored)), strict=True):
+        np.testing.assert_array_equal(saved, loaded)
 
 
 def test_counting_a_strided_convolution_s_gradient_leaves_out_the_holes() -> None:
