@@ -15,12 +15,12 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 from stored import REFERENCES
 
-from jaxtag import models, weights
+from jaxtag import models
 from jaxtag.models import efficientnet, mobile_blocks
 from jaxtag.models.efficientnet import EfficientNet
 from jaxtag.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxtag.models.mobilenet_v3 import LARGE, SMALL, MobileNetV3
-from jaxtag.weights import param_mapping
+from jaxtag.weights import mappings, param_mapping
 
 NAMES = json.loads((REFERENCES / "mobile_names.json").read_text())
 
@@ -92,7 +92,7 @@ def test_equals_other_libraries(case: str) -> None:
     stored = load_file(REFERENCES / f"{case}.safetensors")
     after = {k.removeprefix("after/"): v for k, v in stored.items() if k.startswith("after/")}
     model = build(case)
-    names = weights.tables(model)[case.rpartition("_")[2]](model)
+    names = mappings.tables(model)[case.rpartition("_")[2]](model)
     variables = param_mapping.to_variables(drawn.weights(their_shapes(model, names)), names)
 
     sizes = [k.removeprefix("images/") for k in stored if k.startswith("images/")]
@@ -123,20 +123,20 @@ def test_tables_cover_every_tensor(case: str) -> None:
     """Theirs and ours, with the right shapes, of the models as registered."""
     library, name = case.split("/")
     model = models.create_model(name, num_classes=1000)
-    theirs = their_shapes(model, weights.tables(model)[library](model))
+    theirs = their_shapes(model, mappings.tables(model)[library](model))
     assert theirs == {name: tuple(shape) for name, shape in NAMES[case].items()}
 
 
 def test_torchvision_has_no_v1() -> None:
     with pytest.raises(ValueError, match='"timm" or "transformers"'):
-        weights.tables(MobileNetV1())["torchvision"](MobileNetV1())
+        mappings.tables(MobileNetV1())["torchvision"](MobileNetV1())
 
 
 @pytest.mark.parametrize("module", [MobileNetV2, EfficientNet])
 def test_transformers_is_another_function_where_it_adds_no_input(module) -> None:
     model = module(width=0.125, **TENSORFLOW)
-    with pytest.raises(ValueError, match=r"transformers adds no input in .*width=0\.125"):
-        weights.tables(model)["transformers"](model)
+    with pytest.raises(ValueError, match=r"transformers has no residual in .*width=0\.125"):
+        mappings.tables(model)["transformers"](model)
 
 
 def test_widths_are_rounded_as_in_the_papers_code() -> None:

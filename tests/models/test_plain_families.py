@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from stored import REFERENCES
 
-from jaxtag import models, weights
+from jaxtag import models
 from jaxtag.models.alexnet import AlexNet, local_response_norm
 from jaxtag.models.resnet import ResNet
 from jaxtag.models.squeezenet import SqueezeNet
-from jaxtag.weights import param_mapping
+from jaxtag.weights import mappings, param_mapping
 
 CLASSES = 5
 
@@ -64,7 +64,7 @@ def names_of(library: str, model: nn.Module) -> param_mapping.Table:
     """Our reference of two towers has the names that torchvision gives one."""
     if isinstance(model, AlexNet):
         model = model.clone(two_towers=False)
-    return weights.tables(model)[library](model)
+    return mappings.tables(model)[library](model)
 
 
 def their_shapes(model: nn.Module, names: param_mapping.Table) -> dict[str, tuple[int, ...]]:
@@ -129,7 +129,7 @@ def test_full_size_names_and_shapes_equal_other_libraries(case: str) -> None:
     for full, expected in json.loads(notes(case)["full_size"]).items():
         library, name = full.split("/")
         model = models.create_model(name, num_classes=1000)
-        found = their_shapes(model, weights.tables(model)[library](model))
+        found = their_shapes(model, mappings.tables(model)[library](model))
         assert found == {name: tuple(shape) for name, shape in expected.items()}
 
 
@@ -180,4 +180,4 @@ def test_too_small_pictures_are_an_error(model: nn.Module, enough: int) -> None:
 
 def test_two_towers_have_no_counterpart() -> None:
     with pytest.raises(ValueError, match="two towers"):
-        weights.tables(TWO_TOWERS)["torchvision"](TWO_TOWERS)
+        mappings.tables(TWO_TOWERS)["torchvision"](TWO_TOWERS)
