@@ -123,7 +123,7 @@ def test_torchvision_has_no_v1() -> None:
 @pytest.mark.parametrize("module", [MobileNetV2, EfficientNet])
 def test_transformers_is_another_function_where_it_adds_no_input(module) -> None:
     model = module(width=0.125, **TENSORFLOW)
-    with pytest.raises(ValueError, match=r"transformers adds no input in .*width=0\.125"):
+    with pytest.raises(ValueError, match=r"transformers has no residual in .*width=0\.125"):
         mappings.tables(model)["transformers"](model)
 
 
