@@ -25,7 +25,7 @@ from absl import flags
 # Checks the annotated types and shapes of every call, before jaxtag is imported.
 jaxtyping.install_import_hook(
     ["jaxtag.augment", "jaxtag.kernels", "jaxtag.losses", "jaxtag.metrics", "jaxtag.models"],
-    "beartype.beartype",
+    "typechecking.check",
 )
 
 if not flags.FLAGS.is_parsed():  # grain's worker processes read absl flags
