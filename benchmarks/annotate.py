@@ -55,13 +55,12 @@ def main() -> None:
 
 def _input(model, names: list[str]) -> float:
     from jaxtag.data import pipeline
-    from jaxtag.tasks import TASKS
 
     config = model.config
     start = time.perf_counter()
     batches = pipeline.image_batches(
         names,
-        image=TASKS[config.task].example(config, model.vocabulary, train=False).image,
+        image=model.task.image_transform(train=False),
         batch_size=config.evaluation.batch_size,
         num_workers=config.data.num_workers,
         num_threads=config.data.num_threads,
@@ -82,35 +81,29 @@ def _model(model, names: list[str]) -> float:
     rows, side = config.evaluation.batch_size, config.data.image_size
     images = np.random.default_rng(0).integers(0, 256, (rows, side, side, 3), np.uint8)
     batch = meshes.make_global_batch({"image": images}, model.mesh)
-    predict = _predictor(model.task)
+    predict = _predict(model.task)
     start = time.perf_counter()
     for _ in range(-(-len(names) // rows)):
-        jax.device_get(predict(model.variables, batch))
+        jax.device_get(predict(model.variables, batch, jax.random.key(0)))
     return time.perf_counter() - start
 
 
 @functools.cache
-def _predictor(task):
-    import jax
-
-    return jax.jit(task.predict)
+def _predict(task):
+    return task.make_predict()
 
 
 def _annotate(model, names: list[str]) -> float:
-    from jaxtag import annotate
-
     start = time.perf_counter()
-    count = sum(1 for _ in annotate.annotate(model, names))
+    count = sum(1 for _ in model.predict_rows(names))
     assert count == len(names)
     return time.perf_counter() - start
 
 
 def _long_pass(model, names: list[str]) -> dict:
-    from jaxtag import annotate
-
     marks = {len(names) * tenth // 10 for tenth in range(1, 11)}
     held, start = [], time.perf_counter()
-    for count, _ in enumerate(annotate.annotate(model, names), start=1):
+    for count, _ in enumerate(model.predict_rows(names), start=1):
         if count in marks:
             held.append(_resident())
     seconds = time.perf_counter() - start

@@ -16,8 +16,8 @@ from absl import app, flags, logging
 
 from jaxtag.data import pipeline, sources, transforms
 from jaxtag.datasets import prepared
-from jaxtag.tasks import evaluators
-from jaxtag.tasks.caption import evaluator as captions
+from jaxtag.tasks import evaluator
+from jaxtag.tasks.caption.evaluation import caption_scores
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "tfds's root folder.")
 _WORKDIRS = flags.DEFINE_multi_string("workdir", [], "Runs of flickr8k_caption, evaluated.")
@@ -43,7 +43,7 @@ def main(_: list[str]) -> None:
     some = {index: references[index] for index in range(200)}
     candidates = random.Random(0).sample([text for group in texts for text in group], 300)
     scores = [
-        captions.score(dict.fromkeys(some, text), some, held_out)["CIDEr"] for text in candidates
+        caption_scores(dict.fromkeys(some, text), some, held_out)["CIDEr"] for text in candidates
     ]
     best = candidates[int(np.argmax(scores))]
 
@@ -52,17 +52,17 @@ def main(_: list[str]) -> None:
     nearest = {index: texts[place][0] for index, place in enumerate(distances.argmin(1))}
 
     rows = {
-        f"constant: {best!r}": captions.score(
+        f"constant: {best!r}": caption_scores(
             dict.fromkeys(references, best), references, held_out
         ),
-        "nearest by 16x16 pixels": captions.score(nearest, references, held_out),
+        "nearest by 16x16 pixels": caption_scores(nearest, references, held_out),
     }
     for workdir in map(Path, _WORKDIRS.value):
         found = json.loads((workdir / "evaluation.json").read_text(encoding="utf-8"))
         rows[workdir.name] = {
             name: value for name, value in found.items() if name in rows[next(iter(rows))]
         }
-    print(evaluators.table(rows))
+    print(evaluator.table(rows))
 
 
 if __name__ == "__main__":
