@@ -93,7 +93,8 @@ def _defined(define_flags: Callable[[], None]) -> Iterator[list[str]]:
         yield own
     finally:
         states = flagsaver.save_flag_values()
-        kept = {name: state for name, state in states.items() if name not in own}
+        # A flag's overrides (--config.FIELD), which its parsing defines, go with it.
+        kept = {n: state for n, state in states.items() if n.partition(".")[0] not in own}
         flagsaver.restore_flag_values({**kept, **before})
 
 

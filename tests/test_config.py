@@ -116,7 +116,7 @@ def test_an_argument_without_a_default_must_be_given(tmp_path):
         ({"batch_size": "8"}, "config.batch_size = '8': must be int"),
         ({"total_steps": None}, "total_steps"),
         ({"data": DataConfig(mean=0.5)}, "config.data.mean"),
-        ({"task": "captions"}, "did you mean caption"),
+        ({"task": "captions"}, "config.task = 'captions': must be a section such as"),
         ({"data": DataConfig(grayscale=True)}, "config.data.grayscale = True: a captioner"),
         (
             {"optimizer": OptimizerConfig(ema_bn_batches=2)},

@@ -6,6 +6,7 @@ the same for all.
 
 import dataclasses
 import functools
+import html
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,13 @@ import jax
 import numpy as np
 import pytest
 from calling import call
-from jaxtag.datasets.prepared import open_split
 from PIL import Image
 
 import jaxtag
 from jaxtag.config import flags
 from jaxtag.config.schema import Config
 from jaxtag.data import sources
+from jaxtag.datasets.prepared import open_split
 from jaxtag.errors import UserError
 from jaxtag.training import loop, preemption, run_data
 
@@ -344,7 +345,7 @@ def test_annotate_and_python_give_the_same_predictions(run, tmp_path) -> None:
             assert {k: v for k, v in prediction.row.items() if k != "file"} == close(expected)
     assert predictor(tmp_path / "broken.png").error == rows["broken"]["error"]
     one = predictor(images[0])
-    assert str(one) in one._repr_html_() and "data:image/jpeg" in one._repr_html_()
+    assert html.escape(str(one)) in one._repr_html_() and "data:image/jpeg" in one._repr_html_()
     features = predictor.features(files)
     assert features.shape[0] == 3 and features.dtype == np.float32
     with pytest.raises(UserError, match="1 of 1 images cannot be decoded"):

@@ -11,7 +11,7 @@ from jaxtag.datasets import prepared
 from jaxtag.inference import predictor
 from jaxtag.metrics import captioning
 from jaxtag.metrics.captioning import coco_format
-from jaxtag.tasks.caption import evaluator as captions
+from jaxtag.tasks.evaluator import Evaluator
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_a_run_is_scored_as_the_library_scores_it(workdir, tiny_data):
     assert "CIDEr" in done.err.splitlines()[0]
     model = predictor.load(workdir)
     source = prepared.open_split("tiny", "validation", tiny_data)
-    evaluator = captions.CaptionEvaluator(model.task, model.mesh, model.config, model.vocabulary)
-    evaluation = evaluator(model.variables, source)
+    evaluate = Evaluator(model.task, model.mesh)
+    evaluation = evaluate(model.variables, source, "validation")
     split_and_step = {"split": "validation", "step": 60}
     assert done.last == pytest.approx({**split_and_step, **evaluation.metrics})
     scores = captioning.score(evaluation.captions, evaluation.references)
@@ -89,12 +89,12 @@ def test_decoding_can_be_changed(workdir, tiny_data):
     assert found["greedy"]["perplexity"] == found["beam"]["perplexity"]
     model = predictor.load(workdir)
     model.config.task.decoding.method = "beam"
-    evaluator = captions.CaptionEvaluator(model.task, model.mesh, model.config, model.vocabulary)
+    evaluate = Evaluator(model.task, model.mesh)
     source = prepared.open_split("tiny", "validation", tiny_data)
-    evaluation = evaluator(model.variables, source)
+    evaluation = evaluate(model.variables, source, "validation")
     assert evaluation.metrics.items() <= found["beam"].items()
     kept = json.loads((workdir / "config.json").read_text())
-    assert kept["decoding"]["method"] == "greedy"  # of the run, which stays as it was
+    assert kept["task"]["decoding"]["method"] == "greedy"  # of the run, which stays as it was
 
 
 def test_as_a_process(workdir):

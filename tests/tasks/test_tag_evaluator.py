@@ -120,13 +120,14 @@ def test_samples_have_the_tags_that_are_selected(evaluation) -> None:
     records = Records("validation")
     samples = evaluation.samples()
     assert [sample.index for sample in samples] == [0, 1, 2]
-    for position, image, prediction, truth in samples:
-        np.testing.assert_array_equal(image, records.pixels[position])
+    for sample in samples:
+        position = sample.index
+        np.testing.assert_array_equal(sample.image, records.pixels[position])
         present = np.flatnonzero(records.tags[position] & records.known[position])
-        assert truth == [", ".join(NAMES[number] for number in present)]
+        assert sample.targets == [", ".join(NAMES[number] for number in present)]
         tags = select_tags(evaluation.rows["scores"][position], evaluation.calibration)
-        assert prediction.split(" (")[0] == NAMES[tags[0]]
-        assert len(prediction.split(", ")) == len(tags)
+        assert sample.prediction.split(" (")[0] == NAMES[tags[0]]
+        assert len(sample.prediction.split(", ")) == len(tags)
 
 
 def test_images_of_samples_keep_no_batch_in_memory() -> None:

@@ -77,19 +77,19 @@ def test_muon_orthogonalises_each_matrix_of_a_layer():
 
 
 @pytest.mark.parametrize(
-    ("stored_name", "name", "arguments"),
+    ("stored_name", "name", "kwargs"),
     [
-        ("sgd", "sgd", (("momentum", 0.9),)),
-        ("nesterov", "sgd", (("momentum", 0.9), ("nesterov", True))),
-        ("adamw", "adamw", (("b2", 0.98),)),
-        ("lamb", "lamb", ()),
+        ("sgd", "sgd", {"momentum": 0.9}),
+        ("nesterov", "sgd", {"momentum": 0.9, "nesterov": True}),
+        ("adamw", "adamw", {"b2": 0.98}),
+        ("lamb", "lamb", {}),
     ],
 )
-def test_steps_equal_torch_and_timm(stored_name, name, arguments):
+def test_steps_equal_torch_and_timm(stored_name, name, kwargs):
     """Rates that change, decay of the kernel alone (benchmarks/make_optimizer_references.py)."""
     stored = load_file(REFERENCES / "optimizers.safetensors")
     params = {part: jnp.asarray(stored[f"start/{part}"]) for part in ("kernel", "bias")}
-    config = OptimizerConfig(name=name, kwargs=arguments, weight_decay=0.05, grad_clip_norm=None)
+    config = OptimizerConfig(name=name, kwargs=kwargs, weight_decay=0.05, grad_clip_norm=None)
     rates = jnp.asarray(stored["rates"])
     made = optimizer.make_optimizer(config, lambda step: rates[step], params)
     state, update = made.init(params), jax.jit(made.update)
@@ -102,20 +102,20 @@ def test_steps_equal_torch_and_timm(stored_name, name, arguments):
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments"),
+    ("name", "kwargs"),
     [
-        ("sgd", (("momentum", 0.9), ("nesterov", True))),
-        ("adamw", ()),
-        ("lamb", ()),
-        ("lion", ()),
-        ("muon", ()),
+        ("sgd", {"momentum": 0.9, "nesterov": True}),
+        ("adamw", {}),
+        ("lamb", {}),
+        ("lion", {}),
+        ("muon", {}),
     ],
 )
-def test_rules_freeze_scale_and_decay(name, arguments):
+def test_rules_freeze_scale_and_decay(name, kwargs):
     gradients = {"a": {"kernel": jnp.ones((4, 4))}, "b": {"kernel": jnp.ones((4, 4))}}
     config = OptimizerConfig(
         name=name,
-        kwargs=arguments,
+        kwargs=kwargs,
         learning_rate=0.1,
         lr_mults=(("^a/", 0.0), (".*", 0.5)),
         wd_mults=EVERYTHING,
@@ -208,7 +208,7 @@ def test_wrong_settings_are_named():
     params = {"kernel": jnp.ones((2, 2))}
     for settings, message in (
         ({"name": "adamv"}, "adamv"),
-        ({"arguments": (("b3", 0.9),)}, "b3"),
+        ({"kwargs": {"b3": 0.9}}, "b3"),
         ({"lr_mults": (("nothing", 1.0),)}, r"lr_mults: no rule covers the parameter kernel"),
     ):
         with pytest.raises(UsageError, match=message):

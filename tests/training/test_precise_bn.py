@@ -53,9 +53,7 @@ def test_first_norm_has_the_moments_of_all_pixels(refreshed):
     for number, rows in zip(range(BATCHES), Iterator(config), strict=False):
         key = jax.random.fold_in(state.key, number)
         augment_key, mix_key, _ = jax.random.split(key, 3)
-        images = plan.task.images(
-            plan.task.augmentation.images(jnp.asarray(rows["image"]), augment_key)
-        )
+        images = plan.task.model_images({"image": jnp.asarray(rows["image"])}, augment_key)
         images, _ = plan.task.augmentation.mix(images, jnp.zeros((64, 10)), mix_key)
         seen.append(
             jax.lax.conv_general_dilated(
