@@ -53,6 +53,7 @@ class Restored:
     step: int
     state: Any
     config: dict[str, Any]
+    notes: Mapping[str, Any]
 
 
 class Checkpoints:
@@ -105,6 +106,7 @@ class Checkpoints:
         iterator: grain.DatasetIterator | None = None,
         config: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> bool:
         """Starts a save; waits for the previous one if that is still being written.
 
@@ -115,6 +117,7 @@ class Checkpoints:
             iterator: the data iterator; its position now is what is saved.
             config: whatever JSON can hold; copied now.
             metrics: named numbers, among them `best_metric`.
+            notes: what else its manifest holds, as JSON: the labels, what the data are.
 
         Returns:
             False when this very step was saved or restored last and there is nothing to do.
@@ -141,7 +144,7 @@ class Checkpoints:
         if iterator is not None:
             items["iterator"] = grain.checkpoint.CheckpointSave(iterator)
         path = self.directory / str(step)
-        self._saving = (path, {"metrics": metrics, "arrays": _arrays(state)})
+        self._saving = (path, {**(notes or {}), "metrics": metrics, "arrays": _arrays(state)})
         try:
             writer.save(path, args=ocp.args.Composite(**items))
         except OSError as error:
@@ -330,7 +333,8 @@ class Checkpoints:
                     for f in dataclasses.fields(whole_state)
                 },
             )
-        return Restored(step, state, restored["config"])
+        notes = checkpoint_manifest.read(path).notes
+        return Restored(step, state, restored["config"], notes)
 
     def restore_config(self, step: int | None = None) -> dict[str, Any]:
         """The configuration saved with the newest step that is whole, or with `step`."""
