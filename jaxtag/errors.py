@@ -25,13 +25,18 @@ class ProcessLostError(UserError):
 
 
 class StorageError(UserError):
-    """Storage that failed by itself (an I/O error, a lost mount). Status 70: restarts may mend it."""
+    """Storage that failed by itself (an I/O error, a lost mount). Status 70: restarts may help."""
 
     exit_status = os.EX_SOFTWARE
 
 
 # What a full disk, a folder without permission or a wrong path are not.
 _MAY_MEND = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
+
+
+def storage_error_kind(number: int | None) -> type[UserError]:
+    """The kind of an OSError by its number: `StorageError` where starting again may mend it."""
+    return StorageError if number in _MAY_MEND else UserError
 
 
 def write_error(path: str | os.PathLike[str], error: OSError, setting: str = "") -> UserError:
@@ -43,7 +48,7 @@ def write_error(path: str | os.PathLike[str], error: OSError, setting: str = "")
         setting: The flag that names it: "--output".
     """
     name = f"{setting}={os.fspath(path)}" if setting else os.fspath(path)
-    kind = StorageError if error.errno in _MAY_MEND else UserError
+    kind = storage_error_kind(error.errno)
     return kind(f"{name} cannot be written: {error.strerror or error}")
 
 

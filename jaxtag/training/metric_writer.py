@@ -248,7 +248,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 
 def _write_all(file: IO[bytes], data: bytes) -> None:
-    """Writes all of `data` to an unbuffered file; a disk that fills up takes a part, then raises."""
+    """Writes all of `data` to an unbuffered file; a full disk takes a part of it, then raises."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
