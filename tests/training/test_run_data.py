@@ -1,6 +1,7 @@
 """A run meets data by name: matched, or refused in one line that lists the differences."""
 
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -13,7 +14,8 @@ from jaxtag.config import schema
 from jaxtag.data.labels import LabelNames
 from jaxtag.data.sources import as_data_source, match_labels
 from jaxtag.errors import UserError
-from jaxtag.training import run_data
+from jaxtag.training import checkpoint_manifest, run_data
+from jaxtag.training.callbacks import Callback
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -33,8 +35,6 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def folder(trained, tmp_path, monkeypatch):
     """A copy of it, in which a test may change the data."""
-    import shutil
-
     shutil.copytree(trained / "data", tmp_path / "data")
     shutil.copytree(trained / "new", tmp_path / "run")
     monkeypatch.chdir(tmp_path)
@@ -140,8 +140,6 @@ def test_a_run_without_fingerprint_goes_on(folder, caplog):
         manifest = json.loads((path / "jaxtag_manifest.json").read_text())
         del manifest["notes"]["data"], manifest["notes"]["labels"]
         body = {"files": manifest["files"], "notes": manifest["notes"]}
-        from jaxtag.training import checkpoint_manifest
-
         body["crc"] = checkpoint_manifest._crc_of_body(body)
         (path / "jaxtag_manifest.json").write_text(json.dumps(body))
     _set_classes(folder, "red", "green")
@@ -184,3 +182,56 @@ def test_tags_that_a_source_lacks_are_unlabeled():
         match_labels(as_data_source(records, class_names={"tags": ["a", "d"]}), "tags", labels)
     unnamed = as_data_source(records)
     assert match_labels(unnamed, "tags", labels, numbers_agree=True) is unnamed
+
+
+def test_a_finished_run_appends_nothing(folder):
+    def contents():
+        return {
+            path.name: path.read_bytes()
+            for path in [folder / "run/metrics.jsonl", *(folder / "run/board").iterdir()]
+        }
+
+    before = contents()
+    result = jaxtag.fit(schema.load(folder / "run"), folder / "run")
+    assert result.scores is not None and contents() == before
+
+
+def test_a_work_directory_removed_under_a_run_is_told(folder):
+    class Removing(Callback):
+        def on_step(self, step, state, metrics):
+            if step == 3:
+                shutil.rmtree(folder / "fresh")
+
+    config = schema.load(folder / "run")
+    with pytest.raises(
+        UserError, match=r"fresh was removed or moved|fresh\S+ could not be saved: No such"
+    ):
+        jaxtag.fit(config, folder / "fresh", callbacks=[Removing()])
+
+
+def test_two_runs_do_not_share_a_work_directory(folder):
+    refusals = []
+
+    class Starting(Callback):
+        def on_evaluation(self, step, evaluation):
+            with pytest.raises(UserError, match=r"--workdir=.*run is in use by process") as refused:
+                jaxtag.fit(schema.load(folder / "run"), folder / "run")
+            refusals.append(str(refused.value))
+
+    jaxtag.fit(schema.load(folder / "run"), folder / "run", callbacks=[Starting()])
+    assert refusals
+    assert not (folder / "run/lock.json").exists()
+
+
+def test_evaluation_json_holds_confusion_and_each_class(folder):
+    done = call("evaluate", "--workdir=run")
+    assert not {"per_class", "confusion"} & set(done.last)
+    saved = json.loads((folder / "run/evaluation.json").read_text())
+    counts = np.array(saved["confusion"]["counts"])
+    assert saved["confusion"]["classes"] == ["green", "red"] and counts.sum() == 4
+    assert saved["top1"] == np.trace(counts) / 4
+    for number, name in enumerate(["green", "red"]):
+        entry, right = saved["per_class"][name], counts[number, number]
+        assert entry["images"] == counts[number].sum()
+        assert entry["recall"] == right / max(counts[number].sum(), 1)
+        assert entry["precision"] == right / max(counts[:, number].sum(), 1)
