@@ -10,6 +10,7 @@ import jax
 
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
+from jaxtag.distributed import watchdog
 from jaxtag.inference import predictor
 from jaxtag.inference.predictor import Predictor
 from jaxtag.tasks.evaluator import Evaluator
@@ -52,31 +53,37 @@ def fit(
             of a prepared data set: anything with `__len__` and `__getitems__`, or a
             `grain.MapDataset`, of records such as {"image": bytes or uint8 [H, W, 3], "label": 3}.
         metric_writers, callbacks: besides those that `config` names.
-        allow_changes: go on although `config` trains something else than `workdir` did.
+        allow_changes: go on although `config` trains something else than `workdir` did, or on
+            other data.
         startup: where the time since the start of the process went, for the log.
 
     Raises:
         UserError: a setting, the data or a checkpoint is not as it must be.
     """
     startup, workdir = startup or StartupTimer(), Path(workdir)
-    config = run_config.resolve_run_config(schema.check(config), workdir, allow_changes)
-    opened = run_data.open_data(config, workdir, data)
-    task = run_data.task_class(config)(config, opened.vocabulary)
-    startup.done("data")
-    result = loop.train(
-        config,
-        workdir,
-        task,
-        opened,
-        metric_writers=metric_writers,
-        callbacks=callbacks,
-        startup=startup,
-    )
-    if result.evaluation is not None and jax.process_index() == 0:
+    with run_config.locked(workdir):
+        config = run_config.resolve_run_config(schema.check(config), workdir, allow_changes)
+        opened = run_data.open_data(config, workdir, data, allow_changes)
+        task = run_data.task_class(config)(config, opened.vocabulary)
+        startup.done("data")
+        result = loop.train(
+            config,
+            workdir,
+            task,
+            opened,
+            metric_writers=metric_writers,
+            callbacks=callbacks,
+            startup=startup,
+        )
+        if result.evaluation is None or jax.process_index() != 0:
+            return result
         scores = report.write_report(workdir, task, opened, result.evaluation)
-        sheet = report.contact_sheet_path(workdir, task)
-        return dataclasses.replace(result, scores=scores, contact_sheet=sheet)
-    return result
+        return dataclasses.replace(
+            result,
+            scores=scores,
+            advice=report.advice(task, scores, len(opened.train)),
+            contact_sheet=report.contact_sheet_path(workdir, task),
+        )
 
 
 def evaluate(
@@ -95,14 +102,19 @@ def evaluate(
         config: by default the run's own.
 
     Returns:
-        `split`, `step` and the metrics; `per_tag` where the task has metrics of each tag.
+        `split`, `step` and the metrics; of a tagger also `per_tag`, of a classifier `per_class`
+        and `confusion` (see `Evaluation.details`).
+
+    Raises:
+        UserError: there is no such checkpoint or split, or the data have labels that the model
+            does not know. Labels are matched by name.
     """
     model = predictor.load(workdir, config, step)
     split = split or model.config.data.evaluation_split
     source = run_data.open_source(model.config.data, split, data)
-    evaluation = Evaluator(model.task, model.mesh)(model.variables, source, split)
+    task, source = run_data.match_to_run(model.task, source)
+    evaluation = Evaluator(task, model.mesh)(model.variables, source, split)
+    watchdog.expect(None)
     if jax.process_index() == 0:
         evaluation.save_artifacts(Path(workdir), model.step)
-    metrics: dict[str, Any] = {"split": split, "step": model.step, **evaluation.metrics}
-    per_class = evaluation.per_class()
-    return metrics | ({"per_tag": per_class} if per_class else {})
+    return {"split": split, "step": model.step, **evaluation.metrics, **evaluation.details()}

@@ -1,6 +1,7 @@
 """Errors that a user can put right: shown as one clear message, without a traceback."""
 
 import difflib
+import errno
 import os
 from collections.abc import Iterable
 
@@ -21,6 +22,34 @@ class ProcessLostError(UserError):
     """Another process of the job is gone or hangs. Status 75: start all again, and it goes on."""
 
     exit_status = os.EX_TEMPFAIL
+
+
+class StorageError(UserError):
+    """Storage that failed by itself (an I/O error, a lost mount). Status 70: restarts may help."""
+
+    exit_status = os.EX_SOFTWARE
+
+
+# What a full disk, a folder without permission or a wrong path are not.
+_MAY_MEND = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
+
+
+def storage_error_kind(number: int | None) -> type[UserError]:
+    """The kind of an OSError by its number: `StorageError` where starting again may mend it."""
+    return StorageError if number in _MAY_MEND else UserError
+
+
+def write_error(path: str | os.PathLike[str], error: OSError, setting: str = "") -> UserError:
+    """One line for a file that cannot be written, with the exit status of its kind.
+
+    Args:
+        path: The file.
+        error: What happened.
+        setting: The flag that names it: "--output".
+    """
+    name = f"{setting}={os.fspath(path)}" if setting else os.fspath(path)
+    kind = storage_error_kind(error.errno)
+    return kind(f"{name} cannot be written: {error.strerror or error}")
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:

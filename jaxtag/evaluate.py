@@ -4,11 +4,14 @@
     python -m jaxtag.evaluate --results=captions.json --references=captions_val2014.json
 
 The last line on stdout is one JSON object of metrics; with --workdir it is also in
-DIR/evaluation.json, there with each tag of a tagger by itself. Decoding can be changed:
+DIR/evaluation.json, there with each tag of a tagger or class of a classifier by itself, and with
+the confusion matrix of a classifier. The labels of the data are matched with the model's by name; a
+label that the model does not know is refused. Decoding can be changed:
 --config.task.decoding.method=greedy.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,9 +51,10 @@ def main(_: list[str]) -> None:
     with cli.join_job():
         metrics = _evaluate(workdir)
         if jax.process_index() == 0:
-            shown = {name: value for name, value in metrics.items() if name != "per_tag"}
+            metrics = _finite(metrics)
+            shown = {n: value for n, value in metrics.items() if not isinstance(value, dict)}
             print(json.dumps(shown))  # first: should the file not be writable
-            write_text(workdir / "evaluation.json", json.dumps(metrics, indent=2) + "\n")
+            write_text(workdir / "evaluation.json", _to_json(metrics) + "\n")
 
 
 def _score_files(results: str, references: str) -> dict[str, float]:
@@ -70,9 +74,28 @@ def _evaluate(workdir: Path) -> dict[str, Any]:
         compilation_cache.use_compilation_cache()
     metrics = api.evaluate(workdir, FLAGS.split, config=config, step=FLAGS.step)
     if jax.process_index() == 0:
-        numbers = {n: v for n, v in metrics.items() if n not in ("split", "step", "per_tag")}
+        numbers = {n: v for n, v in metrics.items() if isinstance(v, float)}
         print(evaluator.table({"model": numbers}), file=sys.stderr)
     return metrics
+
+
+def _finite(value: Any) -> Any:
+    """null for the numbers that JSON has none for: NaN, infinity."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _to_json(value: Any, indent: str = "") -> str:
+    """JSON with a line for each metric, each class and each row of a matrix."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if indent and not any(isinstance(item, dict | list) for item in items):
+        return json.dumps(value)
+    inner = indent + "  "
+    if isinstance(value, dict):
+        lines = [f"{inner}{json.dumps(n)}: {_to_json(v, inner)}" for n, v in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(inner + _to_json(item, inner) for item in value) + f"\n{indent}]"
 
 
 def run() -> None:

@@ -17,6 +17,8 @@ Exit status: 0 success, 1 failure, 2 wrong use, 75 restart me: told to stop (SIG
 saved, or another process was lost.
 """
 
+import sys
+
 from absl import flags
 
 from jaxtag import STARTED, cli
@@ -40,7 +42,9 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> int:
-    from jaxtag import api  # after the flags: --help is quick
+    import jax  # after the flags: --help is quick
+
+    from jaxtag import api
     from jaxtag.tasks import evaluator
 
     startup = StartupTimer(STARTED)
@@ -52,9 +56,17 @@ def main(_: list[str]) -> int:
     with cli.join_job():
         result = api.fit(config, FLAGS.workdir, allow_changes=FLAGS.allow_changes, startup=startup)
     if result.preempted:
+        if jax.process_index() == 0:
+            print(
+                f"stopped and saved at step {int(result.state.step):,}: the same command goes on "
+                "from there",
+                file=sys.stderr,
+            )
         return RESTART_STATUS
     if result.scores is not None:
         print(evaluator.table(result.scores))
+        if result.advice is not None:
+            print(result.advice)
         print(f"sample predictions: {result.contact_sheet}")
     return 0
 

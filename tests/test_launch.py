@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -28,6 +29,14 @@ case "$1 $2" in
     [[ "$status" != forever ]] || exec sleep 1000
     exit "${status:-0}" ;;
 esac
+"""
+
+
+# Where the tests run in the background, SIGINT is ignored, and a shell cannot trap it then.
+WITH_INTERRUPTS = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
@@ -172,7 +181,14 @@ def test_restarts(launch, option, statuses, status, runs):
 @pytest.mark.parametrize("option", [[], ["--restarts=5"]])
 def test_signals_reach_the_run_and_end_it(launch, number, option):
     process = subprocess.Popen(
-        [launch.root / "launch" / "local.sh", *option, "train"],
+        [
+            sys.executable,
+            "-c",
+            WITH_INTERRUPTS,
+            launch.root / "launch" / "local.sh",
+            *option,
+            "train",
+        ],
         env=launch.environment(HANG="1"),
         stderr=subprocess.DEVNULL,
     )

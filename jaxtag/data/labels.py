@@ -14,6 +14,7 @@ from jaxtag.storage.atomic_file import write_text
 
 Label = int | str  # a class or tag, by its number or by its name
 _KINDS = {"label": "labels to classify by", "tags": "tags"}
+_MAX_LISTED = 8  # names in a message
 
 
 class NamedSource(Protocol):
@@ -72,6 +73,11 @@ class LabelNames:
         """The number of each label; see `index`."""
         return [self.index(label) for label in labels]
 
+    def missing_from(self, names: Iterable[str]) -> list[str]:
+        """Those of these labels that are not among `names`, in order."""
+        others = set(names)
+        return [name for name in self.names if name not in others]
+
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.names)}
@@ -90,3 +96,10 @@ class LabelNames:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{path} is damaged: it must hold a list of names")
         return cls(tuple(names))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as a message shows them: quoted, the first few and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(map(repr, names[:_MAX_LISTED])) + more

@@ -23,11 +23,16 @@ def join(process: initialize.ProcessInfo | None, initialization_timeout: int) ->
     other processes, which exit with the same status, and exits this process.
 
     Args:
-        process: As `initialize.detect_cluster` returns it; None, a single process, does nothing.
+        process: As `initialize.detect_cluster` returns it; None, a single process, only watches
+            itself for hangs.
         initialization_timeout: Seconds to wait for the other processes.
     """
     if process is None:
-        yield
+        watchdog.current().start()
+        try:
+            yield
+        finally:
+            watchdog.current().stop()
         return
     if table := initialize.initialize(process, initialization_timeout):
         print(table, file=sys.stderr)

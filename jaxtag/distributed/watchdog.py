@@ -1,5 +1,8 @@
 """Exits this process when a peer fails or no step completes within the timeout.
 
+It watches a single process too: for a hang, in a read or in a lock, and above all for one that was
+told to stop and does not.
+
 JAX ends all processes when the heartbeat of one stops (`initialize.HEARTBEAT_SECONDS`). It does not
 when a process lives but hangs, in a read of a network file system or in a collective that another
 process never enters; and where one process fails over a user's mistake, the others would exit with
@@ -24,6 +27,7 @@ from jaxtag.errors import ProcessLostError
 
 _FAILURE_KEY = "jaxtag/failed"
 _POLL_SECONDS = 1.0
+_ASLEEP_SECONDS = 5.0  # between two polls that are a second apart
 _NOTICE_SECONDS = 2.5  # in which all peers have polled
 
 
@@ -32,13 +36,32 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
+        self._alone = False
         self._deadline: tuple[float, float] | None = None  # (monotonic time, seconds promised)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Starts to watch for failures of peers, without a deadline."""
+        """Starts to watch, for failures of peers where there are any, without a deadline."""
         self.stop()
         self._deadline = None
+        self._watch_in_thread()
+
+    def hurry(self, seconds: float) -> bool:
+        """Ends the process unless it reports progress within `seconds`.
+
+        Returns:
+            Whether this has started to watch; call `stop` then.
+        """
+        deadline = (time.monotonic() + seconds, seconds)
+        starts = self._thread is None
+        if starts:
+            self._deadline = None  # what was promised while nobody watched
+            self._watch_in_thread()
+        self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+        return starts
+
+    def _watch_in_thread(self) -> None:
+        self._alone = jax.process_count() == 1
         self._stopped.clear()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
@@ -55,19 +78,25 @@ class Watchdog:
         self._deadline = None if seconds is None else (time.monotonic() + seconds, seconds)
 
     def _watch(self) -> None:
+        polled = time.monotonic()
         while not self._stopped.wait(_POLL_SECONDS):
-            if (failure := _first_failure()) is not None:
+            now = time.monotonic()
+            asleep, polled = now - polled - _POLL_SECONDS, now
+            if (deadline := self._deadline) is not None and asleep > _ASLEEP_SECONDS:
+                # The whole process stood still (SIGSTOP, a suspended machine).
+                self._deadline = (deadline[0] + asleep, deadline[1])
+            if not self._alone and (failure := _first_failure()) is not None:
                 if jax.process_index() == 0:
                     _linger()
                 exit_now(failure["status"], _description(failure))
             deadline = self._deadline
-            if deadline is not None and time.monotonic() > deadline[0]:
-                _exit_hanging(deadline[1])
+            if deadline is not None and now > deadline[0]:
+                _exit_hanging(deadline[1], self._alone)
 
 
 @functools.cache
 def current() -> Watchdog:
-    """This process's watchdog; it watches if the process is one of several (see `job.join`)."""
+    """This process's watchdog; it watches while a command runs (see `job.join`)."""
     return Watchdog()
 
 
@@ -103,12 +132,11 @@ def exit_now(status: int, message: str) -> NoReturn:
     os._exit(status)
 
 
-def _exit_hanging(seconds: float) -> NoReturn:
-    message = (
-        f"nothing has moved for {seconds:g} s: this process or another one hangs "
-        "(limit: config.hang_timeout)"
-    )
-    announce(ProcessLostError.exit_status, message)
+def _exit_hanging(seconds: float, alone: bool) -> NoReturn:
+    who = "this process hangs" if alone else "this process or another one hangs"
+    message = f"nothing has moved for {seconds:g} s: {who} (limit: config.hang_timeout)"
+    if not alone:
+        announce(ProcessLostError.exit_status, message)
     faulthandler.dump_traceback(sys.stderr)
     exit_now(ProcessLostError.exit_status, message)
 

@@ -156,6 +156,8 @@ def load(
         best_metric=config.checkpoint.best_metric or task.headline_metrics[0],
     ) as checkpoints:
         restored = checkpoints.restore(shapes, _step_number(step, checkpoints), partial=True)
+    vocabulary_path = run_data.vocabulary_path(config, workdir)
+    run_data.check_saved_labels(vocabulary_path, vocabulary, restored.notes)
     state = restored.state.get("ema", restored.state)
     variables = {"params": state["params"], **state["collections"]}
     task.load_artifacts(workdir, restored.step)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxtag.errors import UserError
+from jaxtag.errors import write_error
 
 # Python holds a byte of a file name that is not UTF-8 as half of a surrogate pair.
 # backslashreplace writes it as \udcXX, which means the same in JSON.
@@ -107,8 +107,7 @@ def _os_error_as_user_error(path: Path, setting: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = f"{setting}={path}" if setting else str(path)
-        raise UserError(f"{name} cannot be written: {error.strerror or error}") from error
+        raise write_error(path, error, setting) from error
 
 
 def _check_not_folder(path: Path) -> None:

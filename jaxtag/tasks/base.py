@@ -18,7 +18,7 @@ task by name. A class outside of jaxtag takes part as `package.module:Name`:
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
@@ -61,11 +61,18 @@ class Vocabulary(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a run reads, opened once: training and evaluation sources, and the vocabulary."""
+    """What a run reads, opened once.
+
+    Attributes:
+        train, evaluation: the sources, with labels numbered as `vocabulary` does.
+        vocabulary: of the task; None where it has none.
+        fingerprint: split -> what tells its records from others (see `Source.fingerprint`).
+    """
 
     train: Source
     evaluation: Source
     vocabulary: Any
+    fingerprint: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class LossOutput(NamedTuple):
@@ -156,6 +163,11 @@ class Evaluation:
         """Class or tag -> its metrics, where the task has any."""
         return {}
 
+    def details(self) -> dict[str, Any]:
+        """What `evaluation.json` holds beside `metrics`, as JSON can hold it."""
+        per_class = self.per_class()
+        return {"per_class": per_class} if per_class else {}
+
 
 class Task(abc.ABC, Generic[SettingsT]):
     """A task with its model: pure functions of (variables, batch, key), and their surroundings.
@@ -176,6 +188,7 @@ class Task(abc.ABC, Generic[SettingsT]):
         contact_sheet: the name of the sheet of samples in a work directory.
         loss_per_example: whether `loss` returns [B], so that a batch can be computed in parts.
         selects_tags: whether the tags of `rows` are those that reach a threshold of their own.
+        unseen_labels: whether evaluation takes labels that training did not know.
     """
 
     config_class: ClassVar[type[TaskConfig]]
@@ -184,6 +197,7 @@ class Task(abc.ABC, Generic[SettingsT]):
     contact_sheet: ClassVar[str] = "predictions.png"
     loss_per_example: ClassVar[bool] = True
     selects_tags: ClassVar[bool] = False
+    unseen_labels: ClassVar[bool] = False
 
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
         self.config = config

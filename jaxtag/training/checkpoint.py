@@ -26,6 +26,8 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import re
 import threading
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -38,12 +40,13 @@ from absl import logging
 from etils import epath
 
 from jaxtag.distributed import coordination
-from jaxtag.errors import UserError
-from jaxtag.training import checkpoint_manifest
+from jaxtag.errors import UserError, storage_error_kind
+from jaxtag.training import checkpoint_manifest, orbax_noise
 
 _TEMPORARY = ".orbax-checkpoint-tmp"  # the suffix Orbax gives to a folder it is still writing
 _DELETING = ".deleting"
 _DAMAGED = ".damaged"
+_OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Restored:
     step: int
     state: Any
     config: dict[str, Any]
+    notes: Mapping[str, Any]
 
 
 class Checkpoints:
@@ -105,6 +109,7 @@ class Checkpoints:
         iterator: grain.DatasetIterator | None = None,
         config: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> bool:
         """Starts a save; waits for the previous one if that is still being written.
 
@@ -115,6 +120,7 @@ class Checkpoints:
             iterator: the data iterator; its position now is what is saved.
             config: whatever JSON can hold; copied now.
             metrics: named numbers, among them `best_metric`.
+            notes: what else its manifest holds, as JSON: the labels, what the data are.
 
         Returns:
             False when this very step was saved or restored last and there is nothing to do.
@@ -141,7 +147,7 @@ class Checkpoints:
         if iterator is not None:
             items["iterator"] = grain.checkpoint.CheckpointSave(iterator)
         path = self.directory / str(step)
-        self._saving = (path, {"metrics": metrics, "arrays": _arrays(state)})
+        self._saving = (path, {**(notes or {}), "metrics": metrics, "arrays": _arrays(state)})
         try:
             writer.save(path, args=ocp.args.Composite(**items))
         except OSError as error:
@@ -188,6 +194,7 @@ class Checkpoints:
         """Makes the folder, removes what killed runs left, sets damaged steps aside."""
         if self._writer is None:
             coordination.run_on_process_zero(self._prepare_directory)
+            orbax_noise.suppress()
             options = ocp.options.AsyncOptions(post_finalization_callback=self._add_manifest)
             self._writer = ocp.AsyncCheckpointer(
                 ocp.CompositeCheckpointHandler(), async_options=options
@@ -330,7 +337,8 @@ class Checkpoints:
                     for f in dataclasses.fields(whole_state)
                 },
             )
-        return Restored(step, state, restored["config"])
+        notes = checkpoint_manifest.read(path).notes
+        return Restored(step, state, restored["config"], notes)
 
     def restore_config(self, step: int | None = None) -> dict[str, Any]:
         """The configuration saved with the newest step that is whole, or with `step`."""
@@ -449,9 +457,24 @@ def _free_name(path: epath.Path, suffix: str) -> epath.Path:
 
 
 def _failed_save(path: epath.Path, error: BaseException) -> UserError:
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    reason = first_line.partition(" [tensorstore_spec=")[0]  # what follows helps no user
-    return UserError(
+    number = _error_number(error)
+    if number is not None:
+        reason = os.strerror(number)
+    else:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line.partition(" [tensorstore_spec=")[0]  # what follows helps no user
+    return storage_error_kind(number)(
         f"checkpoint {path} could not be saved: {reason}. See that the folder is writable and "
         "the disk has room, then run the same command again: it goes on from the last checkpoint"
     )
+
+
+def _error_number(error: BaseException | None) -> int | None:
+    """The number of the system's error behind an error; TensorStore has it in its text."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        if match := _OS_ERROR_CODE.search(str(error)):
+            return int(match[1])
+        error = error.__cause__ or error.__context__
+    return None

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline
+from jaxtag.data.labels import LabelNames
 from jaxtag.data.sources import Source
 from jaxtag.distributed import coordination, sharding, watchdog
 from jaxtag.distributed import mesh as meshes
@@ -20,7 +21,7 @@ from jaxtag.errors import UserError
 from jaxtag.tasks.base import Data, Evaluation, Scores, Task
 from jaxtag.tasks.evaluator import Evaluator
 from jaxtag.training import callbacks as callback_module
-from jaxtag.training import initialization, metric_writer, precise_bn, train_state
+from jaxtag.training import initialization, metric_writer, precise_bn, run_data, train_state
 from jaxtag.training.callbacks import Callback, EarlyStopping
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.metric_writer import MetricWriter, MultiWriter, RunInfo
@@ -42,6 +43,7 @@ class TrainResult:
         evaluation: of the whole evaluation split; None where the run was told to stop before.
         preempted: it was told to stop, has saved, and wants to be started again.
         scores: the model's metrics beside those of baselines; on process 0, by `jaxtag.fit`.
+        advice: what to do, where the model does not beat a baseline, likewise.
         contact_sheet: where its sample predictions are drawn, likewise.
     """
 
@@ -49,6 +51,7 @@ class TrainResult:
     evaluation: Evaluation | None
     preempted: bool = False
     scores: Scores | None = None
+    advice: str | None = None
     contact_sheet: Path | None = None
 
 
@@ -88,12 +91,18 @@ def train(
     callbacks = [*callback_module.from_config(config), *callbacks]
     best_metric = config.checkpoint.best_metric or task.headline_metrics[0]
     stopping = EarlyStopping(config.stop_after, _history(config, workdir, best_metric))
-    saved_config = schema.to_dict(config)
+    saved_config, notes = schema.to_dict(config), _notes(data)
     startup.done("model")
-    with _checkpoints(config, workdir, best_metric) as checkpoints, Preemption() as preemption:
+    with (
+        _checkpoints(config, workdir, best_metric) as checkpoints,
+        Preemption(config.hang_timeout) as preemption,
+    ):
         if coordination.run_on_process_zero(lambda: bool(checkpoints.steps())):
             restored = checkpoints.restore(
                 setup.shapes, iterator=iterator, renamed=train_state.RENAMED
+            )
+            run_data.check_saved_labels(
+                run_data.vocabulary_path(config, workdir), data.vocabulary, restored.notes
             )
             state, start = restored.state, restored.step
         else:
@@ -101,7 +110,9 @@ def train(
         startup.done("state")
         iterator.start_prefetch()
         total = setup.total_steps
-        writer = _open_writer(config, metric_writers, RunInfo(workdir, start, total, config))
+        run = RunInfo(workdir, start, total, config)
+        ended = start > 0 and (start >= total or stopping.should_stop)
+        writer = _open_writer(config, metric_writers, run, ended)
         writer.write_text(_opening(setup, len(data.train), start))
         window, timer = _Window(config), StepTimer(startup, writer.write_text)
         evaluation, step = None, start
@@ -129,7 +140,8 @@ def train(
             # Save, then draw, then step: a checkpoint holds the state and the place in the data
             # of one moment.
             if finished or stop or (step > start and step % config.checkpoint_every == 0):
-                checkpoints.save(step, state, iterator, saved_config, metrics)
+                _check_workdir(workdir)
+                checkpoints.save(step, state, iterator, saved_config, metrics, notes)
                 for callback in callbacks:
                     callback.on_checkpoint(step)
             if finished or stop:
@@ -146,11 +158,14 @@ def train(
                 callback.on_step(step, state, outputs)
             if step % config.log_every == 0 or step == total:
                 writer.write_scalars(step, "train", window.read(step, timer))
+                _check_workdir(workdir)
                 timer.reset()
             checkpoints.check()
         timer.close()
         writer.close()
         iterator.close()
+    _check_workdir(workdir)
+    watchdog.expect(None)
     return TrainResult(state, evaluation if finished else None, preempted=not finished)
 
 
@@ -192,12 +207,37 @@ def _history(config: Config, workdir: Path, best_metric: str) -> list[float]:
     return coordination.run_on_process_zero(read)
 
 
-def _open_writer(config: Config, extra: Sequence[MetricWriter], run: RunInfo) -> MultiWriter:
-    """The metric writers, opened on process 0; the others have none."""
+def _open_writer(
+    config: Config, extra: Sequence[MetricWriter], run: RunInfo, ended: bool
+) -> MultiWriter:
+    """The metric writers, opened on process 0; the others have none.
+
+    A run that had ended before it was started again is evaluated at its last step once more, and
+    what that step's evaluation was stays as it was written.
+    """
     writers = [*metric_writer.from_config(config), *extra] if jax.process_index() == 0 else []
+    if writers and ended:
+        entries = metric_writer.read_metrics(run.workdir, "evaluation")
+        if any(entry["step"] == run.start_step for entry in entries):
+            writers = [writer for writer in writers if not writer.keeps]
     writer = MultiWriter(writers)
     writer.open(run)
     return writer
+
+
+def _notes(data: Data) -> dict[str, Any]:
+    """What a checkpoint holds of the data: their fingerprint, and the labels by their numbers."""
+    labels = data.vocabulary.names if isinstance(data.vocabulary, LabelNames) else None
+    return {"data": dict(data.fingerprint)} | ({"labels": list(labels)} if labels else {})
+
+
+def _check_workdir(workdir: Path) -> None:
+    """Raises UserError where the work directory was removed under the run."""
+    if jax.process_index() == 0 and not (workdir / "config.json").exists():
+        raise UserError(
+            f"{workdir} was removed or moved while the run wrote to it: what it had saved is gone "
+            "with it, or is where it was moved"
+        )
 
 
 class _Window:

@@ -4,19 +4,28 @@
 objects as well. A writer of one's own derives from `MetricWriter` and overrides what it needs.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import json
+import os
+import socket
+import struct
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
 from jaxtag import registry
 from jaxtag.config.schema import Config
+from jaxtag.errors import write_error
 from jaxtag.storage.atomic_file import write_text
 
 
@@ -39,7 +48,14 @@ class RunInfo:
 
 
 class MetricWriter:
-    """Receives the metrics of a run, on process 0 alone. Every method may be left out."""
+    """Receives the metrics of a run, on process 0 alone. Every method may be left out.
+
+    Attributes:
+        keeps: whether what it writes stays. Such a writer is not opened for a finished run that is
+            started again, which would write its evaluation twice.
+    """
+
+    keeps: ClassVar[bool] = True
 
     def open(self, run: RunInfo) -> None:
         """Called once, before the first step."""
@@ -80,8 +96,10 @@ class MultiWriter(MetricWriter):
             writer.write_text(text)
 
     def close(self) -> None:
-        for writer in self._writers:
-            writer.close()
+        """Closes every writer, and then raises the first error of them."""
+        with contextlib.ExitStack() as stack:
+            for writer in self._writers:
+                stack.callback(writer.close)
 
 
 class JsonlMetricWriter(MetricWriter):
@@ -90,56 +108,86 @@ class JsonlMetricWriter(MetricWriter):
     FILE = "metrics.jsonl"
 
     def __init__(self) -> None:
-        self._file: IO[str] | None = None
+        self._path = Path(self.FILE)
+        self._file: IO[bytes] | None = None
 
     def open(self, run: RunInfo) -> None:
-        path = run.workdir / self.FILE
-        _drop_after(path, run.start_step)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = run.workdir / self.FILE
+        _drop_after(self._path, run.start_step)
+        with _storage_errors(self._path):
+            self._file = self._path.open("ab", buffering=0)
 
     def write_scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
         assert self._file is not None, "open comes first"
         line = {"step": step, "split": split, **{name: float(v) for name, v in values.items()}}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with _storage_errors(self._path):
+            _write_all(self._file, (json.dumps(line) + "\n").encode())
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with _storage_errors(self._path):
+                self._file.close()
 
 
 class TensorBoardWriter(MetricWriter):
-    """TensorBoard event files in `board/`, written without TensorFlow."""
+    """TensorBoard event files in `board/`, written without TensorFlow.
+
+    Each event is written at once, by the thread that calls: tensorboardX's SummaryWriter leaves
+    that to a thread of its own, and waits for ever once that has met a full disk.
+    """
 
     FOLDER = "board"
 
     def __init__(self) -> None:
-        self._writer: SummaryWriter | None = None
+        self._path = Path(self.FOLDER)
+        self._file: IO[bytes] | None = None
 
     def open(self, run: RunInfo) -> None:
-        # TensorBoard hides points of earlier event files from purge_step on, so that steps that a
-        # resumed run computes again do not show twice.
-        purge_step = run.start_step + 1 if run.start_step else None
-        folder = str(run.workdir / self.FOLDER)
-        self._writer = SummaryWriter(folder, purge_step=purge_step, flush_secs=30)
+        folder = run.workdir / self.FOLDER
+        with _storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+            paths = (folder / f"{name}.{number}" for number in itertools.count())
+            self._path = next(path for path in paths if not path.exists())
+            self._file = self._path.open("xb", buffering=0)
+        self._write(Event(file_version="brain.Event:2"), 0)
+        if run.start_step:
+            # TensorBoard hides points of earlier event files from this step on, so that steps that
+            # a resumed run computes again do not show twice.
+            start = SessionLog(status=SessionLog.START)
+            self._write(Event(session_log=start), run.start_step + 1)
 
     def write_scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        assert self._writer is not None, "open comes first"
         for name, value in values.items():
-            self._writer.add_scalar(f"{split}/{name}", float(value), step)
+            self._write(Event(summary=summary.scalar(f"{split}/{name}", float(value))), step)
 
     def write_image(self, step: int, name: str, image: np.ndarray, caption: str) -> None:
-        assert self._writer is not None, "open comes first"
-        self._writer.add_image(name, image, step, dataformats="HWC")
-        self._writer.add_text(name, caption, step)
+        self._write(Event(summary=summary.image(name, image, dataformats="HWC")), step)
+        self._write(Event(summary=summary.text(name, caption)), step)
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._file is not None:
+            with _storage_errors(self._path):
+                self._file.close()
+
+    def _write(self, event: Event, step: int) -> None:
+        """Appends an event as a TFRecord: its length and itself, each with a check sum."""
+        assert self._file is not None, "open comes first"
+        event.wall_time, event.step = time.time(), step
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        checks = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
+        with _storage_errors(self._path):
+            _write_all(self._file, b"".join((length, next(checks), data, next(checks))))
 
 
 class ProgressWriter(MetricWriter):
-    """A progress bar on a terminal, a line for each log window elsewhere; on stderr."""
+    """A progress bar on a terminal, a line for each log window elsewhere; on stderr.
+
+    A stderr that cannot be written to any more (a closed terminal, a full disk) does not end a run.
+    """
+
+    keeps = False
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
@@ -160,14 +208,16 @@ class ProgressWriter(MetricWriter):
             f"waiting for data {values['data_wait_fraction']:.0%}"
         )
         if self._bar is not None:
-            self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(text)
+            with contextlib.suppress(OSError):
+                self._bar.update(step - self._bar.n)
+                self._bar.set_postfix_str(text)
         else:
             left = _duration((self._total - step) * values["seconds_per_step"])
             self.write_text(f"step {step}/{self._total}: {text}, {left} left")
 
     def write_text(self, text: str) -> None:
-        tqdm.write(text, file=sys.stderr)
+        with contextlib.suppress(OSError):
+            tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -186,6 +236,22 @@ def read_metrics(workdir: Path, split: str) -> list[dict[str, float]]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     entries = (_parse(line) for line in lines)
     return [entry for entry in entries if entry is not None and entry["split"] == split]
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """An OSError becomes a UserError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    """Writes all of `data` to an unbuffered file; a full disk takes a part of it, then raises."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _drop_after(path: Path, step: int) -> None:

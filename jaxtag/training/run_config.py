@@ -1,6 +1,8 @@
 """The configuration to train with in a work directory: resolved, compared, written."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import jax
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.distributed import coordination
-from jaxtag.errors import UserError
+from jaxtag.errors import UserError, write_error
 from jaxtag.storage.atomic_file import write_text
+from jaxtag.storage.lock import FolderLock
 from jaxtag.tasks import common
 from jaxtag.training import run_data
 
@@ -35,6 +38,34 @@ def resolve_run_config(config: Config, workdir: Path, allow_changes: bool = Fals
     return resolved
 
 
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """A context in which no other run writes to `workdir`; process 0 holds its lock.
+
+    Raises:
+        UserError: another run holds it (the message names its host and process), or it cannot be
+            written.
+    """
+    lock = FolderLock(workdir, "--workdir")
+
+    def acquire() -> None:
+        _make(workdir)
+        lock.acquire()
+
+    coordination.run_on_process_zero(acquire)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(workdir, error) from error
+
+
 def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
     """The configuration to train with, written into `workdir`.
 
@@ -54,10 +85,7 @@ def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
         # over a wrong setting or absent data starts again with the right one.
         if changed and not allow_changes and run_data.has_checkpoints(workdir):
             raise UserError(_refusal(workdir, changed))
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{workdir} cannot be written: {error.strerror}") from error
+    _make(workdir)
     write_text(path, schema.to_json(resolved))
     return resolved
 

@@ -1,18 +1,30 @@
-"""The data of a run: prepared on first use, opened once, with the vocabulary that goes with it."""
+"""The data of a run: prepared on first use, opened once, with the vocabulary that goes with it.
 
+A run knows its labels by name, in `classes.json` or `tags.json`, and its data by a fingerprint, in
+`data.json`; both are in each checkpoint as well. Whatever data it meets later are matched by name.
+"""
+
+import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from jaxtag import datasets, registry
 from jaxtag.config.schema import Config, DataConfig
-from jaxtag.data.sources import Source, as_data_source
+from jaxtag.data.labels import LabelNames, listed
+from jaxtag.data.sources import Source, as_data_source, match_labels
 from jaxtag.datasets.prepared import data_dir, open_split
 from jaxtag.distributed import coordination
 from jaxtag.errors import UsageError, UserError, did_you_mean
+from jaxtag.storage.atomic_file import write_text
 from jaxtag.tasks.base import Data, Task
+from jaxtag.training import checkpoint_manifest
+from jaxtag.training.checkpoint import Checkpoints
 
+DATA_FILE = "data.json"
 _WAIT_SECONDS = 3600.0  # for another process that prepares the same data set
 
 
@@ -22,17 +34,26 @@ def task_class(config: Config) -> type[Task]:
     return resolved
 
 
-def open_data(config: Config, workdir: Path, data: Mapping[str, Any] | None = None) -> Data:
+def open_data(
+    config: Config,
+    workdir: Path,
+    data: Mapping[str, Any] | None = None,
+    allow_changes: bool = False,
+) -> Data:
     """Opens the training and evaluation sources of a run and its vocabulary, once each.
+
+    Their labels are numbered as the vocabulary numbers them, whatever their own order is.
 
     Args:
         config: `config.data` names the data set and its splits.
         workdir: holds the vocabulary of a run that has checkpoints; a new one is written there.
         data: sources by the names of `config.data.train_split` and `evaluation_split`, instead of
             a prepared data set (see `jaxtag.data.sources.as_data_source`).
+        allow_changes: go on although the data are not those that the run was trained on.
 
     Raises:
-        UserError: the data set is absent or damaged, or its records lack what the task needs.
+        UserError: the data set is absent or damaged, its records lack what the task needs, it has
+            labels that the run does not know, or, unless `allow_changes`, it has changed.
     """
     if data is None:
         ensure_prepared(config.data)
@@ -40,7 +61,21 @@ def open_data(config: Config, workdir: Path, data: Mapping[str, Any] | None = No
         open_source(config.data, split, data)
         for split in (config.data.train_split, config.data.evaluation_split)
     )
-    return Data(train, evaluation, load_or_build_vocabulary(config, workdir, train))
+    vocabulary = load_or_build_vocabulary(config, workdir, train)
+    differences: list[str] = []
+    if isinstance(vocabulary, LabelNames):
+        field = task_class(config).label_field(config)
+        differences = _label_differences(train.declared_names(field), vocabulary)
+        train = match_labels(train, field, vocabulary)
+        evaluation = match_labels(evaluation, field, vocabulary, numbers_agree=True)
+    fingerprint = {
+        config.data.train_split: train.fingerprint(),
+        config.data.evaluation_split: evaluation.fingerprint(),
+    }
+    coordination.run_on_process_zero(
+        lambda: _compare_data(workdir, fingerprint, differences, allow_changes)
+    )
+    return Data(train, evaluation, vocabulary, fingerprint)
 
 
 def open_source(settings: DataConfig, split: str, data: Mapping[str, Any] | None = None) -> Source:
@@ -56,6 +91,46 @@ def open_source(settings: DataConfig, split: str, data: Mapping[str, Any] | None
     if factory is not None:
         return as_data_source(factory(split))
     return open_split(settings.dataset, split, settings.data_dir)
+
+
+def match_to_run(task: Task, source: Source) -> tuple[Task, Source]:
+    """A task and a source to evaluate it on, with the labels of the source matched by name.
+
+    A task that compares images with each other gets the labels that it did not know appended.
+
+    Raises:
+        UserError: the source has labels that the run does not know.
+    """
+    labels = task.label_names
+    if labels is None:
+        return task, source
+    field = task.label_field(task.config)
+    names = source.declared_names(field)
+    if task.unseen_labels and names is not None:
+        labels = LabelNames((*labels.names, *LabelNames(tuple(names)).missing_from(labels.names)))
+        if len(labels) > len(task.vocabulary):
+            task = type(task)(task.config, labels, task.model)
+    if names is not None and not task.unseen_labels and (lacking := labels.missing_from(names)):
+        logging.warning("%s has no %s: %s", source.name, _kind(field), listed(lacking))
+    return task, match_labels(source, field, labels)
+
+
+def check_saved_labels(path: Path | None, vocabulary: Any, notes: Mapping[str, Any]) -> None:
+    """Raises UserError where a checkpoint was trained with other labels than the file `path` holds.
+
+    Args:
+        path: of the vocabulary.
+        vocabulary: what it holds.
+        notes: of the checkpoint; those of older versions say nothing of labels.
+    """
+    saved = notes.get("labels")
+    if saved is None or not isinstance(vocabulary, LabelNames) or vocabulary.names == tuple(saved):
+        return
+    raise UserError(
+        f"{path} holds other labels than the checkpoint was trained with "
+        f"({'; '.join(_label_differences(vocabulary.names, LabelNames(tuple(saved))))}): restore "
+        "the file"
+    )
 
 
 def ensure_prepared(settings: DataConfig) -> None:
@@ -121,6 +196,89 @@ def _build(config: Config, workdir: Path, train: Source) -> None:
             f"{path} is missing, though there are checkpoints that were trained with it: "
             "restore it, or take another --workdir"
         )
+
+
+def _kind(field: str) -> str:
+    return "tags" if field == "tags" else "classes"
+
+
+def _label_differences(names: Iterable[str] | None, labels: LabelNames) -> list[str]:
+    """How the names of a source differ from those of the run, as phrases."""
+    if names is None or tuple(names) == labels.names:
+        return []
+    others = LabelNames(tuple(names))
+    missing, new = labels.missing_from(others.names), others.missing_from(labels.names)
+    phrases = [
+        f"{what} {listed(those)}" for what, those in (("no", missing), ("new", new)) if those
+    ]
+    return phrases or ["the same labels in another order"]
+
+
+def _compare_data(
+    workdir: Path, fingerprint: dict[str, Any], differences: list[str], allow_changes: bool
+) -> None:
+    """Compares the data with those of the checkpoints, and writes down what a run is trained on."""
+    path = workdir / DATA_FILE
+    if has_checkpoints(workdir):
+        recorded = _recorded_fingerprint(workdir)
+        if recorded is not None:
+            differences = differences + _data_differences(recorded, fingerprint)
+        if differences and recorded is not None and not allow_changes:
+            raise UserError(
+                f"{workdir} was trained on other data ({'; '.join(differences)}): take another "
+                "--workdir, or say --allow_changes to go on all the same"
+            )
+        if differences:
+            logging.warning(
+                "%s was trained on other data: %s; labels are matched by name",
+                workdir,
+                "; ".join(differences),
+            )
+        if recorded == fingerprint and path.exists():
+            return
+    write_text(path, json.dumps(fingerprint, indent=2, ensure_ascii=False) + "\n")
+
+
+def _recorded_fingerprint(workdir: Path) -> dict[str, Any] | None:
+    """That of `data.json`, else of the newest checkpoint; None for a run of version 0.1."""
+    path = workdir / DATA_FILE
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        return recorded if isinstance(recorded, dict) else None
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete it, a checkpoint has it too"
+        ) from error
+    directory = workdir / "checkpoints"
+    for step in reversed(Checkpoints(directory, keep_last=1).steps()):
+        try:
+            return checkpoint_manifest.read(directory / str(step)).notes.get("data")
+        except checkpoint_manifest.DamagedCheckpointError:
+            continue
+    return None
+
+
+def _data_differences(recorded: dict[str, Any], fingerprint: dict[str, Any]) -> list[str]:
+    """How two fingerprints differ, as phrases."""
+    phrases = []
+    for split, now in fingerprint.items():
+        before = recorded.get(split)
+        if before == now or not isinstance(before, dict):
+            continue
+        if before.get("dataset") != now.get("dataset"):
+            phrases.append(
+                f"{split!r} was of {before.get('dataset') or 'an own data source'}, now of "
+                f"{now.get('dataset') or 'an own data source'}"
+            )
+        if before.get("examples") != now.get("examples"):
+            phrases.append(
+                f"{split!r} had {before.get('examples')} pictures, now {now['examples']}"
+            )
+        elif before.get("dataset") == now.get("dataset"):
+            phrases.append(f"{split!r} holds other pictures or labels, as many as before")
+    return phrases
 
 
 def _source_factory(settings: DataConfig) -> Callable[[str], Any] | None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxtag.storage.atomic_file import replacing
+
 _IMAGE_SIZE = 240  # pixels, the square that an image fills
 _GAP = 24
 _PADDING = 12
@@ -44,6 +46,7 @@ def contact_sheet(
         title: a headline.
 
     Raises:
+        UserError: the file cannot be written.
         ValueError: the lists differ in length or are empty, or an image is not uint8 [H, W, 3].
     """
     if not len(images) == len(captions) == len(references) or not len(images) or columns < 1:
@@ -74,7 +77,8 @@ def contact_sheet(
             sheet.paste(image, (x, y))
             _write(draw, (left + _PADDING, top + _IMAGE_SIZE + 2 * _PADDING), texts[i])
         top += height + _GAP
-    sheet.save(path, format="PNG")
+    with replacing(path) as partial:
+        sheet.save(partial, format="PNG")
 
 
 def _fit(image: np.ndarray) -> Image.Image:

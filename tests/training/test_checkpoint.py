@@ -1,5 +1,6 @@
 """Saving and restoring: exact, on any mesh, damage found, failures loud, the right steps kept."""
 
+import gc
 import shutil
 import threading
 import time
@@ -445,3 +446,24 @@ def test_folder_that_cannot_be_made(tmp_path):
 def test_configuration_that_is_not_json(tmp_path):
     with Checkpoints(tmp_path, keep_last=1) as checkpoints, pytest.raises(TypeError, match="JSON"):
         checkpoints.save(1, make_state(), config={"f": object()})
+
+
+def test_a_failed_save_is_one_line(tmp_path, capfd):
+    """A limit on the size of files stands for a full disk."""
+    resource = pytest.importorskip("resource")
+    state = {"w": jax.random.normal(jax.random.key(0), (256, 256))}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    checkpoints.save(1, {"w": jnp.zeros(3)})
+    checkpoints.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        checkpoints.save(2, state)
+        with pytest.raises(UserError, match=r"2 could not be saved: File too large\. See that"):
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    checkpoints.close()
+    gc.collect()  # tasks that nobody awaited would be told now
+    assert checkpoints.steps() == [1]
+    assert capfd.readouterr() == ("", "")

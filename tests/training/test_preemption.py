@@ -12,7 +12,7 @@ import pytest
 from jaxtag.training.preemption import RESTART_STATUS, Preemption
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_sets_the_flag_and_handlers_come_back(number):
     before = signal.getsignal(number)
     with Preemption() as preemption:
@@ -37,10 +37,24 @@ def test_sigterm_twice_is_still_one_request():
         assert preemption.requested(1)
 
 
+def test_a_hangup_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Preemption() as preemption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not preemption.requested(1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def _start(body: str) -> subprocess.Popen:
     script = textwrap.dedent(body)
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=os.getcwd(),
     )
     assert process.stdout.readline().strip() == "ready"
     return process
@@ -66,6 +80,34 @@ def test_second_interrupt_kills_at_once():
         process.wait(0.3)
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == -signal.SIGINT
+
+
+STUCK = """
+    import sys, threading
+    from jaxtag.training import preemption
+    preemption._ONE_REQUEST_SECONDS = 0.0
+    with preemption.Preemption({seconds}):
+        print("ready", flush=True)
+        lock = threading.Lock()
+        with lock:
+            lock.acquire()  # for ever, in C
+"""
+
+
+def test_a_second_sigterm_ends_a_process_that_is_stuck():
+    process = _start(STUCK.format(seconds=300))
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline().startswith("SIGTERM: saves and stops at the next step")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 128 + signal.SIGTERM
+    assert "SIGTERM for the second time: ends without saving" in process.stderr.read()
+
+
+def test_one_sigterm_ends_a_process_in_which_nothing_moves():
+    process = _start(STUCK.format(seconds=0.5))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == RESTART_STATUS
+    assert "nothing has moved for 0.5 s: this process hangs" in process.stderr.read()
 
 
 def test_exit_status():

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtag.data.labels import LabelNames
 from jaxtag.tasks.base import Data, Evaluation, EvaluationData, Sample, Scores
 
+_MAX_CONFUSION = 1000  # classes
+
 
 class ClassEvaluation(Evaluation):
     """The evaluation of a classifier; metrics are fractions of 1.
@@ -25,6 +27,37 @@ class ClassEvaluation(Evaluation):
         subset = self.index < count
         correct = (self.rows["prediction"] == self.rows["label"])[subset].sum()
         return {"top1": float(correct / max(subset.sum(), 1))}
+
+    def per_class(self) -> dict[str, dict[str, float]]:
+        """Class -> its number of images, its precision, recall and F1; 0 where undefined."""
+        correct = np.diag(self.confusion)
+        images, predicted = self.confusion.sum(1), self.confusion.sum(0)
+        columns = {
+            "images": images,
+            "precision": correct / np.maximum(predicted, 1),
+            "recall": correct / np.maximum(images, 1),
+            "f1": 2 * correct / np.maximum(images + predicted, 1),
+        }
+        return {
+            name: {metric: float(column[number]) for metric, column in columns.items()}
+            for number, name in enumerate(self.classes.names)
+        }
+
+    def details(self) -> dict[str, Any]:
+        """`per_class`, and `confusion`: `counts` by class (row) and prediction (column).
+
+        Of more classes than `_MAX_CONFUSION` the matrix would fill gigabytes, and holds the pairs
+        that occur instead: `pairs`, each [class, prediction, images].
+        """
+        matrix = self.confusion
+        confusion: dict[str, Any] = {"classes": list(self.classes.names)}
+        if len(matrix) <= _MAX_CONFUSION:
+            confusion["counts"] = matrix.tolist()
+        else:
+            rows, columns = np.nonzero(matrix)
+            pairs = np.stack([rows, columns, matrix[rows, columns]], 1)
+            confusion["pairs"] = pairs.tolist()
+        return {"per_class": self.per_class(), "confusion": confusion}
 
     def samples(self) -> list[Sample]:
         """Each with the predicted class and its probability, and the true class."""

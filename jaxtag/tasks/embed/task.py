@@ -44,6 +44,7 @@ class EmbedTask(Task[EmbedConfig]):
     headline_metrics = ("map@r", "recall@1", "r_precision", "nmi")
     contact_sheet = "neighbours.png"
     loss_per_example = False
+    unseen_labels = True
 
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
         settings = self.section(config)

@@ -1,6 +1,7 @@
 """Evaluation of a tagger: rankings, thresholded tags, calibration, and each tag by itself."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,10 @@ class TagEvaluation(Evaluation):
             name: {metric: float(column[number]) for metric, column in columns.items()}
             for number, name in enumerate(self.names.names)
         }
+
+    def details(self) -> dict[str, Any]:
+        """`per_tag`: tag -> its metrics."""
+        return {"per_tag": self.per_class()}
 
     def samples(self) -> list[Sample]:
         """Each with its selected tags and their scores, and the true tags."""
