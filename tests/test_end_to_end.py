@@ -19,8 +19,7 @@ from calling import call
 from PIL import Image
 
 import jaxtag
-from jaxtag.config import flags
-from jaxtag.config.schema import Config
+from jaxtag.config import flags, schema
 from jaxtag.data import sources
 from jaxtag.datasets.prepared import open_split
 from jaxtag.errors import UserError
@@ -300,7 +299,7 @@ def scores_of(workdir: Path) -> dict[str, dict[str, float]]:
 
 def test_it_learns_and_leaves_its_artifacts(run) -> None:
     run.case.check_scores(scores_of(run.workdir))
-    common = {"board", "checkpoints", "config.json", "metrics.jsonl", "results.json"}
+    common = {"board", "checkpoints", "config.json", "data.json", "metrics.jsonl", "results.json"}
     assert {path.name for path in run.workdir.iterdir()} == common | run.case.artifacts
     sheet = next(name for name in run.case.artifacts if name.endswith(".png"))
     assert Image.open(run.workdir / sheet).size[0] > 100
@@ -370,6 +369,7 @@ def test_a_stopped_run_goes_on_to_the_bits_of_an_unbroken_one(run, tmp_path, mon
 
     def train(workdir: Path) -> loop.TrainResult:
         workdir.mkdir(exist_ok=True)
+        (workdir / "config.json").write_text(schema.to_json(config))
         data = run_data.open_data(config, workdir)
         task = run_data.task_class(config)(config, data.vocabulary)
         return loop.train(config, workdir, task, data)
@@ -384,18 +384,10 @@ def test_a_stopped_run_goes_on_to_the_bits_of_an_unbroken_one(run, tmp_path, mon
     check_same_bits(state, unbroken)
     # The end makes some things anew: what was saved on the way has to be the same as well.
     for step in config.checkpoint_every, config.total_steps:
-        save_config(config, tmp_path)
         one, other = (
             jaxtag.load(tmp_path / name, step).variables for name in ("unbroken", "broken")
         )
         check_same_bits(one, other)
-
-
-def save_config(config: Config, folder: Path) -> None:
-    from jaxtag.config import schema
-
-    for name in ("unbroken", "broken"):
-        (folder / name / "config.json").write_text(schema.to_json(config))
 
 
 def check_same_bits(one: Any, other: Any) -> None:

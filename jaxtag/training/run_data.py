@@ -56,11 +56,10 @@ def open_data(
             labels that the run does not know, or, unless `allow_changes`, it has changed.
     """
     if data is None:
-        ensure_prepared(config.data)
-    train, evaluation = (
-        open_source(config.data, split, data)
-        for split in (config.data.train_split, config.data.evaluation_split)
-    )
+        train = open_or_prepare(config.data)
+    else:
+        train = open_source(config.data, config.data.train_split, data)
+    evaluation = open_source(config.data, config.data.evaluation_split, data)
     vocabulary = load_or_build_vocabulary(config, workdir, train)
     differences: list[str] = []
     if isinstance(vocabulary, LabelNames):
@@ -133,25 +132,25 @@ def check_saved_labels(path: Path | None, vocabulary: Any, notes: Mapping[str, A
     )
 
 
-def ensure_prepared(settings: DataConfig) -> None:
-    """Prepares the data set on first use, where it is embedded or `data.source_dir` is set.
+def open_or_prepare(settings: DataConfig) -> Source:
+    """The training split; the data set is prepared where it is embedded or has a `source_dir`.
 
     Raises:
         UserError: it is absent and there is nothing to prepare it from (with the commands to get
             it), or it could not be prepared.
     """
-    if _source_factory(settings) is not None:
-        return
     try:
-        open_split(settings.dataset, settings.train_split, settings.data_dir)
-        return
+        return open_source(settings, settings.train_split)
     except UserError:
+        if _source_factory(settings) is not None:
+            raise
         embedded = not datasets.builder_class(settings.dataset).NEEDS_SOURCE
         if not embedded and settings.source_dir is None:
             raise
     folder = data_dir(settings.data_dir)
     print(f"preparing the data set {settings.dataset} in {folder}", file=sys.stderr)
     datasets.prepare(settings.dataset, settings.source_dir, folder, wait_seconds=_WAIT_SECONDS)
+    return open_source(settings, settings.train_split)
 
 
 def has_checkpoints(workdir: Path) -> bool:

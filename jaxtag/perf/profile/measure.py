@@ -131,8 +131,7 @@ def prepare(config: Config, folder: Path, random: bool) -> Job:
         vocabulary = range(step_inputs.num_outputs(config))
         num_examples = step_inputs.num_train_examples(config)
     else:
-        run_data.ensure_prepared(config.data)
-        source = run_data.open_source(config.data, config.data.train_split)
+        source = run_data.open_or_prepare(config.data)
         vocabulary = run_data.load_or_build_vocabulary(config, folder, source)
         num_examples = len(source)
     task = run_data.task_class(config)(config, vocabulary)
