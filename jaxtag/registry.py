@@ -159,10 +159,12 @@ def _evaluate(annotation: Any, function: Callable[..., Any]) -> Any:
         return Any
     if not isinstance(annotation, str):
         return annotation
+    holder = types.SimpleNamespace(__annotations__={"value": annotation})
     try:
-        return eval(annotation, vars(sys.modules[function.__module__]))
+        hints = typing.get_type_hints(holder, vars(sys.modules[function.__module__]))
     except (AttributeError, KeyError, NameError, SyntaxError, TypeError):
         return Any
+    return hints["value"]
 
 
 def has_type(value: Any, annotation: Any) -> bool:

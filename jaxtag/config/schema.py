@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from jaxtag import registry
 from jaxtag.config import legacy
 from jaxtag.errors import UsageError, UserError, did_you_mean
+from jaxtag.storage import json_files
 
 
 def runtime(default: Any) -> Any:
@@ -360,11 +361,7 @@ def from_dict(values: Any, where: str = "config.json") -> Config:
 
 def from_json(text: str, where: str = "config.json") -> Config:
     """The configuration that `to_json` wrote. UserError names `where` and the field at fault."""
-    try:
-        values = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{where} is damaged: {error}") from error
-    return from_dict(values, where)
+    return from_dict(json_files.parse(text, where), where)
 
 
 def load(workdir: str | Path) -> Config:
@@ -375,7 +372,7 @@ def load(workdir: str | Path) -> Config:
             f"{workdir} is no work directory: it has no config.json "
             "(give the --workdir of a run of jaxtag.train)"
         )
-    return from_json(path.read_text(encoding="utf-8"), str(path))
+    return from_dict(json_files.read(path), str(path))
 
 
 def _from_dict(kind: type, values: Any, where: str, prefix: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxtag.errors import UserError, did_you_mean
+from jaxtag.storage import json_files
 from jaxtag.storage.atomic_file import write_text
 
 Label = int | str  # a class or tag, by its number or by its name
@@ -89,10 +90,7 @@ class LabelNames:
     @classmethod
     def load(cls, path: Path) -> "LabelNames":
         """Reads what `save` wrote. Raises UserError where the file is damaged."""
-        try:
-            names = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} is damaged: {error}") from error
+        names = json_files.read(path)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{path} is damaged: it must hold a list of names")
         return cls(tuple(names))

@@ -201,9 +201,10 @@ def from_model(
     variables = jax.device_put(variables, meshes.replicated(mesh))
     path = weights and str(Path(weights).resolve())
     description = {"model": model, "weights": path, "image_size": size}
-    return _extractor(
-        description, mesh, transforms.CenterCrop(size, preprocessing.crop), compute, variables
-    )
+    image: transforms.ImageTransform = transforms.CenterCrop(size, preprocessing.crop)
+    if preprocessing.squash:
+        image = transforms.Resize(size)
+    return _extractor(description, mesh, image, compute, variables)
 
 
 def from_pixels(pixels: int) -> FeatureExtractor:

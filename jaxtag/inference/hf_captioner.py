@@ -103,11 +103,14 @@ def _check_kind(folder: Path, hf_config: dict[str, Any]) -> None:
     if hf_config.get("model_type") != "vision-encoder-decoder":
         raise UserError(
             f"{folder / 'config.json'} is of no VisionEncoderDecoderModel (model_type "
-            f"{hf_config.get('model_type')!r}); a classifier is imported with --model and --output"
+            f"{hf_config.get('model_type')!r}), nor of a classifier that is known here"
         )
+    for part in _ONLY:
+        if not isinstance(hf_config.get(part), dict):
+            raise UserError(f"{folder / 'config.json'} is damaged: {part} must be an object")
     for part, only in _ONLY.items():
         for key, (value, default) in only.items():
-            setting = hf_config.get(part, {}).get(key, default)
+            setting = hf_config[part].get(key, default)
             if setting != value:
                 raise UserError(f"{folder}: {part}.{key} = {setting!r}: only {value!r} can be used")
     decoder = hf_config["decoder"]

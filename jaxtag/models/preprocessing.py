@@ -17,6 +17,7 @@ class Preprocessing:
         interpolation: "bilinear" or "bicubic", of the resize.
         crop: in evaluation the shorter side is resized to `image_size / crop`, then the center is
             cropped.
+        squash: in evaluation the whole image is resized to a square instead; nothing is cut off.
     """
 
     image_size: int = 224
@@ -24,3 +25,4 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     crop: float = 0.875
+    squash: bool = False

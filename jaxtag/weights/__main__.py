@@ -7,11 +7,12 @@
   python -m jaxtag.weights export --workdir=RUN [--step=best] --library=transformers --output=DIR
 
 `import` writes a file with jaxtag's parameter names; it also holds the model's name and its
-preprocessing. With --workdir it makes a work directory, for jaxtag.annotate and jaxtag.evaluate, of
-a captioner: a VisionEncoderDecoderModel of a ViT and a GPT-2, with its tokenizer and preprocessing.
-`export` writes such a file, or the model that a run of jaxtag.train has trained, with the parameter
-names of another library. Pickled files (.bin, .pt, .pth) are refused: the message says how to
-convert.
+preprocessing. With --workdir it makes a work directory, for jaxtag.annotate and jaxtag.evaluate:
+of a captioner (a VisionEncoderDecoderModel of a ViT and a GPT-2, with its tokenizer), or of a
+classifier that names its classes (transformers' id2label, timm's label_names). `export` writes such
+a file, or the model that a run of jaxtag.train has trained, with the parameter names of another
+library; a folder for transformers or timm also gets the labels and the preprocessing. Pickled files
+(.bin, .pt, .pth) are refused: the message says how to convert.
 
 From Python:
 
@@ -30,9 +31,10 @@ from absl import flags
 from jaxtag import cli, models
 from jaxtag.errors import UsageError
 from jaxtag.models import registry
-from jaxtag.weights import safetensors_io
+from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.weights import hf_config, safetensors_io
 from jaxtag.weights.loader import count_classes, load
-from jaxtag.weights.preprocessing import load_preprocessing, read_notes
+from jaxtag.weights.preprocessing import from_json, load_preprocessing, read_notes
 from jaxtag.weights.saver import save
 
 FLAGS = flags.FLAGS
@@ -59,7 +61,7 @@ def main(argv: list[str]) -> None:
 
 def _import() -> None:
     if FLAGS.workdir:
-        _import_captioner()
+        _import_run()
         return
     _require("source", "model", "output")
     if not FLAGS.output.endswith(".safetensors"):
@@ -89,12 +91,19 @@ def _import() -> None:
     print(f"{FLAGS.model} with {fields.get('num_classes', 0)} classes: {FLAGS.output}")
 
 
-def _import_captioner() -> None:
-    from jaxtag.inference import hf_captioner
+def _import_run() -> None:
+    """Makes a work directory of a captioner, or of a classifier or tagger that names its labels."""
+    from jaxtag.inference import hf_captioner, hf_classifier
     from jaxtag.tasks.caption.config import CaptionConfig
 
     _require("source")
     workdir = Path(FLAGS.workdir)
+    values = safetensors_io.read_json(Path(FLAGS.source) / "config.json")
+    if "architecture" in values or values.get("model_type") in hf_config.classifiers():
+        config = hf_classifier.import_classifier(FLAGS.source, workdir)
+        kind = "tagger" if config.task.TASK == "tag" else "classifier"
+        print(f"a {kind} with {config.model.backbone} of {FLAGS.source}: {workdir}")
+        return
     task = hf_captioner.import_captioner(FLAGS.source, workdir, FLAGS.max_length).task
     assert isinstance(task, CaptionConfig)
     print(f"a captioner of {task.max_length} tokens at most: {workdir}")
@@ -104,21 +113,37 @@ def _export() -> None:
     _require("library", "output")
     if bool(FLAGS.source) == bool(FLAGS.workdir):
         raise UsageError("give either --source=FILE of jaxtag's, or --workdir of a run")
-    model, variables, size = _load_run() if FLAGS.workdir else _load_file()
-    save(FLAGS.output, model, variables, library=FLAGS.library, image_size=size)
+    model, variables, details = _load_run() if FLAGS.workdir else _load_file()
+    save(FLAGS.output, model, variables, library=FLAGS.library, **details)
     print(f"{type(model).__name__} with the names of {FLAGS.library}: {FLAGS.output}")
 
 
-def _load_run() -> tuple[nn.Module, Any, int]:
-    """(model, variables, image size) of --workdir."""
+def _load_run() -> tuple[nn.Module, Any, dict[str, Any]]:
+    """(model, variables, further arguments of `save`) of --workdir."""
     from jaxtag.inference import predictor
 
     trained = predictor.load(Path(FLAGS.workdir), step=FLAGS.step)
-    return trained.task.model, trained.variables, trained.config.data.image_size
+    data, labels = trained.config.data, trained.task.label_names
+    full_image = data.crop_scale == (1.0, 1.0) or data.eval_crop_pct is None
+    details = {
+        "image_size": data.image_size,
+        "labels": labels and labels.names
+        if getattr(trained.task.model, "num_classes", 0)
+        else None,
+        "multi_label": trained.task.selects_tags,
+        "preprocessing": Preprocessing(
+            image_size=data.image_size,
+            mean=data.mean,
+            std=data.std,
+            crop=1.0 if full_image else data.eval_crop_pct or 1.0,
+            squash=full_image,
+        ),
+    }
+    return trained.task.model, trained.variables, details
 
 
-def _load_file() -> tuple[nn.Module, Any, int]:
-    """(model, variables, image size) of --source, a file with jaxtag's names."""
+def _load_file() -> tuple[nn.Module, Any, dict[str, Any]]:
+    """(model, variables, further arguments of `save`) of --source, a file with jaxtag's names."""
     notes = read_notes(safetensors_io.Tensors(FLAGS.source))
     name = FLAGS.model or notes.get("model")
     if name is None:
@@ -133,7 +158,9 @@ def _load_file() -> tuple[nn.Module, Any, int]:
         channels=notes.get("channels", FLAGS.channels),
         image_size=size,
     )
-    return model, variables, size
+    stored = notes.get("preprocessing")
+    details = {"image_size": size, "preprocessing": from_json(stored) if stored else None}
+    return model, variables, details
 
 
 def _fields_of_flags(name: str) -> dict[str, Any]:
@@ -152,8 +179,9 @@ def _fields_of_source() -> dict[str, Any]:
     if num_classes:
         fields["num_classes"] = num_classes
     config = safetensors_io.read_json(safetensors_io.folder_of(FLAGS.source) / "config.json")
-    if "layer_norm_eps" in config and "norm_eps" in registry.field_names(FLAGS.model):
-        fields["norm_eps"] = config["layer_norm_eps"]
+    epsilon = hf_config.epsilon(config)
+    if epsilon is not None and "norm_eps" in registry.field_names(FLAGS.model):
+        fields["norm_eps"] = epsilon
     return fields
 
 

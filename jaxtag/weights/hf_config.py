@@ -1,22 +1,34 @@
 """`config.json` of transformers for models of jaxtag."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from jaxtag.errors import UserError
 from jaxtag.models.efficientnet import EfficientNet
 from jaxtag.models.mobile_blocks import make_divisible
 from jaxtag.models.mobilenet import V1_STAGES, V2_STAGES, MobileNetV1, MobileNetV2
 from jaxtag.models.resnet import WIDTHS, ResNet
 from jaxtag.models.vit import ViT
+from jaxtag.weights import safetensors_io
 
 
-def make_config(model: Any, channels: int, image_size: int | None) -> dict[str, Any]:
+def make_config(
+    model: Any,
+    channels: int,
+    image_size: int | None,
+    labels: Sequence[str] | None = None,
+    multi_label: bool = False,
+) -> dict[str, Any]:
     """The configuration of `transformers` for `model`, as `from_pretrained` reads it.
 
     Args:
         model: a module with the fields of its class.
         channels: of the images.
         image_size: of the images; transformers' EfficientNet is exact for one size only.
+        labels: names of the classes; without them LABEL_0 …, as transformers has it.
+        multi_label: an image has any number of the labels.
 
     Raises:
         ValueError: transformers has no such model, or the size is needed and not given.
@@ -26,18 +38,110 @@ def make_config(model: Any, channels: int, image_size: int | None) -> dict[str, 
         raise ValueError(f"no configuration is known for {kind}; there are: {', '.join(_CONFIGS)}")
     config = _CONFIGS[kind](model, image_size)
     suffix = "ForImageClassification" if model.num_classes else "Model"
-    labels = {f"LABEL_{i}": i for i in range(model.num_classes)}
-    return {
+    labels = labels or [f"LABEL_{i}" for i in range(model.num_classes)]
+    made = {
         "architectures": [f"{kind}{suffix}"],
         "dtype": "float32",
         "num_channels": channels,
-        "id2label": {str(i): label for label, i in labels.items()},
-        "label2id": labels,
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
         **config,
     }
+    if multi_label:
+        made["problem_type"] = "multi_label_classification"
+    return made
+
+
+def classifiers() -> list[str]:
+    """The values of `model_type` that `parse_config` takes."""
+    return list(_MODEL_TYPES.values())
+
+
+def parse_config(values: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+    """The model's name here and its fields, from the config.json of a classifier.
+
+    Raises:
+        UserError: names `where`, and the setting that has no counterpart.
+    """
+    kinds = {model_type: kind for kind, model_type in _MODEL_TYPES.items()}
+    kind = kinds.get(str(values.get("model_type")))
+    if kind is None:
+        raise UserError(
+            f"{where} is of no classifier that is known here (model_type "
+            f"{values.get('model_type')!r}; there are: {', '.join(kinds)}, or timm's architecture)"
+        )
+    try:
+        return _PARSERS[kind](values)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{where} cannot be used: {reason}") from error
+
+
+def check_function(path: Path, model: Any, library: str) -> list[str]:
+    """Compares a model with the config.json beside weights, in what no shape of a tensor shows.
+
+    Another epsilon changes the outputs in their fourth digit: a line on stderr says so. What
+    changes them altogether (the heads of a ViT, an activation) is returned, as problems.
+
+    Args:
+        path: of the weights, a file or a folder.
+        library: whose names they have.
+    """
+    values = safetensors_io.read_json(safetensors_io.folder_of(path) / "config.json")
+    kind = type(model).__name__
+    if kind == "Captioner":
+        values, model, kind = values.get("encoder"), model.encoder, "ViT"
+    if kind not in _FUNCTIONS or not isinstance(values, dict):
+        return []
+    if library == "timm":
+        return _warn_of_epsilon(path, model, _timm_epsilon(values), "architecture")
+    if library != "transformers" or values.get("model_type") != _MODEL_TYPES[kind]:
+        return []
+    problems = []
+    for key, (default, field, of_field) in _FUNCTIONS[kind].items():
+        theirs, ours = values.get(key, default), of_field(getattr(model, field, None))
+        if key.endswith("_eps"):
+            _warn_of_epsilon(path, model, theirs, key)
+        elif theirs != ours:
+            what = f"the model's {field}" if hasattr(model, field) else "the model"
+            problems.append(f"config.json has {key} {theirs!r}, {what} is that of {ours!r}")
+    return problems
+
+
+def epsilon(values: Mapping[str, Any]) -> float | None:
+    """The epsilon of the norms by a config.json of transformers or timm; None if it has none."""
+    kinds = {model_type: kind for kind, model_type in _MODEL_TYPES.items()}
+    kind = kinds.get(str(values.get("model_type")))
+    if kind is None:
+        return _timm_epsilon(values)
+    for key, (default, *_) in _FUNCTIONS[kind].items():
+        if key.endswith("_eps"):
+            return values.get(key, default)
+    return None
+
+
+def _timm_epsilon(values: Mapping[str, Any]) -> float | None:
+    """timm's models that were trained with TensorFlow have `tf_` before their names."""
+    return 1e-3 if str(values.get("architecture")).startswith("tf_") else None
+
+
+def _warn_of_epsilon(path: Path, model: Any, theirs: Any, key: str) -> list[str]:
+    """Says on stderr that the weights' epsilon is another than the model's."""
+    ours = getattr(model, "norm_eps", None)
+    if ours is None or theirs is None or theirs == ours:
+        return []
+    print(
+        f"warning: {path} was trained with an epsilon of {theirs} (config.json: {key}), and this "
+        f"{type(model).__name__} has norm_eps={ours}: its outputs differ slightly; make the model "
+        f"with norm_eps={theirs}",
+        file=sys.stderr,
+    )
+    return []
 
 
 def _resnet(model: ResNet, _: int | None) -> dict[str, Any]:
+    if model.small_images:
+        raise ValueError("its ResNets have no stem for small images")
     return {
         "model_type": "resnet",
         "depths": list(model.depths),
@@ -131,6 +235,98 @@ def _mobilenet(model: MobileNetV1 | MobileNetV2, _: int | None) -> dict[str, Any
     return config if is_v1 else config | v2_fields
 
 
+def _parse_resnet(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    bottleneck = values.get("layer_type", "bottleneck") == "bottleneck"
+    widths = [width * (4 if bottleneck else 1) for width in WIDTHS]
+    if values.get("embedding_size", 64) != 64 or values.get("hidden_sizes", widths) != widths:
+        raise ValueError("only the widths of the published ResNets have a counterpart")
+    depths = tuple(values.get("depths", (3, 4, 6, 3)))
+    return "resnet50" if bottleneck else "resnet18", {"depths": depths}
+
+
+def _parse_vit(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if not values.get("qkv_bias", True):
+        raise ValueError("qkv_bias must be true")
+    size = values.get("image_size", 224)
+    return "vit_base_patch16", {
+        "image_size": tuple(size) if isinstance(size, list) else size,
+        "patch_size": values.get("patch_size", 16),
+        "width": values.get("hidden_size", 768),
+        "depth": values.get("num_hidden_layers", 12),
+        "heads": values.get("num_attention_heads", 12),
+        "mlp_dim": values.get("intermediate_size", 3072),
+        "norm_eps": values.get("layer_norm_eps", 1e-12),
+    }
+
+
+def _parse_efficientnet(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return "efficientnet_b0", {
+        "width": values.get("width_coefficient", 2.0),
+        "depth": values.get("depth_coefficient", 3.1),
+        "dropout": values.get("dropout_rate", 0.5),
+        "padding": "same",
+        "norm_eps": values.get("batch_norm_eps", 1e-3),
+    }
+
+
+def _parse_mobilenet(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return values["model_type"], {
+        "width": values.get("depth_multiplier", 1.0),
+        "padding": "same" if values.get("tf_padding", True) else None,
+        "norm_eps": values.get("layer_norm_eps", 1e-3),
+    }
+
+
+_PARSERS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {
+    "EfficientNet": _parse_efficientnet,
+    "MobileNetV1": _parse_mobilenet,
+    "MobileNetV2": _parse_mobilenet,
+    "ResNet": _parse_resnet,
+    "ViT": _parse_vit,
+}
+_MODEL_TYPES = {
+    "EfficientNet": "efficientnet",
+    "MobileNetV1": "mobilenet_v1",
+    "MobileNetV2": "mobilenet_v2",
+    "ResNet": "resnet",
+    "ViT": "vit",
+}
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _constant(value: Any) -> Callable[[Any], Any]:
+    return lambda _: value
+
+
+# Settings that no tensor's shape shows: class -> key -> (transformers' default, our field, its
+# value as they write it).
+_Setting = tuple[Any, str, Callable[[Any], Any]]
+_MOBILENET: dict[str, _Setting] = {
+    "layer_norm_eps": (1e-3, "norm_eps", _same),
+    "tf_padding": (True, "padding", lambda padding: padding == "same"),
+    "hidden_act": ("relu6", "activation", _constant("relu6")),
+}
+_FUNCTIONS: dict[str, dict[str, _Setting]] = {
+    "EfficientNet": {
+        "batch_norm_eps": (1e-3, "norm_eps", _same),
+        "hidden_act": ("swish", "activation", _constant("swish")),
+    },
+    "MobileNetV1": _MOBILENET,
+    "MobileNetV2": _MOBILENET,
+    "ResNet": {
+        "downsample_in_first_stage": (False, "", _constant(False)),
+        "downsample_in_bottleneck": (False, "", _constant(False)),
+        "hidden_act": ("relu", "activation", _constant("relu")),
+    },
+    "ViT": {
+        "layer_norm_eps": (1e-12, "norm_eps", _same),
+        "num_attention_heads": (12, "heads", _same),
+        "hidden_act": ("gelu", "activation", _constant("gelu")),
+    },
+}
 _CONFIGS: dict[str, Callable[[Any, int | None], dict[str, Any]]] = {
     "EfficientNet": _efficientnet,
     "MobileNetV1": _mobilenet,

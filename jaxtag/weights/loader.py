@@ -12,7 +12,7 @@ from flax.traverse_util import unflatten_dict
 
 from jaxtag.errors import UsageError, UserError
 from jaxtag.models.vit import ViT
-from jaxtag.weights import mappings, param_mapping
+from jaxtag.weights import hf_config, mappings, param_mapping
 from jaxtag.weights.adapt import (
     ADAPTATIONS,
     Shape,
@@ -24,7 +24,8 @@ from jaxtag.weights.adapt import (
     variable_shapes,
 )
 from jaxtag.weights.param_mapping import Entry, Table
-from jaxtag.weights.safetensors_io import Tensors
+from jaxtag.weights.prefixes import remove_prefix
+from jaxtag.weights.safetensors_io import Tensors, is_finite
 
 # In files, but without effect: counters, unused poolers, causal masks, tied copies.
 _IGNORED = re.compile(
@@ -44,8 +45,10 @@ def load(
 ) -> dict[str, Any]:
     """Loads the variables of `model` from safetensors of torchvision, timm, transformers or jaxtag.
 
-    The source library is detected from the tensor names. Tensors of any float type become float32
-    (exactly, from float16 and bfloat16).
+    The source library is detected from the tensor names; a prefix that all of them share
+    (`module.`, `_orig_mod.`, `model.` …) is taken off. Tensors of any float type become float32
+    (exactly, from float16 and bfloat16). Where a config.json beside the weights names another
+    epsilon than the model has, a line on stderr says so.
 
     Args:
         path: a file, or a folder with `model.safetensors` or its shards and their index.
@@ -62,16 +65,17 @@ def load(
         {"params": …} and, with batch norm, "batch_stats": float32 `jax.Array`s.
 
     Raises:
-        UserError: the file is damaged, a pickle, or does not fit; the error names what does not.
+        UserError: the file is damaged, a pickle, holds NaN or infinite numbers, or does not fit;
+            the error names what does not.
     """
     adapt = tuple(adapt)
     if unknown := [name for name in adapt if name not in ADAPTATIONS]:
         raise UsageError(f"adapt={unknown[0]!r}: must be among {', '.join(ADAPTATIONS)}")
-    tensors = Tensors(path)
     inputs = model_inputs(model, channels, image_size)
     shapes = variable_shapes(model, inputs)
-    library, table = match(tensors, model, shapes)
+    tensors, library, table = match(Tensors(path), model, shapes)
     problems = _unexpected(tensors, table, model, library, adapt)
+    problems += hf_config.check_function(tensors.path, model, library)
     variables: dict[str, np.ndarray] = {}
     initialized = []
     for name, entry in table.items():
@@ -84,6 +88,8 @@ def load(
             initialized.append(name)
         elif not problems:
             array = param_mapping.to_variable(tensors, entry)
+            if not is_finite(array):
+                problems.append(_describe_non_finite(tensors, entry))
             variables[name] = _adapt(adaptation, array, model, shapes[name], path)
     if problems:
         rest = len(problems) - _MAX_PROBLEMS
@@ -95,15 +101,19 @@ def load(
     return unflatten_dict(arrays, sep="/")
 
 
-def match(tensors: Tensors, model: nn.Module, shapes: dict[str, Shape]) -> tuple[str, Table]:
-    """The library whose names fit the file best, and its table. Raises UserError if none does."""
-    candidates = [("jaxtag", param_mapping.native_table(shapes))]
-    for library, make_table in mappings.tables(model).items():
-        try:
-            candidates.append((library, make_table(model)))
-        except ValueError:  # it has no such model
-            continue
-    candidates += [(library, _without_prefix(table)) for library, table in candidates[1:]]
+def match(
+    tensors: Tensors, model: nn.Module, shapes: dict[str, Shape]
+) -> tuple[Tensors, str, Table]:
+    """The library whose names fit the file best.
+
+    Returns:
+        (the tensors without a prefix that all names share, the library, its table).
+
+    Raises:
+        UserError: no library's names fit, or a prefix cannot be taken off.
+    """
+    candidates = [("jaxtag", param_mapping.native_table(shapes)), *_tables(model)]
+    tensors = _without_shared_prefix(tensors, [table for _, table in candidates])
 
     def num_matches(candidate: tuple[str, Table]) -> int:
         return sum(name in tensors for name in param_mapping.source_names(candidate[1]))
@@ -116,7 +126,7 @@ def match(tensors: Tensors, model: nn.Module, shapes: dict[str, Shape]) -> tuple
             f"{tensors.path} holds no weights of {type(model).__name__} under the names of "
             f"{libraries}; its first are {first or 'none: it is empty'}"
         )
-    return library, table
+    return tensors, library, table
 
 
 def count_classes(tensors: Tensors, model: nn.Module) -> int:
@@ -125,13 +135,36 @@ def count_classes(tensors: Tensors, model: nn.Module) -> int:
     Args:
         model: with any number of classes other than 0.
     """
+    tables = [table for _, table in _tables(model)]
+    tensors = _without_shared_prefix(tensors, tables)
     biases = ["params/head/bias"]
-    for make_table in mappings.tables(model).values():
-        try:
-            biases += make_table(model)["params/head/bias"][1:]
-        except ValueError:
-            continue
+    biases += [name for table in tables for name in table.get("params/head/bias", ("",))[1:]]
     return next((tensors.shape(name)[0] for name in biases if name in tensors), 0)
+
+
+def _tables(model: nn.Module) -> list[tuple[str, Table]]:
+    """(library, table) of those that have the model, then each for a file without its head."""
+    tables = []
+    for library, make_table in mappings.tables(model).items():
+        try:
+            tables.append((library, make_table(model)))
+        except ValueError:  # it has no such model
+            continue
+    return tables + [(library, _without_prefix(table)) for library, table in tables]
+
+
+def _without_shared_prefix(tensors: Tensors, tables: Iterable[Table]) -> Tensors:
+    names = (name for table in tables for name in param_mapping.source_names(table))
+    return remove_prefix(tensors, names, _IGNORED)
+
+
+def _describe_non_finite(tensors: Tensors, entry: Entry) -> str:
+    """Names the first tensor of an entry that holds NaN or infinite numbers, and how many."""
+    name = next(name for name in entry[1:] if not is_finite(tensors[name]))
+    array = tensors[name]
+    counts = {"NaN": int(np.isnan(array).sum()), "infinite": int(np.isinf(array).sum())}
+    numbers = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return f"{name} holds {numbers} of {array.size} numbers (the training diverged?)"
 
 
 def _without_prefix(table: Table) -> Table:
@@ -171,6 +204,7 @@ def _unexpected(
     expected = set(param_mapping.source_names(table))
     names = [name for name in tensors if name not in expected and not _IGNORED.search(name)]
     heads = _head_names(model, library) if names else set()
+    heads |= tensors.unprefixed
     if "head" in adapt:
         names = [name for name in names if name not in heads]
     return [

@@ -1,13 +1,13 @@
 """Preprocessing of images, from the files that accompany weights."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxtag.errors import UserError
 from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.storage import json_files
 from jaxtag.weights import safetensors_io
 
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}
@@ -36,10 +36,7 @@ def load_preprocessing(path: str | Path) -> Preprocessing | None:
 
 def read_notes(tensors: safetensors_io.Tensors) -> dict[str, Any]:
     """The notes in a file of jaxtag's; empty for other files."""
-    try:
-        notes = json.loads(tensors.metadata.get("jaxtag", "{}"))
-    except ValueError as error:
-        raise UserError(f"{tensors.path}: its notes are damaged: {error}") from error
+    notes = json_files.parse(tensors.metadata.get("jaxtag", "{}"), f"{tensors.path}: its note")
     return notes if isinstance(notes, dict) else {}
 
 
@@ -47,13 +44,13 @@ def from_json(values: Mapping[str, Any]) -> Preprocessing:
     """The inverse of `dataclasses.asdict`, after JSON."""
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(Preprocessing):
-        value = values[field.name]
+        value = values.get(field.name, field.default)  # an older file lacks the newer ones
         fields[field.name] = tuple(value) if isinstance(value, list) else value
     return Preprocessing(**fields)
 
 
 def _from_transformers(values: Mapping[str, Any]) -> Preprocessing:
-    size, crop = values["size"], 1.0
+    size, crop, squash = values["size"], 1.0, False
     if isinstance(size, dict) and "shortest_edge" in size:
         image_size = resized = size["shortest_edge"]
         if "crop_pct" in values:  # of ConvNext's preprocessor, which ResNet uses
@@ -66,6 +63,8 @@ def _from_transformers(values: Mapping[str, Any]) -> Preprocessing:
         if values.get("do_center_crop"):
             image_size = _side(values["crop_size"])
             crop = image_size / resized
+        else:
+            squash = True
     mean, std = [0.0], [1.0]
     if values.get("do_normalize", True):
         mean, std = values["image_mean"], values["image_std"]
@@ -77,7 +76,30 @@ def _from_transformers(values: Mapping[str, Any]) -> Preprocessing:
         std=tuple(std),
         interpolation=_INTERPOLATIONS[values.get("resample", 2)],
         crop=crop,
+        squash=squash,
     )
+
+
+def to_transformers(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The `preprocessor_config.json` of transformers that prepares images this way."""
+    size = preprocessing.image_size
+    if preprocessing.squash:
+        processor = {"image_processor_type": "ViTImageProcessor", "do_resize": True}
+        processor["size"] = {"height": size, "width": size}
+    else:
+        processor = {"image_processor_type": "CLIPImageProcessor", "do_resize": True}
+        processor["size"] = {"shortest_edge": round(size / preprocessing.crop)}
+        processor["do_center_crop"] = True
+        processor["crop_size"] = {"height": size, "width": size}
+    return {
+        **processor,
+        "resample": {"bilinear": 2, "bicubic": 3}[preprocessing.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+    }
 
 
 def _from_timm(values: Mapping[str, Any]) -> Preprocessing:
@@ -87,6 +109,7 @@ def _from_timm(values: Mapping[str, Any]) -> Preprocessing:
         std=tuple(values["std"]),
         interpolation=_INTERPOLATIONS[values["interpolation"]],
         crop=values["crop_pct"],
+        squash=values.get("crop_mode") == "squash",
     )
 
 

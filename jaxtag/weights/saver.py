@@ -1,7 +1,7 @@
 """Variables of a model as files that other libraries load."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jaxtag.errors import UsageError
+from jaxtag.errors import UsageError, UserError
+from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage import atomic_file
-from jaxtag.weights import hf_config, mappings, param_mapping, safetensors_io
+from jaxtag.weights import hf_config, mappings, param_mapping, safetensors_io, timm_config
 from jaxtag.weights.param_mapping import Table
+from jaxtag.weights.preprocessing import to_transformers
 
 
 def save(
@@ -23,26 +25,41 @@ def save(
     library: str = "jaxtag",
     notes: Mapping[str, Any] | None = None,
     image_size: int | None = None,
+    labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    multi_label: bool = False,
 ) -> None:
     """Writes `variables` as safetensors with the names of `library`.
 
     Args:
         path: a file `*.safetensors`, or a folder, which gets `model.safetensors`. For transformers
             a `config.json` is written beside it, for
-            `AutoModelForImageClassification.from_pretrained`.
+            `AutoModelForImageClassification.from_pretrained`, and with `preprocessing` a
+            `preprocessor_config.json`. For timm a folder gets the `config.json` of its models on
+            the Hub.
         model: what the variables are of.
         variables: "params" and, with batch norm, "batch_stats".
         library: "torchvision", "timm", "transformers" or "jaxtag".
         notes: stored as JSON in a file of jaxtag's.
         image_size: of the images; an EfficientNet of transformers is made for one size.
+        labels: names of the classes, for the configuration of transformers or timm.
+        preprocessing: of the images, for the same.
+        multi_label: an image has any number of the labels.
 
     Raises:
-        UserError: the library has no such model, or the file cannot be written.
+        UserError: the library has no such model, a variable holds NaN or infinite numbers, the
+            labels are not as many as the classes, or the file cannot be written.
     """
+    num_classes = getattr(model, "num_classes", 0)
+    if labels is not None and len(labels) != num_classes:
+        raise UsageError(f"{len(labels)} labels were given for {num_classes} classes")
     path = Path(path)
     file = path if path.suffix == ".safetensors" else path / safetensors_io.SINGLE
     variables = jax.device_get(variables)
     flat = flatten_dict(variables, sep="/")
+    for name, array in flat.items():
+        if not safetensors_io.is_finite(array):
+            raise UserError(f"{name} holds NaN or infinite numbers: nothing is written to {file}")
     if library == "jaxtag":
         table = param_mapping.native_table({name: array.shape for name, array in flat.items()})
         tensors = param_mapping.to_tensors(variables, table)
@@ -56,15 +73,25 @@ def save(
         name.replace(".running_mean", ".num_batches_tracked"): np.zeros((), np.int64)
         for name in means
     }
-    config = None
+    channels = _num_channels(flat, table)
+    configs: dict[str, dict[str, Any]] = {}
     if library == "transformers":
         try:
-            config = hf_config.make_config(model, _num_channels(flat, table), image_size)
+            configs["config.json"] = hf_config.make_config(
+                model, channels, image_size, labels, multi_label
+            )
         except ValueError as error:
             raise UsageError(f"transformers: {error}") from error
+        if preprocessing is not None:
+            configs["preprocessor_config.json"] = to_transformers(preprocessing)
+    elif library == "timm" and file != path:
+        config = timm_config.make_config(model, channels, image_size, labels, preprocessing)
+        if config is not None:
+            configs["config.json"] = config
     safetensors_io.write(file, tensors, {"format": "pt"})
-    if config is not None:
-        atomic_file.write_text(file.parent / "config.json", json.dumps(config, indent=2) + "\n")
+    for name, config in configs.items():
+        text = json.dumps(config, indent=2, ensure_ascii=False)
+        atomic_file.write_text(file.parent / name, text + "\n")
 
 
 def table_of(model: nn.Module, library: str) -> Table:

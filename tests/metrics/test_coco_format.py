@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxtag.errors import UserError
-from jaxtag.metrics.captioning import coco_format
+from jaxtag.metrics.captioning import coco_format, unspaced
 
 
 def write(path, content):
@@ -80,3 +80,34 @@ def test_results_of_unknown_pictures_are_refused(tmp_path):
     results = write(tmp_path / "results.json", [{"image_id": "5", "caption": "a"}])
     with pytest.raises(UserError, match="they are for 5: write the ids in both files alike"):
         coco_format.score_files(results, references(tmp_path))
+
+
+def test_captions_without_spaces_are_told(tmp_path, capsys) -> None:
+    """coco-caption's figures stay: a whole caption counts as one word."""
+    captions = {0: "一只猫坐在垫子上", 1: "一只狗在草地上跑", 2: "两只鸟在天上飞"}
+    spaced = {image: " ".join(caption) for image, caption in captions.items()}
+    for texts, expected in ((captions, "word"), (spaced, "")):
+        references = [{"image_id": i, "caption": c} for i, c in texts.items()]
+        results = [{"image_id": i, "caption": c + " 面"} for i, c in texts.items()]
+        (tmp_path / "g.json").write_text(json.dumps({"annotations": references}))
+        (tmp_path / "r.json").write_text(json.dumps(results))
+        coco_format.score_files(tmp_path / "r.json", tmp_path / "g.json")
+        err = capsys.readouterr().err
+        assert expected in err and err.count("\n") == bool(expected)
+
+
+@pytest.mark.parametrize(
+    "caption, is_unspaced",
+    [
+        ("a cat on a mat", False),
+        ("고양이가 매트 위에 앉아 있다", False),  # Korean has spaces
+        ("一只 猫 坐 在 垫子 上", False),
+        ("红色的猫", True),
+        ("猫がマットの上に座っている", True),
+        ("แมวนั่งอยู่บนเสื่อ", True),
+        ("the sign says 你好", False),
+        ("", False),
+    ],
+)
+def test_scripts_without_spaces_are_known(caption: str, is_unspaced: bool) -> None:
+    assert unspaced.is_unspaced(caption) == is_unspaced

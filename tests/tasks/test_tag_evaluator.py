@@ -157,7 +157,9 @@ def test_thresholds_are_fitted_on_the_evaluation_split_alone(evaluation, tmp_pat
 
     calibrated = evaluate(Records("test"), evaluation.calibration)
     assert not calibrated.fitted
-    assert calibrated.metrics == pytest.approx(evaluation.metrics)
+    held_out = {name: v for name, v in evaluation.metrics.items() if "cross_validated" in name}
+    assert len(held_out) == 2  # only where the thresholds were fitted on these very images
+    assert calibrated.metrics | held_out == pytest.approx(evaluation.metrics)
 
 
 def test_an_image_gets_its_likeliest_tag_at_least() -> None:

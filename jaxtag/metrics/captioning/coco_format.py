@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxtag.errors import UserError
 from jaxtag.metrics import captioning
+from jaxtag.metrics.captioning import unspaced
 
 Id = int | str
 
@@ -98,6 +99,9 @@ def score_files(results: str | Path, references: str | Path) -> dict[str, float]
             f"{references}; they are not scored",
             file=sys.stderr,
         )
+    captions = [caption for group in expected.values() for caption in group]
+    if warning := unspaced.describe([*captions, *hypotheses.values()]):
+        print(f"warning: {references}: {warning}", file=sys.stderr)
     scores = captioning.score(hypotheses, expected)
     return {**scores, "images": len(hypotheses), "images_without_result": missing}
 

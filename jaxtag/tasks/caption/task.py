@@ -24,6 +24,7 @@ from jaxtag.decoding import generate as decoding
 from jaxtag.decoding.cached_decoder import GenerationConfig
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError
+from jaxtag.metrics.captioning import unspaced
 from jaxtag.tasks import common
 from jaxtag.tasks.base import (
     Batch,
@@ -56,6 +57,8 @@ class CaptionTask(Task[CaptionConfig]):
     def build_vocabulary(cls, config: Config, source: Source) -> Tokenizer:
         """A tokenizer trained on the training captions."""
         captions = list(itertools.chain.from_iterable(sources.iter_captions(source)))
+        if warning := unspaced.describe(captions):
+            logging.warning("%s", warning)
         text = cls.section(config)
         tokenizer = Tokenizer.train(captions, text.vocab_size, text.lowercase)
         tokenizer.encode(captions, text.max_length)

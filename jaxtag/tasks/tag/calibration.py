@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,9 @@ import scipy.optimize
 import scipy.special
 
 from jaxtag.errors import UserError
-from jaxtag.metrics import multilabel
+from jaxtag.storage import json_files
 from jaxtag.storage.atomic_file import write_text
-
-_MIN_POSITIVES = 5  # images with a tag, below which it gets no threshold of its own
+from jaxtag.tasks.tag import threshold_selection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,8 @@ class TagCalibration:
     @classmethod
     def load(cls, path: Path, names: Sequence[str]) -> "TagCalibration":
         """What `save` wrote. Raises UserError where the file is damaged or of other tags."""
+        values = json_files.read(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
             thresholds = values["thresholds"]
             if list(thresholds) != list(names):
                 raise UserError(f"{path} is of other tags than this run has: delete it")
@@ -63,17 +63,15 @@ def calibration_path(workdir: Path, step: int) -> Path:
 
 
 def _number(value: Any) -> float:
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ValueError(f"{value!r} is no number")
+    if not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
     return float(value)
 
 
 def fit_calibration(logits: np.ndarray, tags: np.ndarray, known: np.ndarray) -> TagCalibration:
-    """Fits calibration, then for each tag the threshold of its best F1.
-
-    A tag of few images gets the threshold that is best for all tags together: the best F1 over one
-    or two lies wherever their scores happen to lie, and a threshold near 0 gives a rare tag to
-    every image (Lipton et al. 2014, arXiv:1402.1892).
+    """Fits the calibration, then the thresholds: `threshold_selection.fit_thresholds`.
 
     Args:
         logits: float [N, T].
@@ -84,13 +82,9 @@ def fit_calibration(logits: np.ndarray, tags: np.ndarray, known: np.ndarray) -> 
     if not present.any():
         return TagCalibration.identity(logits.shape[1])
     scale, shift = _calibration(logits[known], tags[known])
-    values = calibrated_scores(logits, scale, shift)
-    usual = _threshold(values[known], tags[known])
-    thresholds = [
-        _threshold(column[rows], truth[rows]) if truth[rows].sum() >= _MIN_POSITIVES else usual
-        for column, truth, rows in zip(values.T, tags.T, known.T, strict=True)
-    ]
-    return TagCalibration(scale, shift, tuple(thresholds))
+    scores = calibrated_scores(logits, scale, shift)
+    thresholds = threshold_selection.fit_thresholds(scores, tags, known)
+    return TagCalibration(scale, shift, tuple(thresholds.tolist()))
 
 
 def calibrated_scores(logits: np.ndarray, scale: float, shift: float) -> np.ndarray:
@@ -116,11 +110,3 @@ def _calibration(logits: np.ndarray, present: np.ndarray) -> tuple[float, float]
 
     result = scipy.optimize.minimize(objective, np.zeros(2), jac=True, method="BFGS")
     return float(np.exp(result.x[0])), float(result.x[1])
-
-
-def _threshold(scores: np.ndarray, present: np.ndarray) -> float:
-    """Half way between the lowest score that the best F1 takes in and the next below."""
-    values, hits, selected = multilabel.cumulative_counts(scores, present)
-    best = int(np.argmax(hits / (selected + hits[-1])))
-    below = values[best + 1] if best + 1 < len(values) else 0.0
-    return float((values[best] + below) / 2)

@@ -10,10 +10,14 @@ from jaxtag.data.labels import LabelNames
 from jaxtag.metrics import multilabel
 from jaxtag.tasks.base import Data, Evaluation, EvaluationData, Sample, Scores
 from jaxtag.tasks.tag.calibration import TagCalibration, calibration_path
+from jaxtag.tasks.tag.threshold_selection import cross_validated_f1
 
 
 class TagEvaluation(Evaluation):
     """The evaluation of a tagger on N images with T tags (metrics: see `metrics.multilabel`).
+
+    Where the thresholds were fitted on these very images, `micro_f1` and `macro_f1` are higher
+    than on others; `cross_validated_micro_f1` and `cross_validated_macro_f1` are not.
 
     Attributes:
         rows: `scores` float64 [N, T], calibrated; `tags` bool [N, T], present; `known` bool
@@ -29,6 +33,9 @@ class TagEvaluation(Evaluation):
         super().__init__({}, data)
         self.calibration, self.fitted, self.names = calibration, fitted, names
         self.metrics = self._metrics(np.ones(len(self.index), bool))
+        if fitted:
+            arrays = (self.rows["scores"], self.rows["tags"], self.rows["known"])
+            self.metrics |= cross_validated_f1(*arrays)
 
     def subset_metrics(self, count: int) -> dict[str, float]:
         subset = self.index < count

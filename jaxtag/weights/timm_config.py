@@ -1,0 +1,207 @@
+"""`config.json` of timm's models on the Hub, both ways: architecture, labels, preprocessing."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxtag import models
+from jaxtag.errors import UserError
+from jaxtag.models.efficientnet import STAGES, EfficientNet
+from jaxtag.models.mobilenet import V1_STAGES, V2_STAGES, MobileNetV1, MobileNetV2
+from jaxtag.models.mobilenet_v3 import LARGE, SMALL, MobileNetV3
+from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.models.resnet import ResNet
+from jaxtag.models.vit import ViT
+
+_Named = tuple[str, dict[str, Any]]  # timm's architecture, its model_args
+# Their arguments and our fields of the same meaning.
+_ARGUMENTS = {
+    "img_size": "image_size",
+    "patch_size": "patch_size",
+    "embed_dim": "width",
+    "depth": "depth",
+    "num_heads": "heads",
+    "layers": "depths",
+    "class_token": "class_token",
+    "bn_eps": "norm_eps",
+}
+_POOLS = {"token": "cls", "avg": "gap"}
+_TF = {"padding": "same", "norm_eps": 1e-3}  # of models that were trained with TensorFlow
+_TORCH = {"padding": None, "norm_eps": 1e-5}
+
+
+def make_config(
+    model: Any,
+    channels: int,
+    image_size: int | None,
+    labels: Sequence[str] | None,
+    preprocessing: Preprocessing | None,
+) -> dict[str, Any] | None:
+    """The configuration that `timm.create_model("local-dir:FOLDER")` reads.
+
+    Args:
+        model: a module with the fields of its class.
+        channels: of the images.
+        image_size: of the images, where there is no `preprocessing`.
+        labels: names of the classes.
+        preprocessing: of the images.
+
+    Returns:
+        None for a model that timm has no name for.
+    """
+    named = _ARCHITECTURES[type(model)](model) if type(model) in _ARCHITECTURES else None
+    if named is None:
+        return None
+    architecture, arguments = named
+    size = preprocessing.image_size if preprocessing else image_size or 224
+    pretrained: dict[str, Any] = {
+        "input_size": [channels, size, size],
+        "num_classes": model.num_classes,
+    }
+    if preprocessing is not None:
+        pretrained |= {
+            "interpolation": preprocessing.interpolation,
+            "crop_pct": 1.0 if preprocessing.squash else preprocessing.crop,
+            "crop_mode": "squash" if preprocessing.squash else "center",
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+        }
+    config = {"architecture": architecture, "num_classes": model.num_classes}
+    if labels is not None:
+        config["label_names"] = list(labels)
+    if channels != 3:
+        arguments = {**arguments, "in_chans": channels}
+    return {**config, "model_args": arguments, "pretrained_cfg": pretrained}
+
+
+def parse_config(values: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+    """The model's name here and its fields, from timm's configuration.
+
+    Raises:
+        UserError: names `where`, and the architecture or argument that has no counterpart.
+    """
+    architecture = str(values.get("architecture")).partition(".")[0]
+    pretrained = values.get("pretrained_cfg")
+    pretrained = pretrained if isinstance(pretrained, dict) else {}
+    parsed = _parse_architecture(architecture)
+    if parsed is None or parsed[0] not in models.list_models():
+        raise UserError(f"{where}: the architecture {architecture!r} of timm is none of jaxtag's")
+    name, fields = parsed
+    if "image_size" in models.field_names(name) and "input_size" in pretrained:
+        fields["image_size"] = pretrained["input_size"][-1]
+    arguments = dict(values.get("model_args") or {})
+    if "global_pool" in values:
+        arguments.setdefault("global_pool", values["global_pool"])
+    for argument in ("num_classes", "in_chans", "drop_rate", "drop_path_rate"):
+        arguments.pop(argument, None)
+    if (pad_type := arguments.pop("pad_type", None)) is not None:
+        fields["padding"] = pad_type or None
+    pool = arguments.pop("global_pool", None)
+    if pool in _POOLS and "pool" in models.field_names(name):
+        fields["pool"] = _POOLS[pool]
+    elif pool not in (None, "avg"):
+        raise UserError(f"{where}: global_pool {pool!r} has no counterpart in {name}")
+    ratio = arguments.pop("mlp_ratio", None)
+    for argument, value in arguments.items():
+        field = _ARGUMENTS.get(argument)
+        if field not in models.field_names(name):
+            raise UserError(f"{where}: the argument {argument} has no counterpart in {name}")
+        fields[field] = tuple(value) if isinstance(value, list) else value
+    if ratio is not None or ("width" in fields and name.startswith("vit")):
+        width = fields.get("width", getattr(models.create_model(name), "width", 0))
+        fields["mlp_dim"] = int(width * (ratio or 4))
+    return name, fields
+
+
+def _parse_architecture(architecture: str) -> tuple[str, dict[str, Any]] | None:
+    patterns: list[tuple[str, Callable[[re.Match[str]], tuple[str, dict[str, Any]]]]] = [
+        (r"(resnet(?:18|34|50|101|152))", lambda m: (m[1], {})),
+        (
+            r"(tf_)?efficientnet_(b[0-7])",
+            lambda m: (f"efficientnet_{m[2]}", dict(_TF if m[1] else _TORCH)),
+        ),
+        (
+            r"mobilenetv([12])_(\d{3})",
+            lambda m: (f"mobilenet_v{m[1]}", {"width": int(m[2]) / 100, **_TORCH}),
+        ),
+        (
+            r"(tf_)?mobilenetv3_(large|small)_(\d{3})",
+            lambda m: (
+                f"mobilenet_v3_{m[2]}",
+                {"width": int(m[3]) / 100, **(_TF if m[1] else _TORCH)},
+            ),
+        ),
+        (r"(vit_[a-z]+_patch\d+)_\d+", lambda m: (m[1], {})),
+    ]
+    for pattern, make in patterns:
+        if match := re.fullmatch(pattern, architecture):
+            return make(match)
+    return None
+
+
+def _resnet(model: ResNet) -> _Named | None:
+    if model.small_images:
+        return None
+    for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"):
+        published: Any = models.create_model(name)
+        if (published.depths, published.bottleneck) == (model.depths, model.bottleneck):
+            return name, {}
+    return "resnet50" if model.bottleneck else "resnet18", {"layers": list(model.depths)}
+
+
+def _vit(model: ViT) -> _Named | None:
+    if model.norm_eps != 1e-6:  # a class in timm's arguments, which JSON cannot hold
+        return None
+    size = model.image_size
+    arguments = {
+        "img_size": size if isinstance(size, int) else list(size),
+        "patch_size": model.patch_size,
+        "embed_dim": model.width,
+        "depth": model.depth,
+        "num_heads": model.heads,
+        "mlp_ratio": model.mlp_dim / model.width,
+        "class_token": model.class_token,
+        "global_pool": {"cls": "token", "gap": "avg"}[model.pool],
+    }
+    return "vit_base_patch16_224", arguments
+
+
+def _mobile_arguments(model: Any) -> dict[str, Any]:
+    arguments = {} if model.padding is None else {"pad_type": model.padding}
+    return arguments | ({} if model.norm_eps == 1e-5 else {"bn_eps": model.norm_eps})
+
+
+def _efficientnet(model: EfficientNet) -> _Named | None:
+    for size in range(8):
+        published: Any = models.create_model(f"efficientnet_b{size}")
+        if (published.width, published.depth) == (model.width, model.depth):
+            named = (f"efficientnet_b{size}", _mobile_arguments(model))
+            return named if model.stages == STAGES else None
+    return None
+
+
+def _mobilenet(model: MobileNetV1 | MobileNetV2) -> _Named | None:
+    version, stages = (1, V1_STAGES) if isinstance(model, MobileNetV1) else (2, V2_STAGES)
+    if model.stages != stages:
+        return None
+    return f"mobilenetv{version}_{_percent(model)}", _mobile_arguments(model)
+
+
+def _mobilenet_v3(model: MobileNetV3) -> _Named | None:
+    sizes = {(LARGE, 1280): "large", (SMALL, 1024): "small"}
+    size = sizes.get((model.blocks, model.hidden))
+    return (f"mobilenetv3_{size}_{_percent(model)}", _mobile_arguments(model)) if size else None
+
+
+def _percent(model: Any) -> str:
+    return f"{round(100 * model.width):03}"
+
+
+_ARCHITECTURES: dict[type, Callable[[Any], _Named | None]] = {
+    EfficientNet: _efficientnet,
+    MobileNetV1: _mobilenet,
+    MobileNetV2: _mobilenet,
+    MobileNetV3: _mobilenet_v3,
+    ResNet: _resnet,
+    ViT: _vit,
+}
