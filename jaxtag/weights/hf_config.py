@@ -90,7 +90,7 @@ def check_function(path: Path, model: Any, library: str) -> list[str]:
     values = safetensors_io.read_json(safetensors_io.folder_of(path) / "config.json")
     kind = type(model).__name__
     if kind == "Captioner":
-        values, model, kind = values.get("encoder"), model.encoder, "ViT"
+        values, model, kind = values.get("encoder", {}), model.encoder, "ViT"
     if kind not in _FUNCTIONS or not isinstance(values, dict):
         return []
     if library == "timm":

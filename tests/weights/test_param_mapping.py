@@ -73,7 +73,7 @@ def test_an_efficientnet_of_transformers_needs_its_size(tmp_path) -> None:
         (
             "preprocessor_config.json",
             {"size": 224, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2},
-            Preprocessing(224, (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0),
+            Preprocessing(224, (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0, squash=True),
         ),
         (
             "preprocessor_config.json",
