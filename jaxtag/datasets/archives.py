@@ -330,7 +330,9 @@ class SourceFiles:
         ):
             inside = Path(folder).relative_to(self.path).as_posix()
             prefix = "" if inside == "." else f"{inside}/"
-            folders[:] = [name for name in sorted(folders) if self._is_entered(folder, name, visits)]
+            folders[:] = [
+                name for name in sorted(folders) if self._is_entered(folder, name, visits)
+            ]
             for file in sorted(files):
                 if not prefix and is_archive(file):
                     if accept(file):

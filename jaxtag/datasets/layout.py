@@ -23,8 +23,10 @@ SPLITS = {
 }
 # Words beside that of the split in the name of its folder: train_images, Training Set.
 _GENERIC = frozenset(
-    ("set", "sets", "image", "images", "img", "imgs", "picture", "pictures", "photos", "data")
-    + ("dataset", "split", "folder", "files", "part", "the", "jpg", "jpeg", "png", "new")
+    [
+        *("set", "sets", "image", "images", "img", "imgs", "picture", "pictures", "photos", "data"),
+        *("dataset", "split", "folder", "files", "part", "the", "jpg", "jpeg", "png", "new"),
+    ]
 )
 _MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM.{4}\0\0\0\0|II\*\0|MM\0\*|II\+\0|MM\0\+|RIFF.{4}WEBP"
