@@ -54,7 +54,7 @@ def test_own_class_folders_with_splits(tmp_path):
     assert ledger(summary).keys() == {"val/dog/1.jpg"}
     assert [warning.split(":")[0] for warning in summary.warnings] == [
         "1 of 3 classes have no image in train",
-        "1 of 3 classes have no image in validation",
+        "2 of 3 classes have no image in validation",
         "2 of 3 classes have no image in test",
         "test has classes that train does not have",
     ]
