@@ -60,6 +60,12 @@ def define_flags() -> None:
         "Keep all metadata of JPEG, PNG and WebP files. Otherwise only the orientation is kept: "
         "cameras store places, names and serial numbers. Pixels are the same either way.",
     )
+    flags.DEFINE_bool(
+        "accept_doubtful",
+        False,
+        "Prepare in spite of what looks like a mistake: classes that validation or test have and "
+        "train has not, or folders that are called after dates.",
+    )
     flags.DEFINE_integer(
         "workers", None, "Threads that read and check images; default: one a core.", lower_bound=1
     )
@@ -80,6 +86,7 @@ def main(_: list[str]) -> None:
         overwrite=FLAGS.overwrite,
         keep_exif=FLAGS.keep_exif,
         num_threads=FLAGS.workers,
+        accept_doubtful=FLAGS.accept_doubtful,
     )
     print(summary)
     assert summary.folder is not None

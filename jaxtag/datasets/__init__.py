@@ -33,6 +33,7 @@ def prepare(
     keep_exif: bool = False,
     num_threads: int | None = None,
     wait_seconds: float = 0,
+    accept_doubtful: bool = False,
 ) -> Summary:
     """Writes a data set to `data_dir/<dataset>/<version>/`, unless it is there already.
 
@@ -48,6 +49,8 @@ def prepare(
         keep_exif: Store files as they are, with all their metadata.
         num_threads: Threads that read and decode; one a core by default.
         wait_seconds: How long to wait for another process that prepares the same data set.
+        accept_doubtful: Write it in spite of what looks like a mistake, such as classes that only
+            validation has.
 
     Raises:
         UsageError: The name cannot be one of a data set, or a source is missing or superfluous.
@@ -71,4 +74,5 @@ def prepare(
         keep_exif=keep_exif,
         num_threads=num_threads,
         wait_seconds=wait_seconds,
+        accept_doubtful=accept_doubtful,
     )

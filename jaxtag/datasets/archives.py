@@ -13,27 +13,42 @@ import io
 import lzma
 import os
 import re
+import stat
 import tarfile
 import tempfile
 import threading
+import urllib.parse
 import zipfile
 import zlib
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from jaxtag.data.text import clean_path
+from jaxtag.datasets.layout import is_image_name, split_in_name
 from jaxtag.errors import UserError
 
 # The size that one file may have when it is read: far above any real image or annotation file.
 MAX_IMAGE_BYTES = 256 << 20
 MAX_TEXT_BYTES = 2 << 30
-# A compressed tar of images or text grows less than this many times; a bomb grows more.
-MAX_TAR_GROWTH = 100
+# A compressed tar of images or text, or a member of a zip, grows less than this many times when it
+# is unpacked; a bomb grows more. Up to _FREE_GROWTH bytes anything may grow.
+MAX_GROWTH = 100
 _MIB = 1 << 20
+_ZIP_UTF8 = 1 << 11  # the flag of a member whose name is UTF-8
+_FREE_GROWTH = 64 * _MIB
+# A folder that is linked from several places is listed at most so many times.
+_MAX_LINKS = 16
 
 _ARCHIVE = re.compile(r"\.(zip|tar|tar\.gz|tgz|tar\.bz2|tbz2?|tar\.xz|txz)$", re.IGNORECASE)
-_CLUTTER = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|\.git/)")
+# What systems, cameras and network drives leave in folders, and what is hidden.
+_CLUTTER_FOLDER = re.compile(
+    r"(\.(?!\.?$).*|__MACOSX|__pycache__|@eaDir|@Recycle|@Recently-Snapshot|#recycle|#snapshot"
+    r"|\$RECYCLE\.BIN|RECYCLER|System Volume Information|lost\+found|Network Trash Folder)$",
+    re.IGNORECASE,
+)
+_CLUTTER_FILE = re.compile(r"(\..*|Thumbs\.db|ehthumbs\.db|desktop\.ini|Icon\r)$", re.IGNORECASE)
 
 
 class ReadError(Exception):
@@ -43,8 +58,10 @@ class ReadError(Exception):
 class SourceFiles:
     """All files below a folder and inside the archives at its top, by relative POSIX path.
 
-    A file that lies unpacked hides a member of the same path. Reading is safe from several threads.
-    Use it as a context manager; it keeps its archives open.
+    A file that lies unpacked hides a member of the same path. Paths are in Unicode's form NFC, as
+    `clean_path` spells them. Hidden files and folders, and those of systems (`@eaDir`,
+    `$RECYCLE.BIN`), are not among them. Links to folders are followed. Reading is safe from several
+    threads. Use it as a context manager; it keeps its archives open.
 
     Args:
         root: A folder, or one archive.
@@ -53,6 +70,7 @@ class SourceFiles:
     Attributes:
         path: The folder or archive.
         refused: (member, reason) of members that no reader gets to see.
+        warnings: What is doubtful about the names of members.
 
     Raises:
         UserError: There is no such folder, or an archive is damaged.
@@ -65,7 +83,10 @@ class SourceFiles:
         self._entries: dict[str, tuple[_Archive | None, Any]] = {}
         self._archives: list[_Archive] = []
         self.refused: list[tuple[str, str]] = []
+        self.warnings: list[str] = []
         self._by_name: dict[str, list[str]] | None = None
+        self._by_stem: dict[str, list[str]] | None = None
+        self._folders: frozenset[str] | None = None
         if not self.path.exists():
             raise UserError(f"{self.path} does not exist")
         with contextlib.ExitStack() as stack:  # closes what is open should one be damaged
@@ -102,21 +123,86 @@ class SourceFiles:
 
     def find(self, path: str) -> list[str]:
         """Finds the files whose path ends with `path` (whole components), the shallowest first."""
-        parts = _clean(path)
+        path = clean_path(path)
+        parts = (path,) if path in self._entries else _clean(path)
         if not parts:
             return []
-        if self._by_name is None:
-            index = defaultdict(list)
-            for name in self._entries:
-                index[name.rpartition("/")[2]].append(name)
-            self._by_name = dict(index)
         suffix = "/".join(parts)
         matches = [
             name
-            for name in self._by_name.get(parts[-1], ())
+            for name in self._names_by_base().get(suffix.rpartition("/")[2], ())
             if name == suffix or name.endswith("/" + suffix)
         ]
         return sorted(matches, key=lambda name: (name.count("/"), name))
+
+    def locate(self, path: str) -> list[str]:
+        r"""Finds the files that a table of another machine means by `path`, the shallowest first.
+
+        Absolute paths, `C:\\...`, `../` and folders above the source are dropped as far as needed:
+        the longest ending of `path` that fits a file is taken, unless a folder that is dropped is
+        one of the source itself (`cat/1.jpg` is not `dog/1.jpg`). Then come names in another case,
+        percent-encoded ones, and ones without an ending.
+        """
+        matches = self.find(path)
+        parts = _relative_parts(clean_path(path))
+        if matches or not parts:
+            return matches
+        spellings = [parts]
+        if "%" in path:
+            spellings.append(_relative_parts(clean_path(urllib.parse.unquote(path))))
+        for spelling in filter(None, spellings):
+            lower, by_stem = [part.lower() for part in spelling], self._names_by_stem()
+            for candidates, form, wanted in (
+                (self._names_by_base().get(spelling[-1], ()), str, list(spelling)),
+                (by_stem.get(_stem(lower[-1]), ()), str.lower, lower),
+                (filter(is_image_name, by_stem.get(lower[-1], ())), _stem, lower),
+            ):
+                matches = self._longest_ending(candidates, form, wanted)
+                if matches:
+                    return matches
+        return []
+
+    def _longest_ending(
+        self, candidates: Iterable[str], form: Callable[[str], str], wanted: list[str]
+    ) -> list[str]:
+        """Those of `candidates` whose form has the longest ending in common with `wanted`."""
+        matches: list[str] = []
+        longest = 1
+        for name in candidates:
+            components = form(name).split("/")
+            length = _common_ending(components, wanted)
+            is_contradicted = length < min(len(wanted), len(components)) and (
+                wanted[-length - 1].lower() in self._folder_names()
+                or split_in_name(wanted[-length - 1]) is not None
+            )
+            if length >= longest and not is_contradicted:
+                matches = [name] if length > longest else [*matches, name]
+                longest = length
+        return sorted(matches, key=lambda name: (name.count("/"), name))
+
+    def _names_by_base(self) -> dict[str, list[str]]:
+        if self._by_name is None:
+            self._by_name = defaultdict(list)
+            for name in self._entries:
+                self._by_name[name.rpartition("/")[2]].append(name)
+        return self._by_name
+
+    def _names_by_stem(self) -> dict[str, list[str]]:
+        """Lower-case file name, without its ending -> paths."""
+        if self._by_stem is None:
+            self._by_stem = defaultdict(list)
+            for name in self._entries:
+                self._by_stem[_stem(name.rpartition("/")[2])].append(name)
+        return self._by_stem
+
+    def _folder_names(self) -> frozenset[str]:
+        """The lower-case names of all folders."""
+        if self._folders is None:
+            parents = {name.rpartition("/")[0] for name in self._entries}
+            self._folders = frozenset(
+                part.lower() for parent in parents for part in parent.split("/")
+            )
+        return self._folders
 
     def first(self, *paths: str) -> str | None:
         """The shallowest file that `find` gives for the first of `paths` that is there."""
@@ -140,9 +226,21 @@ class SourceFiles:
         if archive is not None:
             return archive.size(entry)
         try:
-            return (self.path / name).stat().st_size
+            return (self.path / entry).stat().st_size
         except OSError:
             return 0
+
+    def fingerprint(self, name: str) -> tuple[int, bytes]:
+        """Something that two files of the same bytes have in common, and that costs little.
+
+        Raises:
+            ReadError: It cannot be read.
+        """
+        archive, entry = self._entries[name]
+        size = self.size(name)
+        if isinstance(archive, _Zip):
+            return size, archive.checksum(entry)
+        return size, self._read(name, size // 2, 64)
 
     def read(self, name: str, limit: int = MAX_IMAGE_BYTES) -> bytes:
         """Reads one file as a whole.
@@ -199,16 +297,24 @@ class SourceFiles:
         try:
             if archive is not None:
                 return archive.read(entry, offset, limit)
-            with open(self.path / name, "rb") as file:
+            # Opening a named pipe would wait for its writer.
+            descriptor = os.open(self.path / entry, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(descriptor, "rb") as file:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise ReadError("not a regular file")
                 file.seek(offset)
                 return file.read(limit)
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        except (
+            *(OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
+            *(RuntimeError, ValueError),
+        ) as error:
             # RuntimeError and its NotImplementedError: encryption, odd compression (zipfile).
             reason = error.strerror if isinstance(error, OSError) else None
             raise ReadError(f"cannot be read: {reason or error or type(error).__name__}") from error
 
     def _refuse(self, archive: str, member: str) -> None:
-        self.refused.append((f"{archive}:{member}", "its name points outside of the archive"))
+        reason = "its name points outside of the archive" if member else "a member without a name"
+        self.refused.append((f"{archive}:{clean_path(member)}", reason))
 
     def where(self, name: str) -> str:
         """The name of a file in messages: its path, after the archive that holds it."""
@@ -217,44 +323,89 @@ class SourceFiles:
 
     def _add_folder(self, accept: Callable[[str], bool]) -> None:
         archives = []
-        seen = set()
-        # Links to folders are followed (large data sets often lie on another disk), each once.
-        for folder, folders, files in os.walk(self.path, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            folders.sort()
+        visits: Counter[str] = Counter()
+        # Links to folders are followed: large data sets often lie on another disk.
+        for folder, folders, files in os.walk(
+            self.path, followlinks=True, onerror=self._refuse_folder
+        ):
             inside = Path(folder).relative_to(self.path).as_posix()
+            prefix = "" if inside == "." else f"{inside}/"
+            folders[:] = [
+                name for name in sorted(folders) if self._is_entered(folder, name, visits)
+            ]
             for file in sorted(files):
-                name = file if inside == "." else f"{inside}/{file}"
-                if inside == "." and is_archive(file):
+                if not prefix and is_archive(file):
                     if accept(file):
                         archives.append(self.path / file)
-                elif not _CLUTTER.search(name):
-                    self._entries[name] = (None, None)
+                elif not _CLUTTER_FILE.match(file):
+                    self._add_file(f"{prefix}{file}")
+                elif is_image_name(file) and not file.startswith("._"):  # ._: macOS's attributes
+                    self.refused.append((clean_path(f"{prefix}{file}"), "a hidden file"))
         for archive in archives:
             self._add_archive(archive)
 
+    def _refuse_folder(self, error: OSError) -> None:
+        reason = f"the folder cannot be listed: {error.strerror or error}"
+        if Path(error.filename) == self.path:
+            raise UserError(f"{self.path}: {reason}")
+        name = Path(error.filename).relative_to(self.path).as_posix()
+        self.refused.append((clean_path(name), reason))
+
+    def _is_entered(self, parent: str, name: str, visits: Counter[str]) -> bool:
+        """Whether a folder is listed; says why one is not."""
+        path = os.path.join(parent, name)
+        reason = ""
+        if _CLUTTER_FOLDER.match(name):
+            reason = "a hidden folder, or one of the system" if _holds_files(path) else "empty"
+        elif os.path.islink(path):
+            real, above = os.path.realpath(path), os.path.realpath(parent)
+            visits[real] += 1
+            if real == above or above.startswith(real.rstrip("/") + "/"):
+                reason = "a link to a folder that it lies in"
+            elif visits[real] > _MAX_LINKS:
+                reason = f"linked more than {_MAX_LINKS} times"
+        if reason and reason != "empty":
+            self.refused.append((clean_path(os.path.relpath(path, self.path)), reason))
+        return not reason
+
+    def _add_file(self, path: str) -> None:
+        name = clean_path(path)
+        if self._entries.setdefault(name, (None, path)) != (None, path):
+            self.refused.append((name, "another file has the same name in another Unicode form"))
+
     def _add_archive(self, path: Path) -> None:
+        if not path.is_file():
+            raise UserError(f"{path} is not a regular file")
         try:
             archive = _Zip(path) if path.suffix.lower() == ".zip" else _Tar(path)
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, ValueError) as error:
             raise UserError(
                 f"{path} is damaged or only partly downloaded ({error}): get it again"
             ) from error
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error}") from error
         self._archives.append(archive)
+        if archive.doubtful_name:
+            self.warnings.append(
+                f"the names in {path.name} are not in UTF-8 and may be spelled wrongly, such as "
+                f"{archive.doubtful_name!r}: unpack it with the encoding of the computer that made "
+                "it, and give the folder"
+            )
+        hidden: Counter[str] = Counter()
         for member, entry in archive.members:
-            parts = _clean(member)
-            if parts is None:
+            parts = _clean(clean_path(member))
+            if not parts:
                 self._refuse(path.name, member)
                 continue
-            name = "/".join(parts)
-            if not _CLUTTER.search(name):
-                self._entries.setdefault(name, (archive, entry))
+            clutter = next((i for i, part in enumerate(parts) if _CLUTTER_FOLDER.match(part)), None)
+            if clutter is not None and clutter < len(parts) - 1:
+                hidden["/".join(parts[: clutter + 1])] += 1
+            elif not _CLUTTER_FILE.match(parts[-1]):
+                self._entries.setdefault("/".join(parts), (archive, entry))
+        hidden.pop("__MACOSX", None)  # attributes of files that the zip holds beside it
+        self.refused += [
+            (f"{path.name}:{folder}", "a hidden folder, or one of the system") for folder in hidden
+        ]
 
 
 def is_archive(name: str) -> bool:
@@ -271,16 +422,47 @@ def _clean(name: str) -> tuple[str, ...] | None:
     return None if ".." in parts else parts
 
 
+def _relative_parts(path: str) -> tuple[str, ...]:
+    """The components of a path of any system, without what leads above or to a drive."""
+    path = path.removeprefix("file:").replace("\\", "/").partition("\0")[0]
+    parts = [part for part in re.sub(r"^/*[A-Za-z]:", "", path).split("/") if part.strip(" .")]
+    return tuple(parts)
+
+
+def _stem(path: str) -> str:
+    """A lower-case path without the ending of its name."""
+    folder, slash, name = path.lower().rpartition("/")
+    stem, _, ending = name.rpartition(".")
+    return folder + slash + (stem if stem and ending.isalnum() else name)
+
+
+def _common_ending(first: list[str], second: list[str]) -> int:
+    """How many components two paths have in common at their ends."""
+    length = 0
+    for one, other in zip(reversed(first), reversed(second), strict=False):
+        if one != other:
+            break
+        length += 1
+    return length
+
+
+def _holds_files(folder: str) -> bool:
+    """Whether there is a file in the folder or in one below."""
+    return any(files for _, _, files in os.walk(folder))
+
+
 class _Archive(abc.ABC):
     """An open archive.
 
     Attributes:
         path: Of the archive.
         members: (name, entry) of each regular file; `size` and `read` take the entry.
+        doubtful_name: A name whose encoding is not known; "" where all are.
     """
 
     path: Path
     members: list[tuple[str, Any]]
+    doubtful_name: str = ""
 
     @abc.abstractmethod
     def size(self, entry: Any) -> int:
@@ -299,19 +481,45 @@ class _Zip(_Archive):
     def __init__(self, path: Path):
         self.path = path
         self._file = zipfile.ZipFile(path)
-        self.members = [
-            (info.filename, info)
-            for info in self._file.infolist()
-            if not info.is_dir() and (info.external_attr >> 28) in (0, 8)  # unset, or regular file
-        ]
+        self.members = []
+        for info in self._file.infolist():
+            name = self._name(info)
+            # Its type is unset, or it is a regular file.
+            if not name.endswith("/") and (info.external_attr >> 28) in (0, 8):
+                self.members.append((name, info))
+
+    def _name(self, info: zipfile.ZipInfo) -> str:
+        """A member's name: UTF-8 where it can be, also without the flag that says so.
+
+        macOS and many servers leave the flag out. What is no UTF-8 is read as code page 437, in
+        which the format was defined (APPNOTE.TXT, appendix D).
+        """
+        if info.flag_bits & _ZIP_UTF8 or info.filename.isascii():
+            return info.filename
+        try:
+            return info.filename.encode("cp437").decode("utf-8")
+        except UnicodeError:
+            self.doubtful_name = self.doubtful_name or info.filename
+            return info.filename
 
     def size(self, entry: zipfile.ZipInfo) -> int:
         return entry.file_size
 
+    def checksum(self, entry: zipfile.ZipInfo) -> bytes:
+        """The CRC that the zip states."""
+        return entry.CRC.to_bytes(4)
+
     def read(self, entry: zipfile.ZipInfo, offset: int, limit: int) -> bytes:
         with self._file.open(entry) as member:
             member.seek(offset)
-            return member.read(limit)
+            allowed = max(entry.compress_size * MAX_GROWTH, _FREE_GROWTH)
+            data = member.read(min(limit, allowed + 1))
+        if len(data) > allowed:
+            raise ReadError(
+                f"it grows more than {MAX_GROWTH} times when it is unpacked: refused as a "
+                "decompression bomb"
+            )
+        return data
 
     def close(self) -> None:
         self._file.close()
@@ -382,7 +590,7 @@ def _decompress(path: Path, compressed: BinaryIO) -> BinaryIO:
     """The content of an open gzip, bzip2 or xz file, as a temporary file."""
     magic = compressed.read(2)
     compressed.seek(0)
-    limit = max(path.stat().st_size * MAX_TAR_GROWTH, 64 * _MIB)
+    limit = max(path.stat().st_size * MAX_GROWTH, _FREE_GROWTH)
     with contextlib.ExitStack() as stack:  # closes the copy should the original be damaged
         copy = stack.enter_context(tempfile.TemporaryFile(prefix="jaxtag-"))
         try:
@@ -391,7 +599,7 @@ def _decompress(path: Path, compressed: BinaryIO) -> BinaryIO:
                     copy.write(block)
                     if copy.tell() > limit:
                         raise UserError(
-                            f"{path} grows more than {MAX_TAR_GROWTH} times when it is unpacked: "
+                            f"{path} grows more than {MAX_GROWTH} times when it is unpacked: "
                             "refused as a decompression bomb"
                         )
         except (lzma.LZMAError, zlib.error) as error:

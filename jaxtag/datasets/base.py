@@ -29,12 +29,14 @@ class ImageRecord:
         load: Reads the encoded bytes; raises `archives.ReadError`.
         fields: The rest of its record, as the features of its listing describe it.
         generated: Encoded by us from pixels, so that it needs no verification.
+        path: Where it lies in the source; "" where it does not.
     """
 
     file: str
     load: Callable[[], bytes]
     fields: Mapping[str, Any] = field(default_factory=dict)
     generated: bool = False
+    path: str = ""
 
 
 @dataclass
@@ -46,6 +48,8 @@ class Listing:
         variant: The form of the data set that was found, for people.
         splits: Split name -> its images, their `file` unique in the split.
         problems: (file or line, reason) of what is left out already.
+        notes: (file, what there is to know) of what is used all the same.
+        doubts: What looks like a mistake: the data set is written only where the user insists.
         warnings: What else differs from the data set as it was published.
         size: Bytes of all images as far as known, to see whether the disk can hold them.
     """
@@ -54,6 +58,8 @@ class Listing:
     variant: str
     splits: dict[str, list[ImageRecord]] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     size: int = 0
     _files: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -76,7 +82,7 @@ class Listing:
         """Adds the image at `path` of the source; None where it is missing."""
         if path is not None:
             load = functools.partial(source.read, path)
-            self.add(split, ImageRecord(file, load, fields), source.size(path))
+            self.add(split, ImageRecord(file, load, fields, path=path), source.size(path))
         elif self._is_new(split, file):
             self._missing[split].append(file)
 
@@ -169,6 +175,7 @@ class ImageDatasetBuilder(
         with SourceFiles(path, cls.accepts_archive) as source:
             listing = cls.list_images(source)
             listing.problems += source.refused
+            listing.warnings += source.warnings
             listing.warnings += archive_warnings(source.archives(), cls.MD5)
             yield listing
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxtag.data.text import clean_name, clean_text
 from jaxtag.datasets.archives import SourceFiles
 from jaxtag.datasets.base import ImageRecord, Listing
 from jaxtag.errors import UserError
@@ -93,13 +94,15 @@ class TagListing(Listing):
     Args:
         variant: The form of the data set that was found.
         names: Of all tags, in the order of their numbers.
+        has_label: Each image has one tag, which is its class too: the field `label`.
 
     Raises:
         UserError: Two tags have the same name, or there are none.
     """
 
-    def __init__(self, variant: str, names: Sequence[str]):
+    def __init__(self, variant: str, names: Sequence[str], has_label: bool = False):
         features = {
+            **({"label": _class_label("label", names)} if has_label else {}),
             "tags": tfds.features.Sequence(_class_label("tags", names)),
             "unknown_tags": tfds.features.Sequence(_class_label("unknown_tags", names)),
             "group": tfds.features.Text(),
@@ -119,6 +122,7 @@ class TagListing(Listing):
         """Adds the image at `path` of the source, None where it is missing."""
         present = set(tags)
         fields = {
+            **({"label": min(present)} if "label" in self.features else {}),
             "tags": sorted(present),
             "unknown_tags": sorted(set(unknown) - present),
             "group": group,
@@ -127,8 +131,8 @@ class TagListing(Listing):
 
 
 def clean_captions(captions: Iterable[str]) -> list[str]:
-    """Puts captions on one line each and drops the blank ones."""
-    cleaned = (" ".join(caption.split()) for caption in captions)
+    """Puts captions on one line each, in Unicode's form NFC, and drops the blank ones."""
+    cleaned = (" ".join(clean_text(caption).split()) for caption in captions)
     return [caption for caption in cleaned if caption]
 
 
@@ -139,9 +143,12 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def _class_label(feature: str, names: Sequence[str]) -> tfds.features.ClassLabel:
-    """Numbers with names; UserError where there are none, or one of them occurs twice."""
+    """Numbers with names, clean ones: UserError where one is empty, or occurs twice."""
     if not names:
         raise UserError(f"there are no names of {feature}")
+    names = [clean_name(name) for name in names]
+    if "" in names:
+        raise UserError(f"the name of number {names.index('')} of {feature} is empty")
     duplicates = [name for name, count in Counter(names).items() if count > 1]
     if duplicates:
         raise UserError(f"the class {duplicates[0]!r} occurs twice in the names of {feature}")

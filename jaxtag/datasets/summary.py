@@ -62,7 +62,7 @@ class Summary:
             variant=listing.variant,
             splits={split: _counts(split, report) for split in report.images},
             damaged=report.damaged,
-            left_out=len(report.ledger),
+            left_out=sum(not entry.get("used") for entry in report.ledger),
             caption_words=_quantiles(report.lengths),
             balance=_balance(listing, report),
             warnings=listing.warnings

@@ -33,16 +33,31 @@ def read_json(source: SourceFiles, name: str) -> Any:
     Raises:
         UserError: It cannot be read, or is no JSON (names the line).
     """
-    text = read_text(source, name)
+    where = source.where(name)
     try:
-        return json.loads(text)
+        return parse_json(read_text(source, name))
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{source.where(name)}, line {error.lineno}: no JSON: {error.msg}; "
-            "is the file cut short?"
+            f"{where}, line {error.lineno}: no JSON: {error.msg}; is the file cut short?"
         ) from error
     except RecursionError as error:
-        raise UserError(f"{source.where(name)}: no JSON of captions: nested too deeply") from error
+        raise UserError(f"{where}: no JSON of annotations: nested too deeply") from error
+
+
+def parse_json(text: str) -> Any:
+    """Parses JSON; integers of thousands of digits, which Python refuses, stay texts.
+
+    Raises:
+        json.JSONDecodeError, RecursionError: It is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(
+            text, parse_int=lambda digits: digits if len(digits) > 99 else int(digits)
+        )
 
 
 def read_lines(source: SourceFiles, name: str) -> list[str]:

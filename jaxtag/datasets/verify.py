@@ -30,7 +30,8 @@ class PrepareReport:
     """Counts of the images that were written, and those that were left out.
 
     Attributes:
-        ledger: {"split", "file", "reason"} of everything left out ("split" empty if unknown).
+        ledger: {"split", "file", "reason"} of everything left out ("split" empty if unknown), and
+            with {"used": True} of what there is to know of an image that is used.
         damaged: Number of images that could not be read or decoded.
         images: Split -> number of images.
         captions: Split -> number of captions.
@@ -39,7 +40,7 @@ class PrepareReport:
         lengths: Words of a caption -> number of captions with so many.
     """
 
-    ledger: list[dict[str, str]] = field(default_factory=list)
+    ledger: list[dict[str, str | bool]] = field(default_factory=list)
     damaged: int = 0
     images: Counter[str] = field(default_factory=Counter)
     captions: Counter[str] = field(default_factory=Counter)
@@ -50,6 +51,10 @@ class PrepareReport:
     def reject(self, split: str, file: str, reason: str) -> None:
         """Adds an entry to the ledger."""
         self.ledger.append({"split": split, "file": file, "reason": reason})
+
+    def note(self, split: str, file: str, reason: str) -> None:
+        """Adds an entry about an image that is used."""
+        self.ledger.append({"split": split, "file": file, "reason": reason, "used": True})
 
     def accept(self, split: str, image: ImageRecord) -> None:
         """Counts an image and its annotations."""

@@ -42,15 +42,18 @@ def write_dataset(
     keep_exif: bool,
     num_threads: int | None,
     wait_seconds: float,
+    accept_doubtful: bool = False,
 ) -> Summary:
     """Prepares one data set unless it is there already; see `datasets.prepare`."""
     version = str(builder_class.VERSION)
     folder = data_dir / builder_class.name
     final = folder / version
-    if final.exists() and not overwrite:
-        return _load_summary(final)
+    with _readable_errors(folder):
+        if final.exists() and not overwrite:
+            return _load_summary(final)
     # The source is listed first: a mistake in it leaves no trace in `data_dir`.
-    with builder_class.open_listing(source) as listing, _readable_errors(folder):
+    with _readable_errors(folder), builder_class.open_listing(source) as listing:
+        _settle_doubts(listing, accept_doubtful)
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder, wait_seconds), VerifiedCache(folder / _VERIFIED) as cache:
             _clean(folder)
@@ -84,6 +87,8 @@ def _build(
     report = PrepareReport()
     for file, reason in listing.problems:
         report.reject("", file, reason)
+    for file, note in listing.notes:
+        report.note("", file, note)
     if len(cache):
         print(f"going on: {len(cache):,} images were verified before", file=sys.stderr)
     tfds.disable_progress_bar()  # ours shows the same, once
@@ -108,11 +113,22 @@ def _build(
     return built, summary
 
 
+def _settle_doubts(listing: Listing, accept_doubtful: bool) -> None:
+    """Raises UserError for what looks like a mistake; warns of it where the user insists."""
+    if listing.doubts and not accept_doubtful:
+        raise UserError(
+            "; ".join(listing.doubts) + ". Put it right, or prepare it all the same with "
+            "--accept_doubtful"
+        )
+    listing.warnings += listing.doubts
+
+
 def _no_images(dataset: str, report: PrepareReport) -> str:
     lines = [f"{dataset}: not one image can be used"]
-    lines += [f"  {entry['file']}: {entry['reason']}" for entry in report.ledger[:5]]
-    if len(report.ledger) > 5:
-        lines.append(f"  and {len(report.ledger) - 5:,} more")
+    entries = [entry for entry in report.ledger if not entry.get("used")]
+    lines += [f"  {entry['file']}: {entry['reason']}" for entry in entries[:5]]
+    if len(entries) > 5:
+        lines.append(f"  and {len(entries) - 5:,} more")
     return "\n".join(lines)
 
 

@@ -93,8 +93,8 @@ def test_reading_is_bounded(tmp_path):
 
 def test_a_compressed_tar_that_grows_without_end_is_refused(tmp_path, monkeypatch):
     fill_tar(tmp_path / "bomb.tar.gz", {"zeros": bytes(4 << 20)}, "w:gz")
-    monkeypatch.setattr(archives, "MAX_TAR_GROWTH", 2)
-    monkeypatch.setattr(archives, "_MIB", 1 << 14)
+    monkeypatch.setattr(archives, "MAX_GROWTH", 2)
+    monkeypatch.setattr(archives, "_FREE_GROWTH", 1 << 20)
     with pytest.raises(UserError, match=r"bomb\.tar\.gz.*bomb"):
         SourceFiles(tmp_path)
 

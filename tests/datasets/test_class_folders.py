@@ -9,8 +9,8 @@ from jaxtag.errors import UserError
 
 def own(count=30):
     return {
-        f"{name}/deep/{n}.jpg" if n == 3 else f"{name}/{n}.jpg": picture(n)
-        for name in ("cat", "dog")
+        f"{name}/deep/{n}.jpg" if n == 3 else f"{name}/{n}.jpg": picture(n + first)
+        for name, first in (("cat", 0), ("dog", 100))
         for n in range(count)
     }
 
@@ -40,7 +40,10 @@ def test_own_class_folders_with_splits(tmp_path):
         "val/dog/2.jpg": picture(3),
         "test/eel/1.png": picture(40, "PNG"),
     }
-    summary = datasets.prepare("my_classes", lay(tmp_path / "own", files), tmp_path / "d")
+    source = lay(tmp_path / "own", files)
+    with pytest.raises(UserError, match=r"test has classes .*: eel; .*--accept_doubtful"):
+        datasets.prepare("my_classes", source, tmp_path / "d")
+    summary = datasets.prepare("my_classes", source, tmp_path / "d", accept_doubtful=True)
     assert class_names(summary) == ["cat", "dog", "eel"]
     assert summary.splits == {
         "train": {"pictures": 2, "classes": 2},
@@ -49,7 +52,12 @@ def test_own_class_folders_with_splits(tmp_path):
     }
     assert records(summary, "test")["test/eel/1.png"]["label"] == 2
     assert ledger(summary).keys() == {"val/dog/1.jpg"}
-    assert summary.warnings == []
+    assert [warning.split(":")[0] for warning in summary.warnings] == [
+        "1 of 3 classes have no image in train",
+        "2 of 3 classes have no image in validation",
+        "2 of 3 classes have no image in test",
+        "test has classes that train does not have",
+    ]
 
 
 def test_one_folder_of_pictures_is_no_class(tmp_path):

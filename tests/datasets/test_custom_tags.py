@@ -66,7 +66,7 @@ def test_cocos_objects(tmp_path, beside):
     files = {"annotations/instances_mine.json": json.dumps(COCO), **PICTURES, **beside}
     summary = datasets.prepare("my_tags", lay(tmp_path / "own", files), tmp_path / "d")
     found = tagged(summary, "train") | tagged(summary, "validation")
-    assert found == {"a.jpg": (["red sky", "sea"], [], ""), "b.jpg": (["red sky"], [], "")}
+    assert found == {"a.jpg": (["sea", "red sky"], [], ""), "b.jpg": (["red sky"], [], "")}
 
 
 def test_captions_of_coco_win_over_objects_beside_them(tmp_path):
@@ -91,7 +91,7 @@ def test_pictures_without_tags_have_none_and_missing_ones_are_told(tmp_path):
         ("t.csv", "file,tgas\na.jpg,x\n", r"no column 'caption' or 'tags'; there is 'tgas' \(did"),
         ("t.csv", "file,caption,tags\na.jpg,x,y\n", r"captions \(caption\) and tags \(tags\)"),
         ("t.csv", "file,tags\na.jpg,\n", "there are no names of tags"),
-        ("t.jsonl", '{"file": "a", "tags": "x", "unknown_tags": 3}', '"unknown_tags" is neither'),
+        ("t.jsonl", '{"file": "a", "tags": "x", "unknown_tags": {}}', '"unknown_tags" is neither'),
         ("t.csv", "file,tags,split\na.jpg,x,train\na.jpg,y,val\n", r"line 3: a\.jpg.*one split"),
         ("t.csv", "file,tags,group\na.jpg,x,1\na.jpg,y,2\n", r"line 3: a\.jpg is in group '2'"),
         ("t.csv", "file,tags,group\na.jpg,x,1\nb.jpg,y,1\n", "all images are in one group"),
@@ -100,7 +100,7 @@ def test_pictures_without_tags_have_none_and_missing_ones_are_told(tmp_path):
             "file,tags,group,split\na.jpg,x,1,train\nb.jpg,y,1,val\n",
             r"line 3: group '1' is in split 'val', but in 'train' in t\.csv, line 2",
         ),
-        ("t.jsonl", '{"file": "a.jpg", "tags": [1]}', r"line 1: \"tags\" is neither"),
+        ("t.jsonl", '{"file": "a.jpg", "tags": [[1]]}', r"line 1: \"tags\" is neither"),
         ("t.jsonl", '{"file": "a.jpg", "tags": "x", "group": 0}', r'"group" is not a text'),
         (
             "t.jsonl",
