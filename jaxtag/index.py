@@ -224,14 +224,14 @@ def _images_of_table(path: Path) -> tuple[list[str], list[list[str]]]:
     if not path.is_file():
         raise UsageError(f"--tags={path}: there is no such file")
     tags: dict[str, list[str]] = {}
-    problems: list[tuple[str, str]] = []
     with SourceFiles(path.parent, lambda name: False) as source:
-        for row in annotation_tables.read_table(source, path.name, problems):
-            if row.kind != annotation_tables.TAGS:
-                raise UserError(f"{row.location}: there are captions, and no tags")
-            name = os.path.abspath(path.parent / row.file)
-            tags.setdefault(name, []).extend(row.texts)
-    for location, reason in problems:
+        table = annotation_tables.read_table(source, path.name)
+    for row in table.rows:
+        if row.kind != annotation_tables.TAGS:
+            raise UserError(f"{row.location}: there are captions, and no tags")
+        name = os.path.abspath(path.parent / row.file)
+        tags.setdefault(name, []).extend(row.texts)
+    for location, reason in table.problems:
         print(f"left out: {location}: {reason}", file=sys.stderr)
     return list(tags), list(tags.values())
 

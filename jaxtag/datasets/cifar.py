@@ -78,7 +78,7 @@ class _Cifar(ImageDatasetBuilder):
             return cls._list_binary(source)
         if source.find(cls.META):
             return cls._list_pickles(source)
-        listing = list_class_folders(source)
+        listing = list_class_folders(source, keep_splits=True)
         if listing and listing.features["label"].num_classes == cls.NUM_LABELS:
             return listing
         raise UserError(

@@ -46,7 +46,9 @@ class _Layout:
     splits: bool = False
 
 
-def list_class_folders(source: SourceFiles, strict: bool = False) -> LabelListing | None:
+def list_class_folders(
+    source: SourceFiles, strict: bool = False, keep_splits: bool = False
+) -> LabelListing | None:
     """Lists the images of `[SPLIT/]CLASS/…/FILE`, wherever in the source that begins.
 
     Classes are numbered in the order of their names. Folders are splits where they are called so
@@ -56,6 +58,7 @@ def list_class_folders(source: SourceFiles, strict: bool = False) -> LabelListin
 
     Args:
         strict: Other data lie there, too: list none where images lie beside the class folders.
+        keep_splits: Hold nothing out where the folders name splits, which are official ones.
 
     Returns:
         None where there are fewer than two such folders.
@@ -87,8 +90,9 @@ def list_class_folders(source: SourceFiles, strict: bool = False) -> LabelListin
         if file.rpartition("/")[0] in folders or file.lower().endswith(UNREAD_SUFFIXES):
             listing.problems.append((file, reason))
     _doubt_dates(listing, classes)
-    complete_splits(listing, source, {}, layout.splits)
-    _doubt_unseen(listing, classes)
+    _doubt_unseen(listing, classes)  # of the folders, not of what is held out by file name
+    if not (keep_splits and layout.splits):
+        complete_splits(listing, source, {}, layout.splits)
     if not layout.splits:
         listing.variant += ", validation held out by file name"
     return listing
