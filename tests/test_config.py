@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import pytest
 from shrinking import batch, make_task, shrink
 
@@ -14,21 +15,13 @@ from jaxtag.errors import UsageError, UserError
 from jaxtag.training.setup import TrainSetup
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-# What their step compiles differs little from that of another configuration, which comes first.
-ALIKE = {
-    "cifar100_resnet18": "cifar10_resnet18",
-    "coco_caption_efficientnet": "coco_caption_resnet50",
-    "coco_tag": "voc2007_tag",
-    "compare": "mnist_resnet18",
-    "imagenet_mobilenet": "imagenet_efficientnet",
-    "mirflickr25k_tag": "voc2007_tag",
-    "nus_wide_tag": "voc2007_tag",
-}
+# Configurations whose step is compiled and taken in the default suite; all others' are traced.
+STEPPING = ("cifar10_embed", "mnist_capsnet", "shapes_caption")
 
 
 def stepping() -> list:
     return [
-        pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else [])
+        pytest.param(name, marks=[] if name in STEPPING else [pytest.mark.slow])
         for name in flags.names()
     ]
 
@@ -37,22 +30,34 @@ def stepping() -> list:
 def test_every_configuration_resolves(name):
     config = configuration.check(flags.load(name))
     assert configuration.from_json(configuration.to_json(config)) == config
-    assert ALIKE.get(name) is None or ALIKE[name] in flags.names()
+
+
+@pytest.mark.parametrize("name", flags.names())
+def test_the_step_of_every_configuration_is_traced(name):
+    setup, rows = small_run(name)
+    state, metrics = jax.eval_shape(setup.step, setup.shapes, rows)
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, setup.shapes)
+    assert "loss" in metrics
 
 
 @pytest.mark.parametrize("name", stepping())
 def test_every_configuration_takes_a_step(name):
-    config = flags.load(name)
-    small = configuration.check(shrink(config))
-    if config.model.backbone == "capsnet":  # votes of 2,048 capsules for 300 classes take long
-        small = dataclasses.replace(small, data=dataclasses.replace(small.data, image_size=20))
-    mesh = meshes.make_mesh(devices=jax.devices()[:1])
-    plan = TrainSetup.from_config(small, make_task(small), 64, mesh)
-    state, metrics = plan.step(plan.initialize(), meshes.make_global_batch(batch(small), mesh))
+    setup, rows = small_run(name)
+    state, metrics = setup.step(setup.initialize(), rows)
     assert int(state.step) == 1 and int(state.skipped) == 0
     total, count = metrics["loss"]
-    if config.task.loss == "softmax":
+    if setup.task.config.task.loss == "softmax":
         assert 4.0 < float(total / count) < 8.0  # near log(300) at the start
+
+
+def small_run(name):
+    """A configuration's run in miniature on one device, and a batch for it."""
+    small = configuration.check(shrink(flags.load(name)))
+    if small.model.backbone == "capsnet":  # votes of 2,048 capsules for 300 classes take long
+        small = dataclasses.replace(small, data=dataclasses.replace(small.data, image_size=20))
+    mesh = meshes.make_mesh(devices=jax.devices()[:1])
+    setup = TrainSetup.from_config(small, make_task(small), 64, mesh)
+    return setup, meshes.make_global_batch(batch(small), mesh)
 
 
 @pytest.mark.parametrize("name", flags.names())
