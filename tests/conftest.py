@@ -1,6 +1,7 @@
 """What every test needs: 8 CPU devices, a compilation cache, checked types, the real data."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -39,6 +40,24 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("needs real data: set JAXTAG_TEST_DATA to the folder that holds them")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def freed_memory_is_given_back():
+    """Commands that tests run in this process would otherwise keep what they free, for ever."""
+    from jaxtag import cli
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_keep_freed_memory", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_dropped():
+    """Compiled programs of a file of tests end with it: a process of the suite stays small."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(scope="module")
