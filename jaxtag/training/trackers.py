@@ -1,5 +1,6 @@
 """Metric writers of experiment trackers; each needs its own library (extras `wandb`, `mlflow`)."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,7 +66,9 @@ class MlflowWriter(MetricWriter):
         except ImportError as error:
             raise UserError(_advice("mlflow", error)) from error
         if not mlflow.environment_variables.MLFLOW_TRACKING_URI.get():
-            mlflow.set_tracking_uri(f"sqlite:///{(run.workdir / 'mlflow.db').resolve()}")
+            # Databases need all of mlflow, whose releases refuse the protobuf that jaxtag runs on.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            mlflow.set_tracking_uri((run.workdir / "mlruns").resolve().as_uri())
         id_file = run.workdir / "mlflow_run_id"
         run_id = id_file.read_text().strip() if id_file.exists() else None
         active = mlflow.start_run(run_id=run_id, run_name=None if run_id else run.workdir.name)
