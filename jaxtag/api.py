@@ -13,6 +13,7 @@ from jaxtag.config.schema import Config
 from jaxtag.distributed import watchdog
 from jaxtag.inference import predictor
 from jaxtag.inference.predictor import Predictor
+from jaxtag.inference.writers import prediction_file
 from jaxtag.tasks.evaluator import Evaluator
 from jaxtag.training import loop, report, run_config, run_data
 from jaxtag.training.callbacks import Callback
@@ -93,6 +94,7 @@ def evaluate(
     *,
     config: Config | None = None,
     step: str | int = "newest",
+    predictions: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Metrics of a trained model on a split.
 
@@ -100,6 +102,9 @@ def evaluate(
         split: by default the run's evaluation split.
         data: sources by the names of splits, instead of the run's data set.
         config: by default the run's own.
+        step: "newest", "best" or a number.
+        predictions: file to write, .jsonl, .npz or .parquet: the truth and all scores of each
+            image.
 
     Returns:
         `split`, `step` and the metrics; of a tagger also `per_tag`, of a classifier `per_class`
@@ -109,12 +114,18 @@ def evaluate(
         UserError: there is no such checkpoint or split, or the data have labels that the model
             does not know. Labels are matched by name.
     """
+    if predictions is not None:
+        prediction_file.check_path(Path(predictions))
     model = predictor.load(workdir, config, step)
     split = split or model.config.data.evaluation_split
     source = run_data.open_source(model.config.data, split, data)
     task, source = run_data.match_to_run(model.task, source)
+    task.all_scores = predictions is not None
     evaluation = Evaluator(task, model.mesh)(model.variables, source, split)
     watchdog.expect(None)
     if jax.process_index() == 0:
         evaluation.save_artifacts(Path(workdir), model.step)
+        if predictions is not None:
+            names = getattr(task.vocabulary, "names", ())
+            prediction_file.write_predictions(Path(predictions), evaluation, names)
     return {"split": split, "step": model.step, **evaluation.metrics, **evaluation.details()}

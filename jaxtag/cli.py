@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import app, flags, logging
 from absl.testing import flagsaver
 
-from jaxtag.errors import UsageError, UserError, did_you_mean
+from jaxtag.errors import UsageError, UserError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from jaxtag.config.schema import Config
@@ -195,7 +195,7 @@ def _exit_status(call: Callable[[], None]) -> int:
     try:
         call()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -50,6 +51,25 @@ def write_error(path: str | os.PathLike[str], error: OSError, setting: str = "")
     name = f"{setting}={os.fspath(path)}" if setting else os.fspath(path)
     kind = storage_error_kind(error.errno)
     return kind(f"{name} cannot be written: {error.strerror or error}")
+
+
+# Characters that reorder what follows them: embeddings, overrides, isolates.
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str) -> str:
+    r"""A text as a terminal may show it, names of files and tags in it.
+
+    Control characters, which could move the cursor, hide text or set the clipboard, and those that
+    turn the direction of writing are spelled `\x1b`; so is half a surrogate pair. Line feeds and
+    tabs stay.
+    """
+    return "".join(
+        char
+        if char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs") and char not in _BIDI)
+        else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:

@@ -7,7 +7,8 @@ The last line on stdout is one JSON object of metrics; with --workdir it is also
 DIR/evaluation.json, there with each tag of a tagger or class of a classifier by itself, and with
 the confusion matrix of a classifier. The labels of the data are matched with the model's by name; a
 label that the model does not know is refused. Decoding can be changed:
---config.task.decoding.method=greedy.
+--config.task.decoding.method=greedy. --predictions=FILE writes the truth and every score of every
+image: JSON lines by name, npz or Parquet as arrays.
 """
 
 import json
@@ -35,7 +36,15 @@ def define_flags() -> None:
     flags.DEFINE_string("split", None, "Split; by default the run's evaluation split.")
     flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
     flags.DEFINE_string(
-        "results", None, 'Captions to score, JSON: [{"image_id": …, "caption": …}, …].'
+        "results",
+        None,
+        'Captions to score, JSON: [{"image_id": …, "caption": …}, …], or what jaxtag.annotate '
+        "wrote: .jsonl or .csv.",
+    )
+    flags.DEFINE_string(
+        "predictions",
+        None,
+        "File to write too, .jsonl, .npz or .parquet: the truth and all scores of each image.",
     )
     flags.DEFINE_string("references", None, "Reference captions, COCO's captions JSON.")
 
@@ -72,7 +81,9 @@ def _evaluate(workdir: Path) -> dict[str, Any]:
     config = schema.check(FLAGS.config or schema.load(workdir))
     if config.compilation_cache:
         compilation_cache.use_compilation_cache()
-    metrics = api.evaluate(workdir, FLAGS.split, config=config, step=FLAGS.step)
+    metrics = api.evaluate(
+        workdir, FLAGS.split, config=config, step=FLAGS.step, predictions=FLAGS.predictions
+    )
     if jax.process_index() == 0:
         numbers = {n: v for n, v in metrics.items() if isinstance(v, float)}
         print(evaluator.table({"model": numbers}), file=sys.stderr)

@@ -18,8 +18,8 @@ and Jawahar 2012): for data of many tags, most of them rare.
 
 `add` adds images. `tag` gives images a tag, which may be new to the index, as may the images.
 `untag` takes a tag from images, or without paths from all. `search` writes a line for each image:
-tags with scores, and the nearest images. `compact` frees the space of removed images; until then
-their vectors stay on disk.
+tags with scores, and the nearest other images. `compact` frees the space of removed images; until
+then their vectors stay on disk.
 
 `jaxtag.annotate --index=DIR` tags images with it.
 """
@@ -36,7 +36,7 @@ from absl import flags
 from tqdm import tqdm
 
 from jaxtag import cli
-from jaxtag.errors import UsageError, UserError
+from jaxtag.errors import UsageError, UserError, printable
 
 if TYPE_CHECKING:
     from jaxtag.data.sources import Source
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from jaxtag.tag_index import IndexStorage, TagIndex
 
 FLAGS = flags.FLAGS
-_IMAGES_PER_WRITE = 4096
+_IMAGES_PER_WRITE = 512  # what a run that is ended keeps
 
 
 def define_flags() -> None:
@@ -111,7 +111,7 @@ def _tag(folder: Path, paths: list[str]) -> None:
     indexed = [name for name in names if name in index]
     for tag in FLAGS.tag:
         index.tag(tag, indexed)
-    print(f"{len(indexed)} images of the index tagged {', '.join(FLAGS.tag)}")
+    print(printable(f"{len(indexed)} images of the index tagged {', '.join(FLAGS.tag)}"))
     new = [name for name in names if name not in index]
     if new:
         _add_images(index, extractor, new, [[]] * len(new))
@@ -137,7 +137,8 @@ def _search(folder: Path, paths: list[str]) -> None:
     index, extractor = _open(folder)
     names = _names(paths)
     for batch in extractor.of_files(names):
-        nearest = index.search(batch.vectors, FLAGS.top_k)
+        # One more: an image of the index finds itself, which is left out.
+        nearest = index.search(batch.vectors, FLAGS.top_k + 1)
         tags = index.tags(batch.vectors, FLAGS.top_k)
         lines: dict[int, dict[str, object]] = {
             position: {"error": reason} for position, reason in batch.errors.items()
@@ -145,9 +146,10 @@ def _search(folder: Path, paths: list[str]) -> None:
         for position, image_files, image_tags in zip(
             batch.positions.tolist(), nearest, tags, strict=True
         ):
+            others = [(file, score) for file, score in image_files if file != names[position]]
             lines[position] = {
                 "tags": _scored("tag", image_tags),
-                "nearest": _scored("file", image_files),
+                "nearest": _scored("file", others[: FLAGS.top_k]),
             }
         for position in sorted(lines):
             print(json.dumps({"file": names[position], **lines[position]}))
@@ -182,7 +184,9 @@ def _open(folder: Path) -> "tuple[TagIndex, FeatureExtractor]":
     from jaxtag.inference import features
     from jaxtag.tag_index import TagIndex
 
-    description = _storage(folder).description["features"]
+    description = _storage(folder).description.get("features")
+    if not isinstance(description, dict):
+        raise UserError(f"{folder}: its manifest is damaged: it does not say what the vectors are")
     if FLAGS.workdir:  # the run may have moved
         if "workdir" not in description:
             raise UsageError(f"--workdir: the vectors of {folder} are no run's: {description}")
@@ -226,13 +230,18 @@ def _images_of_table(path: Path) -> tuple[list[str], list[list[str]]]:
     tags: dict[str, list[str]] = {}
     with SourceFiles(path.parent, lambda name: False) as source:
         table = annotation_tables.read_table(source, path.name)
-    for row in table.rows:
-        if row.kind != annotation_tables.TAGS:
-            raise UserError(f"{row.location}: there are captions, and no tags")
-        name = os.path.abspath(path.parent / row.file)
-        tags.setdefault(name, []).extend(row.texts)
+        for row in table.rows:
+            if row.kind != annotation_tables.TAGS:
+                raise UserError(f"{row.location}: there are captions, and no tags")
+            name = os.path.abspath(path.parent / row.file)
+            if not os.path.exists(name):  # written on another machine, or moved
+                matches = source.locate(row.file)
+                name = os.path.abspath(path.parent / matches[0]) if len(matches) == 1 else name
+            tags.setdefault(name, []).extend(row.texts)
+    for warning in table.warnings:
+        print(printable(f"warning: {warning}"), file=sys.stderr)
     for location, reason in table.problems:
-        print(f"left out: {location}: {reason}", file=sys.stderr)
+        print(printable(f"left out: {location}: {reason}"), file=sys.stderr)
     return list(tags), list(tags.values())
 
 
@@ -262,7 +271,7 @@ def _add_images(
     with tqdm(total=len(names), unit="image", disable=not sys.stderr.isatty()) as bar:
         for batch in batches if names else ():
             for position, reason in batch.errors.items():
-                print(f"left out: {names[position]}: {reason}", file=sys.stderr)
+                print(printable(f"left out: {names[position]}: {reason}"), file=sys.stderr)
             num_errors += len(batch.errors)
             pending.append(batch)
             num_pending += len(batch.positions)
@@ -271,7 +280,10 @@ def _add_images(
                 pending, num_pending = [], 0
             bar.update(len(batch.positions) + len(batch.errors))
     _write_batches(index, pending, names, tags)
-    print(f"{len(index)} images in the index, {num_errors} could not be read: {FLAGS.index}")
+    print(
+        f"{len(index)} images in the index, {num_errors} could not be read: "
+        f"{printable(FLAGS.index)}"
+    )
 
 
 def _write_batches(

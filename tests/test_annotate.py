@@ -1,7 +1,11 @@
 """The command: a line for each picture, whatever it is and is called, and clear refusals."""
 
+import contextlib
+import glob
 import json
 import os
+import shutil
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -10,6 +14,10 @@ import numpy as np
 import pytest
 from calling import call, start
 from PIL import Image
+
+from jaxtag import annotate as annotate_command
+from jaxtag.storage import atomic_file
+from jaxtag.storage.atomic_file import AtomicFile
 
 RED, GREEN, BLUE = (220, 30, 30), (30, 200, 40), (40, 60, 220)
 # Names that somebody's pictures have; the last is Latin-1 and no UTF-8.
@@ -285,14 +293,88 @@ def test_an_output_that_cannot_be_written_is_told_first(
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")
-def test_a_full_disk_is_told_and_leaves_the_old_output(tiny_run, kinds, tmp_path):
+def test_a_full_disk_is_told_and_leaves_the_old_output(tiny_run, kinds, tmp_path, monkeypatch):
     output = tmp_path / "out.jsonl"
     output.write_text("old\n")
-    (tmp_path / "out.jsonl.partial").symlink_to("/dev/full")
+    full = (os.open("/dev/full", os.O_WRONLY), tmp_path / "out.jsonl.partial")
+    monkeypatch.setattr(atomic_file, "_create_partial", lambda _: full)
     done = call("annotate", f"--workdir={tiny_run}", f"--output={output}", kinds / "blue.png")
     assert done.status == 1
     assert done.err == f"error: --output={output} cannot be written: No space left on device\n"
     assert output.read_text() == "old\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]  # the lock is gone too
+
+
+def test_a_device_is_written_to_and_stays_one(tiny_run, kinds):
+    flags = [f"--workdir={tiny_run}", kinds / "blue.png"]
+    done = call("annotate", "--output=/dev/null", *flags)
+    assert (done.status, done.out) == (0, "")
+    assert "1 pictures annotated, 0 could not be read: /dev/null" in done.err
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert not glob.glob("/dev/null*.partial")
+
+
+def test_an_output_has_one_writer(tiny_run, kinds, tmp_path):
+    output = tmp_path / "out.jsonl"
+    with contextlib.closing(AtomicFile(output)):
+        done = call("annotate", f"--workdir={tiny_run}", f"--output={output}", kinds / "blue.png")
+    assert (done.status, done.out) == (1, "")
+    assert f"--output={output} is in use by process {os.getpid()} on " in done.err
+    assert not output.exists()
+
+
+def test_what_is_no_picture_is_left_out_and_counted(tiny_run, kinds, tmp_path):
+    album, pool = tmp_path / "album", tmp_path / "pool"
+    pool.mkdir()
+    for name in ("a.png", "@eaDir/a.png/SYNOPHOTO_THUMB_XL.jpg"):
+        (album / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(kinds / "blue.png", album / name)
+    shutil.copy(kinds / "grey.png", pool / "b.png")
+    (album / "2023").symlink_to(pool)
+    for name in ("Thumbs.db", "desktop.ini", "a.png.json", "a.png.xmp", "IMG.MOV"):
+        (album / name).touch()
+    output = tmp_path / "out.jsonl"
+    done = call("annotate", f"--workdir={tiny_run}", f"--output={output}", album)
+    assert done.status == 0, done.err
+    names = [os.path.relpath(line["file"], album) for line in read(output)]
+    assert names == ["a.png", "2023/b.png"]
+    assert done.err.startswith("left out: 3 file(s) that are no pictures (1 .mov, 1 .json, 1 ")
+
+
+def test_a_sidecar_that_cannot_be_written_is_no_success(tiny_run, kinds, tmp_path):
+    picture = tmp_path / "a.png"
+    shutil.copy(kinds / "blue.png", picture)
+    (tmp_path / "absent").write_text("a file, no folder")
+    (tmp_path / "a.png.xmp").symlink_to(tmp_path / "absent" / "a.xmp")
+    output = tmp_path / "out.jsonl"
+    flags = [f"--workdir={tiny_run}", f"--output={output}"]
+    done = call("annotate", *flags, "--sidecars", picture)
+    assert done.status == 1
+    assert read(output)[0]["file"] == str(picture)
+
+
+def test_several_runs_in_one_call(tiny_run, kinds, tmp_path):
+    picture, output = kinds / "blue.png", tmp_path / "out.jsonl"
+    once = [f"--workdir={tiny_run}", f"--output={output}", picture]
+    assert call("annotate", *once).status == 0
+    alone = read(output)
+    assert call("annotate", f"--workdir={tiny_run}", *once).status == 0
+    assert read(output) == alone
+    done = call("annotate", f"--workdir={tiny_run}", *once, "--config.evaluation.batch_size=2")
+    assert (done.status, done.out) == (2, "") and "--config changes one run" in done.err
+    tagged = [
+        {"file": "a", "tags": [{"tag": "dog", "score": 0.5}, {"tag": "sea", "score": 0.4}]},
+        {"file": "a", "caption": "a dog", "score": -1.0},
+        {"file": "a", "tags": [{"tag": "sea", "score": 0.9}]},
+    ]
+    assert annotate_command._merge(tuple(tagged)) == {
+        "file": "a",
+        "tags": [{"tag": "sea", "score": 0.9}, {"tag": "dog", "score": 0.5}],
+        "caption": "a dog",
+        "score": -1.0,
+    }
+    broken = {"file": "a", "error": "damaged"}
+    assert annotate_command._merge((tagged[0], broken)) == broken
 
 
 @pytest.mark.parametrize(

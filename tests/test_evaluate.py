@@ -56,6 +56,17 @@ def test_a_run_is_scored_as_the_library_scores_it(workdir, tiny_data):
     assert scores.items() <= evaluation.metrics.items()
 
 
+def test_predictions_of_every_image(workdir, tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    done = call("evaluate", f"--workdir={workdir}", f"--predictions={path}")
+    assert done.status == 0, done.err
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert [row["index"] for row in rows] == list(range(8))
+    assert all(row["caption"] and row["references"] for row in rows)
+    done = call("evaluate", f"--workdir={workdir}", f"--predictions={tmp_path}/p.xlsx")
+    assert done.status == 2 and "must end in .jsonl, .npz, .parquet" in done.err
+
+
 def test_it_equals_what_training_found(tiny_run, workdir):
     lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
     (trained_with,) = [line for line in lines if line["split"] == "evaluation"]

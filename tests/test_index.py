@@ -1,6 +1,7 @@
 """The tag index as a user has it: built, grown, searched, shrunk; from Python too."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -78,11 +79,12 @@ def test_pictures_are_tagged_by_their_neighbours(index, photos) -> None:
     assert told["features"] == {"pixels": 4} and told["dimension"] == 48
 
 
-def test_it_grows_and_shrinks(index, photos) -> None:
+def test_it_grows_and_shrinks(index, photos, tmp_path) -> None:
     new = photos / "green4.png"
     done = call("index", "add", f"--index={index}", "--tag=leaf,moss", new)
     assert done.status == 0, done.err
-    assert found(index, new)[0]["nearest"][0]["file"] == str(new)
+    copy = shutil.copy(new, tmp_path)  # an image of the index is not its own neighbor
+    assert found(index, copy)[0]["nearest"][0]["file"] == str(new)
     # A tag that nobody has heard of: for a picture that is there, and for one that is not.
     other = photos / "green5.png"
     assert call("index", "tag", f"--index={index}", "--tag=fern", new, other).status == 0
@@ -122,7 +124,7 @@ def test_features_of_a_run(tiny_run, tiny_data, photos, tmp_path) -> None:
     told = info(index)
     assert told["pictures"] == 3 and told["dimension"] == 32
     assert told["features"]["workdir"] == str(tiny_run.resolve())
-    near = found(index, photos / "blue0.png")[0]["nearest"]
+    near = found(index, shutil.copy(photos / "blue0.png", tmp_path))[0]["nearest"]
     assert near[0]["file"] == str(photos / "blue0.png") and near[0]["score"] > 0.999
 
 
@@ -207,3 +209,57 @@ def test_tags_of_a_model_and_an_index_together() -> None:
     lines = list(predict.merge_predictions(iter(told), iter(near), ("dog", "cat"), 2))
     expected = [{"tag": "dog", "score": 0.7}, {"tag": "surfer", "score": 0.6}]
     assert lines == [{"file": "a", "tags": expected}, told[1]]
+
+
+def test_an_image_of_the_index_is_not_its_own_neighbor(index, photos):
+    (line,) = found(index, photos / "red0.png", count=2)
+    assert len(line["nearest"]) == 2
+    assert str(photos / "red0.png") not in [near["file"] for near in line["nearest"]]
+
+
+def test_what_annotate_wrote_goes_into_an_index(index, photos, tmp_path):
+    """Corrected by hand or not; an image that could not be read is told."""
+    for suffix in ("jsonl", "csv"):
+        output, table = tmp_path / "out.jsonl", tmp_path / "out.csv"
+        done = call(
+            *("annotate", f"--index={index}", f"--output={output}", f"--csv={table}"),
+            *("--top_k=1", photos / "red5.png", photos / "absent.png"),
+        )
+        assert done.status == 0, done.err
+        new = tmp_path / f"new_{suffix}"
+        source = {"jsonl": output, "csv": table}[suffix]
+        flags = [f"--index={new}", "--pixels=4", f"--tags={source}"]
+        done = call("index", "build", *flags)
+        assert done.status == 0, done.err
+        assert "absent.png" in done.err or "without annotations: No such file" in done.err
+        assert info(new)["tags"] == {"red": 1}
+
+
+def test_a_damaged_manifest_is_one_line(index, photos):
+    manifest = json.loads((index / "manifest.json").read_text())
+    description = manifest["vectors"]
+    for change in (
+        {"dimension": "48"},
+        {"dimension": -1},
+        {"metric": "no"},
+        {"features": None},
+        {"features": {"pixels": "x"}},
+        {"features": {"pixels": []}},
+        {"vote": {"neighbours": 0}},
+        {"vote": []},
+        {"vote": {"temperature": "hot"}},
+    ):
+        content = {**manifest, "vectors": {**description, **change}}
+        (index / "manifest.json").write_text(json.dumps(content))
+        done = call("index", "search", f"--index={index}", photos / "red0.png")
+        assert (done.status, done.out) == (1, ""), change
+        assert done.err.startswith("error: ") and done.err.count("\n") == 1, change
+
+
+def test_names_do_not_reach_the_terminal_as_control_characters(index, tmp_path):
+    bad = tmp_path / "a\x1b]0;title\x07\u202egpj.png"
+    bad.touch()
+    done = call("index", "add", f"--index={index}", "--tag=x", bad)
+    assert "a\\x1b]0;title\\x07\\u202egpj.png: the file is empty" in done.err
+    done = call("index", "remove", f"--index={index}", "\x1b[2J")
+    assert done.status == 1 and "\\x1b[2J" in done.err and "\x1b" not in done.err

@@ -2,7 +2,9 @@
 
 import glob
 import os
+import re
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,43 +14,117 @@ import numpy as np
 from jaxtag.errors import UserError
 
 MAX_BYTES = 1 << 28  # a larger file is no image that we would decode
+# A folder that several links lead to is listed at most so many times.
+_MAX_LINKS = 16
+# What systems, network drives and photo programs keep in folders of pictures, thumbnails among it.
+_SYSTEM_FOLDER = re.compile(
+    r"(\.(?!\.?$).*|__MACOSX|__pycache__|@eaDir|@Recycle|@Recently-Snapshot|#recycle|#snapshot"
+    r"|\$RECYCLE\.BIN|RECYCLER|System Volume Information|lost\+found|Network Trash Folder)$",
+    re.IGNORECASE,
+)
+_SYSTEM_FILE = re.compile(
+    r"(\..*|(eh)?thumbs(_[^.]*)?\.db|desktop\.ini|Picasa\.ini|ZbThumbnail\.info|Icon\r"
+    r"|SYNO(FILE_THUMB|PHOTO_THUMB|INDEX_MEDIA_INFO).*)$",
+    re.IGNORECASE,
+)
+# Files that lie among pictures and are none: of cameras, phones, photo programs and ourselves.
+_OTHER_SUFFIXES = frozenset(
+    [
+        *("json", "jsonl", "ndjson", "csv", "tsv", "txt", "md", "xml", "html", "htm", "js", "css"),
+        *("xmp", "aae", "thm", "lrv", "ctg", "pp3", "dop", "cos", "on1", "lrcat", "db", "ini"),
+        *("mov", "mp4", "m4v", "avi", "mkv", "webm", "mts", "m2ts", "3gp", "mpg", "mpeg", "wmv"),
+        *("mp3", "m4a", "wav", "aac", "flac", "ogg", "zip", "tar", "gz", "tgz", "bz2", "xz", "7z"),
+        *("rar", "doc", "docx", "xls", "xlsx", "ods", "odt", "py", "log", "lnk", "url", "lock"),
+        *("info", "nfo", "md5", "sha256", "partial", "parquet", "npz", "npy", "safetensors"),
+    ]
+)
 
 
-def list_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+def list_files(
+    paths: Iterable[str | os.PathLike[str]], left_out: Counter[str] | None = None
+) -> list[str]:
     """Lists the files that `paths` name, each once, in order.
 
-    A folder stands for all files below it, sorted, hidden ones (`.name`) left out; a pattern
-    (`*`, `?`, `[…]`, `**`) that is no file itself for what matches. A path that does not exist, a
-    folder that cannot be listed and, beside other files, a pattern that matches nothing are kept,
-    so that they are reported where their result is expected.
+    A folder stands for all files below it, sorted, links to folders followed; hidden ones
+    (`.name`), those of systems (`Thumbs.db`, `@eaDir`) and those whose ending is not that of a
+    picture (`.xmp`, `.mov`) are left out. A pattern (`*`, `?`, `[…]`, `**`) that is no file itself
+    stands for what matches. A path that does not exist, a folder that cannot be listed and, beside
+    other files, a pattern that matches nothing are kept, so that they are reported where their
+    result is expected.
+
+    Args:
+        paths: Files, folders and patterns.
+        left_out: Counts the files of folders that are no pictures, by their ending.
 
     Raises:
         UserError: No file is left.
     """
     names = [os.fspath(path) for path in paths]
-    expanded = [(name, list(_expand(name))) for name in names]
+    left_out = Counter() if left_out is None else left_out
+    expanded = [(name, list(_expand(name, left_out))) for name in names]
     if not any(files for _, files in expanded):
-        raise UserError(f"no files in {', '.join(names) or 'an empty list of paths'}")
+        others = f" but {describe_left_out(left_out)}" if left_out else ""
+        raise UserError(f"no files in {', '.join(names) or 'an empty list of paths'}{others}")
     unique: dict[str, None] = {}
     for name, files in expanded:
         unique |= dict.fromkeys(files or ([] if os.path.isdir(name) else [name]))
     return list(unique)
 
 
-def _expand(path: str) -> Iterable[str]:
+def describe_left_out(left_out: Counter[str]) -> str:
+    """What `list_files` left out, in a line: `12 files that are no pictures (9 .json, 3 .xmp)`."""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common(5))
+    more = ", …" if len(left_out) > 5 else ""
+    return f"{left_out.total()} file(s) that are no pictures ({kinds}{more})"
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder is hidden, or one that systems and network drives make beside pictures."""
+    return bool(_SYSTEM_FOLDER.match(name))
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file is hidden, or one that systems and photo programs make beside pictures."""
+    return bool(_SYSTEM_FILE.match(name))
+
+
+def _expand(path: str, left_out: Counter[str]) -> Iterable[str]:
     if os.path.isdir(path):
-        return _files_below(path)
+        return _files_below(path, left_out)
     if os.path.lexists(path) or not glob.has_magic(path):
         return [path]
     matches = sorted(glob.glob(path, recursive=True))
-    return [file for match in matches for file in _expand(match)]
+    return [file for match in matches for file in _expand(match, left_out)]
 
 
-def _files_below(folder: str) -> Iterator[str]:
+def _files_below(folder: str, left_out: Counter[str]) -> Iterator[str]:
     unreadable: list[str] = []
-    for parent, folders, files in os.walk(folder, onerror=lambda e: unreadable.append(e.filename)):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(parent, f) for f in sorted(files) if not f.startswith("."))
+    visits: Counter[str] = Counter()
+
+    def is_entered(parent: str, name: str) -> bool:
+        if is_system_folder(name):
+            return False
+        path = os.path.join(parent, name)
+        if not os.path.islink(path):
+            return True
+        real = os.path.realpath(path)
+        visits[real] += 1
+        # A link to a folder that it lies in leads round and round.
+        above = os.path.join(os.path.realpath(parent), "").startswith(os.path.join(real, ""))
+        return not above and visits[real] <= _MAX_LINKS
+
+    for parent, folders, files in os.walk(
+        folder, onerror=lambda e: unreadable.append(e.filename), followlinks=True
+    ):
+        folders[:] = sorted(name for name in folders if is_entered(parent, name))
+        for name in sorted(files):
+            suffix = os.path.splitext(name)[1].lower()
+            if is_system_file(name):
+                continue
+            if suffix[1:] in _OTHER_SUFFIXES:
+                left_out[suffix] += 1
+            else:
+                yield os.path.join(parent, name)
     yield from unreadable
 
 

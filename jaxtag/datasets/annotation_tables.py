@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxtag.data.spreadsheet import unescape_cell
 from jaxtag.data.text import clean_name, clean_path
 from jaxtag.datasets.archives import SourceFiles
 from jaxtag.datasets.coco_json import read_coco_instances, read_coco_json
@@ -45,6 +46,7 @@ _TAG_SEPARATORS = re.compile(r"[;|]")  # in one field of a CSV
 _PRESENT = ("1", "1.0", "true", "yes")
 _ABSENT = ("0", "0.0", "false", "no")
 _UNSURE = ("", "-1", "-1.0", "nan")
+_ANNOTATED = {"tags", "scores", "error"}  # columns of jaxtag.annotate, which writes ; between tags
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 _MAX_FIELD_CHARACTERS = 1 << 24  # csv allows 1 << 17
 
@@ -137,7 +139,8 @@ def _read_csv(source: SourceFiles, name: str, delimiter: str | None) -> Table:
         for fields in reader:
             location = f"{where}, line {reader.line_num}"
             if len(fields) == len(header):
-                entries.append((location, dict(zip(header, fields, strict=True))))
+                cells = map(unescape_cell, fields)
+                entries.append((location, dict(zip(header, cells, strict=True))))
             elif any(value.strip() for value in fields):
                 odd.add(
                     location,
@@ -171,6 +174,8 @@ def _table_of_columns(
             unknown[number] += [name for name in flag_columns if values[name] in _UNSURE]
     elif is_caption:
         texts = [[row[text_column]] for _, row in entries]
+    elif set(header) >= _ANNOTATED:
+        texts = [_TAG_SEPARATORS.split(row[text_column]) for _, row in entries]
     else:
         fields = [row[text_column] for _, row in entries]
         texts = _split_tags(fields, text_column, file_column, where, table.warnings)
@@ -323,6 +328,9 @@ def _read_objects(entries: Iterable[tuple[str, object]]) -> Table:
     """Reads entries such as {"file": "a.jpg", "caption": "…"}."""
     table, odd = Table([]), OddEntries()
     for location, entry in entries:
+        if isinstance(entry, dict) and entry.get("error") and not _column(entry, _CAPTION + _TAG):
+            table.problems.append((location, f"without annotations: {entry['error']}"))
+            continue  # an image that jaxtag.annotate could not read
         try:
             row, reason = _row_of_object(entry, location)
         except _TwoKindsError:
@@ -387,6 +395,8 @@ def _texts(entry: dict[str, Any], name: str, location: str) -> tuple[list[str], 
     """The texts of a field, and the reason against those that are none; numbers name classes."""
     value = entry[name]
     values = value if isinstance(value, list) else [value]
+    # As jaxtag.annotate writes them: {"tag": "dog", "score": 0.9}.
+    values = [item["tag"] if isinstance(item, dict) and "tag" in item else item for item in values]
     is_caption = name in _CAPTION
     texts = [
         str(text)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from jaxtag.data.files import is_system_file, is_system_folder
 from jaxtag.data.text import clean_path
 from jaxtag.datasets.layout import is_image_name, split_in_name
 from jaxtag.errors import UserError
@@ -42,13 +43,6 @@ _FREE_GROWTH = 64 * _MIB
 _MAX_LINKS = 16
 
 _ARCHIVE = re.compile(r"\.(zip|tar|tar\.gz|tgz|tar\.bz2|tbz2?|tar\.xz|txz)$", re.IGNORECASE)
-# What systems, cameras and network drives leave in folders, and what is hidden.
-_CLUTTER_FOLDER = re.compile(
-    r"(\.(?!\.?$).*|__MACOSX|__pycache__|@eaDir|@Recycle|@Recently-Snapshot|#recycle|#snapshot"
-    r"|\$RECYCLE\.BIN|RECYCLER|System Volume Information|lost\+found|Network Trash Folder)$",
-    re.IGNORECASE,
-)
-_CLUTTER_FILE = re.compile(r"(\..*|Thumbs\.db|ehthumbs\.db|desktop\.ini|Icon\r)$", re.IGNORECASE)
 
 
 class ReadError(Exception):
@@ -337,7 +331,7 @@ class SourceFiles:
                 if not prefix and is_archive(file):
                     if accept(file):
                         archives.append(self.path / file)
-                elif not _CLUTTER_FILE.match(file):
+                elif not is_system_file(file):
                     self._add_file(f"{prefix}{file}")
                 elif is_image_name(file) and not file.startswith("._"):  # ._: macOS's attributes
                     self.refused.append((clean_path(f"{prefix}{file}"), "a hidden file"))
@@ -355,7 +349,7 @@ class SourceFiles:
         """Whether a folder is listed; says why one is not."""
         path = os.path.join(parent, name)
         reason = ""
-        if _CLUTTER_FOLDER.match(name):
+        if is_system_folder(name):
             reason = "a hidden folder, or one of the system" if _holds_files(path) else "empty"
         elif os.path.islink(path):
             real, above = os.path.realpath(path), os.path.realpath(parent)
@@ -397,10 +391,10 @@ class SourceFiles:
             if not parts:
                 self._refuse(path.name, member)
                 continue
-            clutter = next((i for i, part in enumerate(parts) if _CLUTTER_FOLDER.match(part)), None)
+            clutter = next((i for i, part in enumerate(parts) if is_system_folder(part)), None)
             if clutter is not None and clutter < len(parts) - 1:
                 hidden["/".join(parts[: clutter + 1])] += 1
-            elif not _CLUTTER_FILE.match(parts[-1]):
+            elif not is_system_file(parts[-1]):
                 self._entries.setdefault("/".join(parts), (archive, entry))
         hidden.pop("__MACOSX", None)  # attributes of files that the zip holds beside it
         self.refused += [

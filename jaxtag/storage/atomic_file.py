@@ -1,52 +1,103 @@
 """Write-then-rename: a file has its name only when it is complete.
 
-A file is written as `PATH.partial` and renamed to `PATH`, so that no reader and no killed process
-ever leaves half of one. An OSError (a full disk, a folder that is read-only) becomes a UserError
-that names the file.
+A file is written beside its place under a random name, `PATH.<random>.partial`, that is created
+with O_EXCL and O_NOFOLLOW, and renamed to `PATH`. So no reader and no killed process ever leaves
+half of one, and nobody can lead a write elsewhere by a link under a foreseeable name. A link as
+`PATH` is followed; only plain files are replaced: a growing file goes straight into a device or
+pipe, and a whole file is refused there. An OSError (a full disk, a folder that is read-only)
+becomes a UserError that names the file.
 """
 
 import contextlib
 import errno
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from jaxtag.errors import write_error
+from jaxtag.storage.lock import FolderLock
 
 # Python holds a byte of a file name that is not UTF-8 as half of a surrogate pair.
 # backslashreplace writes it as \udcXX, which means the same in JSON.
 _ENCODING_ERRORS = "backslashreplace"
+_STANDARD_STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
+_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial$|\.partial$")
 
 
 class AtomicFile:
-    """A text file that grows in `PATH.partial` until `finish` renames it.
+    """A text file that grows under another name until `finish` gives it its own.
+
+    One process at a time writes a file: `.NAME.lock` beside it names the holder, and goes with it.
+    What killed processes left of the same file is removed. A device, a pipe or one of the standard
+    streams is written to directly.
 
     Args:
         path: The file.
         setting: The flag that names it, for messages: "--output".
 
     Raises:
-        UserError: The file cannot be created.
+        UserError: The file cannot be created, or another process is writing it.
     """
 
     def __init__(self, path: str | os.PathLike[str], setting: str = ""):
         self._path, self._setting = Path(path), setting
+        self._partial: Path | None = None
+        self._lock: FolderLock | None = None
+        self._file: TextIO | None = None
         with _os_error_as_user_error(self._path, setting):
             _check_not_folder(self._path)
-            self._file = partial_path(self._path).open(
-                "w", buffering=1, encoding="utf-8", errors=_ENCODING_ERRORS, newline=""
-            )
+            if is_stream(self._path):
+                descriptor = _open_stream(self._path)
+            else:
+                self._target = Path(os.path.realpath(self._path))
+                descriptor = self._create()
+        self._file = open(  # noqa: SIM115
+            descriptor, "w", buffering=1, encoding="utf-8", errors=_ENCODING_ERRORS, newline=""
+        )
+
+    def _create(self) -> int:
+        self._lock = FolderLock(
+            self._target.parent,
+            self._setting,
+            name=f".{self._target.name}.lock",
+            subject=self._path,
+        )
+        self._lock.acquire()
+        try:
+            for path in stale_partials(self._target):
+                path.unlink()
+            descriptor, self._partial = _create_partial(self._target)
+        except BaseException:
+            self._lock.release()
+            raise
+        return descriptor
 
     def write(self, text: str) -> None:
         """Appends `text`. Raises UserError where it cannot."""
+        assert self._file is not None
         with _os_error_as_user_error(self._path, self._setting):
             self._file.write(text)
 
     def finish(self) -> None:
         """Closes the file and gives it its name. Raises UserError where it cannot."""
+        assert self._file is not None
         with _os_error_as_user_error(self._path, self._setting):
             self._file.close()
-            partial_path(self._path).replace(self._path)
+            if self._partial is not None:
+                self._partial.replace(self._target)
+        self.close()
+
+    def close(self) -> None:
+        """Gives the file up where it is not finished; what was written keeps its other name."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what could not be written cannot be flushed
+                self._file.close()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def write_text(path: str | os.PathLike[str], text: str, setting: str = "") -> None:
@@ -66,40 +117,86 @@ def write_bytes(
 def replacing(
     path: str | os.PathLike[str], setting: str = "", *, sync: bool = False
 ) -> Iterator[Path]:
-    """Gives the path to write to; renames it to `path` at the end of the `with` block.
+    """Gives the path of an empty file to write to; renames it to `path` after the `with` block.
 
     Missing parent folders are created. When the block fails, the partial file is deleted and
     `path` is as it was.
 
     Args:
-        path: The file.
+        path: The file. A link is followed.
         setting: The flag that names it, for messages: "--output".
         sync: Wait until the file and its name are on disk, so that they survive a power failure.
 
     Raises:
-        UserError: An OSError occurred in the block or when the file was renamed.
+        UserError: An OSError occurred in the block or when the file was renamed, or there is
+            something at `path` that is no regular file.
     """
     path = Path(path)
-    partial = partial_path(path)
+    partial: Path | None = None
     try:
         with _os_error_as_user_error(path, setting):
             _check_not_folder(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if is_stream(path):
+                raise OSError(errno.EINVAL, "not a regular file")
+            target = Path(os.path.realpath(path))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, partial = _create_partial(target)
+            os.close(descriptor)
             yield partial
             if sync:
                 _sync(partial)
-            partial.replace(path)
+            partial.replace(target)
             if sync:
-                _sync(path.parent)
+                _sync(target.parent)
     except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
         raise
 
 
-def partial_path(path: str | os.PathLike[str]) -> Path:
-    """Where a file is written until it is complete."""
-    return Path(f"{os.fspath(path)}.partial")
+def stale_partials(path: str | os.PathLike[str]) -> list[Path]:
+    """The unfinished files of `path`: of a process that writes it now, or of killed ones."""
+    target = Path(os.path.realpath(path))
+    try:
+        names = sorted(os.listdir(target.parent))
+    except OSError:
+        return []
+    return [
+        target.parent / name
+        for name in names
+        if name.startswith(target.name) and _PARTIAL.fullmatch(name[len(target.name) :])
+    ]
+
+
+def is_stream(path: Path) -> bool:
+    """Whether `path` is a device, a pipe, a socket or one of the standard streams."""
+    if os.path.abspath(path).startswith(_STANDARD_STREAMS):
+        return True
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _create_partial(target: Path) -> tuple[int, Path]:
+    """Creates the file that becomes `target`, with the mode that the umask allows."""
+    partial = target.with_name(f"{target.name}.{secrets.token_hex(8)}.partial")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(partial, flags, 0o666), partial
+
+
+def _open_stream(path: Path) -> int:
+    # Opening a pipe that nobody reads would wait for ever; so it is refused.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(error.errno, "not a regular file, and nobody reads from it") from error
+        raise
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 @contextlib.contextmanager

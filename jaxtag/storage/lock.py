@@ -1,9 +1,10 @@
-"""A lock on a folder that one process at a time may write to, with the name of its holder.
+"""A lock on a folder or file that one process at a time may write, with the name of its holder.
 
-The file `LOCK` in the folder names the holder's host, process and start. On one host, and on
-network file systems that know locks, the operating system says whether the holder lives: its lock
-goes with the process, however that ends. A holder on another host, on a file system that does not
-pass locks on, touches the file every few seconds; one that has not for a minute is gone.
+The file `LOCK` in the folder (`.NAME.lock` beside a file) names the holder's host, process and
+start. On one host, and on network file systems that know locks, the operating system says whether
+the holder lives: its lock goes with the process, however that ends. A holder on another host, on a
+file system that does not pass locks on, touches the file every few seconds; one that has not for a
+minute is gone.
 """
 
 import contextlib
@@ -37,15 +38,25 @@ class FolderLock:
     Args:
         folder: It must exist.
         setting: The flag that names it, for messages: "--workdir".
+        name: Of the lock's file; another one for a file in the folder.
+        subject: What is locked, for messages; by default the folder.
 
     Raises:
         UserError: Another process holds it, or the lock cannot be written.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], setting: str = ""):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        setting: str = "",
+        *,
+        name: str = LOCK,
+        subject: str | os.PathLike[str] | None = None,
+    ):
         self._folder, self._setting = Path(folder), setting
-        self._path = self._folder / LOCK
-        self._key = os.path.realpath(self._folder)
+        self._subject = self._folder if subject is None else Path(subject)
+        self._path = self._folder / name
+        self._key = os.path.realpath(self._folder) + os.sep + name
         self._file: int | None = None
         self._ended = threading.Event()
         self._heart: threading.Thread | None = None
@@ -73,7 +84,7 @@ class FolderLock:
             with _guard:
                 _held.discard(self._key)
             if isinstance(error, OSError):
-                raise write_error(self._path, error, self._setting) from error
+                raise write_error(self._subject, error, self._setting) from error
             raise
         self._ended.clear()
         self._heart = threading.Thread(target=self._beat, name="lock", daemon=True)
@@ -146,11 +157,12 @@ class FolderLock:
         return self._file is not None and _same_file(self._path, self._file)
 
     def _refusal(self, holder: dict[str, Any]) -> UserError:
-        name = f"{self._setting}={self._folder}" if self._setting else str(self._folder)
+        name = f"{self._setting}={self._subject}" if self._setting else str(self._subject)
         who = f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown host')}"
         since = f", since {holder['since']}" if "since" in holder else ""
+        kind = "folder" if self._subject == self._folder else "file"
         return UserError(
-            f"{name} is in use by {who}{since}: wait for it, end it, or take another folder"
+            f"{name} is in use by {who}{since}: wait for it, end it, or take another {kind}"
         )
 
 

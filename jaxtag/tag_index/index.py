@@ -42,7 +42,12 @@ class KnnConfig:
     def from_json(cls, values: dict[str, Any]) -> "KnnConfig":
         """The inverse of `to_json`; absent fields have their defaults."""
         fields = {"neighbours": "neighbors", "propagate": "two_pass"}
-        return cls(**{fields.get(name, name): value for name, value in values.items()})
+        config = cls(**{fields.get(name, name): value for name, value in values.items()})
+        if type(config.neighbors) is not int or config.neighbors < 1:
+            raise ValueError(f"neighbours: {config.neighbors!r} is no positive number")
+        if not isinstance(config.temperature, int | float) or not 0 < config.temperature < 1e9:
+            raise ValueError(f"temperature: {config.temperature!r} is no positive number")
+        return config
 
 
 DEFAULT_KNN = KnnConfig()
@@ -64,10 +69,12 @@ class TagIndex:
         self._storage = IndexStorage(folder)
         description = self._storage.description
         try:
-            dimension, metric = int(description["dimension"]), str(description["metric"])
+            dimension, metric = description["dimension"], str(description["metric"])
+            if type(dimension) is not int or dimension < 1:
+                raise ValueError(f"dimension: {dimension!r} is no positive number")
             self._vectors = VectorIndex(dimension, metric, mesh)
             self._knn = KnnConfig.from_json(description.get("vote", {}))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, UserError) as error:
             raise UserError(f"{folder}: its manifest is damaged: {error}") from error
         for vectors in self._storage.vectors():
             if vectors.shape[1] != dimension:
@@ -121,7 +128,8 @@ class TagIndex:
     @property
     def features(self) -> dict[str, Any]:
         """How images become vectors, as given to `create`."""
-        return self._storage.description["features"]
+        features = self._storage.description.get("features")
+        return features if isinstance(features, dict) else {}
 
     @property
     def metric(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtag.errors import UserError
 from jaxtag.inference import features
 from jaxtag.tag_index import IndexStorage, TagIndex
 from jaxtag.tasks.base import Row
@@ -22,8 +23,16 @@ def predict_tags(folder: Path, files: Sequence[str], max_tags: int) -> Iterator[
     Raises:
         UserError: at once, where there is no index, or the source of its vectors is gone.
     """
-    extractor = features.from_description(IndexStorage(folder).description["features"])
+    extractor = features.from_description(_features(folder))
     return _predict_tags(TagIndex(folder, extractor.mesh), extractor, files, max_tags)
+
+
+def _features(folder: Path) -> dict[str, Any]:
+    """How the vectors of an index are made."""
+    description = IndexStorage(folder).description.get("features")
+    if not isinstance(description, dict):
+        raise UserError(f"{folder}: its manifest is damaged: it does not say what the vectors are")
+    return description
 
 
 def _predict_tags(

@@ -12,9 +12,12 @@ its change. The next change removes unfinished files.
 import contextlib
 import dataclasses
 import fcntl
+import io
 import json
 import os
+import re
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +25,12 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from jaxtag.errors import UserError
+from jaxtag.errors import UserError, write_error
 from jaxtag.storage import atomic_file
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
+_VECTOR_FILE = re.compile(r"vectors-[0-9A-Za-z]+\.npy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +76,16 @@ class IndexStorage:
         self._entries: list[ImageEntry | None] = []
         self._rows: dict[str, int] = {}  # by file
         self._tag_names: dict[str, None] = {}  # an ordered set
-        self._vector_files: list[tuple[str, int]] = []  # (name, number of vectors)
+        # (name, number of vectors, their CRC-32 or None)
+        self._vector_files: list[tuple[str, int, int | None]] = []
         self._bytes_read = 0
         for number, line in enumerate(self._complete_lines(), start=1):
             try:
-                self._apply(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
+                self._apply(_checked_change(json.loads(line)))
+            except (ValueError, KeyError, IndexError, RecursionError) as error:
                 place = f"{self._journal}, line {number}"
-                raise UserError(f"{place}: damaged ({error}); restore it from a copy") from error
+                reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                raise UserError(f"{place}: damaged ({reason}); restore it from a copy") from error
             self._bytes_read += len(line) + 1
 
     def __contains__(self, file: object) -> bool:
@@ -110,15 +116,23 @@ class IndexStorage:
         return csr_array((ones, indices, starts), shape=(len(rows), len(columns)))
 
     def vectors(self) -> Iterator[np.ndarray]:
-        """Yields all rows in order as arrays float32 [n, D], memory-mapped."""
-        for name, count in self._vector_files:
+        """Yields all rows in order as arrays float32 [n, D], memory-mapped.
+
+        Raises:
+            UserError: a file is missing, cut short, altered, or holds what is no number.
+        """
+        for name, count, checksum in self._vector_files:
             path = self.folder / name
             try:
                 vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 raise UserError(f"{path} is missing or damaged: {error}") from error
             if vectors.shape[:1] != (count,) or vectors.dtype != np.float32 or vectors.ndim != 2:
                 raise UserError(f"{path} is damaged: not float32 [{count}, D]")
+            if checksum is not None and zlib.crc32(np.ascontiguousarray(vectors)) != checksum:
+                raise UserError(f"{path} is damaged: its checksum differs; restore it from a copy")
+            if not np.isfinite(vectors).all():
+                raise UserError(f"{path} is damaged: it holds NaN or infinity")
             yield vectors
 
     def add(self, files: Sequence[str], vectors: np.ndarray, tags: Sequence[Iterable[str]]) -> None:
@@ -130,8 +144,8 @@ class IndexStorage:
                 if file in existing:
                     raise UserError(f"{file} is in the index already: remove it first")
                 existing.add(file)
-            name = self._write_vectors(vectors)
-            self._append({"do": "add", "vectors": name, "pictures": entries})
+            written = self._write_vectors(vectors)
+            self._append({"do": "add", **written, "pictures": entries})
 
     def remove(self, files: Iterable[str]) -> list[int]:
         """Removes images and returns their rows. Raises UserError where one does not exist."""
@@ -168,8 +182,8 @@ class IndexStorage:
                 rows = [row for row, entry in enumerate(entries) if entry]
                 if rows:
                     pictures = [[entry.file, list(entry.tags)] for entry in entries if entry]
-                    name = self._write_vectors(vectors[rows])
-                    lines.append({"do": "add", "vectors": name, "pictures": pictures})
+                    written = self._write_vectors(vectors[rows])
+                    lines.append({"do": "add", **written, "pictures": pictures})
             manifest = {**self._manifest, "journal": self._manifest["journal"] + 1}
             content = b"".join(map(_json_bytes, lines))
             atomic_file.write_bytes(self.folder / _journal_name(manifest), content, sync=True)
@@ -192,8 +206,11 @@ class IndexStorage:
         """Applies one line of the journal."""
         kind = change["do"]
         if kind == "add":
-            self._vector_files.append((change["vectors"], len(change["pictures"])))
+            count, checksum = len(change["pictures"]), change.get("crc32")
+            self._vector_files.append((change["vectors"], count, checksum))
             for file, tags in change["pictures"]:
+                if file in self._rows:
+                    raise ValueError(f"{file} is added twice")
                 self._rows[file] = len(self._entries)
                 self._entries.append(ImageEntry(file, tuple(tags)))
                 self._tag_names |= dict.fromkeys(tags)
@@ -234,10 +251,10 @@ class IndexStorage:
 
     def _append(self, change: dict[str, Any]) -> None:
         line = _json_bytes(change)
-        with open(self._journal, "ab") as file:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(self._journal, flags, 0o666), "ab", buffering=0) as file:
             file.truncate(self._bytes_read)  # drops the partial line of a killed process
-            file.write(line)
-            file.flush()
+            _write_all(file, line)
             os.fsync(file.fileno())
         self._apply(change)
         self._bytes_read += len(line)
@@ -265,19 +282,26 @@ class IndexStorage:
             return True
         return sum(len(line) + 1 for line in self._complete_lines()) != self._bytes_read
 
-    def _write_vectors(self, vectors: np.ndarray) -> str:
-        """Writes vectors to a new file, whose name it returns."""
+    def _write_vectors(self, vectors: np.ndarray) -> dict[str, Any]:
+        """Writes vectors to a new file; returns its name and checksum, for the journal."""
         name = f"vectors-{uuid.uuid4().hex}.npy"
+        vectors = np.ascontiguousarray(vectors, np.float32)
         with (
             atomic_file.replacing(self.folder / name, sync=True) as partial,
-            open(partial, "wb") as file,
+            open(partial, "wb", buffering=0) as file,
         ):
-            np.save(file, np.ascontiguousarray(vectors, np.float32), allow_pickle=False)
-        return name
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(
+                header, np.lib.format.header_data_from_array_1_0(vectors)
+            )
+            _write_all(file, header.getvalue())
+            # Not numpy's own writing, whose errors on a full disk give no reason.
+            _write_all(file, vectors.reshape(-1).view(np.uint8).data)
+        return {"vectors": name, "crc32": zlib.crc32(vectors)}
 
     def _remove_stray_files(self) -> None:
         """Removes the files of killed processes and of before `compact`."""
-        named = {name for name, _ in self._vector_files} | {self._journal.name}
+        named = {name for name, _, _ in self._vector_files} | {self._journal.name}
         for pattern in ("vectors-*", "journal-*", "*.partial"):
             for path in self.folder.glob(pattern):
                 if path.name not in named:
@@ -296,11 +320,53 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder} holds no index: python -m jaxtag.index build makes one"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise UserError(f"{path} is damaged, or of another version of jaxtag")
+    journal, description = manifest.get("journal"), manifest.get("vectors")
+    if type(journal) is not int or not isinstance(description, dict):
+        raise UserError(f"{path} is damaged: it names no journal, or not what the vectors are")
     return manifest
+
+
+def _checked_change(change: Any) -> dict[str, Any]:
+    """A line of the journal, each field of the type that `_apply` expects. Raises ValueError."""
+
+    def require(holds: bool, name: str) -> None:
+        if not holds:
+            raise ValueError(f"{name!r} is not as it should be")
+
+    def texts(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+    require(isinstance(change, dict), "the line")
+    kind = change["do"]
+    if kind == "add":
+        name, pictures, checksum = change["vectors"], change["pictures"], change.get("crc32")
+        # No name leads out of the folder.
+        require(isinstance(name, str) and bool(_VECTOR_FILE.fullmatch(name)), "vectors")
+        require(checksum is None or type(checksum) is int, "crc32")
+        require(isinstance(pictures, list), "pictures")
+        for entry in pictures:
+            require(isinstance(entry, list) and len(entry) == 2, "pictures")
+            require(isinstance(entry[0], str) and texts(entry[1]), "pictures")
+    elif kind == "name":
+        require(texts(change["tags"]), "tags")
+    elif kind in ("remove", "tag", "untag"):
+        rows = change["rows"]
+        if rows is not None or kind != "untag":
+            require(isinstance(rows, list), "rows")
+            require(all(type(row) is int and row >= 0 for row in rows), "rows")
+        require(kind == "remove" or isinstance(change["tag"], str), "tag")
+    return change
+
+
+def _write_all(file: io.FileIO, data: bytes | memoryview) -> None:
+    """Writes all of `data`; the OSError says why where that is not possible."""
+    view = memoryview(data)
+    while len(view):
+        view = view[file.write(view) :]
 
 
 def _json_bytes(content: Any) -> bytes:
@@ -313,4 +379,4 @@ def _os_error_as_user_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+        raise write_error(folder, error) from error

@@ -159,6 +159,10 @@ class Evaluation:
     def save_artifacts(self, workdir: Path, step: int) -> None:
         """Writes what the use of the checkpoint of `step` needs and only evaluation determines."""
 
+    def predictions(self) -> dict[str, Any]:
+        """Name -> an array or list with the truth, prediction or scores of each image."""
+        return dict(self.rows)
+
     def per_class(self) -> dict[str, dict[str, float]]:
         """Class or tag -> its metrics, where the task has any."""
         return {}
@@ -188,6 +192,7 @@ class Task(abc.ABC, Generic[SettingsT]):
         contact_sheet: the name of the sheet of samples in a work directory.
         loss_per_example: whether `loss` returns [B], so that a batch can be computed in parts.
         selects_tags: whether the tags of `rows` are those that reach a threshold of their own.
+        all_scores: whether the rows of an evaluation hold the score of each class.
         unseen_labels: whether evaluation takes labels that training did not know.
     """
 
@@ -198,6 +203,7 @@ class Task(abc.ABC, Generic[SettingsT]):
     loss_per_example: ClassVar[bool] = True
     selects_tags: ClassVar[bool] = False
     unseen_labels: ClassVar[bool] = False
+    all_scores: bool = False
 
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
         self.config = config

@@ -1,12 +1,13 @@
 """Pictures from files, folders and patterns: their order, and what is wrong with each."""
 
 import os
+from collections import Counter
 
 import numpy as np
 import pytest
 import simplejpeg
 
-from jaxtag.data.files import ImageSource, list_files
+from jaxtag.data.files import ImageSource, describe_left_out, list_files
 from jaxtag.data.pipeline import image_batches
 from jaxtag.data.transforms import Resize
 from jaxtag.errors import UserError
@@ -24,7 +25,8 @@ def test_files_of_every_kind_keep_their_order_and_their_errors(tmp_path):
         "b 'ü 🐶.jpeg": good,
         "c": good,
         "d.jpg": good[:100],
-        "e.txt": b"hello",
+        "e.bmp": b"hello",
+        "readme.txt": b"no picture, and not reported as one",
         "f.png": b"",
         "deeper/g.jpg": good,
     }
@@ -45,7 +47,7 @@ def test_files_of_every_kind_keep_their_order_and_their_errors(tmp_path):
                 "b 'ü 🐶.jpeg",
                 "c",
                 "d.jpg",
-                "e.txt",
+                "e.bmp",
                 "f.png",
                 "pipe.jpg",
                 "deeper/g.jpg",
@@ -54,7 +56,7 @@ def test_files_of_every_kind_keep_their_order_and_their_errors(tmp_path):
     ]
     assert [name for name in names if name] == [str(path) for path in expected]
     failed = {os.path.basename(name) for name, error in errors.items() if error}
-    assert failed == {"missing.jpg", "d.jpg", "e.txt", "f.png", "pipe.jpg"}
+    assert failed == {"missing.jpg", "d.jpg", "e.bmp", "f.png", "pipe.jpg"}
     assert "No such file" in errors[str(missing)]
     index = np.concatenate([batch["index"] for batch in batches])
     mask = np.concatenate([batch["mask"] for batch in batches])
@@ -99,3 +101,42 @@ def test_nothing_that_was_named_is_left_out_in_silence(tmp_path, monkeypatch):
     assert errors[1] is None
     assert "No such file" in errors[0] and "No such file" in errors[3]
     assert errors[2] == "a folder that cannot be listed"
+
+
+def test_links_to_folders_are_followed_and_end(tmp_path):
+    album, pool = tmp_path / "album", tmp_path / "pool"
+    (album / "deep").mkdir(parents=True)
+    pool.mkdir()
+    for path in (album / "a.jpg", pool / "b.jpg"):
+        path.touch()
+    (album / "2023").symlink_to(pool)
+    (album / "deep" / "up").symlink_to(album)
+    (pool / "self").symlink_to(pool)
+    (album / "c.jpg").symlink_to(pool / "b.jpg")
+    names = [os.path.relpath(name, album) for name in list_files([album])]
+    assert names == ["a.jpg", "c.jpg", "2023/b.jpg"]
+    pool.joinpath("album").symlink_to(album)  # each leads to the other
+    assert len(list_files([album])) < 50
+
+
+def test_what_systems_and_programs_leave_in_folders_is_no_picture(tmp_path):
+    pictures = ["IMG_1.HEIC", "a.jpg", "b", "thumbs/c.png", "d.jpg.bak"]
+    system = ["@eaDir/a.jpg/SYNOPHOTO_THUMB_XL.jpg", "__MACOSX/._a.jpg", "._a.jpg", "Thumbs.db"]
+    system += ["$RECYCLE.BIN/x.jpg", ".thumbnails/x.jpg", "desktop.ini", "#recycle/x.png"]
+    system += ["SYNOFILE_THUMB_M.jpg", ".picasa.ini", "Icon\r", ".ipynb_checkpoints/a.jpg"]
+    others = ["a.jpg.json", "b.jpg.JSON", "a.jpg.xmp", "IMG.MOV", "IMG_1.AAE", "o.jsonl"]
+    for name in [*pictures, *system, *others]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    left_out = Counter()
+    names = [os.path.relpath(name, tmp_path) for name in list_files([tmp_path], left_out)]
+    assert sorted(names) == sorted(pictures)
+    assert left_out == {".json": 2, ".xmp": 1, ".mov": 1, ".aae": 1, ".jsonl": 1}
+    assert describe_left_out(left_out).startswith("6 file(s) that are no pictures (2 .json, 1 ")
+    # What is named itself is meant.
+    thumbnail = tmp_path / "@eaDir" / "a.jpg"
+    assert len(list_files([tmp_path / "IMG.MOV", thumbnail / "SYNOPHOTO_THUMB_XL.jpg"])) == 2
+    with pytest.raises(UserError, match=r"no files in .* but 1 file\(s\) that are no pictures"):
+        (tmp_path / "films").mkdir()
+        (tmp_path / "films" / "a.mp4").touch()
+        list_files([tmp_path / "films"])

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from jaxtag.errors import UserError
+from jaxtag.inference.writers import CsvWriter, JsonlWriter
 from jaxtag.metrics.captioning import coco_format, unspaced
 
 
@@ -49,6 +50,7 @@ def test_references_come_in_the_order_of_images(tmp_path):
         ([{"image_id": 5, "caption": None}], r'entry 0 \(image_id 5\) needs a "caption"'),
         ([{"image_id": 5, "caption": "a"}] * 2, "image 5 has two captions .entries 0 and 1"),
         ("[" * 100_000, "nested|not JSON"),
+        ("[" + "9" * 5000 + "]", "not JSON"),
     ],
 )
 def test_malformed_results_are_named(tmp_path, content, message):
@@ -80,6 +82,29 @@ def test_results_of_unknown_pictures_are_refused(tmp_path):
     results = write(tmp_path / "results.json", [{"image_id": "5", "caption": "a"}])
     with pytest.raises(UserError, match="they are for 5: write the ids in both files alike"):
         coco_format.score_files(results, references(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_what_annotate_wrote_is_scored(tmp_path, suffix):
+    """By file name; a picture that could not be read has no caption."""
+    files = ["a.jpg", "val/-b.jpg", "c.jpg"]
+    images = [{"id": n, "file_name": name} for n, name in zip((5, 3, 9), files, strict=True)]
+    expected = references(tmp_path, images)
+    rows = [
+        {"file": "/data/photos/a.jpg", "caption": '=a dog, "runs"', "score": -1.5},
+        {"file": "./val/-b.jpg", "caption": "a cat", "score": -1.0},
+        {"file": "c.jpg", "error": "the file is empty"},
+    ]
+    path = tmp_path / f"out.{suffix}"
+    writer = {"jsonl": JsonlWriter, "csv": CsvWriter}[suffix](path)
+    for row in rows:
+        writer.write(row)
+    writer.close()
+    loaded = coco_format.load_results(path, {"a.jpg": 5, "val/-b.jpg": 3, "c.jpg": 9})
+    assert loaded == {5: '=a dog, "runs"', 3: "a cat"}
+    assert coco_format.score_files(path, expected)["images"] == 2
+    with pytest.raises(UserError, match=r"line \d: .*a\.jpg is none of the images"):
+        coco_format.load_results(path)
 
 
 def test_captions_without_spaces_are_told(tmp_path, capsys) -> None:

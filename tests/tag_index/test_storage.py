@@ -1,6 +1,8 @@
 """The files of a tag index: what is written holds, whenever the process was killed."""
 
+import contextlib
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -106,6 +108,88 @@ def test_vectors_that_are_none_are_told(storage):
         path.write_bytes(b"no array")
     with pytest.raises(UserError, match="missing or damaged"):
         list(IndexStorage(storage.folder).vectors())
+
+
+def test_damaged_vectors_are_told(storage):
+    """A bit that flipped anywhere in them; a number that is none."""
+    path = sorted(storage.folder.glob("vectors-*"))[0]
+    whole = path.read_bytes()
+    for position in range(len(whole) - 3 * 4, len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+        with pytest.raises(UserError, match="is damaged: its checksum differs"):
+            list(IndexStorage(storage.folder).vectors())
+    path.write_bytes(whole)
+    nan = np.full((1, 3), np.nan, np.float32)
+    storage.add(["nan"], nan, [[]])
+    with pytest.raises(UserError, match="is damaged: it holds NaN"):
+        list(IndexStorage(storage.folder).vectors())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        "3",
+        '{"do": 3}',
+        '{"do": "remove", "rows": [-1]}',
+        '{"do": "remove", "rows": [9]}',
+        '{"do": "remove", "rows": "0"}',
+        '{"do": "remove", "rows": [1.0]}',
+        '{"do": "tag", "tag": null, "rows": [0]}',
+        '{"do": "tag", "tag": ["x"], "rows": [0]}',
+        '{"do": "untag", "tag": "absent", "rows": null}',
+        '{"do": "add", "vectors": "../v.npy", "pictures": []}',
+        '{"do": "add", "vectors": 3, "pictures": []}',
+        '{"do": "add", "vectors": "vectors-1.npy", "pictures": [["a", ["sea"]]]}',
+        '{"do": "add", "vectors": "vectors-1.npy", "pictures": [["x", "sea"]]}',
+        '{"do": "add", "vectors": "vectors-1.npy", "pictures": ["xy"]}',
+        '{"do": "add", "vectors": "vectors-1.npy", "pictures": [[{}, []]]}',
+        '{"do": "name", "tags": [[]]}',
+        '{"do": ' + "[" * 100_000,
+        '{"do": "remove", "rows": [' + "9" * 5000 + "]}",
+    ],
+)
+def test_a_line_that_is_none_of_ours_is_told(storage, line):
+    journal = storage.folder / "journal-1.jsonl"
+    journal.write_bytes(journal.read_bytes() + line.encode() + b"\n")
+    with pytest.raises(UserError, match=r"journal-1\.jsonl, line 3: damaged"):
+        IndexStorage(storage.folder)
+
+
+def test_no_damage_of_journal_or_manifest_is_a_crash(storage):
+    storage.remove(["b"])
+    storage.tag("new", ["a"])
+    random = np.random.RandomState(0)
+    for name in ("journal-1.jsonl", "manifest.json"):
+        path = storage.folder / name
+        whole = path.read_bytes()
+        for _ in range(150):
+            changed = bytearray(whole)
+            for _ in range(random.randint(1, 4)):
+                start = random.randint(len(changed))
+                changed[start : start + random.randint(3)] = random.bytes(random.randint(3))
+            path.write_bytes(changed)
+            with contextlib.suppress(UserError):
+                index = IndexStorage(storage.folder)
+                index.tags()
+        path.write_bytes(whole)
+
+
+def test_a_full_disk_says_why_and_the_index_is_as_before(storage):
+    before = state(storage)
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (8000, 600, 100):  # in the vectors, in the journal, in the first bytes
+        count = 1000 if limit == 8000 else 20
+        names = [f"{n:030}" for n in range(count)]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(UserError, match="cannot be written: File too large"):
+                storage.add(names, vectors(count), [[]] * count)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert state(IndexStorage(storage.folder)) == before
+    storage.tag("later", ["a"])
+    assert IndexStorage(storage.folder).tag_names == ["sea", "sky", "later"]
 
 
 def test_another_process_must_have_finished(storage):

@@ -13,3 +13,6 @@ class PredictionWriter(Protocol):
 
     def close(self) -> None:
         """Completes the output. Without it, files keep the names of unfinished ones."""
+
+    def abort(self) -> None:
+        """Gives the output up, after an error or `close`."""

@@ -18,7 +18,7 @@ import simplejpeg
 
 from jaxtag.data import files
 from jaxtag.data.decode import DecodeError, decode
-from jaxtag.errors import UserError
+from jaxtag.errors import UserError, write_error
 from jaxtag.inference.writers.base import Row
 from jaxtag.storage import atomic_file
 from jaxtag.storage.atomic_file import AtomicFile
@@ -46,13 +46,13 @@ class GalleryWriter:
             folder.mkdir(parents=True, exist_ok=True)
             data = folder / _DATA_FILE
             # A killed run leaves the data unfinished.
-            is_gallery = data.exists() or atomic_file.partial_path(data).exists()
+            is_gallery = data.exists() or bool(atomic_file.stale_partials(data))
             if any(folder.iterdir()) and not is_gallery:
                 raise UserError(f"--gallery={folder} holds other files: name a new folder")
-            shutil.rmtree(folder / "thumbnails", ignore_errors=True)
+            self._data = AtomicFile(data, "--gallery")  # from here on no other process writes here
+            _remove_thumbnails(folder / "thumbnails")
         except OSError as error:
-            raise UserError(f"--gallery={folder} cannot be written: {error.strerror}") from error
-        self._data = AtomicFile(folder / _DATA_FILE, "--gallery")
+            raise write_error(folder, error, "--gallery") from error
         self._data.write("window.PICTURES = [\n")
         self._pool = ThreadPoolExecutor(num_threads)
         self._pending: deque[tuple[Row, Future[bool]]] = deque()
@@ -92,15 +92,25 @@ class GalleryWriter:
         index = self._folder / "index.html"
         atomic_file.write_text(index, page.read_text("utf-8"), "--gallery")
 
+    def abort(self) -> None:
+        """Gives the page up; the next run replaces what there is of it."""
+        self._pool.shutdown(cancel_futures=True)
+        self._data.close()
+
     def _write_next(self) -> None:
         entry, future = self._pending.popleft()
         try:
             if not future.result():
                 entry["thumbnail"] = ""
         except OSError as error:
-            message = f"--gallery={self._folder} cannot be written: {error.strerror}"
-            raise UserError(message) from error
+            raise write_error(self._folder, error, "--gallery") from error
         self._data.write(json.dumps(entry) + ",\n")
+
+
+def _remove_thumbnails(folder: Path) -> None:
+    if folder.is_symlink():  # what it leads to is not ours
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _link(path: Path, folder: Path) -> str:

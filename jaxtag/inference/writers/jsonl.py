@@ -24,3 +24,7 @@ class JsonlWriter:
     def close(self) -> None:
         """Gives the file its name."""
         self._file.finish()
+
+    def abort(self) -> None:
+        """Gives the file up; what was written keeps another name."""
+        self._file.close()

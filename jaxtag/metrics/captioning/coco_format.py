@@ -2,14 +2,21 @@
 
 Results are a list of `{"image_id": …, "caption": …}`; references an object whose `annotations` are
 such entries, several per image (other keys of the official files are ignored). Ids are integers or
-strings; 7 and "7" are two images.
+strings; 7 and "7" are two images. The lines and the table of jaxtag.annotate are results too: their
+files are found among the `images` of the references by name.
 """
 
+import csv
+import io
 import json
+import os
 import sys
+import unicodedata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxtag.data.spreadsheet import unescape_cell
 from jaxtag.errors import UserError
 from jaxtag.metrics import captioning
 from jaxtag.metrics.captioning import unspaced
@@ -17,13 +24,20 @@ from jaxtag.metrics.captioning import unspaced
 Id = int | str
 
 
-def load_results(path: str | Path) -> dict[Id, str]:
+def load_results(path: str | Path, ids: Mapping[str, Id] | None = None) -> dict[Id, str]:
     """Reads a results file: from image id to its only caption.
+
+    Args:
+        path: JSON, or what jaxtag.annotate wrote: .jsonl or .csv.
+        ids: file name -> image id, for what jaxtag.annotate wrote.
 
     Raises:
         UserError: the file cannot be read, an entry is malformed, or an image occurs twice.
     """
-    entries = _read(path)
+    if os.fspath(path).lower().endswith((".jsonl", ".ndjson", ".csv")):
+        entries: Any = _annotated(path, ids or {})
+    else:
+        entries = _read(path)
     if not isinstance(entries, list):
         raise UserError(
             f'{path}: results must be a list of {{"image_id": …, "caption": …}}, '
@@ -53,7 +67,10 @@ def load_references(path: str | Path) -> dict[Id, list[str]]:
     Raises:
         UserError: the file cannot be read or an entry is malformed.
     """
-    content = _read(path)
+    return _references(path, _read(path))
+
+
+def _references(path: str | Path, content: Any) -> dict[Id, list[str]]:
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list):
         raise UserError(
@@ -85,7 +102,9 @@ def score_files(results: str | Path, references: str | Path) -> dict[str, float]
     Raises:
         UserError: as `load_results` and `load_references`, and for results of unknown images.
     """
-    hypotheses, expected = load_results(results), load_references(references)
+    content = _read(references)
+    expected = _references(references, content)
+    hypotheses = load_results(results, _ids_by_file(content))
     unknown = [key for key in hypotheses if key not in expected]
     if unknown:
         raise UserError(
@@ -106,6 +125,70 @@ def score_files(results: str | Path, references: str | Path) -> dict[str, float]
     return {**scores, "images": len(hypotheses), "images_without_result": missing}
 
 
+def _ids_by_file(content: Any) -> dict[str, Id]:
+    """File name -> id of the images of references."""
+    return {
+        image["file_name"]: image["id"]
+        for image in content.get("images", [])
+        if isinstance(image.get("file_name"), str) and isinstance(image.get("id"), int | str)
+    }
+
+
+def _annotated(path: str | Path, ids: Mapping[str, Id]) -> list[dict[str, Any]]:
+    """What jaxtag.annotate wrote as entries of results; an image that it could not read has none.
+
+    Raises:
+        UserError: a line is malformed, or its file is not one of the references.
+    """
+    by_name: dict[str, list[str]] = {}
+    for name in ids:
+        by_name.setdefault(_components(name)[-1], []).append(name)
+    entries = []
+    for where, row in _annotated_rows(path):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: {where} must be an object, not {_kind(row)}")
+        file, caption = row.get("file"), row.get("caption")
+        if "image_id" in row:
+            entries.append(row)
+        elif not isinstance(file, str):
+            raise UserError(f'{path}: {where} needs a "file" or an "image_id"')
+        elif caption or not row.get("error"):
+            # The longest common ending: an annotated path has more folders than a name of COCO's.
+            matches = [n for n in by_name.get(_components(file)[-1], ()) if _is_ending(n, file)]
+            if not matches:
+                raise UserError(
+                    f"{path}: {where}: {file} is none of the images of the references, whose "
+                    'files "images" names'
+                )
+            entries.append({"image_id": ids[max(matches, key=len)], "caption": caption})
+    return entries
+
+
+def _annotated_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """(place, row) of a table or of JSON lines."""
+    text = _read_text(path)
+    if os.fspath(path).lower().endswith(".csv"):
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        for row in reader:
+            cells = {name: unescape_cell(cell or "") for name, cell in row.items() if name}
+            yield f"line {reader.line_num}", cells
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"line {number}", _parse(path, line)
+
+
+def _is_ending(name: str, path: str) -> bool:
+    """Whether a path ends with the components of `name`."""
+    parts = _components(name)
+    return _components(path)[-len(parts) :] == parts
+
+
+def _components(path: str) -> list[str]:
+    parts = unicodedata.normalize("NFC", path).replace("\\", "/").split("/")
+    return [part for part in parts if part not in ("", ".")] or [""]
+
+
 def _hint(key: Id, expected: dict[Id, list[str]]) -> str:
     """A hint for ids that differ in their type only."""
     if isinstance(key, int):
@@ -120,16 +203,25 @@ def _hint(key: Id, expected: dict[Id, list[str]]) -> str:
 
 
 def _read(path: str | Path) -> Any:
+    return _parse(path, _read_text(path))
+
+
+def _read_text(path: str | Path) -> str:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
+
+
+def _parse(path: str | Path, text: str) -> Any:
+    try:
+        return json.loads(text)
     except RecursionError as error:
         raise UserError(f"{path}: not JSON of captions: nested too deeply") from error
+    except ValueError as error:  # also an integer of thousands of digits
+        raise UserError(f"{path}: not JSON: {error}") from error
 
 
 def _parse_entry(path: str | Path, where: str, entry: Any) -> tuple[Id, str]:

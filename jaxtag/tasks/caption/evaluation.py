@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxtag import registry
 from jaxtag.data import sources
@@ -44,6 +45,13 @@ class CaptionEvaluation(Evaluation):
             Sample(position, image, self.captions[position], self.references[position])
             for position, image in sorted(self.images.items())
         ]
+
+    def predictions(self) -> dict[str, Any]:
+        positions = self.index.tolist()
+        return {
+            "caption": [self.captions[position] for position in positions],
+            "references": [list(self.references.get(position, ())) for position in positions],
+        }
 
     def with_baselines(self, data: Data) -> Scores:
         """The model beside two image-blind captioners (see `baselines`)."""

@@ -136,7 +136,8 @@ class ClassifyTask(Task[ClassifyConfig]):
             "bins": jnp.stack([bins.sum(0), confidence @ bins, correct @ bins]),
             "confusion": truth.T @ predictions,
         }
-        return sums, {"prediction": prediction, "confidence": confidence}
+        rows = {"prediction": prediction, "confidence": confidence}
+        return sums, {**rows, "scores": probabilities} if self.all_scores else rows
 
     def make_evaluation_step(self, mesh: Mesh) -> EvaluationStep:
         score = jax.jit(meshes.with_mesh(mesh, self.score), out_shardings=meshes.replicated(mesh))
