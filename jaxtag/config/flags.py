@@ -110,6 +110,7 @@ def _prepared(argv: list[str]) -> list[str]:
             remaining.append(arg)
             continue
         name, equals, text = re.sub(r"^--?config\.", "", arg, flags=re.S).partition("=")
+        name = ".".join(part.strip() for part in name.split("."))
         name = _modern_name(config, name)
         schema.check_name(config, name)
         if (value := _own_value(config, name, text)) is not _NOT_OWN:
@@ -195,7 +196,7 @@ def _arguments(get_config: Callable[..., Any], text: str, name: str) -> dict[str
     known = inspect.signature(get_config).parameters
     made: dict[str, Any] = {}
     for pair in filter(None, text.split(",")):
-        key, equals, value = pair.partition("=")
+        key, equals, value = (part.strip() for part in pair.partition("="))
         if key not in known:
             hint = did_you_mean(key, known) if known else " (it takes none)"
             raise UsageError(f"--config={name}: unknown argument {key!r}{hint}")

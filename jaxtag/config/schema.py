@@ -328,8 +328,12 @@ def is_runtime(config: Config, dotted: str) -> bool:
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """The fields that change what is trained: {dotted name: (old value, new value)}."""
-    changed = {}
-    for name in field_names(new):
+    changed: dict[str, tuple[Any, Any]] = {}
+    names = field_names(new)
+    if type(old.task) is not type(new.task):
+        changed["task.name"] = (old.task.TASK, new.task.TASK)
+        names = [name for name in names if not name.startswith("task.")]
+    for name in names:
         if not is_runtime(new, name) and get(old, name) != get(new, name):
             changed[name] = (get(old, name), get(new, name))
     return changed

@@ -1,6 +1,6 @@
 """How to come by a data set: the exact commands, for the message that says it is not there."""
 
-_EMBEDDED = "Or use the embedded data, which need no files: --config=shapes_caption"
+_EMBEDDED = "The embedded data need no files: --config=shapes_caption"
 
 _COCO = """\
 To get COCO 2017 (about 19 GB, https://cocodataset.org) and prepare it; the zips stay packed:
@@ -131,4 +131,4 @@ def download_instructions(dataset: str, data_dir: str | None = None) -> str:
     }.get(dataset, _OWN)
     flag = f" --data_dir={data_dir}" if data_dir else ""
     text = text.format(dataset=dataset, data_dir=flag)
-    return text if dataset == "shapes_captions" else f"{text}\n{_EMBEDDED}"
+    return text if dataset == "shapes_captions" else f"{_EMBEDDED}\n{text}"
