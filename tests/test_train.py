@@ -28,6 +28,7 @@ def test_what_a_finished_run_leaves(tiny_run):
         "captions.png",
         "checkpoints",
         "config.json",
+        "data.json",
         "metrics.jsonl",
         "results.json",
         "tokenizer.json",
@@ -60,6 +61,9 @@ def test_told_to_stop_it_says_start_me_again(own_config, tmp_path, stop_at):
         assert (done.status, done.out) == (RESTART_STATUS, "")
         assert ("going on from step 2" in done.err) is goes_on
         assert last_step(tmp_path) == 2
+        assert done.err.endswith(
+            "stopped and saved at step 2: the same command goes on from there\n"
+        )
 
 
 @pytest.mark.parametrize(

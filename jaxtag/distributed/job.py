@@ -28,7 +28,7 @@ def join(process: initialize.ProcessInfo | None, initialization_timeout: int) ->
         initialization_timeout: Seconds to wait for the other processes.
     """
     if process is None:
-        watchdog.current().start()
+        watchdog.current().start(alone=True)
         try:
             yield
         finally:

@@ -40,11 +40,11 @@ class Watchdog:
         self._deadline: tuple[float, float] | None = None  # (monotonic time, seconds promised)
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Starts to watch, for failures of peers where there are any, without a deadline."""
+    def start(self, alone: bool = False) -> None:
+        """Starts to watch, for failures of peers too unless it is `alone`, without a deadline."""
         self.stop()
         self._deadline = None
-        self._watch_in_thread()
+        self._watch_in_thread(alone)
 
     def hurry(self, seconds: float) -> bool:
         """Ends the process unless it reports progress within `seconds`.
@@ -56,12 +56,12 @@ class Watchdog:
         starts = self._thread is None
         if starts:
             self._deadline = None  # what was promised while nobody watched
-            self._watch_in_thread()
+            self._watch_in_thread(jax.process_count() == 1)
         self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
         return starts
 
-    def _watch_in_thread(self) -> None:
-        self._alone = jax.process_count() == 1
+    def _watch_in_thread(self, alone: bool) -> None:
+        self._alone = alone
         self._stopped.clear()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()

@@ -10,10 +10,12 @@ from calling import call
 from stored import REFERENCES
 
 import jaxtag
-from jaxtag.config import schema
+from jaxtag.config import Config, schema
 from jaxtag.data.labels import LabelNames
 from jaxtag.data.sources import as_data_source, match_labels
 from jaxtag.errors import UserError
+from jaxtag.tasks.embed.config import EmbedConfig
+from jaxtag.tasks.embed.task import EmbedTask
 from jaxtag.training import checkpoint_manifest, run_data
 from jaxtag.training.callbacks import Callback
 
@@ -169,6 +171,18 @@ def test_own_sources_are_matched_by_name(folder):
     unknown = as_data_source(_records(0), class_names={"label": ["blue"]})
     with pytest.raises(UserError, match="does not know: 'blue'"):
         jaxtag.api.evaluate(run, data={split: unknown})
+
+
+def test_an_embedder_is_evaluated_on_classes_that_it_never_saw():
+    config = Config(task=EmbedConfig(loss="proxy_anchor", embedding_dim=4))
+    config.model.backbone = "squeezenet1_0"
+    task = EmbedTask(config, LabelNames(("cat", "dog")))
+    names = {"label": ["ant", "dog", "eel"]}
+    source = as_data_source(_records(0, 1, 2), class_names=names)
+    wider, matched = run_data.match_to_run(task, source)
+    assert wider.label_names.names == ("cat", "dog", "ant", "eel")
+    assert wider.model is task.model  # which has no output for each class
+    assert [record["label"] for record in matched.iter_fields(["label"])] == [2, 1, 3]
 
 
 def test_tags_that_a_source_lacks_are_unlabeled():
