@@ -1,13 +1,16 @@
 """Encoded images to uint8 RGB: JPEG by libjpeg-turbo, plain PNG by OpenCV, all else by Pillow."""
 
 import abc
+import contextlib
 import functools
 import io
 import math
+import os
 import re
+import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import cv2
@@ -15,12 +18,32 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from jaxtag.data.exif import ORIENTATION_TAG, jpeg_orientation, png_orientation, webp_orientation
+from jaxtag.data.jpeg import END, JpegHeader, count_scans, is_complete, read_header
 from jaxtag.errors import UserError
 
 _T = TypeVar("_T")
 
-# The pixels that an image may claim in its header; more are refused before anything is decoded.
+# The pixels that an image may claim in its header; more are refused before anything is decoded. A
+# JPEG of up to _MAX_REDUCED times as many is decoded at a reduced size, as those of phones with 108
+# and 200 megapixels.
 MAX_PIXELS = 80_000_000
+_MAX_REDUCED = 5
+# No side is longer: an image of one column takes many times its pixels (pointers to rows).
+_MAX_SIDE = 1 << 18
+# A progressive JPEG goes over all pixels in each of its scans (encoders write 10), and its
+# coefficients are kept in memory: about 1 s in each 1.2e9 pixels.
+_MAX_SCANNED = 3_000_000_000
+_MIN_SCAN_LIMIT = 16
+_MAX_COEFFICIENT_BYTES = 720 << 20
+# Decoders of these take many times the memory or time of others for a pixel.
+_SLOW_PIXELS = {"JPEG2000": 16_000_000, "AVIF": 50_000_000, "WEBP": 40_000_000}
+# Images of more pixels wait for each other where they would take more than _MEMORY_BUDGET bytes
+# together, at _BYTES_PER_PIXEL.
+_LARGE = 8_000_000
+_BYTES_PER_PIXEL = 12
+_MEMORY_BUDGET = 2 << 30
+_STRIP_PIXELS = 4 << 20  # converted at once
 # Plugins that run other programs (EPS starts Ghostscript) stay out. JPEG includes MPO.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 
@@ -36,14 +59,19 @@ class ImageReader(abc.ABC):
         height: In pixels, upright.
         width: In pixels, upright.
         orientation: By which EXIF orientation the stored pixels are turned, 1 to 8.
+        notes: What is odd about the file and harmless.
     """
 
     height: int
     width: int
     orientation: int = 1
+    notes: tuple[str, ...] = ()
 
     def factor(self, scale: float) -> float:
-        """By how much `pixels(scale)` scales: at least `scale`, at most 1, whatever is cheapest."""
+        """By how much `pixels(scale)` scales: at least `scale`, at most 1, whatever is cheapest.
+
+        An image of more than MAX_PIXELS is scaled by less than `scale` asks for.
+        """
         del scale
         return 1.0
 
@@ -72,13 +100,20 @@ def open_image(image: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> Im
     if isinstance(image, np.ndarray):
         return _ArrayReader(image, max_pixels)
     if image[:2] == b"\xff\xd8":
+        header = read_header(image)
         try:
-            return _JpegReader(image, max_pixels)
+            return _JpegReader(header, max_pixels)
         except DecodeError:
             raise
         except (ValueError, KeyError):  # KeyError: an unknown color space
             pass  # libjpeg-turbo does not know this kind of JPEG: Pillow decides.
-    return (_PngReader if _is_plain_png(image) else _PillowReader)(image, max_pixels)
+        return _PillowReader(header.data, max_pixels, jpeg_orientation(header))
+    if _is_plain_png(image):
+        return _PngReader(image, max_pixels)
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        # libwebp reads on behind the end of damaged data, into what may lie there.
+        image = image[: 8 + int.from_bytes(image[4:8], "little")]
+    return _PillowReader(image, max_pixels)
 
 
 def decode(
@@ -87,7 +122,8 @@ def decode(
     """Decodes JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF to uint8 [H, W, 3], RGB.
 
     Upright by its EXIF orientation; transparency over white; 16-bit gray scaled to 8 bits; CMYK
-    converted without color profile; the first frame of an animation.
+    converted without color profile; the first frame of an animation. A JPEG of more than
+    `max_pixels` is decoded at a reduced size.
 
     Args:
         image: The encoded image; an array is returned as it is.
@@ -107,10 +143,9 @@ def exif_orientation(data: bytes) -> int:
     """The EXIF orientation by which `decode` turns an image, 1 to 8; 1 where it turns none.
 
     Raises:
-        DecodeError: It is no image, or its EXIF cannot be read.
+        DecodeError: It is no image.
     """
-    orientation = open_image(data).orientation
-    return orientation if orientation in range(1, 9) else 1
+    return open_image(data).orientation
 
 
 def decode_into(image: bytes | np.ndarray, out: np.ndarray) -> bool:
@@ -126,10 +161,16 @@ def decode_into(image: bytes | np.ndarray, out: np.ndarray) -> bool:
             return False
         out[...] = image
         return True
-    if image[:2] != b"\xff\xd8" or not _is_plain_jpeg(image):
+    if image[:2] != b"\xff\xd8":
         return False
-    try:  # a larger one does not fit, and is refused by its header
-        return simplejpeg.decode_jpeg(image, "RGB", buffer=out).shape == out.shape
+    header = read_header(image)
+    # simplejpeg keeps 4 kB for ever where the buffer is too small.
+    if (header.height, header.width, 3) != out.shape or header.num_components not in (1, 3):
+        return False
+    if jpeg_orientation(header) != 1:
+        return False
+    try:
+        return simplejpeg.decode_jpeg(header.data, "RGB", buffer=out).shape == out.shape
     except (ValueError, KeyError):
         return False
 
@@ -157,34 +198,40 @@ class _ArrayReader(ImageReader):
 # against 1.9 ms for 640x427).
 _FAST_EIGHTHS = (1, 2, 3, 4, 8)
 _EXTRANEOUS_AT_END = re.compile(r"^Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9$")
-_END = b"\xff\xd9"
-# Markers of the segment that holds an image's size and kind (SOF0 to SOF15).
-_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
-ORIENTATION_TAG = 0x0112
 _MARGIN = 16  # rows that smooth chroma upsampling and reduced decoding may look ahead
 
 
 class _JpegReader(ImageReader):
     """A JPEG that libjpeg-turbo decodes, at a reduced DCT scale where that is enough."""
 
-    def __init__(self, data: bytes, max_pixels: int):
-        height, width, self._color_space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        _check_size(width, height, max_pixels)
-        self._data = data
+    def __init__(self, header: JpegHeader, max_pixels: int):
+        height, width, self._color_space, _ = simplejpeg.decode_jpeg_header(
+            header.data, strict=False
+        )
+        _check_size(width, height, _MAX_REDUCED * max_pixels)
+        allowed = [k for k in _FAST_EIGHTHS if width * height * k * k <= 64 * max_pixels]
+        if not allowed:
+            _check_size(width, height, max_pixels)
+        self._max_eighths = allowed[-1]
+        if not header.has_single_scan:
+            _check_scans(header, width * height)
+        self._header = header
         self._stored_size = height, width
-        self.orientation = _jpeg_orientation(data)
+        self.orientation = jpeg_orientation(header)
+        self.notes = tuple(header.notes)
         transposed = self.orientation >= 5
         self.height, self.width = (width, height) if transposed else (height, width)
 
     def factor(self, scale: float) -> float:
-        return next(k for k in _FAST_EIGHTHS if k >= 8 * min(scale, 1.0)) / 8
+        eighths = next(k for k in _FAST_EIGHTHS if k >= 8 * min(scale, 1.0))
+        return min(eighths, self._max_eighths) / 8
 
     def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
         factor = self.factor(scale)
-        data: bytes | bytearray = self._data
+        data: bytes | bytearray = self._header.data
         height, width = self._stored_size
         if bottom is not None and bottom + _MARGIN < height and self.orientation == 1:
-            shorter = _cut_below(self._data, bottom + _MARGIN)
+            shorter = _cut_below(self._header, bottom + _MARGIN)
             if shorter is not None:
                 data, height = shorter, bottom + _MARGIN
         is_cmyk = self._color_space in ("CMYK", "YCCK")
@@ -193,58 +240,67 @@ class _JpegReader(ImageReader):
             min_size = {"min_height": math.ceil(height * factor)}
             min_size["min_width"] = math.ceil(width * factor)
             height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False, **min_size)
-        image = np.empty((height, width, 4 if is_cmyk else 3), np.uint8)
-        image = self._decode(data, "CMYK" if is_cmyk else "RGB", image, min_size)
-        return _upright(_cmyk_to_rgb(image) if is_cmyk else image, self.orientation)
+        with _hold_memory(height * width):
+            image = np.empty((height, width, 4 if is_cmyk else 3), np.uint8)
+            image = self._decode(data, "CMYK" if is_cmyk else "RGB", image, min_size)
+            return _upright(_cmyk_to_rgb(image) if is_cmyk else image, self.orientation)
 
-    @staticmethod
     def _decode(
-        data: bytes | bytearray, color_space: str, buffer: np.ndarray, min_size: dict[str, int]
+        self,
+        data: bytes | bytearray,
+        color_space: str,
+        buffer: np.ndarray,
+        min_size: dict[str, int],
     ) -> np.ndarray:
         # fastdct and fastupsample saved nothing (at most 2%) and cost up to 3 gray levels.
         try:
             return simplejpeg.decode_jpeg(data, color_space, buffer=buffer, **min_size)
         except ValueError as error:
             # Bytes before the end marker, as padding or below the rows that are decoded, are
-            # harmless: the decoder meets them when all rows are in the buffer.
-            if not _EXTRANEOUS_AT_END.match(str(error)):
+            # harmless where all rows are there: the decoder meets them after the last.
+            is_cut = data is not self._header.data
+            is_harmless = _EXTRANEOUS_AT_END.match(str(error)) and (
+                is_cut or is_complete(self._header)
+            )
+            if not is_harmless:
                 raise DecodeError(f"damaged JPEG: {error}") from error
         return buffer
 
 
-def _cut_below(data: bytes, rows: int) -> bytearray | None:
+def _check_scans(header: JpegHeader, num_pixels: int) -> None:
+    """Refuses a JPEG whose scans take very long, or whose coefficients take very much memory."""
+    limit = max(_MIN_SCAN_LIMIT, _MAX_SCANNED // num_pixels)
+    if count_scans(header, limit) > limit:
+        raise DecodeError(
+            f"it goes over its {header.width}x{header.height} pixels in more than {limit:,} scans: "
+            "save it anew"
+        )
+    if 2 * header.num_components * num_pixels > _MAX_COEFFICIENT_BYTES:
+        raise DecodeError(
+            f"{header.width}x{header.height} is too large for a progressive JPEG of "
+            f"{header.num_components} components: save it as baseline, or scale it down"
+        )
+
+
+def _cut_below(header: JpegHeader, rows: int) -> bytearray | None:
     """A JPEG that ends after `rows` rows: the same data under a header that claims fewer.
 
     The entropy-coded data are read from the top and take most of the time, so what lies below a
     crop need not cost any.
 
     Returns:
-        None where rows are not stored in that way (progressive, or a scan for each component), or
-        where the end of the data is missing, which decoding all of it must then show.
+        None where rows are not stored in that way (progressive, or a scan for each component),
+        where restart markers would be found below, or where the end of the data is missing, which
+        decoding all of it must then show.
     """
-    if data.rfind(_END, len(data) - 64) < 0:
+    data = header.data
+    if not header.has_single_scan or header.restart_interval or header.lacks_end:
         return None
-    frame = components = None
-    for marker, start in _segments(data):
-        if marker in (0xC0, 0xC1):  # baseline and extended sequential, Huffman-coded
-            frame, components = start, data[start + 9]
-        elif marker == 0xDA:  # the first scan: all components in one, or not
-            if frame is None or data[start + 4] != components:
-                return None
-            shorter = bytearray(data)
-            shorter[frame + 5 : frame + 7] = rows.to_bytes(2)
-            return shorter
-    return None
-
-
-def _segments(data: bytes) -> list[tuple[int, int]]:
-    """(marker, offset) of each segment of a JPEG's header, up to the first scan."""
-    segments, offset, marker = [], 2, 0
-    while marker != 0xDA and offset + 10 <= len(data) and data[offset] == 0xFF:
-        marker = data[offset + 1]
-        segments.append((marker, offset))
-        offset += 2 + (data[offset + 2] << 8 | data[offset + 3])
-    return segments
+    if data.rfind(END, len(data) - 64) < 0:
+        return None
+    shorter = bytearray(data)
+    shorter[header.frame + 5 : header.frame + 7] = rows.to_bytes(2)
+    return shorter
 
 
 def _cmyk_to_rgb(image: np.ndarray) -> np.ndarray:
@@ -253,8 +309,11 @@ def _cmyk_to_rgb(image: np.ndarray) -> np.ndarray:
     The values are taken as inverted, as Adobe's programs store them and as Pillow and the browsers
     read them, also where their marker is missing.
     """
-    inverted = image.astype(np.uint16)
-    return ((inverted[..., :3] * inverted[..., 3:] + 127) // 255).astype(np.uint8)
+    rgb = np.empty((*image.shape[:2], 3), np.uint8)
+    for rows in _strips(*image.shape[:2]):
+        inverted = image[rows].astype(np.uint16)
+        rgb[rows] = (inverted[..., :3] * inverted[..., 3:] + 127) // 255
+    return rgb
 
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -295,37 +354,153 @@ class _PngReader(ImageReader):
         self._data, self._max_pixels = data, max_pixels
 
     def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
-        image = cv2.imdecode(np.frombuffer(self._data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        with _hold_memory(self.height * self.width):
+            try:
+                image = cv2.imdecode(np.frombuffer(self._data, np.uint8), cv2.IMREAD_COLOR_RGB)
+            except cv2.error:
+                image = None
         if image is None:  # damaged: Pillow says how, or is less strict
             return _PillowReader(self._data, self._max_pixels).pixels(scale, bottom)
         return image
 
 
 class _PillowReader(ImageReader):
-    """Any other image that Pillow reads."""
+    """Any other image that Pillow reads.
 
-    def __init__(self, data: bytes, max_pixels: int):
+    Args:
+        data: The file.
+        max_pixels: An image that claims more is refused.
+        orientation: Of a JPEG; of other formats it is read here.
+    """
+
+    def __init__(self, data: bytes, max_pixels: int, orientation: int | None = None):
         try:
             self._image = _open_by_pillow(data, _formats())
         except Exception as error:  # damaged headers raise anything from Pillow's plugins
             raise DecodeError(_reason(error, data)) from error
         _check_size(*self._image.size, max_pixels)
         self._data = data
-        # Pillow turns TIFF itself.
-        self.orientation = 1 if self._image.format == "TIFF" else self._call(_exif_orientation)
+        self._is_large_webp = False
+        self._check_cost()
+        self.orientation = _orientation(self._image, data) if orientation is None else orientation
         width, height = self._image.size
         transposed = self.orientation in (5, 6, 7, 8)
         self.height, self.width = (width, height) if transposed else (height, width)
 
+    def _check_cost(self) -> None:
+        """Refuses what would take very long or very much memory, by what its header says."""
+        kind = self._image.format or ""
+        width, height = self._image.size
+        is_large = width * height > _SLOW_PIXELS.get(kind, MAX_PIXELS)
+        if kind == "WEBP" and width * height > _LARGE:
+            self._is_large_webp = b"ANIM" not in self._data[:64]
+            is_large = is_large and not self._is_large_webp
+        if is_large:
+            raise DecodeError(
+                f"{width}x{height} is more than the {_SLOW_PIXELS[kind]:,} pixels allowed in "
+                f"{kind}: scale it down, or save it as JPEG or PNG"
+            )
+        if kind == "JPEG2000" and _is_slow_jpeg2000(self._data):
+            raise DecodeError("it has very many tiles or layers of quality: save it anew")
+
     def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
         del scale, bottom  # these formats have no cheaper part
-        return _upright(self._call(_to_rgb), self.orientation)
+        with _hold_memory(self.height * self.width):
+            if self._image.format == "TIFF":
+                _check_jpegs_in_tiff(self._image, self._data)
+            image = _decode_large_webp(self._data) if self._is_large_webp else None
+            if image is None:
+                image = self._call(_to_rgb)
+            return _upright(image, self.orientation)
 
     def _call(self, function: Callable[[Image.Image], _T]) -> _T:
         try:
             return function(self._image)
         except Exception as error:  # damaged data raise anything from Pillow's plugins
             raise DecodeError(_reason(error, self._data)) from error
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    """The orientation that is still to be undone, 1 to 8."""
+    if image.format == "TIFF":  # Pillow turns it
+        return 1
+    if image.format == "PNG":
+        return png_orientation(data)
+    if image.format == "WEBP":
+        return webp_orientation(data)
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF of a sound image: Pillow raises many kinds
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _decode_large_webp(data: bytes) -> np.ndarray | None:
+    """A still WebP by OpenCV, which takes half of Pillow's memory; None where it cannot."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if image is None or image.ndim != 3:
+        return None
+    rgb = np.empty((*image.shape[:2], 3), np.uint8)
+    for rows in _strips(*image.shape[:2]):
+        strip = image[rows]
+        if image.shape[2] == 4:
+            rgba = Image.fromarray(np.ascontiguousarray(strip[..., [2, 1, 0, 3]]))
+            rgb[rows] = np.asarray(_over_white(rgba))
+        else:
+            rgb[rows] = strip[..., ::-1]
+    return rgb
+
+
+# The offset of SIZ and the first bytes of COD in a codestream (ITU-T T.800, annex A).
+_SIZ, _COD = b"\xff\x4f\xff\x51", b"\xff\x52"
+_MAX_TILES, _MAX_LAYERS = 10_000, 100
+
+
+def _is_slow_jpeg2000(data: bytes) -> bool:
+    """Whether a JPEG 2000 takes long for its size, by its numbers of tiles and layers."""
+    start = data.find(_SIZ)
+    if start < 0:
+        return False
+    size = [int.from_bytes(data[start + 8 + 4 * n : start + 12 + 4 * n]) for n in range(8)]
+    width, height, _, _, tile_width, tile_height, *_ = size
+    tiles = math.ceil(width / max(tile_width, 1)) * math.ceil(height / max(tile_height, 1))
+    cod = data.find(_COD, start)
+    layers = int.from_bytes(data[cod + 6 : cod + 8]) if cod >= 0 else 1
+    return tiles > _MAX_TILES or layers > _MAX_LAYERS
+
+
+# Tags of a TIFF (TIFF 6.0, and Technical Note 2 on JPEG).
+_COMPRESSION, _JPEG_TABLES, _JPEG_IN_TIFF = 259, 347, 7
+_PARTS = ((273, 279), (324, 325))  # offsets and sizes of strips, and of tiles
+
+
+def _check_jpegs_in_tiff(image: Image.Image, data: bytes) -> None:
+    """Raises DecodeError where a JPEG in a TIFF is damaged: libtiff fills it with gray."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_COMPRESSION) != _JPEG_IN_TIFF:
+        return
+    tables = tags.get(_JPEG_TABLES, b"")
+    for offsets, sizes in _PARTS:
+        for offset, size in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False):
+            part = data[offset : offset + size]
+            if len(part) < size:
+                raise DecodeError("damaged TIFF: it ends inside of a JPEG")
+            # The quantization and Huffman tables are stored once for all parts.
+            header = read_header(tables[:-2] + part[2:] if tables else part)
+            try:
+                *_, color_space, _ = simplejpeg.decode_jpeg_header(header.data, strict=False)
+                is_cmyk = color_space in ("CMYK", "YCCK")
+                simplejpeg.decode_jpeg(header.data, "CMYK" if is_cmyk else "GRAY")
+            except KeyError:
+                continue
+            except ValueError as error:
+                if "Unsupported" in str(error):
+                    continue
+                if not (_EXTRANEOUS_AT_END.match(str(error)) and is_complete(header)):
+                    raise DecodeError(f"damaged JPEG in a TIFF: {error}") from error
 
 
 def _open_by_pillow(data: bytes, formats: tuple[str, ...]) -> Image.Image:
@@ -347,23 +522,70 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _exif_orientation(image: Image.Image) -> int:
-    return image.getexif().get(ORIENTATION_TAG, 1)
-
-
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3] of any Pillow mode."""
     image.load()
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
-        gray = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise DecodeError("32-bit gray values have no defined white: save it with 8 or 16 bits")
+    width, height = image.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    for rows in _strips(height, width):
+        is_whole = rows == slice(0, height)
+        strip = image if is_whole else image.crop((0, rows.start, width, rows.stop))
+        if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+            rgb[rows] = (np.asarray(strip).astype(np.uint16) >> 8)[..., None]
+        else:
+            rgb[rows] = np.asarray(_over_white(strip))
+    return rgb
+
+
+def _over_white(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"))
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """Slices of rows that are converted at once, so that copies of all pixels are few."""
+    rows = max(1, _STRIP_PIXELS // max(width, 1))
+    for top in range(0, height, rows):
+        yield slice(top, min(top + rows, height))
+
+
+class _MemoryBudget:
+    """Bytes that the threads of a process share: large images wait for each other."""
+
+    def __init__(self, total: int):
+        self._free = self._total = total
+        self._condition = threading.Condition()
+
+    @contextlib.contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        size = min(size, self._total)
+        with self._condition:
+            self._condition.wait_for(lambda: self._free >= size)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._free += size
+                self._condition.notify_all()
+
+
+@functools.cache
+def _budget(process: int) -> _MemoryBudget:
+    """That of a process: one that was forked must not wait for threads of its parent."""
+    del process
+    return _MemoryBudget(_MEMORY_BUDGET)
+
+
+def _hold_memory(num_pixels: int) -> contextlib.AbstractContextManager[None]:
+    """Waits until an image of that size may be decoded; a small one need not."""
+    if num_pixels <= _LARGE:
+        return contextlib.nullcontext()
+    return _budget(os.getpid()).hold(num_pixels * _BYTES_PER_PIXEL)
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -379,38 +601,11 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def _jpeg_orientation(data: bytes) -> int:
-    """The EXIF orientation of a JPEG, 1 where there is none or it cannot be read."""
-    if not _has_exif(data, _segments(data)):
-        return 1
-    try:
-        with _open_by_pillow(data, ("JPEG", "MPO")) as image:
-            orientation = _exif_orientation(image)
-    except Exception:  # Damaged EXIF of a sound image: Pillow raises many kinds.
-        return 1
-    return orientation if orientation in range(1, 9) else 1
-
-
-def _is_plain_jpeg(data: bytes) -> bool:
-    """Whether a JPEG is upright, as far as its header says, and gray or RGB, not CMYK."""
-    segments = _segments(data)
-    frames = [offset for marker, offset in segments if marker in _FRAMES]
-    return bool(frames) and data[frames[0] + 9] in (1, 3) and not _has_exif(data, segments)
-
-
-def _has_exif(data: bytes, segments: list[tuple[int, int]]) -> bool:
-    """Whether a JPEG may have an orientation, by its header: most have no EXIF.
-
-    A search of all data for EXIF's mark takes as long as decoding a tenth of the image.
-    """
-    return any(
-        marker == 0xE1 and data.startswith(b"Exif\0\0", offset + 4) for marker, offset in segments
-    )
-
-
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise DecodeError(f"the image is empty ({width}x{height})")
+    if max(width, height) > _MAX_SIDE:
+        raise DecodeError(f"{width}x{height}: no side may have more than {_MAX_SIDE:,} pixels")
     if width * height > max_pixels:
         raise DecodeError(
             f"{width}x{height} is more than the {max_pixels:,} pixels allowed: scale it down"
@@ -423,7 +618,20 @@ def _reason(error: Exception, data: bytes) -> str:
     if not data:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
+        if kind := _known_kind(data):
+            return kind
         if data[:2] == b"\xff\xd8":
             return "damaged JPEG: its header cannot be read"
         return f"no image format is known that starts with {data[:8]!r}"
     return f"damaged image: {error}" if str(error) else f"damaged image ({type(error).__name__})"
+
+
+def _known_kind(data: bytes) -> str:
+    """What a file is that is no image, for the formats that people meet; "" for others."""
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+        return "HEIC is not read: export it as JPEG"
+    if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "JPEG XL is not read: export it as JPEG or PNG"
+    if data.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the image: run git lfs pull"
+    return ""

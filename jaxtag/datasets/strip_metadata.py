@@ -18,11 +18,15 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from jaxtag.data.decode import ORIENTATION_TAG, DecodeError, decode, exif_orientation
+from jaxtag.data.decode import decode, exif_orientation
+from jaxtag.data.exif import ORIENTATION_TAG, jpeg_orientation
+from jaxtag.data.jpeg import read_header
 
 _SOI, _EOI, _SOS, _COMMENT, _APP1, _APP2, _APP13 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE1, 0xE2, 0xED
-# In compressed data 0xff is followed by 0 or a restart marker; anything else ends the scan.
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+# In compressed data 0xff is followed by 0 or a restart marker; anything else ends the scan. Its
+# search would be quadratic in a run of 0xff if they were repeated in the pattern.
+_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_MARKER = re.compile(rb"\xff++([^\x00\xff\xd0-\xd7])", re.DOTALL)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PERSONAL = (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME")
 # First bytes of TIFF and JPEG 2000, which may hold metadata anywhere.
@@ -58,18 +62,20 @@ def strip(data: bytes) -> bytes:
 def strip_jpeg(data: bytes) -> bytes:
     """Returns a JPEG without EXIF (but for its orientation), XMP, IPTC, comments, appended images.
 
-    Returns `data` itself where it is no JPEG or has none of these.
+    Harmless faults of its header are mended (`jpeg.read_header`). Returns `data` itself where it is
+    no JPEG or has none of these.
 
     Raises:
         MetadataError: The segments are malformed.
     """
     if data[:2] != b"\xff\xd8":
         return data
+    header = read_header(data)
+    data = header.data
     segments = []
-    has_exif = has_metadata = False
+    has_metadata = False
     for marker, start, end in _jpeg_segments(data):
         payload = data[start + 4 : end]
-        has_exif |= marker == _APP1 and payload.startswith(b"Exif\0")
         if _is_personal(marker, payload):
             has_metadata = True
         else:
@@ -78,7 +84,7 @@ def strip_jpeg(data: bytes) -> bytes:
                 has_metadata |= end < len(data)
     if not has_metadata:
         return data
-    orientation = _orientation(data) if has_exif else 1
+    orientation = jpeg_orientation(header)
     if orientation != 1:
         payload = b"Exif\0\0" + _orientation_block(orientation)
         segments.insert(1, b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload)
@@ -110,7 +116,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             if length < 2 or end > len(data):
                 raise MetadataError(f"the segment at byte {start} has a wrong length")
             if marker == _SOS:
-                following = _MARKER.search(data, end)
+                following = _SCAN_END.search(data, end)
                 end = following.start() if following else len(data)
         yield marker, start, end
         # Without an end marker the decoder may still be content: yield what there is.
@@ -133,7 +139,7 @@ def _strip_png(data: bytes) -> bytes:
     stripped = _PNG + b"".join(chunks)
     if len(stripped) == len(data):  # nothing went, at the end neither
         return data
-    orientation = _orientation(data)
+    orientation = exif_orientation(data)
     if orientation != 1:
         body = b"eXIf" + _orientation_block(orientation)
         exif = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
@@ -160,7 +166,7 @@ def _strip_webp(data: bytes) -> bytes:
     ends_here = 8 + int.from_bytes(data[4:8], "little") == len(data)
     if len(chunks) == len(all_chunks) and ends_here:
         return data
-    orientation = _orientation(data)
+    orientation = exif_orientation(data)
     if orientation != 1:
         chunks.append((b"EXIF", _orientation_block(orientation)))
     body = b"WEBP"
@@ -182,14 +188,6 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise MetadataError(f"the WebP chunk at byte {offset} has a wrong length")
         yield data[offset : offset + 4], content
         offset += 8 + size + size % 2
-
-
-def _orientation(data: bytes) -> int:
-    """The orientation that the decoder applies, in whichever part of the file it stands."""
-    try:
-        return exif_orientation(data)
-    except DecodeError as error:
-        raise MetadataError(f"its EXIF cannot be read: {error}") from error
 
 
 def _orientation_block(orientation: int) -> bytes:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from jaxtag.data.decode import DecodeError, decode
+from jaxtag.data.jpeg import read_header
 from jaxtag.datasets.archives import ReadError
 from jaxtag.datasets.base import ImageRecord
+from jaxtag.datasets.listings import encode_png
 from jaxtag.datasets.strip_metadata import MetadataError, strip
 
 _T = TypeVar("_T")
@@ -157,37 +159,56 @@ class ImageVerifier:
     ) -> Iterator[tuple[ImageRecord, bytes]]:
         """Verifies images in order."""
         results = _parallel_map(self._verify, images, self._num_threads)
-        for image, (data, digest, reason) in zip(images, results, strict=True):
+        for image, result in zip(images, results, strict=True):
             self._tick()
-            if reason:
+            if result.reason:
                 self._report.damaged += 1
-                self._report.reject(split, image.file, reason)
-            else:
-                self._report.accept(split, image)
-                if digest is not None:
-                    self._cache.add(digest)
-                yield image, data
+                self._report.reject(split, image.file, result.reason)
+                continue
+            self._report.accept(split, image)
+            if result.notes:
+                self._report.note(split, image.file, f"read in spite of {result.notes}")
+            if result.digest is not None:
+                self._cache.add(result.digest)
+            yield image, result.data
 
-    def _verify(self, image: ImageRecord) -> tuple[bytes, bytes | None, str]:
-        """The bytes to store, their digest if they were decoded, and the reason against them."""
-        metadata_error = ""
+    def _verify(self, image: ImageRecord) -> "_Verified":
         try:
             data = image.load()
             if image.generated:
-                return data, None, ""
+                return _Verified(data)
+            notes = ", ".join(read_header(data).notes) if data[:2] == b"\xff\xd8" else ""
             if not self._keep_exif:
-                try:
-                    data = strip(data)
-                except MetadataError as error:
-                    metadata_error = (
-                        f"personal metadata cannot be taken out ({error}); see --keep_exif"
-                    )
+                data = _without_metadata(data)
             digest = VerifiedCache.digest(data)
             if digest not in self._cache:
                 decode(data)
         except (ReadError, DecodeError) as error:
-            return b"", None, str(error)
-        return data, digest, metadata_error
+            return _Verified(b"", reason=str(error))
+        return _Verified(data, digest, notes=notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """The bytes to store, their digest if they were decoded, and what is to be said of them.
+
+    Attributes:
+        reason: Why the image is left out; "" where it is not.
+        notes: What is odd and harmless.
+    """
+
+    data: bytes
+    digest: bytes | None = None
+    reason: str = ""
+    notes: str = ""
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """The image without metadata; one whose parts cannot be followed is encoded anew, as PNG."""
+    try:
+        return strip(data)
+    except MetadataError:
+        return encode_png(decode(data))
 
 
 def _num_cores() -> int:
