@@ -123,10 +123,19 @@ def own_config(tiny_data, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_run(own_config, tmp_path_factory) -> Path:
-    """The work directory of a finished `jaxtag.train`, for reading only; its captions vary."""
+    """The work directory of a finished `jaxtag.train`, for reading only; its captions vary.
+
+    Trained on all devices, by optimized programs, whichever file of tests asks for it first.
+    """
+    import jax
     from calling import call
 
     workdir = tmp_path_factory.mktemp("tiny_run")
-    done = call("train", f"--config={own_config}", f"--workdir={workdir}")
+    unoptimized = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", jax.local_devices)
+        done = call("train", f"--config={own_config}", f"--workdir={workdir}")
+    jax.config.update("jax_disable_most_optimizations", unoptimized)
     assert done.status == 0, done.err
     return workdir

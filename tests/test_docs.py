@@ -31,6 +31,7 @@ from PIL import Image
 
 from jaxtag import datasets
 from jaxtag.config import flags, legacy, schema
+from jaxtag.models import registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -353,11 +354,16 @@ def test_commands_run(page, example_folder, request):
 
 @contextlib.contextmanager
 def modules_forgotten():
-    """Forgets the modules that are imported within, which pages may have under one name."""
-    before = set(sys.modules)
+    """Forgets the modules that are imported within, and the models that they register.
+
+    Pages may have other modules under the same names.
+    """
+    before, known = set(sys.modules), set(registry._MODELS)
     try:
         yield
     finally:
+        for name in set(registry._MODELS) - known:
+            del registry._MODELS[name]
         titles = {Path(block.title).stem for block in ALL_BLOCKS if block.title}
         for name in (set(sys.modules) - before) & titles:
             del sys.modules[name]

@@ -149,6 +149,7 @@ def test_fit_takes_objects(tmp_path) -> None:
         "checkpoints",
         "config.json",
         "counts.png",
+        "data.json",
         "results.json",
     }
     metrics = jaxtag.evaluate(tmp_path / "run", data=sources)

@@ -12,7 +12,7 @@ COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30)}
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("colours")
     rng = np.random.RandomState(0)
-    for split, count in (("train", 4), ("test", 6)):
+    for split, count in (("train", 4), ("validation", 1), ("test", 6)):
         for name, colour in COLOURS.items():
             folder = root / "source" / split / name
             folder.mkdir(parents=True)

@@ -181,7 +181,7 @@ def test_an_absent_data_set_is_told_with_the_commands_that_bring_it(tmp_path, na
         assert f"\n  {command}" in done.err
     # Prepared as it says, the data set lies where this very run looks for it.
     assert f" --data_dir={data}\n" in done.err
-    assert done.err.endswith("which need no files: --config=shapes_caption\n")
+    assert "The embedded data need no files: --config=shapes_caption\n" in done.err
 
 
 def test_the_folder_of_data_may_come_from_the_environment(tmp_path, monkeypatch):

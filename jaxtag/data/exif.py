@@ -5,6 +5,7 @@ cannot be parsed turns nothing.
 """
 
 import re
+from typing import Literal
 
 from jaxtag.data.jpeg import JpegHeader
 
@@ -69,7 +70,7 @@ def exif_orientation(exif: bytes) -> int | None:
     exif = exif.removeprefix(b"Exif\0\0")
     if exif[:4] not in (b"II*\0", b"MM\0*"):
         return None
-    order = "little" if exif[:2] == b"II" else "big"
+    order: Literal["little", "big"] = "little" if exif[:2] == b"II" else "big"
     first = int.from_bytes(exif[4:8], order)
     count = int.from_bytes(exif[first : first + 2], order)
     for number in range(min(count, _MAX_ENTRIES)):

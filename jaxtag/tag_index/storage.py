@@ -129,7 +129,7 @@ class IndexStorage:
                 raise UserError(f"{path} is missing or damaged: {error}") from error
             if vectors.shape[:1] != (count,) or vectors.dtype != np.float32 or vectors.ndim != 2:
                 raise UserError(f"{path} is damaged: not float32 [{count}, D]")
-            if checksum is not None and zlib.crc32(np.ascontiguousarray(vectors)) != checksum:
+            if checksum is not None and zlib.crc32(np.ascontiguousarray(vectors).data) != checksum:
                 raise UserError(f"{path} is damaged: its checksum differs; restore it from a copy")
             if not np.isfinite(vectors).all():
                 raise UserError(f"{path} is damaged: it holds NaN or infinity")
@@ -297,7 +297,7 @@ class IndexStorage:
             _write_all(file, header.getvalue())
             # Not numpy's own writing, whose errors on a full disk give no reason.
             _write_all(file, vectors.reshape(-1).view(np.uint8).data)
-        return {"vectors": name, "crc32": zlib.crc32(vectors)}
+        return {"vectors": name, "crc32": zlib.crc32(vectors.data)}
 
     def _remove_stray_files(self) -> None:
         """Removes the files of killed processes and of before `compact`."""

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -21,6 +22,7 @@ class Identity(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        images = jnp.asarray(images)
         features = images.reshape(2, 4, 6) if self.sequence else images
         return {"features": features, "pooled": images.mean((1, 2))}
 

@@ -1,6 +1,7 @@
 """The task of metric learning: vectors of length 1, the loss of a batch, refused settings."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -35,13 +36,14 @@ def task(loss: str = "n_pair", **fields) -> EmbedTask:
     return EmbedTask(config, range(CLASSES), model)
 
 
-def batch(count: int = 12) -> dict[str, np.ndarray]:
+def batch(count: int = 12) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    return {
+    rows = {
         "image": rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
         "label": rng.integers(0, CLASSES, count).astype(np.int32),
         "mask": (rng.random(count) < 0.8).astype(np.float32),
     }
+    return jax.tree.map(jnp.asarray, rows)
 
 
 def test_vectors_have_length_one_and_follow_the_projection() -> None:
@@ -83,7 +85,7 @@ def test_tags_that_are_not_known_are_neither_shared_nor_absent() -> None:
     rows["known"] = (rng.random((12, CLASSES)) < 0.7).astype(np.uint8)
     states = np.where(rows["known"] > 0, rows["tags"], 2).astype(np.int8)
     vectors = t.embed(variables, rows["image"])
-    expected = metric.make_loss("n_pair", {})(vectors, states, rows["mask"])
+    expected = metric.make_loss("n_pair", {})(vectors, jnp.asarray(states), rows["mask"])
     np.testing.assert_allclose(t.loss(variables, rows, None)[:2], expected, rtol=1e-5)
 
 

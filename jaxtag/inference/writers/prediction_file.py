@@ -62,7 +62,7 @@ def write_predictions(path: Path, evaluation: Evaluation, names: Sequence[str]) 
         return
     with atomic_file.replacing(path, _SETTING) as partial, partial.open("wb") as output:
         if suffix == ".npz":
-            arrays = {name: _as_array(values) for name, values in columns.items()}
+            arrays: dict[str, Any] = {name: _as_array(values) for name, values in columns.items()}
             if "file" in arrays:  # numpy's own argument
                 arrays["files"] = arrays.pop("file")
             np.savez_compressed(output, names=np.array(names, np.str_), **arrays)
@@ -87,7 +87,7 @@ def _value(value: Any, names: Sequence[str], column: str) -> Any:
     """A cell as JSON: a label by its name, tags as their names, scores by name."""
     if isinstance(value, np.ndarray) and names and value.shape == (len(names),):
         if value.dtype == bool:
-            return [names[i] for i in np.flatnonzero(value)]
+            return [names[i] for i in np.flatnonzero(value).tolist()]
         return {n: round(float(v), 6) for n, v in zip(names, value, strict=True)}
     if isinstance(value, np.ndarray):
         return value.tolist()

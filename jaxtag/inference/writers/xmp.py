@@ -11,6 +11,7 @@ import re
 import xml.dom.minidom as minidom
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 from xml.parsers.expat import ExpatError
 
 from absl import logging
@@ -96,17 +97,20 @@ class XmpWriter:
         """The new content of a sidecar; None where it stays as it is."""
         if path.exists():
             if path.stat().st_size > _MAX_BYTES:
-                return self._skip(path)
+                self._skip(path)
+                return None
             old = path.read_bytes().decode("utf-8", "replace")
             sidecar = _parse(old)
             if sidecar is None or not sidecar.is_ours():
-                return self._skip(path)
+                self._skip(path)
+                return None
             sidecar.update(tags, caption)
             new = sidecar.text()
             return None if new == old else new
         other = Path(file).with_suffix(".xmp")
         if other != Path(file) and other.exists():
-            return self._skip(other)
+            self._skip(other)
+            return None
         return document(tags, caption, read_embedded(file)) if tags or caption else None
 
     def _skip(self, path: Path) -> None:
@@ -273,10 +277,11 @@ def _content(element: minidom.Element) -> str:
 
 
 def _remove(element: minidom.Element) -> None:
-    before = element.previousSibling
+    parent: Any = element.parentNode
+    before: Any = element.previousSibling
     if before is not None and before.nodeType == before.TEXT_NODE and not before.data.strip():
-        element.parentNode.removeChild(before)
-    element.parentNode.removeChild(element)
+        parent.removeChild(before)
+    parent.removeChild(element)
 
 
 def _unique(texts: Iterable[str]) -> list[str]:
