@@ -381,9 +381,10 @@ class _PillowReader(ImageReader):
         _check_size(*self._image.size, max_pixels)
         self._data = data
         self._is_large_webp = False
+        self._reduction = 0
+        width, height = self._image.size
         self._check_cost()
         self.orientation = _orientation(self._image, data) if orientation is None else orientation
-        width, height = self._image.size
         transposed = self.orientation in (5, 6, 7, 8)
         self.height, self.width = (width, height) if transposed else (height, width)
 
@@ -395,13 +396,23 @@ class _PillowReader(ImageReader):
         if kind == "WEBP" and width * height > _LARGE:
             self._is_large_webp = b"ANIM" not in self._data[:64]
             is_large = is_large and not self._is_large_webp
+        if kind == "JPEG2000":
+            levels, is_slow = _jpeg2000_cost(self._data)
+            if is_slow:
+                raise DecodeError("it has very many tiles or layers of quality: save it anew")
+            excess = width * height / _SLOW_PIXELS[kind]
+            self._reduction = max(0, math.ceil(math.log(excess, 4)))
+            self._image.reduce = self._reduction  # type: ignore[attr-defined]  # of its plugin
+            is_large = self._reduction > levels
         if is_large:
             raise DecodeError(
                 f"{width}x{height} is more than the {_SLOW_PIXELS[kind]:,} pixels allowed in "
                 f"{kind}: scale it down, or save it as JPEG or PNG"
             )
-        if kind == "JPEG2000" and _is_slow_jpeg2000(self._data):
-            raise DecodeError("it has very many tiles or layers of quality: save it anew")
+
+    def factor(self, scale: float) -> float:
+        del scale
+        return 0.5**self._reduction
 
     def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:
         del scale, bottom  # these formats have no cheaper part
@@ -459,17 +470,19 @@ _SIZ, _COD = b"\xff\x4f\xff\x51", b"\xff\x52"
 _MAX_TILES, _MAX_LAYERS = 10_000, 100
 
 
-def _is_slow_jpeg2000(data: bytes) -> bool:
-    """Whether a JPEG 2000 takes long for its size, by its numbers of tiles and layers."""
+def _jpeg2000_cost(data: bytes) -> tuple[int, bool]:
+    """How often the size of a JPEG 2000 can be halved, and whether it takes long for its size."""
     start = data.find(_SIZ)
     if start < 0:
-        return False
+        return 0, False
     size = [int.from_bytes(data[start + 8 + 4 * n : start + 12 + 4 * n]) for n in range(8)]
     width, height, _, _, tile_width, tile_height, *_ = size
     tiles = math.ceil(width / max(tile_width, 1)) * math.ceil(height / max(tile_height, 1))
     cod = data.find(_COD, start)
-    layers = int.from_bytes(data[cod + 6 : cod + 8]) if cod >= 0 else 1
-    return tiles > _MAX_TILES or layers > _MAX_LAYERS
+    if cod < 0:
+        return 0, tiles > _MAX_TILES
+    layers, levels = int.from_bytes(data[cod + 6 : cod + 8]), data[cod + 9 : cod + 10]
+    return int.from_bytes(levels), tiles > _MAX_TILES or layers > _MAX_LAYERS
 
 
 # Tags of a TIFF (TIFF 6.0, and Technical Note 2 on JPEG).

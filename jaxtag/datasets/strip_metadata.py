@@ -162,32 +162,37 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def _strip_webp(data: bytes) -> bytes:
     all_chunks = list(_webp_chunks(data))
-    chunks = [(kind, content) for kind, content in all_chunks if kind not in _WEBP_PERSONAL]
+    chunks = [chunk for chunk in all_chunks if chunk[0] not in _WEBP_PERSONAL]
     ends_here = 8 + int.from_bytes(data[4:8], "little") == len(data)
     if len(chunks) == len(all_chunks) and ends_here:
         return data
     orientation = exif_orientation(data)
     if orientation != 1:
-        chunks.append((b"EXIF", _orientation_block(orientation)))
+        chunks.append((b"EXIF", _orientation_block(orientation), b""))
     body = b"WEBP"
-    for kind, content in chunks:
+    for kind, content, padding in chunks:
         if kind == b"VP8X" and content:
             flags = content[0] & ~(_HAS_EXIF | _HAS_XMP) | (_HAS_EXIF if orientation != 1 else 0)
             content = bytes([flags]) + content[1:]
-        body += kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+        padding = padding or b"\0" * (len(content) % 2)
+        body += kind + struct.pack("<I", len(content)) + content + padding
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(kind, content) of each chunk, within the length that the file states."""
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """(kind, content, padding) of each chunk, within the length that the file states.
+
+    The byte of padding stays what it is: libwebp reads it where the content is damaged.
+    """
     offset, stop = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     while offset < stop:
         size = int.from_bytes(data[offset + 4 : offset + 8], "little")
         content = data[offset + 8 : offset + 8 + size]
         if offset + 8 + size > stop:
             raise MetadataError(f"the WebP chunk at byte {offset} has a wrong length")
-        yield data[offset : offset + 4], content
-        offset += 8 + size + size % 2
+        end = offset + 8 + size
+        yield data[offset : offset + 4], content, data[end : min(end + size % 2, stop)]
+        offset = end + size % 2
 
 
 def _orientation_block(orientation: int) -> bytes:
