@@ -166,11 +166,6 @@ def test_blanks_around_names_and_values_do_not_count() -> None:
 
 
 def test_runs_of_two_tasks_differ_in_their_task() -> None:
-<<<<<<< HEAD
-    from jaxtag.config import flags
-
-=======
->>>>>>> weight-faults
     changed = configuration.differences(flags.load("shapes_caption"), flags.load("corel5k_tag"))
     assert changed["task.name"] == ("caption", "tag")
     assert not any(name.startswith("task.") for name in changed if name != "task.name")

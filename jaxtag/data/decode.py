@@ -402,7 +402,7 @@ class _PillowReader(ImageReader):
                 raise DecodeError("it has very many tiles or layers of quality: save it anew")
             excess = width * height / _SLOW_PIXELS[kind]
             self._reduction = max(0, math.ceil(math.log(excess, 4)))
-            self._image.reduce = self._reduction  # type: ignore[attr-defined]  # of its plugin
+            setattr(self._image, "reduce", self._reduction)  # noqa: B010  # a field of its plugin
             is_large = self._reduction > levels
         if is_large:
             raise DecodeError(
