@@ -24,6 +24,13 @@ __all__ = [
 ]
 
 
+def _expanded(path: str | os.PathLike[str], setting: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # a container whose user has no home
+        raise UserError(f"{setting}={path}: {error}") from error
+
+
 def prepare(
     dataset: str,
     source: str | os.PathLike[str] | None,
@@ -62,14 +69,19 @@ def prepare(
         commands = download_instructions(dataset)
         if source is None:
             raise UsageError(f"{dataset} is read from files: say where with --source.\n{commands}")
-        if not Path(source).expanduser().exists():
+        source = _expanded(source, "--source")
+        try:
+            exists = source.exists()
+        except OSError as error:
+            raise UserError(f"--source={source}: {error.strerror}") from error
+        if not exists:
             raise UserError(f"--source={source} does not exist.\n{commands}")
     elif source is not None:
         raise UsageError(f"{dataset} is made from a seed and takes no --source")
     return write_dataset(
         builder,
         source,
-        Path(data_dir).expanduser(),
+        _expanded(data_dir, "--data_dir"),
         overwrite=overwrite,
         keep_exif=keep_exif,
         num_threads=num_threads,

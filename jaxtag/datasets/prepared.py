@@ -18,7 +18,10 @@ _VERSION = re.compile(r"^\d+\.\d+\.\d+$")
 def data_dir(flag: str | os.PathLike[str] | None = None) -> Path:
     """The folder of data sets: `flag`, else $TFDS_DATA_DIR, else tfds's own default."""
     folder = flag or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
-    return Path(folder).expanduser()
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:  # a container whose user has no home
+        raise UserError(f"the folder of data sets {folder}: {error}; give --data_dir") from error
 
 
 def open_split(
@@ -73,12 +76,15 @@ def _version_folder(dataset: str, flag: str | os.PathLike[str] | None) -> Path:
     root = data_dir(flag)
     parent = root / name
     versions = []
-    if parent.is_dir():
-        versions = [
-            folder.name
-            for folder in parent.iterdir()
-            if _VERSION.match(folder.name) and (folder / "dataset_info.json").is_file()
-        ]
+    try:
+        if parent.is_dir():
+            versions = [
+                folder.name
+                for folder in parent.iterdir()
+                if _VERSION.match(folder.name) and (folder / "dataset_info.json").is_file()
+            ]
+    except OSError as error:
+        raise UserError(f"{parent} cannot be read: {error.strerror}") from error
     if not versions or (version and version not in versions):
         there = f" (it holds {', '.join(sorted(versions))})" if versions else ""
         commands = download_instructions(name, shlex.quote(os.fspath(flag)) if flag else None)

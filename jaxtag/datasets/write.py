@@ -28,7 +28,10 @@ from jaxtag.storage.atomic_file import write_text
 
 LEDGER = "ledger.jsonl"
 _STAGING, _REPLACED, _VERIFIED = ".preparing-", ".replaced-", ".examined"
-_WRITING_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM),
+    *(errno.ESTALE, errno.ENODEV, errno.EMFILE),
+)
 # tfds writes what it shuffles to disk once more when it is larger than this.
 _SHUFFLED_IN_MEMORY = 1000 << 20
 
@@ -214,7 +217,7 @@ def _readable_errors(folder: Path) -> Iterator[None]:
                 raise UserError(f"{file}: {reason}") from error
             if reason:
                 raise UserError(f"{folder} cannot be written: {reason}") from error
-            cause = cause.__cause__
+            cause = cause.__cause__ or cause.__context__
         raise
 
 
@@ -230,8 +233,6 @@ def _outside_file(error: BaseException, folder: Path) -> Path | None:
 def _disk_error(error: BaseException) -> str:
     """The system's text of an error of the disk; "" of any other error."""
     if isinstance(error, OSError) and error.strerror:
-        # Without a file it may be of a read from the source, unless only writing fails so.
-        return error.strerror if error.filename or error.errno in _WRITING_FAILED else ""
+        return error.strerror
     # ArrayRecord's writer is C++: its errors carry the system's text only.
-    texts = ("No space left on device", "File too large", "Disk quota exceeded")
-    return next((text for text in texts if text in str(error)), "")
+    return next((text for text in map(os.strerror, _DISK_ERRORS) if text in str(error)), "")

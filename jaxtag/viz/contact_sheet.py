@@ -21,6 +21,7 @@ _LINE_HEIGHT = 1.35  # in font sizes
 _BACKGROUND, _CARD, _BORDER = "#f3f4f6", "#ffffff", "#d9dce1"
 _INK, _ACCENT, _GRAY = "#111827", "#1d4ed8", "#6b7280"
 _FONT_SIZES = {"title": 26, "caption": 16, "reference": 13, "gap": 4}
+_MAX_CHARACTERS = 400  # of a text; more would not be read on a sheet
 _MAX_PIXEL_ART = 64  # images up to this size are enlarged without interpolation
 
 Line = tuple[str, str, str]  # (text, style, color)
@@ -110,8 +111,13 @@ def _layout(caption: str, references: Sequence[str]) -> list[Line]:
 
 
 def _wrap(text: str, style: str, width: int) -> list[str]:
-    """Breaks a text into lines of at most `width` pixels; words that are longer are split."""
+    """Breaks a text into lines of at most `width` pixels; longer words are split.
+
+    A text of more than _MAX_CHARACTERS is cut.
+    """
     font = _font(style)
+    if len(text) > _MAX_CHARACTERS:
+        text = f"{text[:_MAX_CHARACTERS]}..."
     lines: list[str] = []
     line = ""
     for word in _plain(text).split() or ["(no caption)"]:
