@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jaxtag.datasets.base import Listing
 from jaxtag.datasets.verify import PrepareReport
+from jaxtag.errors import printable
 
 SUMMARY = "summary.json"
 _NOUNS = {"pictures": "images"}  # how counts are printed; others by their name
@@ -109,7 +110,7 @@ class Summary:
         else:
             lines.append("  left out: nothing")
         lines += [f"  warning: {warning}" for warning in self.warnings]
-        return "\n".join(map(_printable, lines))
+        return "\n".join(map(printable, lines))
 
     def _balance_lines(self) -> list[str]:
         """The classes or tags with the most and the fewest images."""
@@ -127,11 +128,6 @@ class Summary:
             mean = sum(self.balance.values()) / counts["pictures"]
             lines.append(f"  tags of an image: mean {mean:.2f}")
         return lines
-
-
-def _printable(line: str) -> str:
-    """A line without characters that a terminal would act on."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def _counts(split: str, report: PrepareReport) -> dict[str, int]:
