@@ -56,7 +56,7 @@ def test_names_in_build_are_those_of_files():
 def test_first_command_on_a_fresh_machine(tmp_path):
     """Installs in a new environment, trains as printed, and it plainly works."""
     clone, home = tmp_path / "clone", tmp_path / "home"
-    ignored = shutil.ignore_patterns(".venv", ".git", "runs", "*cache*")
+    ignored = shutil.ignore_patterns(".venv", ".git", "runs", ".*_cache", "__pycache__")
     shutil.copytree(ROOT, clone, ignore=ignored)
     home.mkdir()
     environment = {
