@@ -74,3 +74,22 @@ def class_names(summary, feature="label"):
 def ledger(summary):
     lines = (summary.folder / "ledger.jsonl").read_text().splitlines()
     return {entry["file"]: entry["reason"] for entry in map(json.loads, lines)}
+
+
+def list_own(source):
+    """The listing of own data: everything that is decided before an image is decoded."""
+    with datasets.builder_class("mine").open_listing(source) as listing:
+        return listing
+
+
+def annotations(listing, feature):
+    """file -> the name of its class, or the names of its tags."""
+    names = listing.features[feature]
+    names = getattr(names, "feature", names).names
+    values = {
+        image.file: image.fields[feature] for images in listing.splits.values() for image in images
+    }
+    return {
+        file: [names[number] for number in value] if isinstance(value, list) else names[value]
+        for file, value in values.items()
+    }

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxtag.data.text import clean_name
 from jaxtag.errors import UserError, did_you_mean
 from jaxtag.storage import json_files
 from jaxtag.storage.atomic_file import write_text
@@ -63,6 +64,8 @@ class LabelNames:
         """
         if isinstance(label, str):
             number = self._numbers.get(label)
+            if number is None:  # it may be written in another Unicode form, or with blanks
+                number = self._numbers.get(clean_name(label))
             if number is None:
                 raise UserError(f"no label is called {label!r}{did_you_mean(label, self.names)}")
             return number
@@ -81,7 +84,8 @@ class LabelNames:
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.names)}
+        cleaned = {clean_name(name): number for number, name in enumerate(self.names)}
+        return cleaned | {name: number for number, name in enumerate(self.names)}
 
     def save(self, path: Path) -> None:
         """Writes the names as JSON."""

@@ -28,10 +28,8 @@ from jaxtag.storage.atomic_file import write_text
 
 LEDGER = "ledger.jsonl"
 _STAGING, _REPLACED, _VERIFIED = ".preparing-", ".replaced-", ".examined"
-_DISK_ERRORS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM),
-    *(errno.ESTALE, errno.ENODEV, errno.EMFILE),
-)
+_WRITING_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_DISK_ERRORS = (*_WRITING_FAILED, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENODEV)
 # tfds writes what it shuffles to disk once more when it is larger than this.
 _SHUFFLED_IN_MEMORY = 1000 << 20
 
@@ -215,10 +213,19 @@ def _readable_errors(folder: Path) -> Iterator[None]:
             reason = _disk_error(cause)
             if reason and (file := _outside_file(cause, folder)):
                 raise UserError(f"{file}: {reason}") from error
+            if reason and isinstance(cause, OSError) and _is_anywhere(cause):
+                raise UserError(
+                    f"{folder.name}: a disk fails, that of the source or of {folder}: {reason}"
+                ) from error
             if reason:
                 raise UserError(f"{folder} cannot be written: {reason}") from error
             cause = cause.__cause__ or cause.__context__
         raise
+
+
+def _is_anywhere(error: OSError) -> bool:
+    """Whether an error names no file and may be of reading as well as of writing."""
+    return not error.filename and error.errno not in _WRITING_FAILED
 
 
 def _outside_file(error: BaseException, folder: Path) -> Path | None:
