@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxtag.data.labels import LabelNames, listed
+from jaxtag.data.text import clean_names
 from jaxtag.errors import UserError
 
 Record = dict[str, Any]
@@ -250,7 +251,7 @@ class RecordSource(Source):
             for field in fields:
                 labels.update(_as_list(record.get(field, [])))
         if all(isinstance(label, str) for label in labels):
-            return sorted(str(label) for label in labels)
+            return sorted(clean_names(map(str, labels)))
         if not all(isinstance(label, int) for label in labels):
             raise UserError(f"{self.name}: {feature!r} holds labels by name and by number")
         return [str(number) for number in range(max(map(int, labels)) + 1)]

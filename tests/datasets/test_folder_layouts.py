@@ -247,7 +247,7 @@ def test_equal_images_of_two_splits_are_kept_in_one(tmp_path):
 
 
 def test_equal_images_are_held_out_together_and_two_classes_of_one_are_told(tmp_path):
-    files = {f"{name}/{n}.jpg": picture(n) for name in ("cat", "dog") for n in range(20)}
+    files = {f"{name}/{n}.jpg": picture(10 * n) for name in ("cat", "dog") for n in range(20)}
     listing = list_own(lay(tmp_path, files))
     held_out = {image.file.split("/")[1] for image in listing.splits["validation"]}
     assert held_out
