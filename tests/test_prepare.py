@@ -107,7 +107,7 @@ def test_an_error_that_names_no_file_is_not_blamed_on_the_data_directory(
         raise OSError(errno.EIO, "Input/output error")  # as read() of an open file raises it
 
     monkeypatch.setattr(write.Summary, "from_report", broken)
-    with pytest.raises(UserError, match="a disk fails, that of the source or of .*output error$"):
+    with pytest.raises(UserError, match=r"a disk fails, that of the source or of .*output error$"):
         datasets.prepare("shapes_captions", None, tmp_path / "data")
     assert whole(tmp_path / "data/shapes_captions") == []
 
