@@ -351,5 +351,6 @@ def _split(row: Row) -> str | None:
         return None
     split = SPLITS.get(row.split.strip().lower())
     if split is None:
-        raise UserError(f"{row.location}: split {row.split!r} is none of train, validation, test")
+        shown = repr(row.split[:60])
+        raise UserError(f"{row.location}: split {shown} is none of train, validation, test")
     return split
