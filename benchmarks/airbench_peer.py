@@ -49,14 +49,17 @@ def train(args: argparse.Namespace) -> None:
     names = ("train_images", "train_labels", "test_images", "test_labels")
     arrays = (np.load(Path(args.serve) / f"{name}.npy") for name in names)
     images, labels, *held_out = (torch.from_numpy(array).to(device) for array in arrays)
-    found = []
+    accuracies = []
     for seed in range(args.seed, args.seed + args.runs):
         torch.manual_seed(seed)
         with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
             model, seconds = run(args, images, labels)
-            found.append(accuracy(model, *held_out))
-        print(f"seed {seed}: top1 {found[-1]:.4f} after {seconds:.2f} s of training", flush=True)
-    print(f"{len(found)} seeds: top1 {np.mean(found):.4f}, deviation {np.std(found):.4f}")
+            accuracies.append(accuracy(model, *held_out))
+        print(
+            f"seed {seed}: top1 {accuracies[-1]:.4f} after {seconds:.2f} s of training", flush=True
+        )
+    mean, deviation = np.mean(accuracies), np.std(accuracies)
+    print(f"{len(accuracies)} seeds: top1 {mean:.4f}, deviation {deviation:.4f}")
 
 
 def run(args: argparse.Namespace, images, labels):
@@ -75,12 +78,12 @@ def run(args: argparse.Namespace, images, labels):
     start, step = time.perf_counter(), 0
     pixels = normalized(images)
     while step < total:
-        epoch, place = divmod(step, steps_an_epoch)
-        if place == 0:
+        epoch, step_of_epoch = divmod(step, steps_an_epoch)
+        if step_of_epoch == 0:
             order = torch.randperm(len(images), device=images.device)
             whiten.bias.requires_grad = epoch < BIAS_EPOCHS
             shown = moved(pixels, mirrored ^ bool(epoch % 2))
-        chosen = order[place * batch :][:batch]
+        chosen = order[step_of_epoch * batch :][:batch]
         loss = F.cross_entropy(
             called(shown[chosen]), labels[chosen], label_smoothing=SMOOTHING, reduction="sum"
         )
@@ -153,10 +156,10 @@ class Lookahead:
         self._model = model
         self._slow = {name: value.clone() for name, value in model.state_dict().items()}
 
-    def step(self, kept: float) -> None:
+    def step(self, decay: float) -> None:
         for name, value in self._model.state_dict().items():
             if value.is_floating_point():
-                self._slow[name].lerp_(value, 1 - kept)
+                self._slow[name].lerp_(value, 1 - decay)
                 value.copy_(self._slow[name])
 
 

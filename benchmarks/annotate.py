@@ -44,13 +44,13 @@ def main() -> None:
             times[name].append(side(model, few))
     seconds = {name: statistics.median(each) for name, each in times.items()}
     parts = seconds["input"] + seconds["model"]
-    found = {
+    results = {
         "pictures": len(few),
         "images_per_second": {name: round(len(few) / each, 1) for name, each in seconds.items()},
         "annotate / (input + model)": round(seconds["annotate"] / parts, 2),
         "long pass": _long_pass(model, names),
     }
-    print(json.dumps(found, indent=1))
+    print(json.dumps(results, indent=1))
 
 
 def _input(model, names: list[str]) -> float:

@@ -47,9 +47,11 @@ def main(_: list[str]) -> None:
     ]
     best = candidates[int(np.argmax(scores))]
 
-    known, asked = thumbnails(training), thumbnails(held_out)
-    distances = (known**2).sum(1) - 2 * asked @ known.T  # but for a constant of each row
-    nearest = {index: texts[place][0] for index, place in enumerate(distances.argmin(1))}
+    train_pixels, pixels = thumbnails(training), thumbnails(held_out)
+    distances = (train_pixels**2).sum(
+        1
+    ) - 2 * pixels @ train_pixels.T  # but for a constant of each row
+    nearest = {index: texts[row][0] for index, row in enumerate(distances.argmin(1))}
 
     rows = {
         f"constant: {best!r}": caption_scores(
@@ -58,9 +60,9 @@ def main(_: list[str]) -> None:
         "nearest by 16x16 pixels": caption_scores(nearest, references, held_out),
     }
     for workdir in map(Path, _WORKDIRS.value):
-        found = json.loads((workdir / "evaluation.json").read_text(encoding="utf-8"))
+        evaluation = json.loads((workdir / "evaluation.json").read_text(encoding="utf-8"))
         rows[workdir.name] = {
-            name: value for name, value in found.items() if name in rows[next(iter(rows))]
+            name: value for name, value in evaluation.items() if name in rows[next(iter(rows))]
         }
     print(evaluator.table(rows))
 

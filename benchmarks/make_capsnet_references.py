@@ -50,8 +50,10 @@ class CapsNet(nn.Module):
             capsules = squash((shares[..., None] * votes).sum(1))
             logits = logits + (votes * capsules[:, None]).sum(-1)
         lengths = capsules.norm(dim=-1)
-        kept = functional.one_hot(lengths.argmax(1) if labels is None else labels, CLASSES)
-        pictures = self.decoder((capsules * kept[..., None]).flatten(1)).unflatten(1, (21, 19, 2))
+        selected = functional.one_hot(lengths.argmax(1) if labels is None else labels, CLASSES)
+        pictures = self.decoder((capsules * selected[..., None]).flatten(1)).unflatten(
+            1, (21, 19, 2)
+        )
         return capsules, lengths, pictures
 
 
@@ -124,15 +126,15 @@ def make_capsnet(path: Path) -> None:
     images = np.random.RandomState(1).random_sample((4, 21, 19, 2)).astype(np.float32)
     labels = torch.tensor([3, 0, 4, 3])
     tensors = state("weights", model) | {"images": images, "labels": labels.int().numpy()}
-    for mode, given in (("labels", labels), ("longest", None)):
+    for mode, selected in (("labels", labels), ("longest", None)):
         model.zero_grad()
-        capsules, lengths, pictures = model(nchw(images), given)
+        capsules, lengths, pictures = model(nchw(images), selected)
         error = ((pictures - torch.from_numpy(images)) ** 2).sum((1, 2, 3))
         losses = margin_loss(lengths, functional.one_hot(labels, CLASSES)) + 0.0005 * error
         losses.mean().backward()
-        found = {"capsules": capsules, "lengths": lengths, "reconstruction": pictures}
-        found |= {"losses": losses}
-        tensors |= {f"{mode}/{name}": t.detach().numpy() for name, t in found.items()}
+        outputs = {"capsules": capsules, "lengths": lengths, "reconstruction": pictures}
+        outputs |= {"losses": losses}
+        tensors |= {f"{mode}/{name}": t.detach().numpy() for name, t in outputs.items()}
         tensors |= gradients(f"{mode}/gradients", model)
     print("lengths:", tensors["labels/lengths"])
     save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, path)

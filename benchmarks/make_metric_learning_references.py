@@ -172,13 +172,13 @@ def losses(random: np.random.RandomState) -> dict[str, np.ndarray]:
     mask[[3, 11]] = 0
     proxies = random.randn(CLASSES, SIZE).astype(np.float32)
     stored = {"embeddings": embeddings, "labels": labels, "mask": mask, "proxies": proxies}
-    kept = np.flatnonzero(mask)
+    rows = np.flatnonzero(mask)
     for name, loss in {**PAIRS, **PROXIES}.items():
         inputs = [torch.tensor(embeddings, dtype=torch.float64, requires_grad=True)]
         if name in PROXIES:
             inputs.append(torch.tensor(proxies, dtype=torch.float64, requires_grad=True))
         x, *others = [torch.nn.functional.normalize(value, dim=-1) for value in inputs]
-        value = loss(x[kept], labels[kept].tolist(), *others)
+        value = loss(x[rows], labels[rows].tolist(), *others)
         value.backward()
         stored[f"{name}/loss"] = np.array(value.item())
         stored[f"{name}/embeddings"] = inputs[0].grad.numpy().astype(np.float32)

@@ -167,8 +167,8 @@ def distance_to_kinks(model: nn.Module, images: np.ndarray) -> float:
         for kink in KINKS[type(module).__name__]:
             distances.append((inputs[0] - kink).abs().min().item())
 
-    found = [module for module in model.modules() if type(module).__name__ in KINKS]
-    handles = [module.register_forward_pre_hook(measure) for module in found]
+    activations = [module for module in model.modules() if type(module).__name__ in KINKS]
+    handles = [module.register_forward_pre_hook(measure) for module in activations]
     with torch.no_grad():
         logits(model, images)
     for handle in handles:

@@ -183,18 +183,18 @@ def trained(model: nn.Module, images: np.ndarray, factors: np.ndarray) -> dict[s
     """What a step in training gives: logits, gradients, running moments; in the images' dtype."""
     dtype = torch.from_numpy(images).dtype
     model = copy.deepcopy(model).train().to(dtype)
-    found = logits(model, images)
-    (found * torch.from_numpy(factors).to(dtype)).mean().backward()
-    tensors = {"trained_logits": found.detach().numpy()}
+    outputs = logits(model, images)
+    (outputs * torch.from_numpy(factors).to(dtype)).mean().backward()
+    tensors = {"trained_logits": outputs.detach().numpy()}
     tensors |= {f"after/{n}": drawn.sampled(p.grad.numpy()) for n, p in model.named_parameters()}
     return tensors | {
         f"after/{n}": drawn.sampled(b.numpy()) for n, b in model.named_buffers() if "running" in n
     }
 
 
-def distance(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+def distance(outputs: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
     """The largest difference, relative to the largest element of its tensor."""
-    return max(np.abs(found[n] - e).max() / np.abs(e).max() for n, e in expected.items())
+    return max(np.abs(outputs[n] - e).max() / np.abs(e).max() for n, e in expected.items())
 
 
 def unsteadiness(model: nn.Module, images: np.ndarray, factors: np.ndarray, expected) -> float:

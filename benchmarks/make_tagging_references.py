@@ -67,7 +67,7 @@ def losses() -> dict[str, np.ndarray]:
     torch.manual_seed(0)
     z = (3 * torch.randn(8, 5, dtype=torch.float64)).requires_grad_()
     y = (torch.rand(8, 5) < 0.4).double()
-    found = {"logits": z.detach(), "labels": y}
+    tensors = {"logits": z.detach(), "labels": y}
     for name, values in {
         "asymmetric": asymmetric(z, y, 4, 0, 0.05),
         "asymmetric_both": asymmetric(z, y, 3, 1, 0.0),
@@ -76,9 +76,9 @@ def losses() -> dict[str, np.ndarray]:
             z, y, reduction="none"
         ),
     }.items():
-        found[name] = values.detach()
-        found[f"{name}_gradient"] = torch.autograd.grad(values.sum(), z)[0]
-    return {name: value.numpy() for name, value in found.items()}
+        tensors[name] = values.detach()
+        tensors[f"{name}_gradient"] = torch.autograd.grad(values.sum(), z)[0]
+    return {name: value.numpy() for name, value in tensors.items()}
 
 
 def query_head(features=6, width=8, heads=2, groups=3, tags=7) -> dict[str, np.ndarray]:
@@ -109,19 +109,22 @@ def query_head(features=6, width=8, heads=2, groups=3, tags=7) -> dict[str, np.n
     logits = torch.stack([x[:, g] @ kernel[g] for g in range(groups)], 1)
     logits = logits.flatten(1)[:, :tags] + bias
 
-    found = {"queries": queries, "head_kernel": kernel, "head_bias": bias}
+    tensors = {"queries": queries, "head_kernel": kernel, "head_bias": bias}
     for name, layer in linears.items():
-        found[f"{name}/kernel"], found[f"{name}/bias"] = layer.weight.T, layer.bias
+        tensors[f"{name}/kernel"], tensors[f"{name}/bias"] = layer.weight.T, layer.bias
     for name, layer in norms.items():
-        found[f"{name}/scale"], found[f"{name}/bias"] = layer.weight, layer.bias
+        tensors[f"{name}/scale"], tensors[f"{name}/bias"] = layer.weight, layer.bias
     weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
-    found["query/kernel"], found["query/bias"] = weights[0].T, biases[0]
-    found["key_value/kernel"] = torch.stack([w.T for w in weights[1:]], 1)
-    found["key_value/bias"] = torch.stack(biases[1:])
-    found["out/kernel"], found["out/bias"] = attention.out_proj.weight.T, attention.out_proj.bias
-    found = {f"params/{name}": value for name, value in found.items()}
-    found |= {"pictures": pictures, "query_head_logits": logits}
-    return {name: value.detach().contiguous().numpy() for name, value in found.items()}
+    tensors["query/kernel"], tensors["query/bias"] = weights[0].T, biases[0]
+    tensors["key_value/kernel"] = torch.stack([w.T for w in weights[1:]], 1)
+    tensors["key_value/bias"] = torch.stack(biases[1:])
+    tensors["out/kernel"], tensors["out/bias"] = (
+        attention.out_proj.weight.T,
+        attention.out_proj.bias,
+    )
+    tensors = {f"params/{name}": value for name, value in tensors.items()}
+    tensors |= {"pictures": pictures, "query_head_logits": logits}
+    return {name: value.detach().contiguous().numpy() for name, value in tensors.items()}
 
 
 def main() -> None:

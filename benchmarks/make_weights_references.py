@@ -170,8 +170,8 @@ def make_captions(path: Path) -> None:
             texts[str(beams)] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
         weights = load_file(folder / "model.safetensors")
         tensors |= {f"weights/{name}": tensor for name, tensor in weights.items()}
-        kept = ("*.json", "*.txt")
-        files = {file.name: file.read_text() for kind in kept for file in folder.glob(kind)}
+        patterns = ("*.json", "*.txt")
+        files = {file.name: file.read_text() for kind in patterns for file in folder.glob(kind)}
         notes = {"files": json.dumps(files), "texts": json.dumps(texts)}
         save_file(tensors, path, metadata=notes)
 

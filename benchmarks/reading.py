@@ -77,9 +77,9 @@ def _write(args: argparse.Namespace, folder: Path) -> None:
 
 def _compare(args: argparse.Namespace, folder: str) -> dict:
     pythons = dict(zip(SIDES, (sys.executable, args.tf_python, args.torch_python), strict=True))
-    found: dict[str, list[dict]] = {side: [] for side, python in pythons.items() if python}
+    seconds: dict[str, list[dict]] = {side: [] for side, python in pythons.items() if python}
     for _ in range(args.rounds):
-        for side, rounds in found.items():
+        for side, rounds in seconds.items():
             command = [pythons[side], __file__, f"--side={side}", f"--folder={folder}"]
             command += [f"--dataset={args.dataset}", f"--size={args.size}"]
             command += [f"--batch_size={args.batch_size}", f"--passes={args.passes}"]
@@ -89,7 +89,7 @@ def _compare(args: argparse.Namespace, folder: str) -> dict:
     names = ("first_pass", "later_passes", "peak_bytes", "growth_bytes")
     table = {
         side: {name: round(statistics.median(one[name] for one in rounds)) for name in names}
-        for side, rounds in found.items()
+        for side, rounds in seconds.items()
     }
     ratios = {
         f"ours / {side}": {

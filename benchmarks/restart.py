@@ -48,8 +48,8 @@ def main() -> None:
     print(f"{'':20}{'first start':>12}{'restart':>9}{'min':>7}{'max':>7}")
     for part in first:
         times = [parts[part] for parts in restarts]
-        found = f"{statistics.median(times):9.2f}{min(times):7.2f}{max(times):7.2f}"
-        print(f"{part:20}{first[part]:12.2f}{found}")
+        columns = f"{statistics.median(times):9.2f}{min(times):7.2f}{max(times):7.2f}"
+        print(f"{part:20}{first[part]:12.2f}{columns}")
     print(f"programs that the restarts had to compile: {compiled}")
 
 
@@ -65,11 +65,11 @@ def start(command: list[str], environment: dict[str, str], end: signal.Signals) 
     ) as process:
         for line in process.stderr:
             lines.append(line)
-            if found := COMPILATION.search(line):
-                stages[STAGES[found[1].split()[0]]].append(float(found[2]))
-            if found := FIRST.match(line):
+            if match := COMPILATION.search(line):
+                stages[STAGES[match[1].split()[0]]].append(float(match[2]))
+            if match := FIRST.match(line):
                 total = time.perf_counter() - began
-                for pair in found[1].split(", "):
+                for pair in match[1].split(", "):
                     name, seconds = pair.rsplit(" ", 1)
                     parts[name] = float(seconds)
             steps += bool(STEP.match(line))

@@ -77,13 +77,13 @@ def measure(args: argparse.Namespace, size: str) -> None:
     def search() -> np.ndarray:
         return index.search(queries, COUNT)[1]
 
-    found = search()
+    ids = search()
     with (
         tempfile.TemporaryDirectory() as folder,
         turns.peer(args, Path(folder), "--size", size) as ask,
     ):
         for peer in PEERS:
-            same = (found == np.array(ask(f"{peer} neighbours"))).mean()
+            same = (ids == np.array(ask(f"{peer} neighbours"))).mean()
             times = [(turns.seconds(search), ask(peer)) for _ in range(args.rounds)]
             turns.report(f"{size} {peer} (same: {same:.4%})", *map(list, zip(*times, strict=True)))
 

@@ -19,11 +19,13 @@ def build(name: str, classes: int, timm: bool = False) -> tuple[nn.Module, Loss]
     if timm:
         import timm as library
 
-        known = {
+        constructors = {
             "vit_base_patch16": "vit_base_patch16_224",
             "vit_base_patch16_gap": "vit_base_patch16_gap_224",
         }
-        return library.create_model(known.get(name, name), num_classes=classes), cross_entropy
+        return library.create_model(
+            constructors.get(name, name), num_classes=classes
+        ), cross_entropy
     return Logits(_of_transformers(name, classes)), cross_entropy
 
 

@@ -24,27 +24,27 @@ ROUND = 50e-6
 CHIPS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 50_176)
 
 
-def exchange(chips: int, given: float, links: float, network: float) -> float:
+def exchange(chips: int, num_bytes: float, links: float, network: float) -> float:
     """Seconds to add up `given` bytes over all chips."""
     inside = min(chips, SLICE)
     slices = chips // inside
-    seconds = 2 * (inside - 1) / inside * given / links
+    seconds = 2 * (inside - 1) / inside * num_bytes / links
     seconds += 4 * (math.isqrt(inside) - 1) * HOP  # both ways along both sides of the torus
     if slices > 1:
-        seconds += 2 * (slices - 1) / slices * given / inside / network
+        seconds += 2 * (slices - 1) / slices * num_bytes / inside / network
         seconds += 2 * math.ceil(math.log2(slices)) * ROUND
     return seconds
 
 
-def table(found: dict) -> str:
+def table(compiled: dict) -> str:
     """Rows of chips, seconds of a step, images/s and efficiency against one chip."""
-    by, peaks = found["bound"]["seconds_by_resource"], found["bound"]["peaks"]
-    given = sum(item["bytes"] for item in found["collectives"].values())
+    by, peaks = compiled["bound"]["seconds_by_resource"], compiled["bound"]["peaks"]
+    num_bytes = sum(item["bytes"] for item in compiled["collectives"].values())
     alone = max(by["arithmetic"], by["memory"])
-    batch = found["batch_size"] / found["devices"]
+    batch = compiled["batch_size"] / compiled["devices"]
     rows = ["| chips | exchange, ms | step, ms | images/s | efficiency |", "|---|---|---|---|---|"]
     for chips in CHIPS:
-        spent = exchange(chips, given, peaks["link_bandwidth"], peaks["network_bandwidth"])
+        spent = exchange(chips, num_bytes, peaks["link_bandwidth"], peaks["network_bandwidth"])
         step = alone + spent
         rows.append(
             f"| {chips:,} | {1e3 * spent:.2f} | {1e3 * step:.2f} | {chips * batch / step:,.0f} | "

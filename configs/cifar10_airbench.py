@@ -28,7 +28,7 @@ _BIAS_RATE = 64.0  # of the norms' biases; their decay over a step is that of th
 
 
 def get_config(total_epochs: float = 9.9) -> Config:
-    wanted = models.get_preprocessing("airbench94")
+    preprocessing = models.get_preprocessing("airbench94")
     return Config(
         task=ClassifyConfig(label_smoothing=0.2),
         batch_size=1000,
@@ -42,8 +42,8 @@ def get_config(total_epochs: float = 9.9) -> Config:
             image_size=32,
             crop_scale=(1.0, 1.0),
             flip=True,
-            mean=wanted.mean,
-            std=wanted.std,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
         ),
         model=ModelConfig(backbone="airbench94"),
         augmentation=AugmentationConfig(

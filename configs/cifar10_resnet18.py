@@ -21,7 +21,7 @@ from jaxtag.tasks.classify.config import ClassifyConfig
 
 
 def get_config(model: str = "resnet18", image_size: int = 32) -> Config:
-    wanted = models.get_preprocessing(model)
+    preprocessing = models.get_preprocessing(model)
     small = {"small_images": True} if model.startswith("resnet") else {}
     return Config(
         task=ClassifyConfig(label_smoothing=0.1),
@@ -35,8 +35,8 @@ def get_config(model: str = "resnet18", image_size: int = 32) -> Config:
             image_size=image_size,
             crop_scale=(1.0, 1.0),
             flip=True,
-            mean=wanted.mean,
-            std=wanted.std,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
         ),
         model=ModelConfig(backbone=model, kwargs=small),
         augmentation=AugmentationConfig(crop_padding=image_size // 8, crop_padding_mode="reflect"),

@@ -14,7 +14,7 @@ from jaxtag.configs import coco_caption
 
 def get_config(backbone: str = "resnet50", image_size: int = 224) -> Config:
     config = coco_caption.get_config(image_size=image_size)
-    wanted = models.get_preprocessing(backbone)
-    config.data.mean, config.data.std = wanted.mean, wanted.std
+    preprocessing = models.get_preprocessing(backbone)
+    config.data.mean, config.data.std = preprocessing.mean, preprocessing.std
     config.model = ModelConfig(backbone=backbone, decoder_width=384, dropout=0.1)
     return config

@@ -21,7 +21,7 @@ from jaxtag.tasks.tag.config import TagConfig
 
 
 def get_config(model: str = "resnet18", image_size: int = 96, total_epochs: float = 30.0) -> Config:
-    wanted = models.get_preprocessing(model)
+    preprocessing = models.get_preprocessing(model)
     shallow = {"depths": (1, 1, 1, 1)} if model == "resnet18" else {}
     return Config(
         task=TagConfig(loss="binary_cross_entropy", max_pos_weight=10.0),
@@ -34,8 +34,8 @@ def get_config(model: str = "resnet18", image_size: int = 96, total_epochs: floa
             image_size=image_size,
             crop_scale=(0.35, 1.0),
             flip=True,
-            mean=wanted.mean,
-            std=wanted.std,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
         ),
         model=ModelConfig(backbone=model, kwargs=shallow),
         augmentation=AugmentationConfig(mixup=0.2),

@@ -14,7 +14,7 @@ from jaxtag.tasks.classify.config import ClassifyConfig
 
 
 def get_config(model: str = "resnet50") -> Config:
-    wanted = models.get_preprocessing(model)
+    preprocessing = models.get_preprocessing(model)
     return Config(
         task=ClassifyConfig(label_smoothing=0.1),
         batch_size=1024,
@@ -24,12 +24,12 @@ def get_config(model: str = "resnet50") -> Config:
         checkpoint_every=5000,
         data=DataConfig(
             dataset="imagenet2012",
-            image_size=wanted.image_size,
+            image_size=preprocessing.image_size,
             crop_scale=(0.08, 1.0),
-            eval_crop_pct=wanted.crop,
+            eval_crop_pct=preprocessing.crop,
             flip=True,
-            mean=wanted.mean,
-            std=wanted.std,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
             num_workers=8,
         ),
         model=ModelConfig(backbone=model),

@@ -25,7 +25,7 @@ from jaxtag.tasks.tag.config import TagConfig
 
 
 def get_config(model: str = "resnet50", head: str = "query", image_size: int = 448) -> Config:
-    wanted = models.get_preprocessing(model)
+    preprocessing = models.get_preprocessing(model)
     return Config(
         task=TagConfig(loss="asymmetric", head=head),
         batch_size=64,
@@ -37,8 +37,8 @@ def get_config(model: str = "resnet50", head: str = "query", image_size: int = 4
             image_size=image_size,
             crop_scale=(1.0, 1.0),
             flip=True,
-            mean=wanted.mean,
-            std=wanted.std,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
             num_workers=8,
         ),
         model=ModelConfig(backbone=model, decoder_width=768, decoder_heads=8),

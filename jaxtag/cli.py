@@ -94,8 +94,8 @@ def _defined(define_flags: Callable[[], None]) -> Iterator[list[str]]:
     finally:
         states = flagsaver.save_flag_values()
         # A flag's overrides (--config.FIELD), which its parsing defines, go with it.
-        kept = {n: state for n, state in states.items() if n.partition(".")[0] not in own}
-        flagsaver.restore_flag_values({**kept, **before})
+        others = {n: state for n, state in states.items() if n.partition(".")[0] not in own}
+        flagsaver.restore_flag_values({**others, **before})
 
 
 def define_alias(old: str, name: str) -> None:

@@ -77,10 +77,10 @@ def _write_tables(output: Path, results: tables.Results) -> None:
     write_text(output / "table.svg", tables.as_svg(results))
 
 
-def _check_names(flag: str, names: Collection[str], known: Collection[str]) -> None:
+def _check_names(flag: str, names: Collection[str], choices: Collection[str]) -> None:
     for name in names:
-        if name not in known:
-            raise UsageError(f"--{flag}: {name!r} is unknown{did_you_mean(name, known)}")
+        if name not in choices:
+            raise UsageError(f"--{flag}: {name!r} is unknown{did_you_mean(name, choices)}")
 
 
 def run() -> None:

@@ -193,28 +193,28 @@ def _folder() -> Path:
 
 def _arguments(get_config: Callable[..., Any], text: str, name: str) -> dict[str, Any]:
     """`key=value,…` -> arguments of get_config, typed as its defaults are; texts without one."""
-    known = inspect.signature(get_config).parameters
-    made: dict[str, Any] = {}
+    parameters = inspect.signature(get_config).parameters
+    values: dict[str, Any] = {}
     for pair in filter(None, text.split(",")):
         key, equals, value = (part.strip() for part in pair.partition("="))
-        if key not in known:
-            hint = did_you_mean(key, known) if known else " (it takes none)"
+        if key not in parameters:
+            hint = did_you_mean(key, parameters) if parameters else " (it takes none)"
             raise UsageError(f"--config={name}: unknown argument {key!r}{hint}")
-        required = known[key].default is inspect.Parameter.empty
-        kind = str if required else type(known[key].default)
+        required = parameters[key].default is inspect.Parameter.empty
+        kind = str if required else type(parameters[key].default)
         if kind is bool:
             truth = {"": True, "true": True, "1": True, "false": False, "0": False}
             if value.lower() not in truth:
                 raise UsageError(f"--config={name}: {key}={value!r} must be true or false")
-            made[key] = truth[value.lower()]
+            values[key] = truth[value.lower()]
             continue
         try:
-            made[key] = kind(value) if equals else None
+            values[key] = kind(value) if equals else None
         except ValueError as error:
             raise UsageError(f"--config={name}: {key}={value!r} must be {kind.__name__}") from error
-        if made[key] is None:
+        if values[key] is None:
             raise UsageError(f"--config={name}: argument {key!r} needs a value ({key}=…)")
-    for key, parameter in known.items():
-        if key not in made and parameter.default is inspect.Parameter.empty:
+    for key, parameter in parameters.items():
+        if key not in values and parameter.default is inspect.Parameter.empty:
             raise UsageError(f"--config={name}: say what {key} is (--config={name}:{key}=…)")
-    return made
+    return values

@@ -359,8 +359,8 @@ def from_dict(values: Any, where: str = "config.json") -> Config:
     """
     if isinstance(values, dict):
         values = legacy.modernize(values)
-    made: Config = _from_dict(Config, values, where, "")
-    return check(made)
+    config: Config = _from_dict(Config, values, where, "")
+    return check(config)
 
 
 def from_json(text: str, where: str = "config.json") -> Config:
@@ -385,13 +385,13 @@ def _from_dict(kind: type, values: Any, where: str, prefix: str) -> Any:
     if kind is TaskConfig:
         values = dict(values)
         kind = task_config_class(values.pop("name", ""), f"{where}: task.name")
-    known: dict[str, Any] = {item.name: item.type for item in dataclasses.fields(kind)}
+    types: dict[str, Any] = {item.name: item.type for item in dataclasses.fields(kind)}
     fields = {}
     for name, value in values.items():
-        if name not in known:
-            raise UserError(f"{where}: unknown field {prefix}{name}{did_you_mean(name, known)}")
-        if dataclasses.is_dataclass(known[name]):
-            value = _from_dict(known[name], value, where, f"{prefix}{name}.")
+        if name not in types:
+            raise UserError(f"{where}: unknown field {prefix}{name}{did_you_mean(name, types)}")
+        if dataclasses.is_dataclass(types[name]):
+            value = _from_dict(types[name], value, where, f"{prefix}{name}.")
         fields[name] = _tuples(value)
     return kind(**fields)
 

@@ -270,8 +270,8 @@ def _flag_columns(
 
 def _only_other_column(header: list[str], file_column: str, where: str) -> str:
     """The single column beside those with a meaning, which then holds the classes."""
-    known = {file_column, *_FILE, *_FILE_ID, *_SPLIT, *_VALIDATION, *_GROUP, *_UNKNOWN, *_INDEX}
-    others = [name for name in header if name not in known]
+    special = {file_column, *_FILE, *_FILE_ID, *_SPLIT, *_VALIDATION, *_GROUP, *_UNKNOWN, *_INDEX}
+    others = [name for name in header if name not in special]
     if len(others) == 1 and not nearest(others[0], _CAPTION + _TAG, 0.6):
         return others[0]
     return _required_column(header, _CAPTION + _TAG, where, "'caption' or 'tags'")

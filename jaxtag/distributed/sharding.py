@@ -75,8 +75,8 @@ def infer_sharding(params: Any, mesh: Mesh, rules: Iterable[Rule]) -> list[Param
     return param_shardings
 
 
-def shardings(state: Any, param_shardings: list[ParamSharding], mesh: Mesh) -> Any:
-    """Returns a sharding for each leaf of `state`.
+def shard_shapes(state: Any, param_shardings: list[ParamSharding], mesh: Mesh) -> Any:
+    """Returns a ShapeDtypeStruct with its sharding for each leaf of `state`.
 
     What mirrors a parameter (its path ends with the parameter's and its shape is the same: the
     parameter itself, its moments, its average) is sharded as the parameter is. Batch statistics
@@ -95,8 +95,11 @@ def shardings(state: Any, param_shardings: list[ParamSharding], mesh: Mesh) -> A
             return batch_sharding(mesh)
         return NamedSharding(mesh, PartitionSpec())
 
-    structure = jax.tree.structure(state)
-    return jax.tree.unflatten(structure, [find(path, leaf) for path, leaf in paths(state)])
+    shapes = [
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=find(path, leaf))
+        for path, leaf in paths(state)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(state), shapes)
 
 
 def table(param_shardings: list[ParamSharding], mesh: Mesh) -> str:
@@ -133,28 +136,28 @@ def _spec(rule: Rule, shape: tuple[int, ...], mesh: Mesh) -> tuple[PartitionSpec
         return PartitionSpec(), ""
     if layout == "auto":
         return _auto(shape, mesh)
-    words = layout.split()
-    unknown = [word for word in words if word not in (".", *mesh.axis_names)]
+    axes = layout.split()
+    unknown = [axis for axis in axes if axis not in (".", *mesh.axis_names)]
     if unknown:
         raise UsageError(
             f"config.mesh.rules: {expression!r} has the unknown layout word {unknown[0]!r}; "
             f"there are: auto, replicate, {', '.join(mesh.axis_names)}, ."
         )
-    if len(words) > len(shape):
+    if len(axes) > len(shape):
         raise UsageError(
-            f"config.mesh.rules: {expression!r} lays out {len(words)} dimensions, "
+            f"config.mesh.rules: {expression!r} lays out {len(axes)} dimensions, "
             f"the parameter has {len(shape)}"
         )
-    spec: list[str | None] = [None] * (len(shape) - len(words))
+    spec: list[str | None] = [None] * (len(shape) - len(axes))
     notes = []
-    for size, word in zip(shape[len(spec) :], words, strict=True):
-        if word == "." or mesh.shape[word] == 1:
+    for size, axis in zip(shape[len(spec) :], axes, strict=True):
+        if axis == "." or mesh.shape[axis] == 1:
             spec.append(None)
-        elif size % mesh.shape[word]:
+        elif size % mesh.shape[axis]:
             spec.append(None)
-            notes.append(f"{size} is no multiple of {word}={mesh.shape[word]}")
+            notes.append(f"{size} is no multiple of {axis}={mesh.shape[axis]}")
         else:
-            spec.append(word)
+            spec.append(axis)
     return PartitionSpec(*spec), "; ".join(notes)
 
 

@@ -245,8 +245,8 @@ def _pooled(module: Any, variables: Any, images: jax.Array) -> jax.Array:
     return module.apply(variables, images)["pooled"].astype(jnp.float32)
 
 
-def _subtree(variables: Any, place: tuple[str, ...]) -> Any:
+def _subtree(variables: Any, path: tuple[str, ...]) -> Any:
     """The variables of a module inside a model; collections that have none of it are left out."""
-    for name in place:
+    for name in path:
         variables = {c: tree[name] for c, tree in variables.items() if name in tree}
     return variables

@@ -144,11 +144,7 @@ def load(
     shapes = {"params": params, "collections": collections}
     if config.optimizer.ema_decay is not None:
         shapes = {"ema": shapes}
-    shapes = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        sharding.shardings(shapes, replicated, mesh),
-    )
+    shapes = sharding.shard_shapes(shapes, replicated, mesh)
     with Checkpoints(
         workdir / "checkpoints",
         keep_last=config.checkpoint.keep_last,

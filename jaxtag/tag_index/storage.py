@@ -83,9 +83,11 @@ class IndexStorage:
             try:
                 self._apply(_checked_change(json.loads(line)))
             except (ValueError, KeyError, IndexError, RecursionError) as error:
-                place = f"{self._journal}, line {number}"
+                location = f"{self._journal}, line {number}"
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-                raise UserError(f"{place}: damaged ({reason}); restore it from a copy") from error
+                raise UserError(
+                    f"{location}: damaged ({reason}); restore it from a copy"
+                ) from error
             self._bytes_read += len(line) + 1
 
     def __contains__(self, file: object) -> bool:

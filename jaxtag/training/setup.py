@@ -78,11 +78,7 @@ class TrainSetup:
         shapes = jax.eval_shape(create, variables, jax.random.key(0))
         rules = (*config.mesh.rules, *sharding.TRANSFORMER)
         param_shardings = sharding.infer_sharding(params, mesh, rules)
-        shapes = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            shapes,
-            sharding.shardings(shapes, param_shardings, mesh),
-        )
+        shapes = sharding.shard_shapes(shapes, param_shardings, mesh)
         return cls(
             config, mesh, task, total, lr_schedule, optimizer, param_shardings, shapes, initialize
         )

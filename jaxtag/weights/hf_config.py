@@ -39,7 +39,7 @@ def make_config(
     config = _CONFIGS[kind](model, image_size)
     suffix = "ForImageClassification" if model.num_classes else "Model"
     labels = labels or [f"LABEL_{i}" for i in range(model.num_classes)]
-    made = {
+    config = {
         "architectures": [f"{kind}{suffix}"],
         "dtype": "float32",
         "num_channels": channels,
@@ -48,8 +48,8 @@ def make_config(
         **config,
     }
     if multi_label:
-        made["problem_type"] = "multi_label_classification"
-    return made
+        config["problem_type"] = "multi_label_classification"
+    return config
 
 
 def classifiers() -> list[str]:

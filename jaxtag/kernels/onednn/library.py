@@ -228,11 +228,11 @@ def get() -> OneDnn:
     return library
 
 
-def _check_version(name: str, version: object, known: tuple[object, ...]) -> None:
+def _check_version(name: str, version: object, supported: tuple[object, ...]) -> None:
     """Raises OneDnnError for an unknown version."""
-    if version not in known:
-        versions = ", ".join(map(str, known))
-        raise OneDnnError(f"{name} has version {version}, known are: {versions}")
+    if version not in supported:
+        versions = ", ".join(map(str, supported))
+        raise OneDnnError(f"{name} has version {version}; supported: {versions}")
 
 
 def _major(dll: ctypes.CDLL) -> int:

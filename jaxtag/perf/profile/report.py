@@ -88,18 +88,18 @@ def write_html(profile: Profile, folder: Path) -> None:
     (folder / HTML_FILE).write_text(page.replace(_PLACEHOLDER, data), encoding="utf-8")
 
 
-def load(place: str) -> Profile:
+def load(location: str) -> Profile:
     """Reads a profile, given its file, its folder or its work directory.
 
     Raises:
         UserError: There is none, or the file is not a profile.
     """
-    path = Path(place)
+    path = Path(location)
     candidates = (path, path / JSON_FILE, path / "profile" / JSON_FILE)
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
         raise UserError(
-            f"{place}: no {JSON_FILE} is there (jaxtag.profile writes DIR/profile/{JSON_FILE})"
+            f"{location}: no {JSON_FILE} is there (jaxtag.profile writes DIR/profile/{JSON_FILE})"
         )
     try:
         profile = json.loads(file.read_text(encoding="utf-8"))
