@@ -223,7 +223,7 @@ def _images_of_dataset() -> "tuple[list[str], list[list[str]], Source]":
 
 def _images_of_table(path: Path) -> tuple[list[str], list[list[str]]]:
     from jaxtag.datasets import annotation_tables
-    from jaxtag.datasets.archives import SourceFiles
+    from jaxtag.datasets.source_files import SourceFiles
 
     if not path.is_file():
         raise UsageError(f"--tags={path}: there is no such file")

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from jaxtag.data.decode import MAX_PIXELS, DecodeError, decode_into, open_image
+from jaxtag.data.decode import decode_into, open_image
+from jaxtag.data.image_reader import MAX_PIXELS, DecodeError
 from jaxtag.data.sources import DataSource, Record
 from jaxtag.data.targets import Target
 from jaxtag.data.transforms import ImageTransform

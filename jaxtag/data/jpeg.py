@@ -215,3 +215,17 @@ def _markers(data: bytes, offset: int) -> list[tuple[int, int]]:
             offset += 2
         offset = _next_marker(data, offset)
     return markers
+
+
+_EXTRANEOUS_AT_END = re.compile(r"^Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9$")
+
+
+def is_harmless(error: ValueError, header: JpegHeader, *, is_cut: bool = False) -> bool:
+    """Whether libjpeg-turbo's error is of bytes before the end marker, with all rows there.
+
+    Args:
+        error: of decoding.
+        header: of the whole file.
+        is_cut: rows below those that were decoded are left out on purpose.
+    """
+    return bool(_EXTRANEOUS_AT_END.match(str(error))) and (is_cut or is_complete(header))

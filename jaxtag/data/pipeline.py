@@ -16,8 +16,8 @@ from jaxtag.data.batching import (
     ExampleSpec,
     FileBatchLoader,
 )
-from jaxtag.data.decode import MAX_PIXELS
 from jaxtag.data.files import ImageSource
+from jaxtag.data.image_reader import MAX_PIXELS
 from jaxtag.data.samplers import ShuffleSampler
 from jaxtag.data.sources import DataSource
 from jaxtag.data.transforms import ImageTransform

@@ -17,14 +17,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.proto import tf_example_pb2
 
-from jaxtag.data.labels import LabelNames, listed
+from jaxtag.data.labels import LabelNames
+from jaxtag.data.record_parser import Parser, decode_text, make_parser, make_tfds_parser
 from jaxtag.data.text import clean_names
 from jaxtag.errors import UserError
 
 Record = dict[str, Any]
-_ClassLabel = tfds.features.ClassLabel
 _CHUNK = 256  # records read at once where all are read
 
 
@@ -113,7 +112,7 @@ class PreparedSource(Source):
         self.folder = Path(folder)
         self.split = split
         self.name = str(self.folder)
-        self._opened: tuple[Any, tfds.features.FeaturesDict, _Parser] | None = None
+        self._opened: tuple[Any, tfds.features.FeaturesDict, Parser] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -137,7 +136,9 @@ class PreparedSource(Source):
     def class_names(self, feature: str = "label") -> list[str]:
         """The names of the labels of a feature (or of the items of a sequence of them)."""
         items = {name: getattr(kind, "feature", kind) for name, kind in self.features.items()}
-        labels = {name: kind for name, kind in items.items() if isinstance(kind, _ClassLabel)}
+        labels = {
+            name: kind for name, kind in items.items() if isinstance(kind, tfds.features.ClassLabel)
+        }
         if feature not in labels:
             raise UserError(
                 f"{self.folder} has no class labels {feature!r} "
@@ -171,7 +172,7 @@ class PreparedSource(Source):
         records, features, _ = self._open()
         for name in fields:
             _check_field(name, features, self.name)
-        parse = _parser({name: features[name] for name in fields})
+        parse = make_parser({name: features[name] for name in fields})
         if parse is None:
             yield from super().iter_fields(fields)
             return
@@ -179,14 +180,14 @@ class PreparedSource(Source):
             chunk = range(start, min(start + _CHUNK, len(self)))
             yield from map(parse, records.__getitems__(list(chunk)))
 
-    def _open(self) -> "tuple[Any, tfds.features.FeaturesDict, _Parser]":
+    def _open(self) -> "tuple[Any, tfds.features.FeaturesDict, Parser]":
         if self._opened is None:
             builder = tfds.builder_from_directory(self.folder)
             records = builder.as_data_source(
                 split=self.split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
             ).data_source
             features = builder.info.features
-            self._opened = records, features, _parser(features) or _tfds_parser(features)
+            self._opened = records, features, make_parser(features) or make_tfds_parser(features)
         return self._opened
 
 
@@ -249,7 +250,7 @@ class RecordSource(Source):
         labels: set[int | str] = set()
         for record in self.iter_fields([feature]):
             for field in fields:
-                labels.update(_as_list(record.get(field, [])))
+                labels.update(as_list(record.get(field, [])))
         if all(isinstance(label, str) for label in labels):
             return sorted(clean_names(map(str, labels)))
         if not all(isinstance(label, int) for label in labels):
@@ -298,115 +299,6 @@ class _FirstRecords(Source):
         return itertools.islice(self._source.iter_fields(fields), len(self))
 
 
-class _RenumberedLabels(Source):
-    """Another source whose labels have the numbers that a run gave to their names.
-
-    Args:
-        source: Numbers its labels otherwise.
-        feature: `label` or `tags`.
-        labels: The run's; they have every name of the source.
-    """
-
-    def __init__(self, source: Source, feature: str, labels: LabelNames):
-        self.name = source.name
-        self._source, self._feature, self._labels = source, feature, labels
-        names = source.class_names(feature)
-        self._numbers = labels.indices(names)
-        self._absent = labels.indices(labels.missing_from(names))
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
-        return [self._renumbered(record) for record in self._source.__getitems__(indices)]
-
-    @property
-    def features(self) -> Mapping[str, Any]:
-        return self._source.features
-
-    def class_names(self, feature: str = "label") -> list[str]:
-        if feature == self._feature:
-            return list(self._labels.names)
-        return self._source.class_names(feature)
-
-    def fingerprint(self) -> dict[str, Any]:
-        return self._source.fingerprint()
-
-    def iter_fields(self, fields: Sequence[str]) -> Iterator[Record]:
-        return map(self._renumbered, self._source.iter_fields(fields))
-
-    def _renumbered(self, record: Record) -> Record:
-        record = dict(record)
-        if self._feature == "label":
-            if "label" in record:
-                record["label"] = self._number(record["label"])
-            return record
-        for field in ("tags", "unknown_tags"):
-            if field in record:
-                record[field] = [self._number(label) for label in _as_list(record[field])]
-        if self._absent:  # tags that the source does not know are unlabeled, not absent
-            record["unknown_tags"] = [*record.get("unknown_tags", ()), *self._absent]
-        return record
-
-    def _number(self, label: int | str) -> int:
-        if isinstance(label, str):
-            return self._labels.index(label)
-        if not 0 <= label < len(self._numbers):
-            raise UserError(f"label {label} is none of the {len(self._numbers)} of {self.name}")
-        return self._numbers[label]
-
-
-def match_labels(
-    source: Source, feature: str, labels: LabelNames, *, numbers_agree: bool = False
-) -> Source:
-    """The source with its labels numbered as a run numbers them, matched by name.
-
-    Tags that the run has and the source lacks are unlabeled in each of its records.
-
-    Args:
-        source: Its records hold `feature`.
-        feature: `label` or `tags`.
-        labels: The run's.
-        numbers_agree: Take numbers that nobody named for the run's own.
-
-    Raises:
-        UserError: The source has labels that the run does not know.
-    """
-    names = source.declared_names(feature)
-    if names is None:
-        if not numbers_agree:
-            _check_unnamed(source, feature, labels)
-        return source
-    if tuple(names) == labels.names:
-        return source
-    kind = "tags" if feature == "tags" else "classes"
-    unknown = LabelNames(tuple(names)).missing_from(labels.names)
-    if unknown:
-        lacking = labels.missing_from(names)
-        raise UserError(
-            f"{source.name} has {kind} that the run does not know: {listed(unknown)}"
-            + (f"; it lacks {kind} of the run: {listed(lacking)}" if lacking else "")
-            + f" (the run knows {len(labels)} {kind}, by name): take the data that it was trained "
-            "on, or train anew in another --workdir"
-        )
-    return _RenumberedLabels(source, feature, labels)
-
-
-def _check_unnamed(source: Source, feature: str, labels: LabelNames) -> None:
-    """Raises UserError where numbers without names meet a run that knows names."""
-    if not len(source) or labels.names == tuple(map(str, range(len(labels)))):
-        return
-    if feature not in source.features:
-        return  # what reads it says so
-    values = _as_list(source[0].get(feature, []))
-    if values and not any(isinstance(value, str) for value in values):
-        raise UserError(
-            f"{source.name} numbers its {feature} without names, and the run knows names "
-            f"({listed(labels.names)}): give names in the records, or "
-            f"as_data_source(records, class_names={{{feature!r}: […]}})"
-        )
-
-
 def as_data_source(records: Any, class_names: Mapping[str, Sequence[str]] | None = None) -> Source:
     """Adapts what a user has to a `Source`.
 
@@ -453,7 +345,7 @@ def indices_by_class(source: DataSource, feature: str) -> list[np.ndarray]:
     """The indices of the records of each class or tag that has any, ascending."""
     indices = collections.defaultdict(list)
     for index, record in enumerate(as_data_source(source).iter_fields([feature])):
-        for label in _as_list(record[feature]):
+        for label in as_list(record[feature]):
             indices[label].append(index)
     return [np.array(indices[label]) for label in sorted(indices)]
 
@@ -483,7 +375,7 @@ def iter_tags(source: Source) -> Iterator[tuple[str, list[str]]]:
     names = source.class_names(feature)
     fields = ["file", feature] if "file" in source.features else [feature]
     for index, record in enumerate(source.iter_fields(fields)):
-        labels = _as_list(record[feature])
+        labels = as_list(record[feature])
         tags = [label if isinstance(label, str) else names[label] for label in labels]
         yield record.get("file", str(index)), tags
 
@@ -502,7 +394,8 @@ def _check_field(name: str, features: Mapping[str, Any], source: str) -> None:
         raise UserError(f"{source} has no {name} (a record holds: {fields})")
 
 
-def _as_list(labels: Any) -> list[int | str]:
+def as_list(labels: Any) -> list[int | str]:
+    """Labels of a record: a list of several as it is, a single one in a list."""
     return labels if isinstance(labels, list) else [labels]
 
 
@@ -517,71 +410,7 @@ def _python_value(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, bytes):
-        return _text(value)
+        return decode_text(value)
     if isinstance(value, list | tuple):
-        return [_text(item) if isinstance(item, bytes) else item for item in value]
+        return [decode_text(item) if isinstance(item, bytes) else item for item in value]
     return value
-
-
-_Parser = Callable[[bytes], Record]
-
-
-def _parser(features: Mapping[str, Any]) -> _Parser | None:
-    """A function that parses a record without tfds; None where a feature is only tfds's.
-
-    tfds's own parser takes several times as long for these features, as long as decoding a small
-    JPEG.
-    """
-    readers = {name: _reader(feature) for name, feature in features.items()}
-    direct = {name: reader for name, reader in readers.items() if reader is not None}
-    if len(direct) < len(readers):
-        return None
-
-    def parse(record: bytes) -> Record:
-        fields = tf_example_pb2.Example.FromString(record).features.feature
-        return {name: read(fields[name]) for name, read in direct.items()}
-
-    return parse
-
-
-def _tfds_parser(features: tfds.features.FeaturesDict) -> _Parser:
-    """A function that parses any record by tfds, images left encoded."""
-    images = {n: f for n, f in features.items() if isinstance(f, tfds.features.Image)}
-    decoders = {name: tfds.decode.SkipDecoding() for name in images}
-
-    def parse(record: bytes) -> Record:
-        values = features.deserialize_example_np(record, decoders=decoders)
-        return {name: _plain(features[name], value) for name, value in values.items()}
-
-    return parse
-
-
-def _reader(feature: Any) -> Callable[[Any], Any] | None:
-    """Reads a feature from its field of a `tf.train.Example`; None for what only tfds can read."""
-    kind = type(feature)
-    if kind is tfds.features.Image:
-        return lambda field: field.bytes_list.value[0]
-    if kind is tfds.features.Text:
-        return lambda field: _text(field.bytes_list.value[0])
-    if kind is tfds.features.Sequence and type(feature.feature) is tfds.features.Text:
-        return lambda field: [_text(value) for value in field.bytes_list.value]
-    if kind is tfds.features.Sequence and type(feature.feature) is _ClassLabel:
-        return lambda field: list(field.int64_list.value)
-    if kind is _ClassLabel or (kind is tfds.features.Scalar and feature.np_dtype == np.int64):
-        return lambda field: field.int64_list.value[0]
-    return None
-
-
-def _plain(feature: Any, value: Any) -> Any:
-    """Texts as `str`, as `_reader` gives them."""
-    if isinstance(feature, tfds.features.Text):
-        return _text(value)
-    if isinstance(feature, tfds.features.Sequence) and isinstance(
-        feature.feature, tfds.features.Text
-    ):
-        return [_text(item) for item in value]
-    return value
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")

@@ -7,7 +7,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from jaxtag.data.decode import ImageReader
+from jaxtag.data.image_reader import ImageReader
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from jaxtag.data.spreadsheet import unescape_cell
 from jaxtag.data.text import clean_name, clean_path
-from jaxtag.datasets.archives import SourceFiles
 from jaxtag.datasets.coco_json import read_coco_instances, read_coco_json
 from jaxtag.datasets.layout import SPLITS
 from jaxtag.datasets.odd_entries import NotATableError, OddEntries, Problems
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.text_files import parse_json, read_json, read_text
 from jaxtag.errors import UserError, nearest
 

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Self
 
 import tensorflow_datasets as tfds
 
-from jaxtag.datasets.archives import SourceFiles
 from jaxtag.datasets.checksums import archive_warnings
+from jaxtag.datasets.source_files import SourceFiles
 
 # The fraction of images held out as `validation` where the data set names no splits.
 VALIDATION_FRACTION = 0.1

@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from jaxtag.datasets.archives import MAX_IMAGE_BYTES, ReadError, SourceFiles
+from jaxtag.datasets.archives import MAX_IMAGE_BYTES, ReadError
 from jaxtag.datasets.base import ImageDatasetBuilder, Listing
 from jaxtag.datasets.cifar_pickle import read_pickle
 from jaxtag.datasets.class_folders import list_class_folders
 from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.listings import LabelListing
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.text_files import read_text
 from jaxtag.errors import UserError
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxtag.datasets.archives import MAX_IMAGE_BYTES, ReadError, SourceFiles
+from jaxtag.datasets.archives import MAX_IMAGE_BYTES, ReadError
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.errors import UserError
 
 

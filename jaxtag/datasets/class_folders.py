@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from jaxtag.data.text import clean_name, clean_names
-from jaxtag.datasets.archives import ReadError, SourceFiles, is_archive
+from jaxtag.datasets.archives import ReadError, is_archive
 from jaxtag.datasets.layout import (
     IMAGE_SUFFIXES,
     MAGIC_BYTES,
@@ -16,6 +16,7 @@ from jaxtag.datasets.layout import (
     starts_like_image,
 )
 from jaxtag.datasets.listings import LabelListing
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.splits import complete_splits
 from jaxtag.datasets.text_files import read_lines
 

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from jaxtag.datasets import coco_json
-from jaxtag.datasets.archives import SourceFiles
 from jaxtag.datasets.base import ImageDatasetBuilder, Listing
 from jaxtag.datasets.coco_json import CocoImage, read_coco_instances, read_coco_json
 from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.karpathy import read_karpathy
 from jaxtag.datasets.listings import CaptionListing, TagListing
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.text_files import read_json
 from jaxtag.errors import UserError
 

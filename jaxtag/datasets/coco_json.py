@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtag.data.text import clean_name, clean_names, clean_path
-from jaxtag.datasets.archives import SourceFiles
 from jaxtag.datasets.odd_entries import NotATableError, OddEntries, Problems
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.text_files import read_json
 from jaxtag.errors import UserError
 

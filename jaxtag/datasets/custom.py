@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxtag.data.text import clean_names, clean_path
 from jaxtag.datasets.annotation_tables import CAPTIONS, TAGS, Row, Table, is_table, read_table
-from jaxtag.datasets.archives import SourceFiles, is_archive
+from jaxtag.datasets.archives import is_archive
 from jaxtag.datasets.base import ImageDatasetBuilder, Listing
 from jaxtag.datasets.class_folders import list_class_folders
 from jaxtag.datasets.layout import (
@@ -21,6 +21,7 @@ from jaxtag.datasets.layout import (
 )
 from jaxtag.datasets.listings import CaptionListing, TagListing
 from jaxtag.datasets.odd_entries import NotATableError
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.splits import complete_splits
 from jaxtag.errors import UserError
 

@@ -7,12 +7,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from jaxtag.datasets.archives import SourceFiles
 from jaxtag.datasets.base import ImageDatasetBuilder
 from jaxtag.datasets.coco_json import read_coco_json
 from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.karpathy import read_karpathy
 from jaxtag.datasets.listings import CaptionListing
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.text_files import read_text
 from jaxtag.errors import UserError
 

@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 import numpy as np
 import scipy.io
 
-from jaxtag.datasets.archives import ReadError, SourceFiles
+from jaxtag.datasets.archives import ReadError
 from jaxtag.datasets.base import ImageDatasetBuilder, ImageRecord
 from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.listings import LabelListing
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.text_files import read_text
 from jaxtag.errors import UserError
 

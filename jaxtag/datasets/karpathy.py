@@ -5,7 +5,7 @@ Deep Visual-Semantic Alignments for Generating Image Descriptions, CVPR 2015, se
 
 from dataclasses import dataclass
 
-from jaxtag.datasets.archives import SourceFiles
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.text_files import read_json
 from jaxtag.errors import UserError
 

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxtag.data.text import clean_name, clean_text
-from jaxtag.datasets.archives import SourceFiles
 from jaxtag.datasets.base import ImageRecord, Listing
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.errors import UserError
 
 

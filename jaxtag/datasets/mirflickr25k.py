@@ -7,10 +7,10 @@ import re
 from collections import defaultdict
 from typing import ClassVar
 
-from jaxtag.datasets.archives import SourceFiles
 from jaxtag.datasets.base import ImageDatasetBuilder, hash_fraction
 from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.listings import TagListing
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.text_files import numbered_lines
 from jaxtag.errors import UserError
 

@@ -11,11 +11,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from jaxtag.datasets.archives import ReadError, SourceFiles
+from jaxtag.datasets.archives import ReadError
 from jaxtag.datasets.base import ImageDatasetBuilder
 from jaxtag.datasets.checksums import content_warnings
 from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.listings import LabelListing
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.errors import UserError
 
 _PARTS = {"train": "train", "test": "t10k"}

@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from jaxtag.datasets.archives import SourceFiles
 from jaxtag.datasets.base import ImageDatasetBuilder, hold_out
 from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.listings import TagListing
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.text_files import read_lines, read_text
 from jaxtag.errors import UserError
 

@@ -7,10 +7,10 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jaxtag.datasets.archives import SourceFiles
 from jaxtag.datasets.base import ImageDatasetBuilder, ImageRecord, Listing
 from jaxtag.datasets.listings import CaptionListing
 from jaxtag.datasets.shapes_render import describe, paint, sample
+from jaxtag.datasets.source_files import SourceFiles
 
 SEED = 0
 SCENES = {"train": 6000, "validation": 500, "test": 500}

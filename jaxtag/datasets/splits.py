@@ -4,8 +4,9 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-from jaxtag.datasets.archives import ReadError, SourceFiles
+from jaxtag.datasets.archives import ReadError
 from jaxtag.datasets.base import ImageRecord, Listing, hold_out
+from jaxtag.datasets.source_files import SourceFiles
 
 _MIN_TRAIN = 10  # images of which one is held out where only train was given
 _NAMED = 5  # classes in a warning

@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from jaxtag.datasets.archives import MAX_TEXT_BYTES, ReadError, SourceFiles
+from jaxtag.datasets.archives import MAX_TEXT_BYTES, ReadError
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.errors import UserError
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from jaxtag.data.decode import DecodeError, decode
+from jaxtag.data.decode import decode
+from jaxtag.data.image_reader import DecodeError
 from jaxtag.data.jpeg import read_header
 from jaxtag.datasets.archives import ReadError
 from jaxtag.datasets.base import ImageRecord

@@ -7,10 +7,11 @@ import re
 from typing import ClassVar
 from xml.etree import ElementTree
 
-from jaxtag.datasets.archives import ReadError, SourceFiles
+from jaxtag.datasets.archives import ReadError
 from jaxtag.datasets.base import ImageDatasetBuilder
 from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.listings import TagListing
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.text_files import read_lines
 from jaxtag.errors import UserError
 

@@ -41,7 +41,7 @@ from etils import epath
 
 from jaxtag.distributed import coordination
 from jaxtag.errors import UserError, storage_error_kind
-from jaxtag.training import checkpoint_manifest, orbax_noise
+from jaxtag.training import checkpoint_manifest, checkpoint_structure, orbax_noise
 
 _TEMPORARY = ".orbax-checkpoint-tmp"  # the suffix Orbax gives to a folder it is still writing
 _DELETING = ".deleting"
@@ -147,7 +147,14 @@ class Checkpoints:
         if iterator is not None:
             items["iterator"] = grain.checkpoint.CheckpointSave(iterator)
         path = self.directory / str(step)
-        self._saving = (path, {**(notes or {}), "metrics": metrics, "arrays": _arrays(state)})
+        self._saving = (
+            path,
+            {
+                **(notes or {}),
+                "metrics": metrics,
+                "arrays": checkpoint_structure.array_shapes(state),
+            },
+        )
         try:
             writer.save(path, args=ocp.args.Composite(**items))
         except OSError as error:
@@ -307,10 +314,10 @@ class Checkpoints:
         self.wait()
         step = self._choose(step)
         path = self.directory / str(step)
-        whole_state, old_names = abstract_state, _old_names(path, renamed or {})
+        whole_state, old_names = abstract_state, checkpoint_structure.old_names(path, renamed or {})
         if old_names:
-            abstract_state = _with_old_names(abstract_state, old_names)
-        _check_fit(path, abstract_state, partial)
+            abstract_state = checkpoint_structure.with_old_names(abstract_state, old_names)
+        checkpoint_structure.check_fit(path, abstract_state, partial)
         abstract_state = jax.tree.map(_with_sharding, abstract_state)
         items = {
             "state": ocp.args.PyTreeRestore(
@@ -392,47 +399,6 @@ def _with_sharding(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return leaf
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
-
-
-def _arrays(state: Any) -> dict[str, list]:
-    """Path in the tree -> [shape, dtype] of each array."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): [list(leaf.shape), str(leaf.dtype)]
-        for path, leaf in jax.tree.leaves_with_path(state)
-    }
-
-
-def _check_fit(path: epath.Path, abstract_state: Any, partial: bool) -> None:
-    """Compares before reading: Orbax would convert another dtype without a word."""
-    saved, configured = checkpoint_manifest.read(path).notes["arrays"], _arrays(abstract_state)
-    names = configured if partial else {**saved, **configured}
-    differing = [name for name in names if saved.get(name) != configured.get(name)]
-    if differing:
-        lines = [
-            f"  {name}: saved {_format_array(saved.get(name))}, "
-            f"configured {_format_array(configured.get(name))}"
-            for name in differing[:8]
-        ]
-        more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []
-        raise UserError(
-            "\n".join([f"checkpoint {path} does not fit the configured model:", *lines, *more])
-        )
-
-
-def _old_names(path: epath.Path, renamed: Mapping[str, str]) -> dict[str, str]:
-    """Today's name -> the older one, of the fields that a checkpoint has under the latter."""
-    saved = {name.split("/")[0] for name in checkpoint_manifest.read(path).notes["arrays"]}
-    return {new: old for old, new in renamed.items() if old in saved and new not in saved}
-
-
-def _with_old_names(state: Any, old_names: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of a dataclass as a dictionary, as an older version named them."""
-    fields = dataclasses.fields(state)
-    return {old_names.get(f.name, f.name): getattr(state, f.name) for f in fields}
-
-
-def _format_array(array: list | None) -> str:
-    return "nothing" if array is None else f"{array[1]}{array[0]}"
 
 
 def _iterator_state(path: epath.Path) -> Any:

@@ -14,8 +14,9 @@ from absl import logging
 
 from jaxtag import datasets, registry
 from jaxtag.config.schema import Config, DataConfig
+from jaxtag.data.label_matching import match_labels
 from jaxtag.data.labels import LabelNames, listed
-from jaxtag.data.sources import Source, as_data_source, match_labels
+from jaxtag.data.sources import Source, as_data_source
 from jaxtag.datasets.prepared import data_dir, open_split
 from jaxtag.distributed import coordination
 from jaxtag.errors import UsageError, UserError, did_you_mean

@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from jaxtag.data import decode as decode_module
 from jaxtag.data.decode import DecodeError, decode, decode_into, open_image
+from jaxtag.data.pillow_reader import PillowReader
 
 HEIGHT, WIDTH = 48, 64
 
@@ -88,7 +89,7 @@ def test_a_plain_png_is_what_pillow_makes_of_it_damaged_or_not(grey):
         broken = bytearray(data)
         broken[place] ^= 0x11
         try:
-            expected = decode_module._PillowReader(bytes(broken), 10**6).pixels()
+            expected = PillowReader(bytes(broken), 10**6).pixels()
         except DecodeError:
             with pytest.raises(DecodeError):
                 decode(bytes(broken), max_pixels=10**6)

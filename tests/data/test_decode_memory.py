@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxtag.data import decode as decode_module
+from jaxtag.data import image_reader, pillow_reader
 from jaxtag.data.decode import DecodeError, decode, open_image
 from jaxtag.datasets.verify import _without_metadata
 
@@ -46,20 +46,20 @@ def test_strips_are_what_the_whole_is(monkeypatch, mode, kind, options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     whole = decode(buffer.getvalue())
-    monkeypatch.setattr(decode_module, "_STRIP_PIXELS", 200)
+    monkeypatch.setattr(image_reader, "_STRIP_PIXELS", 200)
     np.testing.assert_array_equal(decode(buffer.getvalue()), whole)
-    monkeypatch.setattr(decode_module, "_LARGE", 10)  # a WebP is then read by OpenCV
+    monkeypatch.setattr(pillow_reader, "LARGE_PIXELS", 10)  # a WebP is then read by OpenCV
     np.testing.assert_array_equal(decode(buffer.getvalue()), whole)
 
 
 def test_a_long_thin_image_is_refused(monkeypatch):
-    monkeypatch.setattr(decode_module, "_MAX_SIDE", 100)
+    monkeypatch.setattr(image_reader, "_MAX_SIDE", 100)
     with pytest.raises(DecodeError, match="no side may have more than 100 pixels"):
         decode(encoded("RGB", "PNG", (1, 101)))
 
 
 def test_slow_formats_have_limits_of_their_own(monkeypatch):
-    monkeypatch.setattr(decode_module, "_SLOW_PIXELS", {"JPEG2000": 5000, "AVIF": 3000})
+    monkeypatch.setattr(pillow_reader, "_SLOW_PIXELS", {"JPEG2000": 5000, "AVIF": 3000})
     data = encoded("RGB", "JPEG2000", (128, 96))
     image = open_image(data)
     assert (image.height, image.width, image.factor(1.0)) == (96, 128, 0.5)
@@ -72,7 +72,7 @@ def test_slow_formats_have_limits_of_their_own(monkeypatch):
 
 
 def test_large_images_wait_for_each_other():
-    budget = decode_module._MemoryBudget(100)
+    budget = image_reader._MemoryBudget(100)
     running, most = [], []
     lock = threading.Lock()
 

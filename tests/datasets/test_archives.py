@@ -8,7 +8,8 @@ import zipfile
 import pytest
 
 from jaxtag.datasets import archives
-from jaxtag.datasets.archives import ReadError, SourceFiles
+from jaxtag.datasets.archives import ReadError
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.errors import UserError
 
 FILES = {"top.txt": b"top", "a/b/c.jpg": b"picture", "a/ünï code.txt": "ü".encode()}

@@ -12,8 +12,8 @@ from labelled import annotations, class_names, lay, ledger, list_own, picture, r
 from jaxtag import datasets
 from jaxtag.data.labels import LabelNames
 from jaxtag.data.text import clean_name, clean_names, clean_path, clean_text
-from jaxtag.datasets.archives import SourceFiles
 from jaxtag.datasets.listings import LabelListing, TagListing
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.errors import UserError
 
 NFC, NFD = "café", unicodedata.normalize("NFD", "café")

@@ -7,7 +7,7 @@ from labelled import annotations, lay, list_own, picture
 
 from jaxtag import datasets
 from jaxtag.datasets import preview
-from jaxtag.datasets.archives import SourceFiles
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.errors import UserError
 
 COUNT = 12

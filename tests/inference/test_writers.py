@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from jaxtag.data.spreadsheet import unescape_cell
 from jaxtag.datasets import annotation_tables
-from jaxtag.datasets.archives import SourceFiles
+from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.errors import UserError
 from jaxtag.inference import writers
 from jaxtag.inference.writers.xmp import document

@@ -11,8 +11,9 @@ from stored import REFERENCES
 
 import jaxtag
 from jaxtag.config import Config, schema
+from jaxtag.data.label_matching import match_labels
 from jaxtag.data.labels import LabelNames
-from jaxtag.data.sources import as_data_source, match_labels
+from jaxtag.data.sources import as_data_source
 from jaxtag.errors import UserError
 from jaxtag.tasks.embed.config import EmbedConfig
 from jaxtag.tasks.embed.task import EmbedTask

@@ -17,7 +17,8 @@ import cv2
 import simplejpeg
 
 from jaxtag.data import files
-from jaxtag.data.decode import DecodeError, decode
+from jaxtag.data.decode import decode
+from jaxtag.data.image_reader import DecodeError
 from jaxtag.errors import UserError, write_error
 from jaxtag.inference.writers.base import Row
 from jaxtag.storage import atomic_file
