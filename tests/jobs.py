@@ -99,13 +99,13 @@ def lines(workdir: Path, split: str = "train") -> dict[int, dict[str, float]]:
     return {row["step"]: row for row in rows if row["split"] == split}
 
 
-def assert_same_losses(found: Path, expected: Path) -> None:
+def assert_same_losses(workdir: Path, expected_workdir: Path) -> None:
     """Sums of floats in another order differ in the last digits."""
-    found_lines, expected_lines = lines(found), lines(expected)
-    assert list(found_lines) == list(expected_lines)
+    rows, expected_rows = lines(workdir), lines(expected_workdir)
+    assert list(rows) == list(expected_rows)
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose(
-            [line[name] for line in found_lines.values()],
-            [line[name] for line in expected_lines.values()],
+            [line[name] for line in rows.values()],
+            [line[name] for line in expected_rows.values()],
             rtol=1e-4,
         )

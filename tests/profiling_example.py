@@ -6,10 +6,16 @@ HOSTILE = "<img src=x onerror=alert(1)></script><script>document.title='taken'</
 
 
 def kernel(name: str, seconds: float, **fields: Any) -> dict[str, Any]:
-    made = {"name": name, "seconds": seconds, "runs": 1.0, "opcode": "fusion", "shape": "f32[8]{0}"}
-    made |= {"module": "group1/conv1", "part": "group1/conv1", "phase": "forward"}
-    made |= {"line": "jaxtag/models/conv.py:64", "flops": 2e9, "bytes": 1e6}
-    return made | {"bound": "arithmetic", "least": 0.5 * seconds} | fields
+    entry = {
+        "name": name,
+        "seconds": seconds,
+        "runs": 1.0,
+        "opcode": "fusion",
+        "shape": "f32[8]{0}",
+    }
+    entry |= {"module": "group1/conv1", "part": "group1/conv1", "phase": "forward"}
+    entry |= {"line": "jaxtag/models/conv.py:64", "flops": 2e9, "bytes": 1e6}
+    return entry | {"bound": "arithmetic", "least": 0.5 * seconds} | fields
 
 
 def profile(scale: float = 1.0, **fields: Any) -> dict[str, Any]:
@@ -30,7 +36,7 @@ def profile(scale: float = 1.0, **fields: Any) -> dict[str, Any]:
     step |= {"save": {"blocked": 2.0, "written": 3.0, "every": 1000}}
     largest = {"name": "fusion.1", "shape": "f32[1024,1024]{1,0}", "bytes": 4 << 20}
     largest |= {"part": "group1/conv1", "phase": "forward", "line": "jaxtag/models/conv.py:64"}
-    made = {
+    content = {
         "title": f"classify, resnet18, {HOSTILE}",
         "config": {"batch_size": 8, "model": {"dtype": "float32"}},
         "date": "2026-01-01T00:00:00+00:00",
@@ -60,4 +66,4 @@ def profile(scale: float = 1.0, **fields: Any) -> dict[str, Any]:
             "largest": [largest],
         },
     }
-    return made | fields
+    return content | fields

@@ -46,14 +46,14 @@ def make_task(config: Config, count: int = VOCABULARY, model: Any = None) -> Tas
 def _smaller(model: ModelConfig) -> dict[str, Any]:
     """The backbone with few layers, as far as its module has a field for that."""
     small: dict[str, Any] = {"depths": (1, 1, 1, 1)}
-    known = models.field_names(model.backbone)
-    if "heads" in known:
+    field_names = models.field_names(model.backbone)
+    if "heads" in field_names:
         small |= {"width": 32, "heads": 2, "mlp_dim": 64, "depth": 2}
-    if "stages" in known:
+    if "stages" in field_names:
         small["stages"] = models.create_model(model.backbone).stages[:2]
     if model.backbone.startswith("alexnet"):
         small["hidden"] = 64
-    return model.kwargs | {name: value for name, value in small.items() if name in known}
+    return model.kwargs | {name: value for name, value in small.items() if name in field_names}
 
 
 def with_batch_norm(groups: int) -> Config:

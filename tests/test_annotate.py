@@ -88,10 +88,10 @@ def kinds(tmp_path_factory) -> Path:
 def broken(tmp_path_factory) -> dict[Path, str]:
     """Files that are no sound picture, and what should be said of each."""
     folder = tmp_path_factory.mktemp("broken")
-    whole = folder / "whole.jpg"
-    Image.effect_noise((200, 200), 50).save(whole)
+    intact = folder / "intact.jpg"
+    Image.effect_noise((200, 200), 50).save(intact)
     content = {
-        "cut.jpg": (whole.read_bytes()[:5000], "damaged JPEG"),
+        "cut.jpg": (intact.read_bytes()[:5000], "damaged JPEG"),
         "empty.jpg": (b"", "the file is empty"),
         "text.jpg": (b"not a picture at all\n", "no image format is known"),
         "bomb.png": (header_of_png(50_000, 50_000), "pixels"),
@@ -107,7 +107,7 @@ def broken(tmp_path_factory) -> dict[Path, str]:
     reasons[folder / "dangling.png"] = reasons[folder / "missing.jpg"] = "No such file"
     reasons[folder / "loop.png"] = "Too many levels of symbolic links"
     reasons[folder / "pipe.jpg"] = "not a regular file"
-    whole.unlink()
+    intact.unlink()
     return reasons
 
 
@@ -121,8 +121,8 @@ def annotate(tiny_run, tmp_path):
         assert done.status == 0, done.err
         lines = read(output)
         bad = sum("error" in line for line in lines)
-        told = f"{len(lines) - bad} pictures annotated, {bad} could not be read: {output}\n"
-        assert done.out == told
+        summary = f"{len(lines) - bad} pictures annotated, {bad} could not be read: {output}\n"
+        assert done.out == summary
         return lines
 
     return run
@@ -151,15 +151,15 @@ def by_name(lines: list[dict]) -> dict[str, tuple[str, float]]:
 def test_every_kind_of_picture_gets_a_caption(annotate, kinds):
     lines = annotate(kinds)
     assert [line["file"] for line in lines] == sorted(map(str, kinds.iterdir()))
-    found = by_name(lines)
+    captions = by_name(lines)
     # What holds the same pixels has the same caption.
     for name in ("palette.png", "rotated.png"):
-        assert found[name] == found["blue.png"]
+        assert captions[name] == captions["blue.png"]
     for name in ("grey.png", "grey_16_bits.png"):
-        assert found[name] == found["grey_as_rgb.png"]
+        assert captions[name] == captions["grey_as_rgb.png"]
     for name in ("jpeg.jpg", "cmyk.jpg"):
-        assert found[name][0] == found["blue.png"][0]
-        assert found[name][1] == pytest.approx(found["blue.png"][1], abs=0.05)
+        assert captions[name][0] == captions["blue.png"][0]
+        assert captions[name][1] == pytest.approx(captions["blue.png"][1], abs=0.05)
 
 
 def test_what_the_model_sees_is_what_it_says(annotate, tmp_path):
@@ -263,8 +263,10 @@ def test_as_a_process_in_the_folder_of_the_pictures(tiny_run, odd, broken, tmp_p
     done = start("annotate", *flags, "--", *ODD_NAMES, bomb, "absent.png", cwd=odd, env=environment)
     assert done.status == 0, done.err
     assert done.err == ""
-    told = f"{len(ODD_NAMES)} pictures annotated, 2 could not be read: {tmp_path}/caf\\udce9.jsonl"
-    assert done.out == f"{told}\n"
+    summary = (
+        f"{len(ODD_NAMES)} pictures annotated, 2 could not be read: {tmp_path}/caf\\udce9.jsonl"
+    )
+    assert done.out == f"{summary}\n"
     lines = read(output)
     assert [line["file"] for line in lines] == [*ODD_NAMES, str(bomb), "absent.png"]
     assert lines[-1]["error"] == "No such file or directory"

@@ -46,12 +46,12 @@ def test_what_it_prints_and_writes(config, tmp_path, on_cpu):
     done = call("compile", config, "--topology=v5e:2x4", *files)
     assert done.status == 0, done.err
     assert "8 x TPU v5e (v5e:2x4)" in done.out
-    found = json.loads((tmp_path / "deep" / "output").read_text())
-    assert set(found) >= CONTRACT
-    assert (found["devices"], found["fits"], found["topology"]) == (8, True, "v5e:2x4")
-    held = found["memory_bytes_per_device"]
+    report = json.loads((tmp_path / "deep" / "output").read_text())
+    assert set(report) >= CONTRACT
+    assert (report["devices"], report["fits"], report["topology"]) == (8, True, "v5e:2x4")
+    held = report["memory_bytes_per_device"]
     assert {"arguments", "temporaries", "outputs", "peak", "capacity"} <= set(held)
-    assert set(found["collectives"]["all-reduce"]) >= {"count", "bytes"}
+    assert set(report["collectives"]["all-reduce"]) >= {"count", "bytes"}
     assert (tmp_path / "deep" / "hlo").read_text().startswith("HloModule ")
     assert (tmp_path / "deep" / "executable").stat().st_size > 0
     assert not list(tmp_path.glob("deep/*.partial"))
@@ -106,24 +106,24 @@ def test_importing_it_sets_no_variables_of_libtpu(monkeypatch):
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v4:2x2x1", "v5p:2x2x1", "v6e:2x2"])
 def test_for_a_tpu(topology, config, tmp_path):
     pytest.importorskip("libtpu")
-    output = tmp_path / "found.json"
+    output = tmp_path / "report.json"
     flags = ["--config.batch_size=8", f"--output={output}"]
     done = call("compile", config, f"--topology={topology}", *flags)
     assert done.status == 0, done.err
-    found = json.loads(output.read_text())
-    assert (found["devices"], found["fits"]) == (4, True)
-    assert found["collectives"]["all-reduce"]["bytes"] < 1.05 * found["gradient_bytes"]
-    assert found["program"]["donated buffers"] > 50
+    report = json.loads(output.read_text())
+    assert (report["devices"], report["fits"]) == (4, True)
+    assert report["collectives"]["all-reduce"]["bytes"] < 1.05 * report["gradient_bytes"]
+    assert report["program"]["donated buffers"] > 50
 
 
 @pytest.mark.slow
 def test_for_gpus(config, tmp_path):
     pytest.importorskip("jax_plugins.xla_cuda13")
-    output = tmp_path / "found.json"
+    output = tmp_path / "report.json"
     flags = ["--config.batch_size=16", f"--output={output}"]
     done = call("compile", config, "--topology=h100:16", *flags)
     assert done.status == 0, done.err
-    found = json.loads(output.read_text())
-    assert (found["devices"], found["fits"]) == (16, True)
-    assert found["xla"]["flops_per_example"] is None
-    assert found["collectives"]["all-reduce"]["bytes"] < 1.05 * found["gradient_bytes"]
+    report = json.loads(output.read_text())
+    assert (report["devices"], report["fits"]) == (16, True)
+    assert report["xla"]["flops_per_example"] is None
+    assert report["collectives"]["all-reduce"]["bytes"] < 1.05 * report["gradient_bytes"]

@@ -67,7 +67,7 @@ def test_the_docstring_says_how_to_run_it(name):
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    "arguments, phrases",
     [
         (["--config=shapes_captoin"], ["shapes_captoin", "did you mean shapes_caption"]),
         (["--config=shapes_caption", "--config.optimizer.learnig_rate=1"], ["learning_rate"]),
@@ -78,11 +78,11 @@ def test_the_docstring_says_how_to_run_it(name):
         (["--config.seed=3"], ["--config=NAME"]),
     ],
 )
-def test_a_wrong_name_is_named_with_the_nearest(arguments, words):
+def test_a_wrong_name_is_named_with_the_nearest(arguments, phrases):
     with pytest.raises(UsageError) as error:
         flags.prepare_arguments(["train", *arguments])
-    for word in words:
-        assert word in str(error.value)
+    for phrase in phrases:
+        assert phrase in str(error.value)
 
 
 def test_arguments_of_a_configuration():
@@ -113,7 +113,7 @@ def test_an_argument_without_a_default_must_be_given(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, words",
+    "changes, message",
     [
         ({"batch_size": 0}, "config.batch_size"),
         ({"data": DataConfig(num_threads=-1)}, "config.data.num_threads = -1: must be at least 0"),
@@ -133,9 +133,9 @@ def test_an_argument_without_a_default_must_be_given(tmp_path):
         ),
     ],
 )
-def test_wrong_values_are_refused(changes, words):
+def test_wrong_values_are_refused(changes, message):
     config = dataclasses.replace(Config(total_steps=1), **changes)
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         configuration.check(config)
 
 

@@ -96,12 +96,12 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    found = []
+    page_blocks = []
     pattern = r'^```([\w-]*)(?: title="([^"]+)")?[^\n]*\n(.*?)^```$'
     for match in re.finditer(pattern, PAGES[page], re.MULTILINE | re.DOTALL):
         line = PAGES[page].count("\n", 0, match.start()) + 1
-        found.append(Block(page, line, match[1], match[2] or "", match[3]))
-    return found
+        page_blocks.append(Block(page, line, match[1], match[2] or "", match[3]))
+    return page_blocks
 
 
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -236,7 +236,7 @@ def check_command(page: str, command: str) -> None:
     if name == "test":
         return
     assert name in hooks().commands(), command
-    known = {flag.name for flag in hooks().command_flags(hooks().commands()[name])}
+    flag_names = {flag.name for flag in hooks().command_flags(hooks().commands()[name])}
     overrides, reference = [], None
     for argument in arguments:
         flag, _, value = argument.removeprefix("--").partition("=")
@@ -245,7 +245,9 @@ def check_command(page: str, command: str) -> None:
         if flag.startswith("config."):
             overrides.append(argument)
             continue
-        assert flag in known or flag.removeprefix("no") in known, f"{name} has no flag --{flag}"
+        assert flag in flag_names or flag.removeprefix("no") in flag_names, (
+            f"{name} has no flag --{flag}"
+        )
         if flag == "config":
             reference = value
         if flag == "dataset":
@@ -258,18 +260,18 @@ def check_command(page: str, command: str) -> None:
 
 def parse(command: str) -> tuple[str, list[str]]:
     """(command, arguments) of `jaxtag X …`, `python -m jaxtag.X …` or `launch/local.sh X …`."""
-    program, *words = shlex.split(command, comments=True)
+    program, *arguments = shlex.split(command, comments=True)
     if program == "python":
-        assert words[0] == "-m" and words[1].startswith("jaxtag."), command
-        return words[1].removeprefix("jaxtag."), words[2:]
+        assert arguments[0] == "-m" and arguments[1].startswith("jaxtag."), command
+        return arguments[1].removeprefix("jaxtag."), arguments[2:]
     if program == "launch/local.sh":
         script = (ROOT / "launch" / "local.sh").read_text(encoding="utf-8")
-        while words[0].startswith("--"):
-            assert f"{words[0].partition('=')[0]}=*)" in script, command
-            words = words[1:]
+        while arguments[0].startswith("--"):
+            assert f"{arguments[0].partition('=')[0]}=*)" in script, command
+            arguments = arguments[1:]
     else:
         assert program == "jaxtag", f"{command}: bash blocks hold jaxtag's commands alone"
-    return words[0], words[1:]
+    return arguments[0], arguments[1:]
 
 
 def config_of_workdir(page: str, arguments: list[str]) -> str:
@@ -277,9 +279,11 @@ def config_of_workdir(page: str, arguments: list[str]) -> str:
     workdir = next(argument for argument in arguments if argument.startswith("--workdir="))
     for block in blocks(page):
         for command in block.commands if block.language == "bash" else ():
-            name, words = parse(command)
-            if name == "train" and workdir in words:
-                return next(w.partition("=")[2] for w in words if w.startswith("--config="))
+            name, command_arguments = parse(command)
+            if name == "train" and workdir in command_arguments:
+                return next(
+                    w.partition("=")[2] for w in command_arguments if w.startswith("--config=")
+                )
     raise AssertionError(f"{page} trains nothing in {workdir}")
 
 
@@ -358,14 +362,14 @@ def modules_forgotten():
 
     Pages may have other modules under the same names.
     """
-    before, known = set(sys.modules), set(registry._MODELS)
+    modules, models = set(sys.modules), set(registry._MODELS)
     try:
         yield
     finally:
-        for name in set(registry._MODELS) - known:
+        for name in set(registry._MODELS) - models:
             del registry._MODELS[name]
         titles = {Path(block.title).stem for block in ALL_BLOCKS if block.title}
-        for name in (set(sys.modules) - before) & titles:
+        for name in (set(sys.modules) - modules) & titles:
             del sys.modules[name]
 
 

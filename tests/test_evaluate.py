@@ -70,15 +70,15 @@ def test_predictions_of_every_image(workdir, tmp_path):
 def test_it_equals_what_training_found(tiny_run, workdir):
     lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
     (trained_with,) = [line for line in lines if line["split"] == "evaluation"]
-    found = call("evaluate", f"--workdir={workdir}").last
+    metrics = call("evaluate", f"--workdir={workdir}").last
     for name in set(trained_with) - {"split"}:
-        assert found[name] == pytest.approx(trained_with[name], rel=1e-4), name
+        assert metrics[name] == pytest.approx(trained_with[name], rel=1e-4), name
 
 
 @pytest.mark.parametrize(("split", "examples"), [("test", 4), ("train", 16), ("train[:50%]", 8)])
 def test_any_split(workdir, split, examples):
-    found = call("evaluate", f"--workdir={workdir}", f"--split={split}").last
-    assert (found["split"], found["examples"]) == (split, examples)
+    metrics = call("evaluate", f"--workdir={workdir}", f"--split={split}").last
+    assert (metrics["split"], metrics["examples"]) == (split, examples)
 
 
 def test_best_and_numbered_checkpoints(workdir):
@@ -90,22 +90,22 @@ def test_best_and_numbered_checkpoints(workdir):
 
 
 def test_decoding_can_be_changed(workdir, tiny_data):
-    found = {
+    metrics_by_method = {
         method: call(
             "evaluate", "--workdir", workdir, f"--config.task.decoding.method={method}"
         ).last
         for method in ("greedy", "beam")
     }
     # How captions are made does not touch the likelihood of the references.
-    assert found["greedy"]["perplexity"] == found["beam"]["perplexity"]
+    assert metrics_by_method["greedy"]["perplexity"] == metrics_by_method["beam"]["perplexity"]
     model = predictor.load(workdir)
     model.config.task.decoding.method = "beam"
     evaluate = Evaluator(model.task, model.mesh)
     source = prepared.open_split("tiny", "validation", tiny_data)
     evaluation = evaluate(model.variables, source, "validation")
-    assert evaluation.metrics.items() <= found["beam"].items()
-    kept = json.loads((workdir / "config.json").read_text())
-    assert kept["task"]["decoding"]["method"] == "greedy"  # of the run, which stays as it was
+    assert evaluation.metrics.items() <= metrics_by_method["beam"].items()
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["task"]["decoding"]["method"] == "greedy"  # of the run, which stays as it was
 
 
 def test_as_a_process(workdir):

@@ -16,9 +16,9 @@ def data(tmp_path_factory):
         for name, colour in COLOURS.items():
             folder = root / "source" / split / name
             folder.mkdir(parents=True)
-            for place in range(count):
+            for number in range(count):
                 pixels = np.clip(rng.normal(colour, 20, (16, 16, 3)), 0, 255)
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{place}.png")
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
     flags = "--dataset=colours", f"--source={root / 'source'}", f"--data_dir={root / 'data'}"
     done = call("prepare", *flags)
     assert done.status == 0, done.err
@@ -31,9 +31,9 @@ def test_a_few_pictures_of_each_colour(data):
     assert done.status == 0, done.err
     assert done.last.keys() == {"1", "4"}
     for methods in done.last.values():
-        for found in methods.values():
-            assert found["mean"] == np.mean(found["accuracies"]) > 0.9
-            assert len(found["accuracies"]) == 2
+        for summary in methods.values():
+            assert summary["mean"] == np.mean(summary["accuracies"]) > 0.9
+            assert len(summary["accuracies"]) == 2
     assert "4 a class: linear_probe 1.000 ± 0.000" in done.err
 
 

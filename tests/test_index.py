@@ -46,7 +46,7 @@ def index(photos, tmp_path) -> Path:
     return folder
 
 
-def found(index: Path, *paths: Path, count: int = 3) -> list[dict]:
+def search(index: Path, *paths: Path, count: int = 3) -> list[dict]:
     done = call("index", "search", f"--index={index}", f"--top_k={count}", *paths)
     assert done.status == 0, done.err
     return [json.loads(line) for line in done.out.splitlines()]
@@ -60,7 +60,7 @@ def info(index: Path) -> dict:
 
 def test_pictures_are_tagged_by_their_neighbours(index, photos) -> None:
     (photos / "broken.jpg").write_bytes(b"no picture")
-    lines = found(index, photos / "red5.png", photos / "blue5.png", photos / "broken.jpg")
+    lines = search(index, photos / "red5.png", photos / "blue5.png", photos / "broken.jpg")
     (photos / "broken.jpg").unlink()
     assert [Path(line["file"]).name for line in lines] == ["red5.png", "blue5.png", "broken.jpg"]
     assert [tag["tag"] for tag in lines[0]["tags"][:2]] == ["red", "warm"]
@@ -68,15 +68,15 @@ def test_pictures_are_tagged_by_their_neighbours(index, photos) -> None:
     assert [tag["tag"] for tag in lines[1]["tags"][:2]] == ["cold", "blue"]
     assert all(Path(near["file"]).name.startswith("red") for near in lines[0]["nearest"])
     assert "no image format" in lines[2]["error"]
-    told = info(index)
-    assert told["pictures"] == 12 and told["tags"] == {
+    summary = info(index)
+    assert summary["pictures"] == 12 and summary["tags"] == {
         "red": 4,
         "warm": 4,
         "green": 4,
         "cold": 8,
         "blue": 4,
     }
-    assert told["features"] == {"pixels": 4} and told["dimension"] == 48
+    assert summary["features"] == {"pixels": 4} and summary["dimension"] == 48
 
 
 def test_it_grows_and_shrinks(index, photos, tmp_path) -> None:
@@ -84,21 +84,25 @@ def test_it_grows_and_shrinks(index, photos, tmp_path) -> None:
     done = call("index", "add", f"--index={index}", "--tag=leaf,moss", new)
     assert done.status == 0, done.err
     copy = shutil.copy(new, tmp_path)  # an image of the index is not its own neighbor
-    assert found(index, copy)[0]["nearest"][0]["file"] == str(new)
+    assert search(index, copy)[0]["nearest"][0]["file"] == str(new)
     # A tag that nobody has heard of: for a picture that is there, and for one that is not.
     other = photos / "green5.png"
     assert call("index", "tag", f"--index={index}", "--tag=fern", new, other).status == 0
-    told = info(index)
-    assert told["pictures"] == 14 and told["tags"]["fern"] == 2 and told["tags"]["moss"] == 1
+    summary = info(index)
+    assert (
+        summary["pictures"] == 14 and summary["tags"]["fern"] == 2 and summary["tags"]["moss"] == 1
+    )
     assert call("index", "untag", f"--index={index}", "--tag=moss").status == 0
     assert call("index", "untag", f"--index={index}", "--tag=fern", new).status == 0
     assert call("index", "remove", f"--index={index}", other).status == 0
-    told = info(index)
-    assert told["pictures"] == 13 and told["tags"]["fern"] == 0 and "moss" not in told["tags"]
-    assert str(other) not in [near["file"] for near in found(index, other, count=13)[0]["nearest"]]
+    summary = info(index)
+    assert (
+        summary["pictures"] == 13 and summary["tags"]["fern"] == 0 and "moss" not in summary["tags"]
+    )
+    assert str(other) not in [near["file"] for near in search(index, other, count=13)[0]["nearest"]]
     done = call("index", "compact", f"--index={index}")
     assert done.out == "1 removed images erased\n"
-    assert info(index) == told
+    assert info(index) == summary
 
 
 def test_pictures_that_are_there_are_not_added_twice(index, photos) -> None:
@@ -121,10 +125,10 @@ def test_features_of_a_run(tiny_run, tiny_data, photos, tmp_path) -> None:
     assert done.status == 0, done.err
     done = call("index", "add", f"--index={index}", "--tag=blue", photos / "blue1.png")
     assert done.status == 0, done.err
-    told = info(index)
-    assert told["pictures"] == 3 and told["dimension"] == 32
-    assert told["features"]["workdir"] == str(tiny_run.resolve())
-    near = found(index, shutil.copy(photos / "blue0.png", tmp_path))[0]["nearest"]
+    summary = info(index)
+    assert summary["pictures"] == 3 and summary["dimension"] == 32
+    assert summary["features"]["workdir"] == str(tiny_run.resolve())
+    near = search(index, shutil.copy(photos / "blue0.png", tmp_path))[0]["nearest"]
     assert near[0]["file"] == str(photos / "blue0.png") and near[0]["score"] > 0.999
 
 
@@ -156,21 +160,23 @@ def test_from_python_without_compiling_anew(tmp_path) -> None:
     vectors = np.random.RandomState(0).randn(60, 8).astype(np.float32)
     programs, compiled = (rows._search, rows._write, rows._grow), []
     index.add(["a", "b"], vectors[:2], [["sea"], ["sky"]])
-    for place in range(2, 60):
-        index.add([f"{place}", f"{place}b"], vectors[[place, place - 1]], [[f"tag {place}"], []])
-        index.remove([f"{place}b"])
-        index.tag(f"later {place}", [f"{place}"])
-        best = dict(index.tags(vectors[place : place + 1], 2)[0])
-        assert best.keys() == {f"tag {place}", f"later {place}"}
+    for number in range(2, 60):
+        index.add(
+            [f"{number}", f"{number}b"], vectors[[number, number - 1]], [[f"tag {number}"], []]
+        )
+        index.remove([f"{number}b"])
+        index.tag(f"later {number}", [f"{number}"])
+        best = dict(index.tags(vectors[number : number + 1], 2)[0])
+        assert best.keys() == {f"tag {number}", f"later {number}"}
         compiled.append([program._cache_size() for program in programs])
     assert compiled[1:] == compiled[1:2] * 57
     again = TagIndex(tmp_path, mesh)
     np.testing.assert_array_equal(again.scores(vectors), index.scores(vectors))
     assert again.scores(vectors, KnnConfig(1, two_pass=True)).shape == (60, len(index.tag_names))
     assert len(again) == 60
-    files, vote = [f"{place}" for place in range(60)], dict(knn=TWO_PASS, mesh=mesh)
+    files, vote = [f"{number}" for number in range(60)], dict(knn=TWO_PASS, mesh=mesh)
     other = TagIndex.create(tmp_path / "two", dimension=8, features={}, **vote)
-    other.add(files, vectors, [[f"tag {place % 7}"] for place in range(60)])
+    other.add(files, vectors, [[f"tag {number % 7}"] for number in range(60)])
     two = TagIndex(tmp_path / "two", mesh)
     np.testing.assert_array_equal(two.scores(vectors), other.scores(vectors, TWO_PASS))
     assert (two.scores(vectors) != two.scores(vectors, DEFAULT_KNN)).any()
@@ -198,21 +204,21 @@ def test_annotate_by_a_model_and_an_index(index, photos, tiny_run, tmp_path) -> 
 
 
 def test_tags_of_a_model_and_an_index_together() -> None:
-    told = [
+    model_rows = [
         {"file": "a", "tags": [{"tag": "dog", "score": 0.9}, {"tag": "cat", "score": 0.4}]},
         {"file": "b", "error": "damaged"},
     ]
-    near = [
+    index_rows = [
         {"file": "a", "tags": [{"tag": "dog", "score": 0.5}, {"tag": "surfer", "score": 0.6}]},
         {"file": "b", "error": "damaged"},
     ]
-    lines = list(predict.merge_predictions(iter(told), iter(near), ("dog", "cat"), 2))
+    lines = list(predict.merge_predictions(iter(model_rows), iter(index_rows), ("dog", "cat"), 2))
     expected = [{"tag": "dog", "score": 0.7}, {"tag": "surfer", "score": 0.6}]
-    assert lines == [{"file": "a", "tags": expected}, told[1]]
+    assert lines == [{"file": "a", "tags": expected}, model_rows[1]]
 
 
 def test_an_image_of_the_index_is_not_its_own_neighbor(index, photos):
-    (line,) = found(index, photos / "red0.png", count=2)
+    (line,) = search(index, photos / "red0.png", count=2)
     assert len(line["nearest"]) == 2
     assert str(photos / "red0.png") not in [near["file"] for near in line["nearest"]]
 

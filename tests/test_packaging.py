@@ -99,8 +99,8 @@ def test_constraints_cover_what_the_tests_install():
     pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + extras["cpu"] + extras["docs"] + extras["test"]
-    names = {_normalized(re.match(r"[\w.-]+", item)[0]) for item in wanted} - {"jaxtag"}
+    requirements = project["dependencies"] + extras["cpu"] + extras["docs"] + extras["test"]
+    names = {_normalized(re.match(r"[\w.-]+", item)[0]) for item in requirements} - {"jaxtag"}
     assert names <= {_normalized(name) for name in pinned}
 
 

@@ -27,7 +27,7 @@ def few_scenes(monkeypatch):
     monkeypatch.setattr(shapes, "SCENES", {"train": 12, "validation": 3, "test": 3})
 
 
-def whole(folder):
+def names_in(folder):
     """Names in the data set's folder, without the lock."""
     return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
@@ -46,10 +46,10 @@ def test_the_command_from_start_to_end(tmp_path):
 
 
 def test_help_and_wrong_use(tmp_path):
-    told = prepare("--help")
-    assert told.returncode == 0
+    done = prepare("--help")
+    assert done.returncode == 0
     for flag in ("dataset", "source", "data_dir", "overwrite", "keep_exif", "workers"):
-        assert f"{flag}:" in told.stdout
+        assert f"{flag}:" in done.stdout
     cases = [
         (["--nonsense=1"], 2),
         ([], 2),
@@ -73,7 +73,7 @@ def test_overwrite_replaces_when_the_new_one_is_whole(tmp_path, few_scenes, monk
     assert datasets.Summary.load(summary.folder).splits == {
         "train": {"pictures": 5, "captions": 25}
     }
-    assert whole(tmp_path / "shapes_captions") == ["1.0.0"]
+    assert names_in(tmp_path / "shapes_captions") == ["1.0.0"]
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -87,7 +87,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, few_scenes, monkeypatch, befo
     monkeypatch.setattr(write.Summary, "from_report", full)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
         datasets.prepare("shapes_captions", None, tmp_path, overwrite=True)
-    assert whole(tmp_path / "shapes_captions") == (["1.0.0"] if before else [])
+    assert names_in(tmp_path / "shapes_captions") == (["1.0.0"] if before else [])
 
 
 def test_a_file_of_the_source_that_cannot_be_read_is_named(tmp_path, few_scenes, monkeypatch):
@@ -97,7 +97,7 @@ def test_a_file_of_the_source_that_cannot_be_read_is_named(tmp_path, few_scenes,
     monkeypatch.setattr(write.Summary, "from_report", broken)
     with pytest.raises(UserError, match=r"own/a\.jpg: Input/output error$"):
         datasets.prepare("shapes_captions", None, tmp_path / "data")
-    assert whole(tmp_path / "data/shapes_captions") == []
+    assert names_in(tmp_path / "data/shapes_captions") == []
 
 
 def test_an_error_that_names_no_file_is_not_blamed_on_the_data_directory(
@@ -109,7 +109,7 @@ def test_an_error_that_names_no_file_is_not_blamed_on_the_data_directory(
     monkeypatch.setattr(write.Summary, "from_report", broken)
     with pytest.raises(UserError, match=r"a disk fails, that of the source or of .*output error$"):
         datasets.prepare("shapes_captions", None, tmp_path / "data")
-    assert whole(tmp_path / "data/shapes_captions") == []
+    assert names_in(tmp_path / "data/shapes_captions") == []
 
 
 def test_a_disk_that_is_too_small_is_noticed_first(tmp_path, monkeypatch):
@@ -120,7 +120,7 @@ def test_a_disk_that_is_too_small_is_noticed_first(tmp_path, monkeypatch):
     monkeypatch.setattr(write.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(UserError, match="make room"):
         datasets.prepare("mine", source, tmp_path / "d")
-    assert whole(tmp_path / "d/mine") == []
+    assert names_in(tmp_path / "d/mine") == []
 
 
 def test_an_unwritable_place_is_one_clear_message(tmp_path):
@@ -134,11 +134,11 @@ def test_what_a_killed_run_left_is_cleaned(tmp_path, few_scenes):
     folder = tmp_path / "shapes_captions"
     (folder / ".preparing-123/x").mkdir(parents=True)
     datasets.prepare("shapes_captions", None, tmp_path)
-    assert whole(folder) == ["1.0.0"]
+    assert names_in(folder) == ["1.0.0"]
     # Killed between the two renames of --overwrite: the old one comes back.
     (folder / "1.0.0").rename(folder / ".replaced-1.0.0")
     assert datasets.prepare("shapes_captions", None, tmp_path).already
-    assert whole(folder) == ["1.0.0"]
+    assert names_in(folder) == ["1.0.0"]
 
 
 def test_killed_at_any_moment_no_half_data_set_appears(tmp_path):

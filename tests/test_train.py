@@ -125,7 +125,7 @@ def test_a_mistake_corrected_is_no_other_run(own_config, tmp_path, stop_at):
 def test_another_configuration_is_refused_unless_allowed(finished, own_config):
     flags = [f"--config={own_config}", f"--workdir={finished}"]
     changed = [*flags, "--config.optimizer.learning_rate=0.5", "--config.seed=4"]
-    kept = (finished / "config.json").read_text()
+    config_text = (finished / "config.json").read_text()
     refused = call("train", *changed)
     assert (refused.status, refused.out) == (1, "")
     assert refused.err == (
@@ -134,7 +134,7 @@ def test_another_configuration_is_refused_unless_allowed(finished, own_config):
         "  config.optimizer.learning_rate: trained with 0.01, now 0.5\n"
         "take another --workdir, or say --allow_changes to go on all the same\n"
     )
-    assert (finished / "config.json").read_text() == kept
+    assert (finished / "config.json").read_text() == config_text
     allowed = call("train", *changed, "--allow_changes")
     assert allowed.status == 0, allowed.err
     assert "going on from step 60" in allowed.err

@@ -79,8 +79,8 @@ def test_one_of_two_is_killed_and_one_goes_on_alone(own_config, alone, tmp_path)
     until_saved(tmp_path)
     job.kill(1)
     assert_ended_to_start_again(job, but=1)
-    (said,) = finish(own_config, tmp_path, 1)
-    assert "going on from step" in said
+    (errors,) = finish(own_config, tmp_path, 1)
+    assert "going on from step" in errors
     jobs.assert_same_losses(tmp_path, alone)
     assert results(tmp_path)["perplexity"] == pytest.approx(results(alone)["perplexity"], rel=1e-3)
 
@@ -88,9 +88,9 @@ def test_one_of_two_is_killed_and_one_goes_on_alone(own_config, alone, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_any_number_of_processes_gives_the_losses_of_one(own_config, alone, tmp_path, processes):
-    said = finish(own_config, tmp_path, processes)
-    assert f"{processes} processes (found by flags)" in said[0]
-    assert not any("processes (found by" in other for other in said[1:])
+    errors = finish(own_config, tmp_path, processes)
+    assert f"{processes} processes (found by flags)" in errors[0]
+    assert not any("processes (found by" in other for other in errors[1:])
     jobs.assert_same_losses(tmp_path, alone)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {path.name for path in alone.iterdir()}
@@ -98,29 +98,29 @@ def test_any_number_of_processes_gives_the_losses_of_one(own_config, alone, tmp_
 
 @pytest.mark.slow
 def test_saved_with_four_it_goes_on_with_two_and_then_eight(own_config, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    finish(own_config, whole, 1, devices=8)
+    single, parts = tmp_path / "single", tmp_path / "parts"
+    finish(own_config, single, 1, devices=8)
     for processes in (4, 2):
         job = start(own_config, parts, processes, devices=8)
         job.until(0, "step ")
         job.kill(0, number=signal.SIGTERM)
         assert job.wait() == [RESTART_STATUS] * processes, job.errors
-    said = finish(own_config, parts, 8, devices=8)
-    assert "going on from step" in said[0]
-    jobs.assert_same_losses(parts, whole)
+    errors = finish(own_config, parts, 8, devices=8)
+    assert "going on from step" in errors[0]
+    jobs.assert_same_losses(parts, single)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "told"), [(2, [1]), (4, [2]), (4, [0, 1, 2, 3])])
-def test_told_to_stop_all_save_one_step(own_config, alone, tmp_path, processes, told):
+@pytest.mark.parametrize(("processes", "signaled"), [(2, [1]), (4, [2]), (4, [0, 1, 2, 3])])
+def test_told_to_stop_all_save_one_step(own_config, alone, tmp_path, processes, signaled):
     job = start(own_config, tmp_path, processes, "--config.checkpoint_every=1000")
     job.until(0, "step 2/")
-    job.kill(*told, number=signal.SIGTERM)
+    job.kill(*signaled, number=signal.SIGTERM)
     assert job.wait() == [RESTART_STATUS] * processes, job.errors
     saved = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert len(saved) == 1 and 2 <= saved[0] < STEPS
-    said = finish(own_config, tmp_path, processes)
-    assert f"going on from step {saved[0]}" in said[0]
+    errors = finish(own_config, tmp_path, processes)
+    assert f"going on from step {saved[0]}" in errors[0]
     jobs.assert_same_losses(tmp_path, alone)
 
 

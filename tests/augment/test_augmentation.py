@@ -130,13 +130,13 @@ def test_randaugment_draws_every_operation_and_both_directions_alike():
         jax.jit(lambda x, k: randaugment.random_augment(x, k, 1, 15))(many, jax.random.key(0))
     )
     results = []
-    for place, level in enumerate(randaugment.levels(15, 24, 24)):
-        signed = randaugment.OPERATIONS[place] in randaugment.SIGNED
+    for operation, level in enumerate(randaugment.levels(15, 24, 24)):
+        signed = randaugment.OPERATIONS[operation] in randaugment.SIGNED
         for sign in (1, -1) if signed else (1,):
-            results.append((place, sign * level, signed))
-    places, levels = (np.array([[row[i]] for row in results]) for i in (0, 1))
+            results.append((operation, sign * level, signed))
+    operations, levels = (np.array([[row[i]] for row in results]) for i in (0, 1))
     one_each = np.asarray(
-        randaugment.apply(many[: len(results)], places, levels.astype(np.float32))
+        randaugment.apply(many[: len(results)], operations, levels.astype(np.float32))
     )
     counts = np.array([(out == one).all((1, 2, 3)).sum() for one in one_each])
     assert counts.sum() == count

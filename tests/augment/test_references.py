@@ -80,10 +80,10 @@ def randaugment_cases(prefix: str) -> tuple[list[str], np.ndarray, np.ndarray, n
         if not key.startswith(prefix + "randaugment/"):
             continue
         magnitude, name, sign = key.removeprefix(prefix + "randaugment/").split("/")
-        place = randaugment.OPERATIONS.index(name)
+        operation = randaugment.OPERATIONS.index(name)
         names += [name] * len(IMAGES)
-        operations += [[place]] * len(IMAGES)
-        level = randaugment.levels(int(magnitude), height, width)[place]
+        operations += [[operation]] * len(IMAGES)
+        level = randaugment.levels(int(magnitude), height, width)[operation]
         levels += [[int(sign) * level]] * len(IMAGES)
         expected.append(STORED[key])
     return names, np.array(operations), np.array(levels, np.float32), np.concatenate(expected)

@@ -85,9 +85,9 @@ def test_a_plain_png_is_what_pillow_makes_of_it_damaged_or_not(grey):
     data = save(image, "PNG", pnginfo=chunks, dpi=(72, 72))
     assert isinstance(open_image(data), decode_module._PngReader)
     np.testing.assert_array_equal(decode(data), image if not grey else np.dstack([image] * 3))
-    for place in range(0, len(data), 7):
+    for position in range(0, len(data), 7):
         broken = bytearray(data)
-        broken[place] ^= 0x11
+        broken[position] ^= 0x11
         try:
             expected = PillowReader(bytes(broken), 10**6).pixels()
         except DecodeError:
@@ -247,9 +247,9 @@ def test_exif_is_found_behind_a_profile_with_the_mark_of_a_scan():
     data = save(scene(), "JPEG", exif=exif)
     profile = b"ICC_PROFILE\0\1\1" + b"\xff\xda" * 1000
     before = b"\xff\xe2" + (2 + len(profile)).to_bytes(2) + profile
-    found = decode(data[:2] + before + data[2:])
-    np.testing.assert_array_equal(found, decode(data))
-    assert found.shape == (WIDTH, HEIGHT, 3)
+    pixels = decode(data[:2] + before + data[2:])
+    np.testing.assert_array_equal(pixels, decode(data))
+    assert pixels.shape == (WIDTH, HEIGHT, 3)
 
 
 def test_a_jpeg_of_the_size_wanted_is_decoded_into_its_place():
@@ -322,11 +322,11 @@ def test_reduced_decoding_covers_the_target_and_shows_the_same():
 def test_rows_above_a_cut_are_those_of_the_whole(scale, subsampling, progressive):
     options = {"quality": 90, "subsampling": subsampling, "progressive": progressive}
     picture = open_image(save(noisy(640, 480), "JPEG", **options))
-    whole, bottom = picture.pixels(scale), 300
+    pixels, bottom = picture.pixels(scale), 300
     part = picture.pixels(scale, bottom=bottom)
     rows = int(bottom * scale)
-    assert (part.shape[0] < whole.shape[0]) is not progressive
-    np.testing.assert_array_equal(part[:rows], whole[:rows])
+    assert (part.shape[0] < pixels.shape[0]) is not progressive
+    np.testing.assert_array_equal(part[:rows], pixels[:rows])
 
 
 @pytest.mark.parametrize("kind", ["cut", "padded"])
@@ -426,8 +426,8 @@ def test_flipped_bytes_never_raise_anything_else(kind):
     rng, data = np.random.default_rng(0), save(noisy(40, 56), kind)
     for _ in range(60):
         broken = bytearray(data)
-        for place in rng.integers(0, len(data), 4):
-            broken[place] = rng.integers(0, 256)
+        for position in rng.integers(0, len(data), 4):
+            broken[position] = rng.integers(0, 256)
         try:
             image = decode(bytes(broken), max_pixels=10**6)
         except DecodeError as error:

@@ -45,11 +45,11 @@ def test_strips_are_what_the_whole_is(monkeypatch, mode, kind, options):
         image = image.convert(mode)
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
-    whole = decode(buffer.getvalue())
+    expected = decode(buffer.getvalue())
     monkeypatch.setattr(image_reader, "_STRIP_PIXELS", 200)
-    np.testing.assert_array_equal(decode(buffer.getvalue()), whole)
+    np.testing.assert_array_equal(decode(buffer.getvalue()), expected)
     monkeypatch.setattr(pillow_reader, "LARGE_PIXELS", 10)  # a WebP is then read by OpenCV
-    np.testing.assert_array_equal(decode(buffer.getvalue()), whole)
+    np.testing.assert_array_equal(decode(buffer.getvalue()), expected)
 
 
 def test_a_long_thin_image_is_refused(monkeypatch):
@@ -128,14 +128,14 @@ def test_decoding_takes_at_most_three_times_the_image(tmp_path, mode, kind, opti
 
 def mutated(data, rng):
     """The data cut, with other bytes, with some more or fewer, or ended early."""
-    place = int(rng.integers(len(data)))
+    position = int(rng.integers(len(data)))
     junk = rng.integers(0, 256, int(rng.integers(1, 20)), np.uint8).tobytes()
     return (
-        data[:place],
-        data[:place] + junk[:1] + data[place + 1 :],
-        data[:place] + junk + data[place:],
-        data[:place] + data[place + len(junk) :],
-        data[:place] + b"\xff\xd9" + junk,
+        data[:position],
+        data[:position] + junk[:1] + data[position + 1 :],
+        data[:position] + junk + data[position:],
+        data[:position] + data[position + len(junk) :],
+        data[:position] + b"\xff\xd9" + junk,
     )[rng.integers(5)]
 
 

@@ -39,8 +39,8 @@ def odd(kind, data):
     if kind == "fill bytes":
         return data[:20] + b"\xff" * 5 + data[20:]
     if kind == "JFIF 2":
-        place = data.find(b"JFIF\0") + 5
-        return data[:place] + b"\2" + data[place + 1 :]
+        position = data.find(b"JFIF\0") + 5
+        return data[:position] + b"\2" + data[position + 1 :]
     if kind == "Adobe transform":
         return data[:2] + segment(0xEE, b"Adobe\0\x64\0\0\0\0\7") + data[20:]
     return data[:-2]
@@ -91,9 +91,9 @@ def test_a_missing_end_does_not_hide_missing_rows():
 )
 def test_a_jpeg_cut_at_a_restart_marker_is_damaged(mode, options):
     data = jpeg(mode, **options)
-    whole = decode(data)
-    np.testing.assert_array_equal(decode(data[:-2] + bytes(3) + data[-2:]), whole)
-    assert open_image(data).pixels(bottom=16).shape == whole.shape  # it is decoded as a whole
+    pixels = decode(data)
+    np.testing.assert_array_equal(decode(data[:-2] + bytes(3) + data[-2:]), pixels)
+    assert open_image(data).pixels(bottom=16).shape == pixels.shape  # it is decoded as a whole
     scan = read_header(data).scan
     for match in list(re.finditer(rb"\xff[\xd0-\xd7]", data[scan:]))[::4]:
         for tail in (b"\xff\xd9", b"\0\xff\xd9", b"xyz" * 5 + b"\xff\xd9", b""):

@@ -117,13 +117,13 @@ def test_shapes_and_types(records, example):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_any_number_of_processes_sees_the_same_global_batches(records, example, processes):
     options = {"example": example, "batch_size": 8, "seed": 7}
-    whole = take(train_batches(records, **options), 6)
+    global_batches = take(train_batches(records, **options), 6)
     parts = [
         take(train_batches(records, **options, rows=own), 6)
         for own in np.split(np.arange(8), processes)
     ]
     for step in range(6):
-        for name, array in whole[step].items():
+        for name, array in global_batches[step].items():
             together = np.concatenate([part[step][name] for part in parts])
             np.testing.assert_array_equal(together, array, err_msg=name)
 
@@ -269,11 +269,11 @@ def test_rows_that_stay_the_same_are_made_once(
 
     example = ExampleSpec(Resize(SIZE), {"tokens": CaptionTokens(tokenizer, 24, random=False)})
     options = {"example": example, "batch_size": 4, "seed": 1}
-    kept = train_batches(Counted(), **options, num_threads=threads)
-    made = train_batches(records, **options, num_workers=1)
+    cached = train_batches(Counted(), **options, num_threads=threads)
+    uncached = train_batches(records, **options, num_workers=1)
     broken = 0
     for _ in range(3 * len(records) // 4):
-        one, other = next(kept), next(made)
+        one, other = next(cached), next(uncached)
         assert one.keys() == other.keys()
         for name, values in other.items():
             assert one[name].dtype == values.dtype
@@ -281,7 +281,7 @@ def test_rows_that_stay_the_same_are_made_once(
         broken += int(one["broken"].sum())
         assert (one["mask"] == ~one["broken"]).all()
     assert broken >= 2
-    kept.close(), made.close()
+    cached.close(), uncached.close()
     assert set(Counted.read) == set(range(len(records)))
     assert len(Counted.read) == len(records)
 
@@ -298,20 +298,20 @@ def test_a_thread_that_was_not_done_yet_does_no_harm():
     take = lambda batch: (np.arange(4) + 4 * batch, np.arange(4) + 4 * (batch % 2))  # noqa: E731
     load = batching.CachedBatchLoader(records, ExampleSpec(Resize(SIZE)), take, 1)
     with futures.ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(load, [0, 0, 0, 0]))
-    for other in found[1:]:
-        np.testing.assert_array_equal(other["image"], found[0]["image"])
-    assert found[0]["image"].any()
+        batches = list(pool.map(load, [0, 0, 0, 0]))
+    for other in batches[1:]:
+        np.testing.assert_array_equal(other["image"], batches[0]["image"])
+    assert batches[0]["image"].any()
 
 
 def test_much_is_not_kept(records, monkeypatch):
     options = {"example": ExampleSpec(Resize(SIZE)), "batch_size": 4, "seed": 1}
     monkeypatch.setattr(pipeline.CachedBatchLoader, "__call__", lambda self, rows: {"kept": True})
-    for limit, kept in ((0, True), (-1, False)):
+    for limit, cached in ((0, True), (-1, False)):
         bytes_of_all = len(records) * SIZE * SIZE * 3
         monkeypatch.setattr(pipeline, "_CACHE_BYTES", bytes_of_all + limit)
         batches = train_batches(records, **options)
-        assert ("kept" in next(batches)) == kept
+        assert ("kept" in next(batches)) == cached
         batches.close()
 
 

@@ -108,12 +108,12 @@ def test_processes_share_the_batch(processes):
     expected = take(batches(), 4)
     shares = [np.arange(i, 6, processes) for i in range(processes)]
     parts = [take(batches(rows=own), 4) for own in shares]
-    for step, whole in enumerate(expected):
+    for step, expected_batch in enumerate(expected):
         index = np.empty(6, int)
         for own, part in zip(shares, parts, strict=True):
             index[own] = part[step]["index"]
-        np.testing.assert_array_equal(index, whole["index"])
-        np.testing.assert_array_equal(LABELS[index], whole["label"])
+        np.testing.assert_array_equal(index, expected_batch["index"])
+        np.testing.assert_array_equal(LABELS[index], expected_batch["label"])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -125,8 +125,8 @@ def test_resume_is_exact(workers):
     first.close()
     second = batches(num_workers=workers)
     second.set_state(state)
-    for got, wanted in zip(take(second, 3), expected[2:], strict=True):
-        np.testing.assert_array_equal(got["index"], wanted["index"])
+    for got, expected_batch in zip(take(second, 3), expected[2:], strict=True):
+        np.testing.assert_array_equal(got["index"], expected_batch["index"])
 
 
 def test_too_few_classes_are_named():

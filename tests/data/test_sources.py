@@ -270,9 +270,9 @@ def test_names_come_from_the_user_where_given():
     numbered = [record | {"label": i % 3} for i, record in enumerate(OWN)]
     assert sources.as_data_source(numbered).class_names() == ["0", "1", "2"]
     assert sources.as_data_source(NamedOwn(numbered)).class_names() == ["first", "second", "third"]
-    given = sources.as_data_source(OWN, {"label": ["dog", "cat", "ant", "never"]})
-    names = LabelNames.from_source(given)
-    assert sources.read_labels(given, names).tolist() == [1, 0, 2, 1, 0, 2]
+    source = sources.as_data_source(OWN, {"label": ["dog", "cat", "ant", "never"]})
+    names = LabelNames.from_source(source)
+    assert sources.read_labels(source, names).tolist() == [1, 0, 2, 1, 0, 2]
 
 
 def test_tags_by_name_or_by_number():

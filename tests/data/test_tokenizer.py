@@ -121,11 +121,11 @@ def test_damaged_files_are_named(tokenizer, tmp_path):
     with pytest.raises(UserError, match="cannot read the tokenizer"):
         Tokenizer.load(path)
     tokenizer.save(path)
-    whole = path.read_text(encoding="utf-8")
-    path.write_text(whole[: len(whole) // 2], encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text[: len(text) // 2], encoding="utf-8")
     with pytest.raises(UserError, match="damaged"):
         Tokenizer.load(path)
-    other = json.loads(whole)
+    other = json.loads(text)
     other["added_tokens"] = []
     other["model"]["vocab"] = {"a": 0, "b": 1, "c": 2, "d": 3}
     other["model"]["merges"] = []

@@ -102,12 +102,12 @@ def test_a_compressed_tar_that_grows_without_end_is_refused(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", ["half.zip", "half.tar", "half.tar.gz", "half.tar.xz"])
 def test_a_cut_archive_is_named(tmp_path, name):
-    whole = tmp_path / name
+    path = tmp_path / name
     if name.endswith("zip"):
-        fill_zip(whole, {"a": os.urandom(40000)})
+        fill_zip(path, {"a": os.urandom(40000)})
     else:
-        fill_tar(whole, {"a": os.urandom(40000)}, f"w:{name[8:].lstrip('.')}")
-    whole.write_bytes(whole.read_bytes()[:20000])
+        fill_tar(path, {"a": os.urandom(40000)}, f"w:{name[8:].lstrip('.')}")
+    path.write_bytes(path.read_bytes()[:20000])
     try:
         with SourceFiles(tmp_path) as store, pytest.raises(ReadError):
             store.read("a")

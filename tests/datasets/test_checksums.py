@@ -20,13 +20,13 @@ NAME = "VOCtrainval_06-Nov-2007.tar"
 @pytest.mark.parametrize("alone", [True, False])
 def test_an_archive_is_compared_with_the_published_one(tmp_path, monkeypatch, as_published, alone):
     archive = packed(FILES)
-    found = hashlib.md5(archive).hexdigest()
+    checksum = hashlib.md5(archive).hexdigest()
     if as_published:
-        monkeypatch.setitem(Voc2007.MD5, NAME, found)
+        monkeypatch.setitem(Voc2007.MD5, NAME, checksum)
     source = lay(tmp_path / "voc", {NAME: archive})
     summary = datasets.prepare("voc2007", source / NAME if alone else source, tmp_path / "d")
     published = Voc2007.MD5[NAME]
-    warning = f"{NAME} is not as it was published: its MD5 is {found}, not {published}"
+    warning = f"{NAME} is not as it was published: its MD5 is {checksum}, not {published}"
     assert (warning in summary.warnings) is not as_published
     assert sum("MD5" in one for one in summary.warnings) == (not as_published)
     assert datasets.Summary.load(summary.folder).warnings == summary.warnings

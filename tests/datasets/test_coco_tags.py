@@ -59,8 +59,8 @@ def test_official_layout(tmp_path, form):
     assert list(summary.balance) == ["brush", "car", "person"]
     left_out = ledger(summary)
     assert left_out.pop("val2017/22.jpg") == "the image is missing"
-    ((place, reason),) = left_out.items()
-    assert place.endswith("instances_val2017.json: annotations[3]")
+    ((location, reason),) = left_out.items()
+    assert location.endswith("instances_val2017.json: annotations[3]")
     assert "no image with the id 99" in reason
 
 
@@ -74,7 +74,7 @@ def test_the_year_is_chosen_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (instances({1: "a"}, [(1, 2, 0)]), r'annotations\[0\] has no "category_id" of a category'),
         (instances({1: "a"}, [(1, 3, 0)], []), r'annotations\[0\] has no "category_id"'),
@@ -85,9 +85,9 @@ def test_the_year_is_chosen_by_name(tmp_path):
         ('{"pictures": []}', 'it has no "images"'),
     ],
 )
-def test_malformed_instances(tmp_path, content, said):
+def test_malformed_instances(tmp_path, content, message):
     files = coco() | {"annotations/instances_val2017.json": content}
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         datasets.prepare("coco_tags", lay(tmp_path / "coco", files), tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
@@ -104,5 +104,5 @@ def test_real_coco(real_data, tmp_path):
     files = {image["id"]: f"val2017/{image['file_name']}" for image in official["images"]}
     for thing in official["annotations"]:
         expected[files[thing["image_id"]]].add(names[thing["category_id"]])
-    found = {file: set(tags) for file, (tags, _, _) in tagged(summary, "validation").items()}
-    assert found == expected
+    tags_by_file = {file: set(tags) for file, (tags, _, _) in tagged(summary, "validation").items()}
+    assert tags_by_file == expected

@@ -14,11 +14,11 @@ TEST = {2000: [3], 2001: [4, 1]}
 
 
 def rows(pictures):
-    return "".join(f"{key} {' '.join(map(str, words))}\n" for key, words in pictures.items())
+    return "".join(f"{key} {' '.join(map(str, numbers))}\n" for key, numbers in pictures.items())
 
 
 def padded(pictures):
-    return "".join(f"{' '.join(map(str, [*words, -99][:2]))}\n" for words in pictures.values())
+    return "".join(f"{' '.join(map(str, [*numbers, -99][:2]))}\n" for numbers in pictures.values())
 
 
 def images(name):
@@ -50,8 +50,8 @@ FORMS = {
 
 def named(pictures):
     return {
-        str(key): ([WORDS[word - 1] for word in sorted(words)], [], "")
-        for key, words in pictures.items()
+        str(key): ([WORDS[number - 1] for number in sorted(numbers)], [], "")
+        for key, numbers in pictures.items()
     }
 
 
@@ -59,7 +59,7 @@ def named(pictures):
 def test_every_layout(tmp_path, form):
     summary = datasets.prepare("corel5k", lay(tmp_path / "corel", FORMS[form]), tmp_path / "d")
     train, validation, test = (
-        {file.partition(".")[0]: said for file, said in tagged(summary, split).items()}
+        {file.partition(".")[0]: annotation for file, annotation in tagged(summary, split).items()}
         for split in ("train", "validation", "test")
     )
     assert len(validation) == 4  # of 36, as 500 are of 4,500
@@ -85,7 +85,7 @@ def test_problems_are_told_by_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("form", "name", "content", "said"),
+    ("form", "name", "content", "message"),
     [
         ("2002", "document_words", "1 -99\n", r"image_nums has 36 lines, but document_words has 1"),
         ("2002", "words", "sky\nsky\n", "'sky' occurs twice"),
@@ -93,10 +93,10 @@ def test_problems_are_told_by_line(tmp_path):
         ("labels", "labels/training_label", None, "no Corel-5K"),
     ],
 )
-def test_malformed_lists(tmp_path, form, name, content, said):
+def test_malformed_lists(tmp_path, form, name, content, message):
     files = FORMS[form] | {name: content}
     source = lay(tmp_path / "c", {name: data for name, data in files.items() if data is not None})
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         datasets.prepare("corel5k", source, tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
@@ -104,15 +104,15 @@ def test_malformed_lists(tmp_path, form, name, content, said):
 def test_real_corel5k(real_data):
     """Every picture is listed as its labels say; 500 are held out, always the same."""
     folder = real_data / "corel5k"
-    words = (folder / "labels/words").read_text().split()
+    vocabulary = (folder / "labels/words").read_text().split()
     expected = {}
     for line in (folder / "labels/training_label").read_text().splitlines():
         key, *numbers = line.split()
-        expected[f"{key}.jpeg"] = {words[int(number) - 1] for number in numbers}
+        expected[f"{key}.jpeg"] = {vocabulary[int(number) - 1] for number in numbers}
     with datasets.builder_class("corel5k").open_listing(folder) as listing:
         splits = listing.splits
         names = listing.features["tags"].feature.names
-        found = {
+        tags_by_file = {
             picture.file: {names[number] for number in picture.fields["tags"]}
             for pictures in splits.values()
             for picture in pictures
@@ -121,8 +121,8 @@ def test_real_corel5k(real_data):
         "train": 4000,
         "validation": 500,
     }
-    assert found == expected
-    assert names == words
+    assert tags_by_file == expected
+    assert names == vocabulary
     assert listing.problems == []
-    by_hash = sorted(found, key=lambda file: hashlib.sha256(file.encode()).hexdigest())
+    by_hash = sorted(tags_by_file, key=lambda file: hashlib.sha256(file.encode()).hexdigest())
     assert {picture.file for picture in splits["validation"]} == set(by_hash[:500])

@@ -57,16 +57,19 @@ UNKNOWN = {
 def test_tags_that_nobody_looked_for(tmp_path, form):
     source = lay(tmp_path / "own", {form: UNKNOWN[form], **PICTURES})
     summary = datasets.prepare("my_tags", source, tmp_path / "d")
-    found = tagged(summary, "train") | tagged(summary, "validation")
-    assert found == {"a.jpg": (["sea", "sky"], ["red sky", "sun"], ""), "b.jpg": ([], [], "")}
+    tags_by_file = tagged(summary, "train") | tagged(summary, "validation")
+    assert tags_by_file == {
+        "a.jpg": (["sea", "sky"], ["red sky", "sun"], ""),
+        "b.jpg": ([], [], ""),
+    }
 
 
 @pytest.mark.parametrize("beside", [{}, {"person_keypoints_x.json": "{}"}])
 def test_cocos_objects(tmp_path, beside):
     files = {"annotations/instances_mine.json": json.dumps(COCO), **PICTURES, **beside}
     summary = datasets.prepare("my_tags", lay(tmp_path / "own", files), tmp_path / "d")
-    found = tagged(summary, "train") | tagged(summary, "validation")
-    assert found == {"a.jpg": (["sea", "red sky"], [], ""), "b.jpg": (["red sky"], [], "")}
+    tags_by_file = tagged(summary, "train") | tagged(summary, "validation")
+    assert tags_by_file == {"a.jpg": (["sea", "red sky"], [], ""), "b.jpg": (["red sky"], [], "")}
 
 
 def test_captions_of_coco_win_over_objects_beside_them(tmp_path):
@@ -86,7 +89,7 @@ def test_pictures_without_tags_have_none_and_missing_ones_are_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("t.csv", "file,tgas\na.jpg,x\n", r"no column 'caption' or 'tags'; there is 'tgas' \(did"),
         ("t.csv", "file,caption,tags\na.jpg,x,y\n", r"captions \(caption\) and tags \(tags\)"),
@@ -111,26 +114,26 @@ def test_pictures_without_tags_have_none_and_missing_ones_are_told(tmp_path):
         ("t.json", json.dumps(COCO | {"annotations": [{}]}), r'annotations\[0\] has no "category'),
     ],
 )
-def test_mistakes_name_file_line_and_column(tmp_path, name, content, said):
+def test_mistakes_name_file_line_and_column(tmp_path, name, content, message):
     source = lay(tmp_path / "own", {name: content, **PICTURES})
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         datasets.prepare("my_tags", source, tmp_path / "d")
     assert not list((tmp_path / "d").glob("my_tags/[!.]*"))
 
 
-@pytest.mark.parametrize("said", ["tags", "caption"])
-def test_a_group_is_held_out_as_a_whole(tmp_path, said):
+@pytest.mark.parametrize("column", ["tags", "caption"])
+def test_a_group_is_held_out_as_a_whole(tmp_path, column):
     files = {f"{n}.jpg": picture(n) for n in range(40)}
     table = "".join(f"{n}.jpg,x,photographer {n % 8}\n" for n in range(40))
-    source = lay(tmp_path / "own", {"t.csv": f"file,{said},group\n{table}", **files})
+    source = lay(tmp_path / "own", {"t.csv": f"file,{column},group\n{table}", **files})
     with datasets.builder_class("mine").open_listing(source) as listing:
-        found = {
+        numbers_by_split = {
             split: [int(picture.file[:-4]) for picture in pictures]
             for split, pictures in listing.splits.items()
         }
     assert "validation held out by group" in listing.variant
-    assert sorted(found["train"] + found["validation"]) == list(range(40))
-    groups = {split: {n % 8 for n in numbers} for split, numbers in found.items()}
+    assert sorted(numbers_by_split["train"] + numbers_by_split["validation"]) == list(range(40))
+    groups = {split: {n % 8 for n in numbers} for split, numbers in numbers_by_split.items()}
     assert groups["validation"]
     assert not groups["train"] & groups["validation"]
 
@@ -139,8 +142,11 @@ def test_the_group_is_kept_in_the_records(tmp_path):
     table = "file,tags,group\na.jpg,x,left\nb.jpg,y,\n"
     source = lay(tmp_path / "own", {"t.csv": table, **PICTURES})
     summary = datasets.prepare("mine", source, tmp_path / "d")
-    found = tagged(summary, "train") | tagged(summary, "validation")
-    assert {file: group for file, (_, _, group) in found.items()} == {"a.jpg": "left", "b.jpg": ""}
+    tags_by_file = tagged(summary, "train") | tagged(summary, "validation")
+    assert {file: group for file, (_, _, group) in tags_by_file.items()} == {
+        "a.jpg": "left",
+        "b.jpg": "",
+    }
 
 
 def test_held_out_groups_stay_when_others_come():

@@ -69,8 +69,8 @@ def test_clutter_is_no_class(tmp_path):
     files = tree("") | {name: picture(99) for name in clutter}
     listing = list_own(lay(tmp_path, files | {"cat/._0.jpg": "x", "cat/.DS_Store": "x"}))
     assert annotations(listing, "label").keys() == tree("").keys()
-    told = {file for file, reason in listing.problems if "hidden folder" in reason}
-    assert told == {os.path.dirname(name) for name in clutter} - {
+    hidden_folders = {file for file, reason in listing.problems if "hidden folder" in reason}
+    assert hidden_folders == {os.path.dirname(name) for name in clutter} - {
         "@eaDir/cat",
         ".Trash-1000/files",
         "dog/@eaDir/3.jpg",
@@ -113,9 +113,9 @@ def test_the_official_form_of_tiny_imagenet(tmp_path):
     }
     labels = annotations(listing, "label")
     assert labels["val/images/val_1.JPEG"] == "n01"
-    told = dict(listing.problems)
-    assert told["val/images/val_3.JPEG"] == "the list of annotations does not have it"
-    assert told["test/images/test_0.JPEG"].startswith("it has no class")
+    reasons = dict(listing.problems)
+    assert reasons["val/images/val_3.JPEG"] == "the list of annotations does not have it"
+    assert reasons["test/images/test_0.JPEG"].startswith("it has no class")
 
 
 @pytest.mark.parametrize("names", [("2019", "2020"), ("2019-07", "2020-08"), ("20190701", "2020")])

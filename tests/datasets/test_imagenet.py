@@ -127,7 +127,7 @@ TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({"readme.txt": "x"}, r"no ImageNet-1k(.|\n)*ILSVRC2012_img_train\.tar"),
         (HEAP, r"not what they show: add ILSVRC2012_devkit"),
@@ -148,8 +148,8 @@ TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
         ({"train/n01440764.tar": os.urandom(2000)}, r"n01440764\.tar is damaged"),
     ],
 )
-def test_malformed_imagenet(tmp_path, files, said):
-    with pytest.raises(UserError, match=said):
+def test_malformed_imagenet(tmp_path, files, message):
+    with pytest.raises(UserError, match=message):
         datasets.prepare("imagenet2012", lay(tmp_path / "i", files), tmp_path / "d")
 
 

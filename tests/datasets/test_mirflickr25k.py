@@ -79,12 +79,14 @@ def test_official_layout(tmp_path, form):
     }[form]
     summary = datasets.prepare("mirflickr25k", lay(tmp_path / "mir", files), tmp_path / "d")
     splits = {split: tagged(summary, split) for split in ("train", "validation", "test")}
-    found = {file: said for records in splits.values() for file, said in records.items()}
-    assert len(found) == sum(map(len, splits.values())) == 30
-    assert found["im1.jpg"] == (["sky"], [], "")
-    assert found["im2.jpg"] == (["baby", "sky"], [], "")
-    assert found["im3.jpg"] == (["baby", "baby_r1"], [], "")
-    assert found["im4.jpg"] == ([], [], "")
+    tags_by_file = {
+        file: annotation for records in splits.values() for file, annotation in records.items()
+    }
+    assert len(tags_by_file) == sum(map(len, splits.values())) == 30
+    assert tags_by_file["im1.jpg"] == (["sky"], [], "")
+    assert tags_by_file["im2.jpg"] == (["baby", "sky"], [], "")
+    assert tags_by_file["im3.jpg"] == (["baby", "baby_r1"], [], "")
+    assert tags_by_file["im4.jpg"] == ([], [], "")
     assert ledger(summary) == {"im31.jpg": "the image is missing"}
     assert len(summary.balance) == 38
     assert "2,531 were published" in str(summary)

@@ -68,8 +68,8 @@ def coco(names):
 def test_categories_keep_their_images(tmp_path, names, cleaned):
     files = {f"{n}.jpg": picture(n) for n in range(6)} | {"instances.json": coco(names)}
     listing = list_own(lay(tmp_path, files))
-    found = annotations(listing, "tags")
-    assert found == {f"{n}.jpg": [cleaned[n % 3]] for n in range(6)}
+    tags_by_file = annotations(listing, "tags")
+    assert tags_by_file == {f"{n}.jpg": [cleaned[n % 3]] for n in range(6)}
     assert listing.features["tags"].feature.names == list(dict.fromkeys(cleaned))
 
 

@@ -60,14 +60,14 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_layout(tmp_path, form):
     summary = datasets.prepare("nus_wide", lay(tmp_path / "nus", FORMS[form]), tmp_path / "d")
-    found = {split: tagged(summary, split) for split in ("train", "validation", "test")}
+    tags_by_split = {split: tagged(summary, split) for split in ("train", "validation", "test")}
     for path, (part, shown) in PICTURES.items():
         file = path.replace("\\", "/")
         split = "validation" if hash_fraction(file) < 0.1 else "train"
         split = "test" if part == "Test" else split
         tags = [concept for concept, one in zip(CONCEPTS, shown, strict=True) if one]
-        assert found[split].pop(file) == (tags, [], "")
-    assert not any(found.values())
+        assert tags_by_split[split].pop(file) == (tags, [], "")
+    assert not any(tags_by_split.values())
     assert summary.left_out == 0
     assert "test has 10 images; 107,859 were published" in str(summary)
 
@@ -88,7 +88,7 @@ LABELS = "Groundtruth/TrainTestLabels/Labels_sky_Test.txt"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         (LABELS, "1\n0\n", r"Labels_sky_Test\.txt has 2 lines, but its list has 10"),
         (LABELS, "2\n" + "0\n" * 9, r"Labels_sky_Test\.txt: '2' is neither 0 nor 1"),
@@ -96,27 +96,27 @@ LABELS = "Groundtruth/TrainTestLabels/Labels_sky_Test.txt"
         ("Concepts81.txt", "airport\nsky\nriver\n", r"no Labels_river\.txt"),
     ],
 )
-def test_malformed_lists(tmp_path, name, content, said):
+def test_malformed_lists(tmp_path, name, content, message):
     files = LISTS | NAMES | BY_PART | pictures() | {name: content}
     source = lay(tmp_path / "n", {name: data for name, data in files.items() if data is not None})
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         datasets.prepare("nus_wide", source, tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize(
-    ("gone", "said"),
+    ("gone", "message"),
     [
         (LABELS, r"no Labels_airport\.txt, and the labels by part are not complete"),
         (None, r"TrainImagelist\.txt has actor/0001_.*, which Imagelist\.txt does not have"),
     ],
 )
-def test_labels_that_do_not_fit_together(tmp_path, gone, said):
+def test_labels_that_do_not_fit_together(tmp_path, gone, message):
     if gone:
         files = LISTS | NAMES | BY_PART | pictures()
         del files[gone]
     else:
         others = "".join(f"other\\{n}.jpg\n" for n in range(30))
         files = LISTS | NAMES | ALL | pictures() | {"ImageList/Imagelist.txt": others}
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         datasets.prepare("nus_wide", lay(tmp_path / "nus", files), tmp_path / "d")

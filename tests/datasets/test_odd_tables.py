@@ -145,7 +145,7 @@ def test_one_odd_box_costs_a_ledger_line(tmp_path, odd):
     content["annotations"].append(odd)
     listing = own(tmp_path, "instances.json", json.dumps(content))
     assert num_images(listing) == COUNT
-    assert [place for place, _ in listing.problems] == ["instances.json: annotations[12]"]
+    assert [location for location, _ in listing.problems] == ["instances.json: annotations[12]"]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_one_odd_image_costs_a_ledger_line(tmp_path, odd):
     content["images"].append(odd)
     listing = own(tmp_path, "instances.json", json.dumps(content))
     assert num_images(listing) == COUNT
-    assert [place for place, _ in listing.problems] == ["instances.json: images[12]"]
+    assert [location for location, _ in listing.problems] == ["instances.json: images[12]"]
 
 
 @pytest.mark.parametrize("kind", ["categories", "annotations", "images", "all"])
@@ -211,7 +211,7 @@ def test_one_odd_line_costs_a_ledger_line(tmp_path, odd):
     rows = rows_of('{{"file": "{0}.jpg", "caption": "x"}}\n')
     listing = own(tmp_path, "captions.jsonl", rows + odd + "\n")
     assert num_images(listing) == COUNT
-    assert [place for place, _ in listing.problems] == ["captions.jsonl, line 13"]
+    assert [location for location, _ in listing.problems] == ["captions.jsonl, line 13"]
 
 
 def test_too_many_odd_lines_stop_it(tmp_path):

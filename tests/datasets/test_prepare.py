@@ -224,7 +224,7 @@ def test_own_data_in_each_form(tmp_path, table):
 
 
 @pytest.mark.parametrize(
-    ("table", "content", "said"),
+    ("table", "content", "message"),
     [
         (
             "c.csv",
@@ -251,9 +251,9 @@ def test_own_data_in_each_form(tmp_path, table):
         ("c.csv", "file,caption\nsame.jpg,x\n", r"line 2: same\.jpg may be p/same\.jpg or q/same"),
     ],
 )
-def test_mistakes_in_own_data_name_file_line_and_column(tmp_path, table, content, said):
+def test_mistakes_in_own_data_name_file_line_and_column(tmp_path, table, content, message):
     files = {table: content, "a.jpg": jpeg(), "p/same.jpg": jpeg(), "q/same.jpg": jpeg()}
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         datasets.prepare("my_pictures", lay(tmp_path / "own", files), tmp_path / "d")
     assert not list((tmp_path / "d").glob("my_pictures/[!.]*"))
 
@@ -289,8 +289,8 @@ def test_held_out_pictures_stay_when_others_come():
     few, many = hold_out(pictures(200)), hold_out(pictures(2000))
     assert 140 <= len(many["validation"]) <= 260
     first = {picture.file for picture in few["validation"]}
-    kept = {p.file for p in many["validation"] if int(p.file[:-4]) < 200}
-    assert first == kept
+    held_out_below_200 = {p.file for p in many["validation"] if int(p.file[:-4]) < 200}
+    assert first == held_out_below_200
     assert len(many["train"]) + len(many["validation"]) == 2000
     for count in (2, 3):
         assert all(hold_out(pictures(count)).values())
@@ -373,7 +373,7 @@ def test_real_coco_and_flickr8k(real_data, tmp_path):
     with datasets.builder_class("flickr8k_captions").open_listing(
         real_data / "flickr8k"
     ) as listing:
-        assert {split: len(found) for split, found in listing.splits.items()} == {
+        assert {split: len(images) for split, images in listing.splits.items()} == {
             "train": 6000,
             "validation": 1000,
         }

@@ -32,8 +32,8 @@ def sheets(monkeypatch):
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_examples(tmp_path, sheets, kind):
-    files, said = SOURCES[kind]
-    pictures = {f"{n}.png": picture(n, "PNG") for n in range(20)} if said else {}
+    files, expected_texts = SOURCES[kind]
+    pictures = {f"{n}.png": picture(n, "PNG") for n in range(20)} if expected_texts else {}
     summary = datasets.prepare("mine", lay(tmp_path / "own", files | pictures), tmp_path / "d")
     path = preview.draw_examples(summary.folder, "train")
     assert path == summary.folder / "examples.png"
@@ -43,9 +43,9 @@ def test_examples(tmp_path, sheets, kind):
     assert len(shown) == len(texts) == 16
     for pixels, text, others in zip(shown, texts, more, strict=True):
         shade = round(float(np.mean(pixels[..., 0])))
-        if said:
+        if expected_texts:
             assert shade == int(text.split()[0])
-            assert (text, others) == said(int(text.split()[0]))
+            assert (text, others) == expected_texts(int(text.split()[0]))
         else:
             assert (text, others) == (str(shade % 2), [])
 

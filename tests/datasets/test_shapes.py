@@ -25,8 +25,15 @@ def scenes(split, count):
 
 
 def thing(shape, colour, size, row, column):
-    place = {"x": (column + 0.5) / 3, "y": (row + 0.5) / 3, "radius": 0.1}
-    return {"shape": shape, "colour": colour, "size": size, "row": row, "column": column, **place}
+    geometry = {"x": (column + 0.5) / 3, "y": (row + 0.5) / 3, "radius": 0.1}
+    return {
+        "shape": shape,
+        "colour": colour,
+        "size": size,
+        "row": row,
+        "column": column,
+        **geometry,
+    }
 
 
 def scene_of(*objects, background="black"):
@@ -88,16 +95,16 @@ def test_the_picture_shows_what_the_scene_says():
 
 
 def test_what_a_caption_asserts():
-    said = attributes("Two big red discs and a tiny blue cross on a grey background.")
-    assert said == {
+    claims = attributes("Two big red discs and a tiny blue cross on a grey background.")
+    assert claims == {
         ("object", ("circle", "red", "large"), 2),
         ("object", ("cross", "blue", "small"), 1),
         ("background", "gray"),
     }
-    said = attributes("Three shapes: a red box left of an orange circle, in the top left corner")
-    assert ("relation", ("square", "red", None), "left of", ("circle", "orange", None)) in said
-    assert ("position", ("circle", "orange", None), (0, 0)) in said
-    assert ("total", 3) in said
+    claims = attributes("Three shapes: a red box left of an orange circle, in the top left corner")
+    assert ("relation", ("square", "red", None), "left of", ("circle", "orange", None)) in claims
+    assert ("position", ("circle", "orange", None), (0, 0)) in claims
+    assert ("total", 3) in claims
     assert attributes("") == attributes("a dog runs over the hill") == frozenset()
 
 

@@ -53,11 +53,11 @@ def test_mnist(tmp_path, form):
     }
     assert "train has 7 images; 60,000 were published" in str(summary)
     assert sum("is not as it was published: its MD5" in one for one in summary.warnings) == 4
-    found = records(summary, "train")
-    assert found["train/00000.png"].keys() == {"image", "file", "label"}
+    records_by_file = records(summary, "train")
+    assert records_by_file["train/00000.png"].keys() == {"image", "file", "label"}
     assert class_names(summary) == list("0123456789")
     for number in range(7):
-        record = found[f"train/{number:05d}.png"]
+        record = records_by_file[f"train/{number:05d}.png"]
         assert record["label"] == NUMBERS[number]
         assert np.array_equal(decode(record["image"])[..., 1], DIGITS[number])
         assert Image.open(io.BytesIO(record["image"])).mode == "L"
@@ -68,7 +68,7 @@ ANY_IMAGES = "train-images-idx3-ubyte"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         (ANY_IMAGES, idx(DIGITS)[:-1], r"7 x 28 x 28 bytes, but there are 5,487"),
         (ANY_IMAGES, idx(DIGITS) + b"x", r"but there are 5,489"),
@@ -82,10 +82,10 @@ ANY_IMAGES = "train-images-idx3-ubyte"
         (ANY_LABELS, None, r"has no train-labels-idx1-ubyte(.|\n)*wget"),
     ],
 )
-def test_malformed_mnist(tmp_path, name, content, said):
+def test_malformed_mnist(tmp_path, name, content, message):
     files = mnist() | {name: content}
     source = lay(tmp_path / "m", {name: data for name, data in files.items() if data is not None})
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         datasets.prepare("mnist", source, tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
@@ -157,12 +157,14 @@ def test_cifar10_is_the_same_from_each_archive(tmp_path, form):
     summary = datasets.prepare("cifar10", source, tmp_path / "d")
     assert {split: n["pictures"] for split, n in summary.splits.items()} == {"train": 10, "test": 2}
     assert class_names(summary) == TEN
-    found = {**records(summary, "train"), **records(summary, "test")}
+    records_by_file = {**records(summary, "train"), **records(summary, "test")}
     for number in range(12):
         file = f"train/{number:05d}.png" if number < 10 else f"test/{number - 10:05d}.png"
-        assert found[file]["label"] == KINDS[number]
+        assert records_by_file[file]["label"] == KINDS[number]
         red, green, blue = ROWS[number].reshape(3, 32, 32)
-        assert np.array_equal(decode(found[file]["image"]), np.stack([red, green, blue], -1))
+        assert np.array_equal(
+            decode(records_by_file[file]["image"]), np.stack([red, green, blue], -1)
+        )
 
 
 def cifar100_binary():
@@ -232,7 +234,7 @@ CHANGED_NAME = b"\x80\x02}U\x01xc_codecs\nencode\n}U\x01yK\x01sbs."
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("data_batch_2", batch(labels=Call(os.system, "touch ran")), r"names (posix|nt)\.system"),
         ("data_batch_2", batch(extra=Call(eval, "open('ran', 'w')")), "names .*eval"),
@@ -252,17 +254,17 @@ CHANGED_NAME = b"\x80\x02}U\x01xc_codecs\nencode\n}U\x01yK\x01sbs."
         ("batches.meta", python2({"names": TEN}), "no list of names 'label_names'"),
     ],
 )
-def test_malformed_pickles(tmp_path, monkeypatch, name, content, said):
+def test_malformed_pickles(tmp_path, monkeypatch, name, content, message):
     monkeypatch.chdir(tmp_path)
     files = cifar10_python() | {f"cifar-10-batches-py/{name}": content}
     source = lay(tmp_path / "c", {name: data for name, data in files.items() if data is not None})
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         datasets.prepare("cifar10", source, tmp_path / "d")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]  # nothing ran or was written
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("data_batch_3.bin", bytes(3073 * 2 - 1), "has 6,145 bytes, .* records of 3,073"),
         ("data_batch_3.bin", b"", "has 0 bytes"),
@@ -271,10 +273,10 @@ def test_malformed_pickles(tmp_path, monkeypatch, name, content, said):
         ("batches.meta.txt", None, r"has no batches\.meta\.txt"),
     ],
 )
-def test_malformed_binary_files(tmp_path, name, content, said):
+def test_malformed_binary_files(tmp_path, name, content, message):
     files = cifar10_binary() | {f"cifar-10-batches-bin/{name}": content}
     source = lay(tmp_path / "c", {name: data for name, data in files.items() if data is not None})
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         datasets.prepare("cifar10", source, tmp_path / "d")
 
 

@@ -38,9 +38,9 @@ def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch, capsys, decoded):
     assert len(decoded) == 2
     assert "going on: 7 images were verified before" in capsys.readouterr().err
     assert ledger(summary).keys() == {"3.jpg"}
-    found = records(summary, "train")
-    assert found.keys() == {f"{n}.jpg" for n in range(8)} - {"3.jpg"}
-    assert found["5.jpg"]["image"] == picture(200)
+    records_by_file = records(summary, "train")
+    assert records_by_file.keys() == {f"{n}.jpg" for n in range(8)} - {"3.jpg"}
+    assert records_by_file["5.jpg"]["image"] == picture(200)
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "1.0.0"]
     decoded.clear()
     datasets.prepare("mine", source, tmp_path / "d", overwrite=True)

@@ -82,7 +82,7 @@ BOMB = (
 
 
 @pytest.mark.parametrize(
-    ("member", "content", "entry", "said"),
+    ("member", "content", "entry", "message"),
     [
         ("JPEGImages/000012.jpg", None, "000012.jpg", "missing"),
         ("JPEGImages/000012.jpg", picture()[:90], "000012.jpg", ""),
@@ -99,14 +99,14 @@ BOMB = (
         ("Annotations/000012.xml", " " * (2 << 20), "Annotations/000012.xml", "larger than"),
     ],
 )
-def test_malformed_members(tmp_path, member, content, entry, said):
+def test_malformed_members(tmp_path, member, content, entry, message):
     files = devkit("train", "val") | {f"VOCdevkit/VOC2007/{member}": content}
     files = {name: data for name, data in files.items() if data is not None}
     source = lay(tmp_path / "voc", {"VOCtrainval_06-Nov-2007.tar": packed(files)})
     summary = datasets.prepare("voc2007", source, tmp_path / "d")
     assert tagged(summary, "train").keys() == {"000017.jpg"}
     (reason,) = (reason for file, reason in ledger(summary).items() if file == entry)
-    assert said in reason
+    assert message in reason
     assert summary.left_out == 1
 
 

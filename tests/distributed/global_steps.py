@@ -93,10 +93,10 @@ def main() -> None:
         import jax
 
         jax.config.update("jax_disable_most_optimizations", True)
-        found = {name: run(config) for name, config in configurations().items()}
-        found["neighbours"] = neighbours()
+        values = {name: run(config) for name, config in configurations().items()}
+        values["neighbours"] = neighbours()
         if jax.process_index() == 0:
-            print(json.dumps(found))
+            print(json.dumps(values))
 
 
 if __name__ == "__main__":

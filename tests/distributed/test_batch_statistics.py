@@ -38,12 +38,12 @@ def test_eight_devices_give_the_step_of_one(groups: int) -> None:
     (one, first), (eight, second) = ended
     np.testing.assert_allclose(first["loss"][0], second["loss"][0], rtol=1e-5)
     for part in ("params", "collections", "ema"):
-        found = zip(
+        leaves = zip(
             jax.tree_util.tree_leaves_with_path(getattr(one, part)),
             jax.tree.leaves(getattr(eight, part)),
             strict=True,
         )
-        for (path, expected), got in found:
+        for (path, expected), got in leaves:
             scale = max(1.0, float(np.abs(expected).max()))
             np.testing.assert_allclose(got, expected, atol=2e-5 * scale, err_msg=str(path))
     mean = eight.collections["batch_stats"]["stem_norm"]["mean"]

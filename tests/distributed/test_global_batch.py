@@ -10,7 +10,7 @@ import pytest
 PROGRAM = str(Path(__file__).with_name("global_steps.py"))
 
 
-def found(processes: int) -> dict[str, list[float]]:
+def step_values(processes: int) -> dict[str, list[float]]:
     job = jobs.start(PROGRAM, processes=processes)
     outputs = [process.communicate(timeout=jobs.SECONDS) for process in job.processes]
     assert [process.returncode for process in job.processes] == [0] * processes, outputs
@@ -22,7 +22,7 @@ def test_two_processes_find_what_one_finds(monkeypatch):
     # XLA's CPU devices share a pool of as many threads as there are cores: on two cores four of
     # them waited for each other for ever, two in one exchange and two in another.
     monkeypatch.setenv("NPROC", "8")
-    alone, together = found(1), found(2)
+    alone, together = step_values(1), step_values(2)
     assert len(alone) == 5
     for name, values in alone.items():
         np.testing.assert_allclose(together[name], values, rtol=1e-4, err_msg=name)

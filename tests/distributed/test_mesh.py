@@ -23,13 +23,13 @@ class Device:
 
 def devices(slices: int, hosts: int, each: int) -> list[Device]:
     """`each` devices on each of `hosts` of each slice, in an order that is not the slices'."""
-    made = [
+    by_slice = [
         Device((s * hosts + h) * each + d, s * hosts + h, s)
         for s in range(slices)
         for h in range(hosts)
         for d in range(each)
     ]
-    return made[::2] + made[1::2]
+    return by_slice[::2] + by_slice[1::2]
 
 
 @pytest.mark.parametrize("sizes", [(2, 4, 1), (4, 2, 1), (2, 2, 2), (-1, 2, 1)])

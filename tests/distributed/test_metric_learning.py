@@ -39,7 +39,7 @@ def test_eight_devices_give_the_step_of_one() -> None:
     for a, b in zip(first["loss"], second["loss"], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
     start = plan.initialize().params
-    found = zip(*map(jax.tree.leaves, (start, one.params, eight.params)), strict=True)
-    for before, expected, got in found:
+    leaves = zip(*map(jax.tree.leaves, (start, one.params, eight.params)), strict=True)
+    for before, expected, got in leaves:
         step = np.abs(np.asarray(expected) - np.asarray(before)).max()
         np.testing.assert_allclose(got, expected, atol=1e-3 * step + 1e-6)

@@ -76,9 +76,9 @@ def test_sharded_parameters_leave_each_device_its_own_images(scan, monkeypatch):
     def temporaries(kind):
         mesh = make_mesh(*SIZES[kind])
         plan = TrainSetup.from_config(config, make_task(config, VOCABULARY), 64, mesh=mesh)
-        place = batch_sharding(mesh)
+        rows_sharding = batch_sharding(mesh)
         arrays = {
-            name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=place)
+            name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=rows_sharding)
             for name, value in batch(config).items()
         }
         program = plan.step.trace(plan.shapes, arrays).lower().compile()
@@ -103,12 +103,12 @@ def test_moments_and_average_lie_as_their_parameters(monkeypatch):
 def test_accumulation_gives_the_same_step(monkeypatch, one_device):
     config = _config()
     config.model.dropout = 0.0
-    whole = _train((2, 1, 1), config, monkeypatch)
+    expected = _train((2, 1, 1), config, monkeypatch)
     parts = dataclasses.replace(
         config, optimizer=dataclasses.replace(config.optimizer, grad_accum_steps=4)
     )
     accumulated = _train((2, 1, 1), parts, monkeypatch)
-    np.testing.assert_allclose(accumulated[2], whole[2], rtol=2e-5)
+    np.testing.assert_allclose(accumulated[2], expected[2], rtol=2e-5)
 
 
 def test_first_rule_wins_and_odd_sizes_stay_whole():

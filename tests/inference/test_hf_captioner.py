@@ -63,15 +63,15 @@ def test_tokens_are_those_of_transformers(stored, workdir, beams: int) -> None:
     config.task.decoding.method = "beam" if beams > 1 else "greedy"
     model = predictor.load(workdir, config)
     generate = model.task.make_generate()
-    found = generate(model.variables, {"image": tensors["pictures"]}, jax.random.key(0))
+    captions = generate(model.variables, {"image": tensors["pictures"]}, jax.random.key(0))
     expected = tensors[f"tokens/{beams}"]
     mark = expected[0, 0]
     ended = (expected == mark).cumsum(1) > 2  # they fill with the mark, we with no token
-    got = np.asarray(found["tokens"])[:, : expected.shape[1]]
+    got = np.asarray(captions["tokens"])[:, : expected.shape[1]]
     np.testing.assert_array_equal(np.where(ended, mark, got), expected)
     assert (got[ended] == -1).all()
     cleaned = [" ".join(text.replace("\ufffd", "").split()) for text in texts[str(beams)]]
-    assert model.vocabulary.decode_batch(found["tokens"]) == cleaned
+    assert model.vocabulary.decode_batch(captions["tokens"]) == cleaned
 
 
 def test_annotate_uses_it_at_once(stored, workdir, tmp_path) -> None:
@@ -108,7 +108,7 @@ def test_older_tokenizer_files_and_a_length_of_ones_own(stored, tmp_path, workdi
 
 
 @pytest.mark.parametrize(
-    "without, changes, told",
+    "without, changes, message",
     [
         ((), {"model_type": "vit"}, "VisionEncoderDecoderModel"),
         ((), {"decoder": {"model_type": "bert"}}, r"decoder\.model_type = 'bert'"),
@@ -117,9 +117,9 @@ def test_older_tokenizer_files_and_a_length_of_ones_own(stored, tmp_path, workdi
         (("config.json",), {}, "VisionEncoderDecoderModel"),
     ],
 )
-def test_what_cannot_be_imported_is_named(stored, tmp_path, without, changes, told) -> None:
+def test_what_cannot_be_imported_is_named(stored, tmp_path, without, changes, message) -> None:
     source = unpack(stored, tmp_path / "source", without, **changes)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         hf_captioner.import_captioner(source, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

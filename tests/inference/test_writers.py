@@ -321,11 +321,11 @@ def test_gallery_in_a_browser(lines, tmp_path):
         )
         return done.stdout.decode()
 
-    whole = page("")
-    assert "5 of 5 pictures" in whole and whole.count("<figure>") == 5
+    unfiltered = page("")
+    assert "5 of 5 pictures" in unfiltered and unfiltered.count("<figure>") == 5
     # A hostile tag and name are text; nothing of them became an element.
-    assert "<title>Pictures</title>" in whole and "<img src=x" not in whole
-    assert "&lt;img src=x" in whole
+    assert "<title>Pictures</title>" in unfiltered and "<img src=x" not in unfiltered
+    assert "&lt;img src=x" in unfiltered
     assert "2 of 5 pictures" in page("#dog") and "1 of 5 pictures" in page("#dog%20cat")
     assert "2 of 5 pictures" in page("#%22dog%22") and "0 of 5 pictures" in page("#%22do%22")
     assert "1 of 5 pictures" in page("#line") and "1 of 5 pictures" in page("#empty")

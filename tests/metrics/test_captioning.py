@@ -28,9 +28,11 @@ def test_words_are_those_of_the_java_tokenizer(expected):
     ):
         assert ours == theirs, text
     texts = [text for captions in groups.values() for text in captions]
-    theirs = [words for captions in expected["tokens"]["references"].values() for words in captions]
-    for text, ours, words in zip(texts, captioning.tokenize(texts), theirs, strict=True):
-        assert ours == words, text
+    theirs = [
+        tokens for captions in expected["tokens"]["references"].values() for tokens in captions
+    ]
+    for text, ours, tokens in zip(texts, captioning.tokenize(texts), theirs, strict=True):
+        assert ours == tokens, text
 
 
 @pytest.mark.parametrize("name", ["all", "odd", "one", "two"])
@@ -48,7 +50,7 @@ def test_scores_equal_pycocoevalcap(expected, name):
 
 
 @pytest.mark.parametrize(
-    ("caption", "words"),
+    ("caption", "tokens"),
     [
         ("", ""),
         (" \t ", ""),
@@ -61,8 +63,8 @@ def test_scores_equal_pycocoevalcap(expected, name):
         ("a\r\nb\u2028c\nd", "a b c d"),
     ],
 )
-def test_words_of_single_captions(caption, words):
-    assert captioning.tokenize([caption, "next"]) == [words, "next"]
+def test_words_of_single_captions(caption, tokens):
+    assert captioning.tokenize([caption, "next"]) == [tokens, "next"]
 
 
 def test_half_a_surrogate_is_dropped_like_any_unknown_sign():
@@ -125,6 +127,6 @@ def test_real_captions_hold_no_surprise(real_data):
     content = json.loads((real_data / "flickr8k" / "captions_flickr8k_val.json").read_text())
     captions = [entry["caption"] for entry in content["annotations"]]
     random.Random(0).shuffle(captions)
-    words = captioning.tokenize(captions)
-    assert len(words) == len(captions)
-    assert all(text.isascii() and text == text.lower() for text in words)
+    texts = captioning.tokenize(captions)
+    assert len(texts) == len(captions)
+    assert all(text.isascii() and text == text.lower() for text in texts)

@@ -181,12 +181,12 @@ def test_votes_in_chunks_change_neither_values_nor_gradients(chunks: int, monkey
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
 
-    whole = values_and_gradients()
+    expected = values_and_gradients()
     kernel = variables["params"]["classes"]["kernel"]
     image_bytes = kernel.shape[0] * 5 * 6 * 4
     monkeypatch.setattr(capsnet, "_VOTE_BYTES", 6 // chunks * image_bytes)
     assert layers.num_chunks_for_budget(6, image_bytes, capsnet._VOTE_BYTES) == chunks
-    for a, b in zip(*map(jax.tree.leaves, (values_and_gradients(), whole)), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (values_and_gradients(), expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 

@@ -154,10 +154,10 @@ def test_drop_path_drops_whole_branches_of_the_block() -> None:
     block = mobile_blocks.InvertedResidual(8, 16, 3, 1, jax.nn.silu, {}, drop_path=0.5)
     x = jax.random.normal(jax.random.key(0), (64, 4, 4, 8))
     variables = block.init(jax.random.key(1), x, False)
-    whole, _ = block.clone(drop_path=0.0).apply(variables, x, True, mutable=["batch_stats"])
+    undropped, _ = block.clone(drop_path=0.0).apply(variables, x, True, mutable=["batch_stats"])
     rngs = {"dropout": jax.random.key(2)}
     dropped, _ = block.apply(variables, x, True, rngs=rngs, mutable=["batch_stats"])
-    share = np.asarray(((dropped - x) / (whole - x)).mean((1, 2, 3)))
+    share = np.asarray(((dropped - x) / (undropped - x)).mean((1, 2, 3)))
     survivors = share > 1
     np.testing.assert_allclose(share, np.where(survivors, 2.0, 0.0), atol=1e-3)
     assert 16 < survivors.sum() < 48

@@ -113,12 +113,12 @@ def test_vectors_that_are_none_are_told(storage):
 def test_damaged_vectors_are_told(storage):
     """A bit that flipped anywhere in them; a number that is none."""
     path = sorted(storage.folder.glob("vectors-*"))[0]
-    whole = path.read_bytes()
-    for position in range(len(whole) - 3 * 4, len(whole)):
-        path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+    data = path.read_bytes()
+    for position in range(len(data) - 3 * 4, len(data)):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
         with pytest.raises(UserError, match="is damaged: its checksum differs"):
             list(IndexStorage(storage.folder).vectors())
-    path.write_bytes(whole)
+    path.write_bytes(data)
     nan = np.full((1, 3), np.nan, np.float32)
     storage.add(["nan"], nan, [[]])
     with pytest.raises(UserError, match="is damaged: it holds NaN"):
@@ -162,9 +162,9 @@ def test_no_damage_of_journal_or_manifest_is_a_crash(storage):
     random = np.random.RandomState(0)
     for name in ("journal-1.jsonl", "manifest.json"):
         path = storage.folder / name
-        whole = path.read_bytes()
+        data = path.read_bytes()
         for _ in range(150):
-            changed = bytearray(whole)
+            changed = bytearray(data)
             for _ in range(random.randint(1, 4)):
                 start = random.randint(len(changed))
                 changed[start : start + random.randint(3)] = random.bytes(random.randint(3))
@@ -172,7 +172,7 @@ def test_no_damage_of_journal_or_manifest_is_a_crash(storage):
             with contextlib.suppress(UserError):
                 index = IndexStorage(storage.folder)
                 index.tags()
-        path.write_bytes(whole)
+        path.write_bytes(data)
 
 
 def test_a_full_disk_says_why_and_the_index_is_as_before(storage):

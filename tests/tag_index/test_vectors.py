@@ -99,9 +99,9 @@ def test_removed_rows_are_not_found_and_fewer_rows_than_asked_for(mesh):
     expected = brute(vectors, queries, "cosine", 40, removed=(3, 7, 24))
     np.testing.assert_array_equal(ids[:, :40], expected[1])
     assert np.all(ids[:, 37:] == -1) and np.all(scores[:, 37:] == -np.inf)
-    whole = index.scores(queries)
-    assert whole.shape == (3, 40) and np.all(whole[:, [3, 7, 24]] == -np.inf)
-    np.testing.assert_allclose(np.sort(whole)[:, ::-1][:, :37], scores[:, :37], atol=1e-6)
+    all_scores = index.scores(queries)
+    assert all_scores.shape == (3, 40) and np.all(all_scores[:, [3, 7, 24]] == -np.inf)
+    np.testing.assert_allclose(np.sort(all_scores)[:, ::-1][:, :37], scores[:, :37], atol=1e-6)
 
 
 def test_growing_keeps_what_is_there(mesh):

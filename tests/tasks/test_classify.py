@@ -73,25 +73,25 @@ def test_metrics_equal_a_plain_reading_over_batches() -> None:
     variables = t.init(jax.random.key(0))
     parts = [batch(40, seed) for seed in range(3)]
     sums = [t.score(variables, part)[0] for part in parts]
-    found = classification_metrics(jax.tree.map(lambda *x: np.sum(x, axis=0), *sums))
+    metrics = classification_metrics(jax.tree.map(lambda *x: np.sum(x, axis=0), *sums))
 
     rows = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    kept = rows["mask"] > 0
-    chances = softmax(logits_of(rows["image"]))[kept]
-    labels = rows["label"][kept]
+    mask = rows["mask"] > 0
+    chances = softmax(logits_of(rows["image"]))[mask]
+    labels = rows["label"][mask]
     own = chances[np.arange(len(labels)), labels]
-    assert found["examples"] == kept.sum()
-    np.testing.assert_allclose(found["cross_entropy"], -np.log(own).mean(), rtol=1e-5)
-    np.testing.assert_allclose(found["top1"], (chances.argmax(-1) == labels).mean(), rtol=1e-6)
+    assert metrics["examples"] == mask.sum()
+    np.testing.assert_allclose(metrics["cross_entropy"], -np.log(own).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["top1"], (chances.argmax(-1) == labels).mean(), rtol=1e-6)
     better = (chances > own[:, None] * (1 + 1e-12)).sum(-1)
-    np.testing.assert_allclose(found["top5"], (better < 5).mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["top5"], (better < 5).mean(), rtol=1e-6)
     confidence, right = chances.max(-1), chances.argmax(-1) == labels
     error = 0.0
     for low in np.arange(15) / 15:
         inside = (confidence >= low) & (confidence < low + 1 / 15)
         if inside.any():
             error += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
-    np.testing.assert_allclose(found["calibration_error"], error, atol=1e-5)
+    np.testing.assert_allclose(metrics["calibration_error"], error, atol=1e-5)
     confusion = np.zeros((CLASSES, CLASSES))
     np.add.at(confusion, (labels, chances.argmax(-1)), 1)
     np.testing.assert_array_equal(sum(np.asarray(s["confusion"]) for s in sums), confusion)

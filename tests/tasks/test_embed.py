@@ -49,12 +49,12 @@ def batch(count: int = 12) -> dict[str, Any]:
 def test_vectors_have_length_one_and_follow_the_projection() -> None:
     t, rows = task(), batch()
     variables = t.init(jax.random.key(0))
-    found = t.embed(variables, rows["image"])
-    assert found.shape == (12, 6) and found.dtype == jnp.float32
+    vectors = t.embed(variables, rows["image"])
+    assert vectors.shape == (12, 6) and vectors.dtype == jnp.float32
     pixels = (rows["image"][:, 0].reshape(12, -1) / 255 - 0.5) / 0.5
     expected = pixels @ variables["params"]["projection"]["kernel"]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
     grey = task(data=DataConfig(image_size=8, grayscale=True, mean=(0.0,), std=(1.0,)))
     assert grey.embed(grey.init(jax.random.key(0)), rows["image"]).shape == (12, 6)
 
@@ -68,8 +68,8 @@ def test_the_loss_is_that_of_the_pictures_that_are_there(loss_name) -> None:
     if loss_name == "proxy_anchor":
         proxies = [variables["params"]["proxies"]]
         proxies = [proxies[0] / np.linalg.norm(proxies[0], axis=1, keepdims=True)]
-    kept = rows["mask"] > 0
-    there = {name: value[kept] for name, value in rows.items()}
+    mask = rows["mask"] > 0
+    there = {name: value[mask] for name, value in rows.items()}
     vectors = t.embed(variables, there["image"])
     expected = metric.make_loss(loss_name, {})(vectors, there["label"], there["mask"], *proxies)
     np.testing.assert_allclose((total, weight), expected, rtol=1e-5)
@@ -97,7 +97,7 @@ def test_augmentation_is_for_training_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"task": {"loss": "softmax"}}, "config.task.loss = 'softmax': no metric loss"),
         ({"task": {"loss": "triplet_hrad"}}, "did you mean triplet_hard"),
@@ -112,11 +112,11 @@ def test_augmentation_is_for_training_alone() -> None:
         ),
     ],
 )
-def test_settings_that_make_no_sense_are_named(changes, words) -> None:
+def test_settings_that_make_no_sense_are_named(changes, message) -> None:
     config = flags.load("cifar10_embed")
     own = changes.pop("task", {})
     config = dataclasses.replace(config, task=dataclasses.replace(config.task, **own), **changes)
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         EmbedTask(schema.check(config), range(CLASSES))
 
 

@@ -156,7 +156,7 @@ def test_decisions_are_the_same_from_a_file(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    "change, message",
     [
         (lambda values: values["thresholds"].pop("a"), "other tags"),
         (lambda values: values["thresholds"].update(a="high"), "'high' is no number"),
@@ -164,11 +164,11 @@ def test_decisions_are_the_same_from_a_file(tmp_path) -> None:
         (lambda values: values.update(thresholds=3), "damaged"),
     ],
 )
-def test_a_wrong_file_of_decisions_is_named(tmp_path, change, words) -> None:
+def test_a_wrong_file_of_decisions_is_named(tmp_path, change, message) -> None:
     path = tmp_path / "3.json"
     TagCalibration.identity(TAGS).save(path, NAMES)
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))
-    with pytest.raises(UserError, match=f"3.json.*{words}"):
+    with pytest.raises(UserError, match=f"3.json.*{message}"):
         TagCalibration.load(path, NAMES)

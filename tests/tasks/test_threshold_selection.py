@@ -60,7 +60,7 @@ def test_unknown_tags_are_left_out() -> None:
     known = np.random.RandomState(1).uniform(size=tags.shape) < 0.7
     other = np.where(known, tags, ~tags)
     for select in (threshold_selection.fit_thresholds, threshold_selection.cross_validated_f1):
-        left, right = (select(scores, given, known) for given in (tags, other))
+        left, right = (select(scores, labels, known) for labels in (tags, other))
         assert np.array_equal(left, right) if isinstance(left, np.ndarray) else left == right
 
 

@@ -24,5 +24,5 @@ def test_the_mean_over_views(mirror, shift):
     expected = mean(images)
     if shift:
         expected = expected / 2 + mean(moved[0]) / 4 + mean(moved[1]) / 4
-    found = tta.predict(model, images, flip=mirror, shift=shift)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    predictions = tta.predict(model, images, flip=mirror, shift=shift)
+    np.testing.assert_allclose(predictions, expected, rtol=1e-4)

@@ -77,9 +77,9 @@ def bits(leaf):
     return np.asarray(leaf).tobytes(), leaf.dtype, leaf.shape
 
 
-def assert_equal(found, wanted):
-    assert jax.tree.structure(found) == jax.tree.structure(wanted)
-    assert jax.tree.map(bits, found) == jax.tree.map(bits, wanted)
+def assert_equal(state, expected):
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    assert jax.tree.map(bits, state) == jax.tree.map(bits, expected)
 
 
 def saved(directory, steps, **options):
@@ -119,11 +119,13 @@ def test_restores_on_another_mesh(tmp_path_factory, target):
     state = make_state(1)
     if not directory.exists():
         saved(directory, [1])
-    wanted = abstract(state, TARGETS[target])
-    restored = Checkpoints(directory, keep_last=1).restore(wanted).state
+    abstract_state = abstract(state, TARGETS[target])
+    restored = Checkpoints(directory, keep_last=1).restore(abstract_state).state
     assert_equal(restored, state)
-    for leaf, want in zip(jax.tree.leaves(restored), jax.tree.leaves(wanted), strict=True):
-        sharding = want.sharding or SingleDeviceSharding(jax.devices()[0])
+    for leaf, abstract_leaf in zip(
+        jax.tree.leaves(restored), jax.tree.leaves(abstract_state), strict=True
+    ):
+        sharding = abstract_leaf.sharding or SingleDeviceSharding(jax.devices()[0])
         assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
 
 
@@ -132,8 +134,8 @@ def test_one_device_to_eight(tmp_path):
     state = make_state(1, on=one)
     with Checkpoints(tmp_path, keep_last=1) as checkpoints:
         checkpoints.save(1, state)
-    wanted = abstract(state, lambda leaf: sharded_first_axis(leaf, eight))
-    assert_equal(Checkpoints(tmp_path, keep_last=1).restore(wanted).state, state)
+    abstract_state = abstract(state, lambda leaf: sharded_first_axis(leaf, eight))
+    assert_equal(Checkpoints(tmp_path, keep_last=1).restore(abstract_state).state, state)
 
 
 def test_part_of_the_state(tmp_path):
@@ -183,10 +185,10 @@ def test_iterator_goes_on_where_it_stood(tmp_path):
         next(iterator)
     with Checkpoints(tmp_path, keep_last=1) as checkpoints:
         checkpoints.save(50, make_state(), iterator)
-        wanted = [next(iterator).tolist() for _ in range(5)]  # drawn while it is being written
+        expected = [next(iterator).tolist() for _ in range(5)]  # drawn while it is being written
     again = batches()
     Checkpoints(tmp_path, keep_last=1).restore(abstract(make_state()), iterator=again)
-    assert [next(again).tolist() for _ in range(5)] == wanted
+    assert [next(again).tolist() for _ in range(5)] == expected
 
 
 def test_iterator_of_another_number_of_processes(tmp_path):

@@ -84,6 +84,6 @@ def test_two_processes(tmp_path):
         for process in processes:
             process.kill()
     checkpoint_manifest.verify(tmp_path / "checkpoints" / "4")
-    wanted = {"x": jax.ShapeDtypeStruct((8, 2), jnp.float32)}
-    state = Checkpoints(tmp_path / "checkpoints", keep_last=2).restore(wanted).state
+    abstract_state = {"x": jax.ShapeDtypeStruct((8, 2), jnp.float32)}
+    state = Checkpoints(tmp_path / "checkpoints", keep_last=2).restore(abstract_state).state
     np.testing.assert_array_equal(state["x"], np.arange(16.0).reshape(8, 2) + 4)

@@ -32,8 +32,8 @@ def test_lookahead_goes_on_from_the_average():
     for step in range(1, 21):
         fast += 1
         if step % 5 == 0:
-            kept = 0.95**5 * (step / 20) ** 3
-            slow = fast = kept * slow + (1 - kept) * fast
+            decay = 0.95**5 * (step / 20) ** 3
+            slow = fast = decay * slow + (1 - decay) * fast
         expected.append((fast, slow))
     np.testing.assert_allclose(walk(ema.lookahead(0.95, 5, 20), 20), expected, rtol=1e-5)
 

@@ -51,11 +51,11 @@ def test_a_classifier_starts_from_torchvisions_backbone(checkpoint: str) -> None
     fresh = run.initialize()
     state = initialization.load_backbone(fresh, checkpoint, run.task)
     backbone = models.create_model("resnet18", **RESNET)
-    wanted = weights.load(checkpoint, backbone, adapt=("head",))
+    expected = weights.load(checkpoint, backbone, adapt=("head",))
     for part in ("stem", "stem_norm", "stage4_0"):
-        jax.tree.map(np.testing.assert_array_equal, state.params[part], wanted["params"][part])
+        jax.tree.map(np.testing.assert_array_equal, state.params[part], expected["params"][part])
     jax.tree.map(
-        np.testing.assert_array_equal, state.collections["batch_stats"], wanted["batch_stats"]
+        np.testing.assert_array_equal, state.collections["batch_stats"], expected["batch_stats"]
     )
     jax.tree.map(np.testing.assert_array_equal, state.ema["params"], state.params)
     assert state.params["head"]["kernel"].shape == (512, VOCABULARY)
@@ -67,8 +67,8 @@ def test_a_captioners_encoder_starts_from_it_and_its_decoder_afresh(checkpoint: 
     run = plan("coco_caption", checkpoint)
     fresh = run.initialize()
     state = initialization.load_backbone(fresh, checkpoint, run.task)
-    wanted = weights.load(checkpoint, models.create_model("resnet18", **RESNET), adapt=("head",))
-    jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], wanted["params"])
+    expected = weights.load(checkpoint, models.create_model("resnet18", **RESNET), adapt=("head",))
+    jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], expected["params"])
     jax.tree.map(
         np.testing.assert_array_equal, state.params["decoder"], run.initialize().params["decoder"]
     )

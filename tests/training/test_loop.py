@@ -138,7 +138,7 @@ def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
     rng = np.random.default_rng(0)
     source = tmp_path / "source"
     source.mkdir()
-    words = [
+    vocabulary = [
         "amber",
         "bird",
         "climbs",
@@ -157,7 +157,7 @@ def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
     for number in range(8):
         pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((32, 32)).save(source / f"{number}.png")
-        caption = " ".join(rng.permutation(words)[:6])
+        caption = " ".join(rng.permutation(vocabulary)[:6])
         lines.append(f"{number}.png,{caption},train")
     (source / "captions.csv").write_text("\n".join(lines))
     datasets.prepare("eight", source, tmp_path / "data")

@@ -30,8 +30,10 @@ def newton_schulz(matrix: np.ndarray) -> np.ndarray:
 
 def first_update(config: OptimizerConfig, gradients: dict) -> dict:
     params = jax.tree.map(jnp.zeros_like, gradients)
-    made = optimizer.make_optimizer(config, optax.constant_schedule(config.learning_rate), params)
-    return made.update(gradients, made.init(params), params)[0]
+    transformation = optimizer.make_optimizer(
+        config, optax.constant_schedule(config.learning_rate), params
+    )
+    return transformation.update(gradients, transformation.init(params), params)[0]
 
 
 def test_muon_orthogonalises_each_matrix_of_a_layer():
@@ -91,8 +93,8 @@ def test_steps_equal_torch_and_timm(stored_name, name, kwargs):
     params = {part: jnp.asarray(stored[f"start/{part}"]) for part in ("kernel", "bias")}
     config = OptimizerConfig(name=name, kwargs=kwargs, weight_decay=0.05, grad_clip_norm=None)
     rates = jnp.asarray(stored["rates"])
-    made = optimizer.make_optimizer(config, lambda step: rates[step], params)
-    state, update = made.init(params), jax.jit(made.update)
+    transformation = optimizer.make_optimizer(config, lambda step: rates[step], params)
+    state, update = transformation.init(params), jax.jit(transformation.update)
     for step in range(len(rates)):
         gradients = {part: stored[f"gradients/{part}"][step] for part in params}
         updates, state = update(gradients, state, params)
@@ -122,9 +124,9 @@ def test_rules_freeze_scale_and_decay(name, kwargs):
         grad_clip_norm=None,
     )
     full = dataclasses.replace(config, lr_mults=EVERYTHING)
-    updates, whole = first_update(config, gradients), first_update(full, gradients)
+    updates, full_updates = first_update(config, gradients), first_update(full, gradients)
     np.testing.assert_array_equal(updates["a"]["kernel"], 0)
-    np.testing.assert_allclose(updates["b"]["kernel"], whole["b"]["kernel"] / 2, rtol=1e-6)
+    np.testing.assert_allclose(updates["b"]["kernel"], full_updates["b"]["kernel"] / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["sgd", "lamb", "muon"])
@@ -145,10 +147,10 @@ def test_layer_wise_rates_and_freezing_of_a_network_with_batch_norm(name):
         lr_mults=(("^stem/", 0.0), ("^stage1/", 0.5), (".*", 1.0)),
         grad_clip_norm=None,
     )
-    made = optimizer.make_optimizer(config, optax.constant_schedule(0.1), params)
-    state = made.init(params)
+    transformation = optimizer.make_optimizer(config, optax.constant_schedule(0.1), params)
+    state = transformation.init(params)
     nothing = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = made.update(nothing, state, params)
+    updates, _ = transformation.update(nothing, state, params)
     for path in ("stem/kernel", "stage1/norm/scale", "stage1/norm/bias"):
         np.testing.assert_array_equal(updates[path], 0)
     # LAMB scales what decay alone asks for to the norm of the parameters.
@@ -164,9 +166,9 @@ def test_weight_decay_follows_its_rules():
     params = {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}
     for name in ("sgd", "adamw", "muon"):
         config = OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.5)
-        made = optimizer.make_optimizer(config, optax.constant_schedule(0.1), params)
+        transformation = optimizer.make_optimizer(config, optax.constant_schedule(0.1), params)
         nothing = jax.tree.map(jnp.zeros_like, params)
-        updates, _ = made.update(nothing, made.init(params), params)
+        updates, _ = transformation.update(nothing, transformation.init(params), params)
         np.testing.assert_allclose(updates["kernel"], -0.1 * 0.5, rtol=1e-5)
         np.testing.assert_array_equal(updates["bias"], 0)
 

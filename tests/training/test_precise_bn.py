@@ -61,8 +61,8 @@ def test_first_norm_has_the_moments_of_all_pixels(refreshed):
             )
         )
     pixels = np.concatenate(seen).reshape(-1, kernel.shape[-1]).astype(np.float64)
-    found = after.ema["collections"]["batch_stats"]["stem_norm"]
-    mean, variance = batch_norm.population(found["mean"], found["var"])
+    moments = after.ema["collections"]["batch_stats"]["stem_norm"]
+    mean, variance = batch_norm.population(moments["mean"], moments["var"])
     np.testing.assert_allclose(mean, pixels.mean(0), atol=1e-5)
     # Each batch's variance is the unbiased one.
     np.testing.assert_allclose(variance, pixels.var(0), rtol=1e-3, atol=1e-6)
@@ -77,8 +77,8 @@ def test_nothing_else_changes(refreshed):
     assert all(
         jax.tree.leaves(jax.tree.map(np.array_equal, after.ema["params"], state.ema["params"]))
     )
-    places = jax.tree.map(lambda leaf: leaf.sharding, (state.ema, after.ema))
-    assert places[0] == places[1]
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (state.ema, after.ema))
+    assert shardings[0] == shardings[1]
     changed = jax.tree.map(
         lambda a, b: bool(np.any(a != b)), state.ema["collections"], after.ema["collections"]
     )
@@ -88,7 +88,9 @@ def test_nothing_else_changes(refreshed):
 def test_moments_together_are_those_of_all():
     """Batches of unequal means, each with a biased variance: those of all their values."""
     values = np.random.RandomState(0).randn(4, 50, 3) + np.arange(4)[:, None, None]
-    found = [{"a": {"mean": jnp.asarray(v.mean(0)), "var": jnp.asarray(v.var(0))}} for v in values]
-    all_of_them = precise_bn.combine_moments(found)["a"]
+    moments = [
+        {"a": {"mean": jnp.asarray(v.mean(0)), "var": jnp.asarray(v.var(0))}} for v in values
+    ]
+    all_of_them = precise_bn.combine_moments(moments)["a"]
     np.testing.assert_allclose(all_of_them["mean"], values.mean((0, 1)), atol=1e-6)
     np.testing.assert_allclose(all_of_them["var"], values.reshape(-1, 3).var(0), rtol=1e-5)

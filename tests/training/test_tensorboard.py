@@ -11,14 +11,14 @@ from jaxtag.training.metric_writer import RunInfo, TensorBoardWriter
 
 
 def events(folder) -> list:
-    found = []
+    records = []
     for path in sorted(folder.iterdir()):
         data = path.read_bytes()
         while data:  # length (8 bytes), its check sum (4), the event, its check sum (4)
             size = int.from_bytes(data[:8], "little")
-            found.append(proto.event_pb2.Event.FromString(data[12 : 12 + size]))
+            records.append(proto.event_pb2.Event.FromString(data[12 : 12 + size]))
             data = data[16 + size :]
-    return found
+    return records
 
 
 def opened(workdir, start_step: int) -> TensorBoardWriter:

@@ -14,12 +14,12 @@ def test_a_part_of_the_start_ends_once():
 
 
 def test_tells_of_the_first_step_alone():
-    told = []
-    clock = StepTimer(StartupTimer(), told.append)
+    messages = []
+    clock = StepTimer(StartupTimer(), messages.append)
     for _ in range(3):
         clock.drawn(0.0)
         clock.dispatched(jnp.zeros(()))
     clock.close()
-    assert len(told) == 1
-    names = [part.split()[:-1] for part in told[0].partition(": ")[2].split(", ")]
+    assert len(messages) == 1
+    names = [part.split()[:-1] for part in messages[0].partition(": ")[2].split(", ")]
     assert names == [["first", "batch"], ["compilation"], ["step"]]

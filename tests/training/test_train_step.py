@@ -33,11 +33,11 @@ def plan(lr_mults, **fields):
     params = {"first": {"kernel": kernels[0]}, "second": {"kernel": kernels[1]}}
     config = OptimizerConfig(name="sgd", learning_rate=0.1, grad_clip_norm=None, lr_mults=lr_mults)
     rate = optax.constant_schedule(0.1)
-    made = optimizer.make_optimizer(config, rate, params)
-    state = TrainState.create({"params": params}, key, made, ema="average" in fields)
+    transformation = optimizer.make_optimizer(config, rate, params)
+    state = TrainState.create({"params": params}, key, transformation, ema="average" in fields)
     trainable = optimizer.trainable_mask(config, params)
     return state, jax.jit(
-        train_step.make_train_step(TwoLayers(), made, rate, trainable=trainable, **fields)
+        train_step.make_train_step(TwoLayers(), transformation, rate, trainable=trainable, **fields)
     )
 
 
@@ -50,9 +50,9 @@ def batch():
 def test_what_is_frozen_stays_and_its_gradient_is_not_computed(parts):
     frozen = (("^first/", 0.0), (".*", 1.0))
     state, run = plan(frozen, grad_accum_steps=parts)
-    whole, run_whole = plan(((".*", 1.0),), grad_accum_steps=parts)
+    full_state, run_full = plan(((".*", 1.0),), grad_accum_steps=parts)
     changed, metrics = run(state, batch())
-    expected, expected_metrics = run_whole(whole, batch())
+    expected, expected_metrics = run_full(full_state, batch())
     first, second = (changed.params[name]["kernel"] for name in ("first", "second"))
     np.testing.assert_array_equal(first, state.params["first"]["kernel"])
     np.testing.assert_allclose(second, expected.params["second"]["kernel"], rtol=1e-5, atol=1e-6)
@@ -64,7 +64,7 @@ def test_what_is_frozen_stays_and_its_gradient_is_not_computed(parts):
             return run.lower(state, batch()).compile().cost_analysis()["flops"]
 
         # Of five products the two of the frozen kernel's gradient are gone.
-        assert flops(run_whole, whole) > 5 * products > 4 * products > flops(run, state)
+        assert flops(run_full, full_state) > 5 * products > 4 * products > flops(run, state)
 
 
 def test_training_goes_on_from_the_average_of_lookahead():
@@ -77,7 +77,7 @@ def test_training_goes_on_from_the_average_of_lookahead():
     plain, _ = run_plain(plain, batch())
     start, end = (s.params["first"]["kernel"] for s in (state, plain))
     np.testing.assert_array_equal(once.ema["params"]["first"]["kernel"], start)
-    kept = 0.9**2 * (2 / 4) ** 3
-    expected = kept * start + (1 - kept) * end
-    for found in (twice.params, twice.ema["params"]):
-        np.testing.assert_allclose(found["first"]["kernel"], expected, rtol=1e-4, atol=1e-5)
+    decay = 0.9**2 * (2 / 4) ** 3
+    expected = decay * start + (1 - decay) * end
+    for params in (twice.params, twice.ema["params"]):
+        np.testing.assert_allclose(params["first"]["kernel"], expected, rtol=1e-4, atol=1e-5)

@@ -135,8 +135,10 @@ def test_another_epsilon_is_told(tmp_path, capsys, model, variables) -> None:
     weights.load(folder(tmp_path, model, variables), model)
     assert capsys.readouterr().err == ""
     weights.load(folder(tmp_path, model, variables, layer_norm_eps=1e-12), model)
-    told = capsys.readouterr().err
-    assert "epsilon of 1e-12" in told and "norm_eps=1e-06" in told and told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert (
+        "epsilon of 1e-12" in message and "norm_eps=1e-06" in message and message.count("\n") == 1
+    )
 
 
 def test_mobilenets_epsilon_is_told(tmp_path, capsys) -> None:

@@ -227,8 +227,10 @@ def test_first_kernel_is_adapted_as_by_timm(timm_file, channels: int) -> None:
     assert got.shape == (8, 8, channels, 24)
     if channels == 1:
         np.testing.assert_allclose(got[:, :, 0], kernel.sum(2), atol=1e-6)
-    for place in range(channels if channels > 1 else 0):
-        np.testing.assert_allclose(got[:, :, place], kernel[:, :, place % 3] * 3 / channels, 1e-6)
+    for channel in range(channels if channels > 1 else 0):
+        np.testing.assert_allclose(
+            got[:, :, channel], kernel[:, :, channel % 3] * 3 / channels, 1e-6
+        )
 
 
 def test_unknown_words_are_refused(timm_file) -> None:
@@ -251,20 +253,20 @@ def test_pickles_are_refused_with_the_way_out(tmp_path, timm_file) -> None:
             weights.load(path, vit())
 
 
-def damaged(whole: bytes) -> dict[str, bytes]:
-    header = int.from_bytes(whole[:8], "little")
+def damaged(data: bytes) -> dict[str, bytes]:
+    header = int.from_bytes(data[:8], "little")
     overlapping = {
         name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in ("a", "b")
     }
     text = json.dumps(overlapping).encode()
     return {
         "empty": b"",
-        "short": whole[:5],
-        "header cut": whole[: header // 2],
-        "data cut": whole[:-8],
-        "huge header": (2**62).to_bytes(8, "little") + whole[8:],
-        "large header": (90_000_000).to_bytes(8, "little") + whole[8:],
-        "no JSON": whole[:8] + b"\xff" * (len(whole) - 8),
+        "short": data[:5],
+        "header cut": data[: header // 2],
+        "data cut": data[:-8],
+        "huge header": (2**62).to_bytes(8, "little") + data[8:],
+        "large header": (90_000_000).to_bytes(8, "little") + data[8:],
+        "no JSON": data[:8] + b"\xff" * (len(data) - 8),
         "overlapping": len(text).to_bytes(8, "little") + text + bytes(16),
         "header of 0x280 bytes": (0x280).to_bytes(8, "little") + b"{" + b" " * 0x280,
     }

@@ -31,9 +31,9 @@ def test_a_name_says_how_many_devices(name, slices, size):
     ],
 )
 def test_a_wrong_name_is_told_the_nearest(name, nearest):
-    with pytest.raises(UsageError, match=f"--topology={name}: there is no such topology") as told:
+    with pytest.raises(UsageError, match=f"--topology={name}: there is no such topology") as error:
         topologies.parse(name)
-    assert nearest in str(told.value)
+    assert nearest in str(error.value)
 
 
 def test_all_shapes_are_of_known_chips():

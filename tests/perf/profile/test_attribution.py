@@ -30,23 +30,23 @@ def traced(name: str):
 @pytest.mark.parametrize("name", [*QUICK, *OTHERS])
 def test_every_operation_of_a_step_belongs_to_a_part_and_every_product_to_a_module(name):
     program, origins = traced(name)
-    known = [
+    operations = [
         (item, origins.of(item.name))
         for item in program.instructions.values()
         if item.opcode not in hlo.FREE and item.op_name
     ]
-    share = sum(origin.part is not None for _, origin in known) / len(known)
+    share = sum(origin.part is not None for _, origin in operations) / len(operations)
     assert share > 0.99
     # A loss of embeddings compares each with each; other losses multiply no matrices.
     compares = flags.load(name).task.TASK == "embed"
     outside = {
         (item.op_name, origin.part)
-        for item, origin in known
+        for item, origin in operations
         if item.opcode in ("dot", "convolution")
         and origin.part in ((None,) if compares else ("(loss)", None))
     }
     assert not outside
-    assert {"(optimizer)", "(loss)", "(metrics)"} <= {origin.part for _, origin in known}
+    assert {"(optimizer)", "(loss)", "(metrics)"} <= {origin.part for _, origin in operations}
 
 
 def test_paths_phases_and_lines():
@@ -56,11 +56,14 @@ def test_paths_phases_and_lines():
         for item in program.instructions.values()
         if item.opcode in ("dot", "convolution") and (origin := origins.of(item.name)).module
     ]
-    found = {(origin.module, origin.phase) for origin in products}
+    module_phases = {(origin.module, origin.phase) for origin in products}
     convolutions = {f"group{group}/conv{conv}" for group in (1, 2, 3) for conv in (1, 2)}
     for module in convolutions | {"head"}:
-        assert {(module, "forward"), (module, "backward")} <= found
-    assert ("whiten", "forward") in found and ("whiten", "backward") not in found  # frozen
+        assert {(module, "forward"), (module, "backward")} <= module_phases
+    assert ("whiten", "forward") in module_phases and (
+        "whiten",
+        "backward",
+    ) not in module_phases  # frozen
     folders = {origin.line.rpartition("/")[0] for origin in products}
     assert folders <= {"jaxtag/kernels", "jaxtag/models"}
 

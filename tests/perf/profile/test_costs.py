@@ -13,12 +13,12 @@ def counted(function, *arguments):
     compiled = jax.jit(function).lower(*arguments).compile()
     program = hlo.parse(compiled.as_text())
     kernels = [i for i in program.executed() if i.opcode not in hlo.CONTROL]
-    found = compiled.cost_analysis()
+    analysis = compiled.cost_analysis()
     ours = (
         sum(costs.flops(program, i) for i in kernels),
         sum(costs.bytes_accessed(program, i) for i in kernels),
     )
-    return ours, (found["flops"], found["bytes accessed"])
+    return ours, (analysis["flops"], analysis["bytes accessed"])
 
 
 def test_products_and_elementwise_work_cost_what_xla_says():

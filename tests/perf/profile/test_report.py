@@ -71,8 +71,8 @@ def test_profiles_are_found_by_folder_and_file(tmp_path):
     folder = tmp_path / "profile"
     folder.mkdir()
     report.write_json(profile(), folder)
-    for place in (tmp_path, folder, folder / "profile.json"):
-        assert report.load(str(place))["step"]["batch_size"] == 8
+    for path in (tmp_path, folder, folder / "profile.json"):
+        assert report.load(str(path))["step"]["batch_size"] == 8
     with pytest.raises(UserError, match=r"nowhere: no profile\.json is there"):
         report.load("nowhere")
     for text, message in (("{", "is damaged"), ("[]", "is no profile"), ('{"a": 1}', "no profile")):

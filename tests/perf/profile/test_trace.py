@@ -19,8 +19,8 @@ def event(name, start, end, **stats):
 
 
 def plane(name, **lines):
-    made = [SimpleNamespace(name=line, events=events) for line, events in lines.items()]
-    return SimpleNamespace(name=name, lines=made, stats=())
+    trace_lines = [SimpleNamespace(name=line, events=events) for line, events in lines.items()]
+    return SimpleNamespace(name=name, lines=trace_lines, stats=())
 
 
 @pytest.fixture
