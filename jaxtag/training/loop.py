@@ -24,6 +24,7 @@ from jaxtag.training import callbacks as callback_module
 from jaxtag.training import initialization, metric_writer, precise_bn, run_data, train_state
 from jaxtag.training.callbacks import Callback, EarlyStopping
 from jaxtag.training.checkpoint import Checkpoints
+from jaxtag.training.log_window import LogWindow
 from jaxtag.training.metric_writer import MetricWriter, MultiWriter, RunInfo
 from jaxtag.training.preemption import Preemption
 from jaxtag.training.setup import TrainSetup, make_config_mesh
@@ -31,7 +32,6 @@ from jaxtag.training.timer import StartupTimer, StepTimer
 from jaxtag.training.train_state import TrainState
 
 _PATIENCE = 10  # times config.hang_timeout, where the loop compiles, evaluates or saves
-_ENOUGH_IMAGES = 200  # before the fraction of corrupt ones says anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def train(
     """
     startup = startup or StartupTimer()
     held_out = data.evaluation
-    some = held_out if (n := config.evaluation.max_examples) is None else held_out.first(n)
+    subset = held_out if (n := config.evaluation.max_examples) is None else held_out.first(n)
     setup = TrainSetup.from_config(config, task, len(data.train))
     batches = training_batches(task, data.train)
     iterator = batches()
@@ -97,16 +97,7 @@ def train(
         _checkpoints(config, workdir, best_metric) as checkpoints,
         Preemption(config.hang_timeout) as preemption,
     ):
-        if coordination.run_on_process_zero(lambda: bool(checkpoints.steps())):
-            restored = checkpoints.restore(
-                setup.shapes, iterator=iterator, renamed=train_state.RENAMED
-            )
-            run_data.check_saved_labels(
-                run_data.vocabulary_path(config, workdir), data.vocabulary, restored.notes
-            )
-            state, start = restored.state, restored.step
-        else:
-            state, start = initialization.init_state(setup, data.train), 0
+        state, start = _restore_or_init(setup, checkpoints, iterator, data, workdir)
         startup.done("state")
         iterator.start_prefetch()
         total = setup.total_steps
@@ -114,7 +105,7 @@ def train(
         ended = start > 0 and (start >= total or stopping.should_stop)
         writer = _open_writer(config, metric_writers, run, ended)
         writer.write_text(_opening(setup, len(data.train), start))
-        window, timer = _Window(config), StepTimer(startup, writer.write_text)
+        window, timer = LogWindow(config), StepTimer(startup, writer.write_text)
         evaluation, step = None, start
         while True:
             finished = step >= total or stopping.should_stop
@@ -125,13 +116,13 @@ def train(
             if due:  # also where it is told to stop: the bits must not depend on that
                 state = recalibrate(state)
             if finished or (due and not stop):
-                source, split = held_out if finished else some, config.data.evaluation_split
-                evaluation = evaluate(state.evaluation_variables, source, split)
+                source = held_out if finished else subset
+                evaluation = evaluate(
+                    state.evaluation_variables, source, config.data.evaluation_split
+                )
                 # The best step is chosen on the same images each time.
-                metrics = evaluation.subset_metrics(len(some))
-                _report_evaluation(writer, task, step, evaluation)
-                if jax.process_index() == 0:
-                    evaluation.save_artifacts(workdir, step)
+                metrics = evaluation.subset_metrics(len(subset))
+                _report_evaluation(writer, task, step, evaluation, workdir)
                 for callback in callbacks:
                     callback.on_evaluation(step, evaluation)
                 timer.reset()
@@ -167,6 +158,26 @@ def train(
     _check_workdir(workdir)
     watchdog.expect(None)
     return TrainResult(state, evaluation if finished else None, preempted=not finished)
+
+
+def _restore_or_init(
+    setup: TrainSetup,
+    checkpoints: Checkpoints,
+    iterator: pipeline.BatchIterator,
+    data: Data,
+    workdir: Path,
+) -> tuple[TrainState, int]:
+    """The state and step of the newest checkpoint, with `iterator` moved there; else a new state.
+
+    Raises:
+        UserError: the checkpoint was saved with other labels than those of `data`.
+    """
+    if not coordination.run_on_process_zero(lambda: bool(checkpoints.steps())):
+        return initialization.init_state(setup, data.train), 0
+    restored = checkpoints.restore(setup.shapes, iterator=iterator, renamed=train_state.RENAMED)
+    path = run_data.vocabulary_path(setup.config, workdir)
+    run_data.check_saved_labels(path, data.vocabulary, restored.notes)
+    return restored.state, restored.step
 
 
 def training_batches(task: Task, source: Source) -> Callable[[], pipeline.BatchIterator]:
@@ -240,67 +251,6 @@ def _check_workdir(workdir: Path) -> None:
         )
 
 
-class _Window:
-    """Metrics of the steps since the last log line; finds runs that go wrong."""
-
-    def __init__(self, config: Config):
-        self._config = config
-        self._metrics: list[dict[str, Any]] = []
-        self._images = self._corrupt = 0.0
-
-    def add(self, metrics: dict[str, Any]) -> None:
-        self._metrics.append(metrics)
-
-    def read(self, step: int, timer: StepTimer) -> dict[str, float]:
-        """Means over the window, which starts anew. Waits for its last step."""
-        fetched = jax.device_get(self._metrics)
-        seconds, data_wait = timer.window()  # now that its steps have ended
-        steps, self._metrics = len(fetched), []
-        sums = {
-            name: np.sum([np.asarray(item[name], np.float64) for item in fetched], axis=0)
-            for name in fetched[0]
-        }
-        self._check_gradients(step, [item["skipped_in_row"][0] for item in fetched])
-        self._check_images(*sums["corrupt_images"])
-        counters = ("skipped_in_row", "skipped_steps", "corrupt_images", "learning_rate")
-        values = {
-            name: float(total / max(count, 1e-9))
-            for name, (total, count) in sums.items()
-            if name not in counters
-        }
-        values["learning_rate"] = float(fetched[-1]["learning_rate"][0])
-        values["skipped_steps"] = float(sums["skipped_steps"][0])
-        values["corrupt_images"] = float(sums["corrupt_images"][0])
-        values["images_per_second"] = steps * self._config.batch_size / seconds
-        values["seconds_per_step"] = seconds / steps
-        values["data_wait_fraction"] = data_wait
-        return values
-
-    def _check_gradients(self, step: int, in_row: list[float]) -> None:
-        limit = self._config.max_consecutive_nonfinite
-        for position, count in enumerate(in_row):
-            if count >= limit:
-                last = step - len(in_row) + position
-                raise UserError(
-                    f"the gradient was not finite in {int(count)} steps in a row, "
-                    f"{last - int(count) + 1} to {last}; these changed nothing. Lower "
-                    "config.optimizer.learning_rate, set config.optimizer.grad_clip_norm, or take "
-                    "config.model.dtype=float32 (limit: config.max_consecutive_nonfinite)"
-                )
-
-    def _check_images(self, corrupt: float, images: float) -> None:
-        self._images += images
-        self._corrupt += corrupt
-        limit = self._config.data.max_corrupt_fraction
-        if self._images >= _ENOUGH_IMAGES and self._corrupt > limit * self._images:
-            raise UserError(
-                f"{int(self._corrupt)} of {int(self._images)} pictures of "
-                f"{self._config.data.dataset} could not be decoded, more than "
-                f"config.data.max_corrupt_fraction = {limit:g}; prepare the data set again "
-                "(its ledger names the broken files)"
-            )
-
-
 def _opening(setup: TrainSetup, num_examples: int, start: int) -> str:
     """What is trained on which devices, for the head of the log."""
     count = sum(int(np.prod(item.shape)) for item in setup.param_shardings)
@@ -318,8 +268,13 @@ def _opening(setup: TrainSetup, num_examples: int, start: int) -> str:
     return "\n".join(lines)
 
 
-def _report_evaluation(writer: MetricWriter, task: Task, step: int, evaluation: Evaluation) -> None:
+def _report_evaluation(
+    writer: MetricWriter, task: Task, step: int, evaluation: Evaluation, workdir: Path
+) -> None:
+    """Writes the metrics, the sample predictions and, on process 0, the evaluation's files."""
     writer.write_scalars(step, "evaluation", evaluation.metrics)
     writer.write_text(f"evaluation at step {step}: {task.headline(evaluation.metrics)}")
     for sample in evaluation.samples():
         writer.write_image(step, f"pictures/{sample.index}", sample.image, sample.prediction)
+    if jax.process_index() == 0:
+        evaluation.save_artifacts(workdir, step)

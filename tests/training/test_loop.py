@@ -15,7 +15,7 @@ from jaxtag.errors import UserError
 from jaxtag.inference import predictor
 from jaxtag.tasks.caption.config import CaptionConfig, DecodingConfig
 from jaxtag.tasks.caption.task import CaptionTask
-from jaxtag.training import loop, preemption, run_config, run_data
+from jaxtag.training import log_window, loop, preemption, run_config, run_data
 from jaxtag.training.timer import StartupTimer, StepTimer
 
 
@@ -118,7 +118,7 @@ def test_gradients_that_are_not_finite_stop_the_run(tiny_data, tmp_path):
 
 
 def test_too_many_broken_pictures_stop_the_run(tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_ENOUGH_IMAGES", 8)
+    monkeypatch.setattr(log_window, "_ENOUGH_IMAGES", 8)
     # A limit that every picture breaks stands for pictures damaged after they were prepared.
     monkeypatch.setattr("jaxtag.data.decode.MAX_PIXELS", 10)
     config, example_spec = tiny_config(tiny_data, log_every=1), CaptionTask.example_spec
@@ -203,7 +203,7 @@ def test_a_windows_rate_counts_the_time_of_its_last_steps(monkeypatch):
 
     monkeypatch.setattr(jax, "device_get", slow)
     clock = StepTimer(StartupTimer(), lambda text: None)
-    window = loop._Window(Config(batch_size=8))
+    window = log_window.LogWindow(Config(batch_size=8))
     one = (np.float32(1), np.float32(1))
     names = ("loss", "learning_rate", "skipped_steps", "skipped_in_row")
     for _ in range(2):

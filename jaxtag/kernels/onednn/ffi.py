@@ -7,6 +7,7 @@ interpreter's lock only between the calls of C libraries that the function makes
 
 import ctypes
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -150,7 +151,10 @@ class _Callbacks:
                 self._thread.submit(callback, spec, *addresses).result()
             # ctypes would print it, and XLA take the result for complete.
             except BaseException as error:
-                return _error(call.api.contents, f"{name}: {type(error).__name__}: {error}")
+                trace = "".join(traceback.format_exception(error))
+                return _error(
+                    call.api.contents, f"{name}: {type(error).__name__}: {error}\n{trace}"
+                )
             return None
 
         handler = _Handler(handle)
@@ -177,6 +181,6 @@ def _describe(address: int) -> None:
 
 
 def _error(api: _Api, text: str) -> int:
-    arguments = _ErrorArguments(message=text.encode(), code=_INTERNAL)
+    arguments = _ErrorArguments(message=text.encode("utf-8", "backslashreplace"), code=_INTERNAL)
     arguments.struct_size = ctypes.sizeof(arguments)
     return api.new_error(ctypes.byref(arguments))
