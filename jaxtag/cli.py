@@ -9,8 +9,8 @@ A command is a module of three functions:
 `python -m jaxtag.X` and `jaxtag X` both call `run`. Only `run` defines flags and sets up the
 process, so importing a command changes nothing, and several can be run in one process.
 
-Exit status: 0 success, 1 failure, 2 wrong use (see also `jaxtag.training.preemption` for the
-status of a run that saved its state and wants to be started again).
+Exit status: 0 success, 1 a user's mistake or a deterministic failure, 2 wrong use, 70 unexpected
+(starting again may mend it), 75 saved and wants to go on; see `errors.exit_status`.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import gc
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import app, flags, logging
 from absl.testing import flagsaver
 
-from jaxtag.errors import UsageError, UserError, did_you_mean, printable
+from jaxtag.errors import UsageError, UserError, did_you_mean, exit_status, printable
 
 if TYPE_CHECKING:
     from jaxtag.config.schema import Config
@@ -188,7 +189,7 @@ def _check_subcommand(
 
 
 def _exit_status(call: Callable[[], None]) -> int:
-    """Runs `call`; a user's mistake becomes one message on stderr and its exit status.
+    """Runs `call`; an exception becomes one message or a traceback on stderr, and its exit status.
 
     SystemExit, with which absl ends, passes.
     """
@@ -196,10 +197,13 @@ def _exit_status(call: Callable[[], None]) -> int:
         call()
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
+        return exit_status(error)
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        return 130
+        return exit_status(error)
+    except Exception as error:
+        traceback.print_exc()
+        return exit_status(error)
     return 0
 
 

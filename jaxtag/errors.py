@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import signal
 import unicodedata
 from collections.abc import Iterable
 
@@ -19,25 +20,56 @@ class UsageError(UserError):
     exit_status = 2
 
 
-class ProcessLostError(UserError):
-    """Another process of the job is gone or hangs. Status 75: start all again, and it goes on."""
-
-    exit_status = os.EX_TEMPFAIL
-
-
-class StorageError(UserError):
-    """Storage that failed by itself (an I/O error, a lost mount). Status 70: restarts may help."""
+class TransientError(UserError):
+    """What starting again may mend: a late peer, a device or a port in use. Exit status 70."""
 
     exit_status = os.EX_SOFTWARE
 
 
-# What a full disk, a folder without permission or a wrong path are not.
-_MAY_MEND = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
+class ProcessLostError(TransientError):
+    """Another process of the job is gone, late or hangs."""
+
+
+class StorageError(TransientError):
+    """Storage that failed by itself (an I/O error, a lost mount, a network)."""
+
+
+# Errors of the file system that the same call meets again: full, forbidden, or a wrong path.
+_DETERMINISTIC = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EINVAL,
+    errno.ENXIO,
+}
 
 
 def storage_error_kind(number: int | None) -> type[UserError]:
     """The kind of an OSError by its number: `StorageError` where starting again may mend it."""
-    return StorageError if number in _MAY_MEND else UserError
+    return UserError if number in _DETERMINISTIC else StorageError
+
+
+def exit_status(error: BaseException) -> int:
+    """The status with which a command ends over `error`; launchers restart on 70 and 75 alone."""
+    if isinstance(error, UserError):
+        return error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1 if error.code else 0
+    if isinstance(error, OSError) and error.errno is not None:
+        return storage_error_kind(error.errno).exit_status
+    return TransientError.exit_status
 
 
 def write_error(path: str | os.PathLike[str], error: OSError, setting: str = "") -> UserError:

@@ -13,8 +13,9 @@ elsewhere give --coordinator_address, --num_processes and --process_id. The work
 folder that all of them share. The order of the images does not depend on the number of processes,
 and a run may resume with another number.
 
-Exit status: 0 success, 1 failure, 2 wrong use, 75 restart me: told to stop (SIGTERM, Ctrl-C) and
-saved, or another process was lost.
+Exit status: 0 success, 1 a user's mistake or a deterministic failure, 2 wrong use, 70 something
+unexpected that starting again may mend (storage, network, a lost process), 75 told to stop
+(SIGTERM, Ctrl-C) and saved.
 """
 
 import sys

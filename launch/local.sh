@@ -15,9 +15,9 @@ of pyproject.toml or constraints.txt. Relative paths are relative to the current
 
   --processes=N  run train or evaluate as N processes, which share the machine's GPUs, or are as
                  many CPU devices; when one is lost, all end
-  --restarts=N   restart the command, at most N times, when it saved and stopped early (status 75)
-                 or was killed (128 and above); not after a failure (1, 2), nor when this script
-                 itself received a signal
+  --restarts=N   restart the command when it saved and stopped early (status 75), met something
+                 that may mend (70) or was killed (128 and above), at most N times in a row from the
+                 same step; not after a failure (1, 2), nor when this script received a signal
   LD_PRELOAD     is set to tcmalloc where it is installed (on Debian and Ubuntu: apt install
                  libtcmalloc-minimal4), unless you set it: faster steps on CPU
   PYTHON=PATH    the Python to create .venv with; otherwise the first of python3.11, python3.12,
@@ -36,7 +36,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 readonly root
 readonly environment="$root/.venv"
 readonly python="$environment/bin/python"
-readonly restart_status=75 # jaxtag.training.preemption.RESTART_STATUS
+readonly saved_status=75 transient_status=70 # see docs/guides/pods.md
 readonly patience=90 # seconds in which the other processes notice that one has ended
 
 find_python() {
@@ -121,13 +121,18 @@ gpu_count() {
   grep -c '^GPU ' <<<"$list" || true
 }
 
+# Whether starting again may mend it; 130 is a second Ctrl-C.
+may_mend() { # STATUS
+  (($1 == saved_status || $1 == transient_status || ($1 >= 128 && $1 != 130)))
+}
+
 # Ranks the exit statuses of processes: a failure above a kill above a request to restart.
-severity() {
+severity() { # STATUS
   if (($1 == 0)); then
     echo 0
-  elif (($1 == restart_status)); then
+  elif (($1 == saved_status)); then
     echo 1
-  elif (($1 >= 128)); then
+  elif may_mend "$1"; then
     echo 2
   else
     echo 3
@@ -174,17 +179,20 @@ forward() { # SIGNAL
 }
 
 run_with_restarts() {
-  local left="$1" status
-  shift
+  local left="$restarts" step='' before='' status
   stopped=no children=()
+  JAXTAG_STEP_FILE="$(mktemp)" # gets the step from which each start goes on
+  export JAXTAG_STEP_FILE
+  trap 'rm -f "$JAXTAG_STEP_FILE"' EXIT
   trap 'forward TERM' TERM
   trap 'forward INT' INT
   while true; do
     status=0
     run_once "$@" || status=$?
-    if ((status != restart_status && status < 128)) || ((left == 0)) || [[ $stopped == yes ]]; then
-      exit "$status"
-    fi
+    if ! may_mend "$status" || [[ $stopped == yes ]]; then exit "$status"; fi
+    before="$step" step="$(<"$JAXTAG_STEP_FILE")"
+    if ((${step:-0} > ${before:-0})); then left="$restarts"; fi
+    if ((left == 0)); then exit "$status"; fi
     left=$((left - 1))
     echo "launch/local.sh: ended with status $status, starting again ($left left)" >&2
   done
@@ -226,4 +234,4 @@ fi
 if ((restarts == 0 && processes == 1)); then
   exec "${command[@]}"
 fi
-run_with_restarts "$restarts" "${command[@]}"
+run_with_restarts "${command[@]}"

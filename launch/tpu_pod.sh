@@ -21,7 +21,8 @@ last checkpoint. The slice is kept afterwards: see --delete.
   --spot             may be preempted at any time, and costs less
   --setup=COMMAND    run on every worker before each start, such as: sudo mount … /shared
   --restarts=N       restart, at most N times (default 20), when it saved and stopped early
-                     (status 75), a worker was killed (128 and above) or the slice was preempted
+                     (status 75), met something that may mend (70), a worker was killed (128 and
+                     above) or the slice was preempted
   --delete           delete the slice in the end, whatever the outcome
   POLL_SECONDS       between two queries of the slice's state (default 30)
 
@@ -39,7 +40,7 @@ say() { echo "launch/tpu_pod.sh: $1" >&2; }
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 readonly root
-readonly restart_status=75 # jaxtag.training.preemption.RESTART_STATUS
+readonly saved_status=75 transient_status=70 # see docs/guides/pods.md
 readonly killed_status=137 # the status of a preempted slice
 
 queued() { gcloud compute tpus queued-resources "$1" "$name" --zone="$zone" "${@:2}"; }
@@ -90,6 +91,10 @@ install() {
     .venv/bin/python -m pip install --quiet --editable ".[tpu]" --constraint constraints.txt'
 }
 
+may_mend() { # STATUS
+  (($1 == saved_status || $1 == transient_status || $1 >= 128))
+}
+
 # Runs the command on all workers; returns the most severe of their statuses. gcloud does not report
 # how each worker ended, so each prints it.
 run_once() {
@@ -99,7 +104,7 @@ run_once() {
     cd jaxtag && status=0; .venv/bin/python -m jaxtag.$command || status=\$?
     echo \"jaxtag ended with \$status\"" 2>&1 | tee "$log" >&2 || true
   while read -r each; do
-    if ((each != 0 && each != restart_status && each < 128)); then
+    if ((each != 0)) && ! may_mend "$each"; then
       status="$each"
       break # a failure, whatever it caused on the others
     fi
@@ -148,7 +153,7 @@ for ((left = restarts; ; left--)); do
   elif [[ "$(state)" == ACTIVE ]]; then
     fail 1 "installing failed (above)"
   fi
-  if ((status != restart_status && status < 128)) || ((left == 0)); then
+  if ! may_mend "$status" || ((left == 0)); then
     exit "$status"
   fi
   say "ended with status $status, starting again ($left left)"

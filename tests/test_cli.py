@@ -1,5 +1,6 @@
 """How all commands parse their command line, and how they end."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from absl import flags
 
 import jaxtag
 from jaxtag import __main__, cli
-from jaxtag.errors import UserError
+from jaxtag.errors import UserError, exit_status
 
 
 def _define_flags() -> None:
@@ -62,6 +63,35 @@ def test_flags_are_as_before_when_a_command_has_failed(run):
 
     assert run(main=fail) == (1, "", "error: the disk is full\n")
     assert set(flags.FLAGS) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyError("a bug"), 70),
+        (OSError(errno.EIO, "Input/output error"), 70),
+        (OSError("a library's own"), 70),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), 70),
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (PermissionError(errno.EACCES, "Permission denied"), 1),
+        (MemoryError(), 70),
+    ],
+)
+def test_an_unexpected_exception_may_mend_unless_it_comes_again(run, error, status):
+    def fail(argv: list[str]) -> None:
+        raise error
+
+    ended, out, err = run(main=fail)
+    assert (ended, out) == (status, "")
+    assert err.startswith("Traceback") and type(error).__name__ in err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), 130), (SystemExit(3), 3), (SystemExit("why"), 1), (SystemExit(), 0)],
+)
+def test_exit_status_of_what_is_no_failure(error, status):
+    assert exit_status(error) == status
 
 
 def test_flags_of_a_library_imported_by_a_command_stay(run):

@@ -25,7 +25,8 @@ case "$1 $2" in
     [[ -z "${HANG:-}" ]] || { trap 'exit 75' TERM INT; touch "$CALLS.ready"
       while true; do sleep 0.05; done; }
     exec 9> "$STATUSES.lock"; flock 9
-    status="$(head -n 1 "$STATUSES")"; sed -i 1d "$STATUSES"; flock -u 9
+    read -r status step < "$STATUSES" || true; sed -i 1d "$STATUSES"; flock -u 9
+    [[ -z "$step" ]] || echo "$step" > "$JAXTAG_STEP_FILE"
     [[ "$status" != forever ]] || exec sleep 1000
     exit "${status:-0}" ;;
 esac
@@ -170,10 +171,27 @@ def test_no_python(launch):
         (["--restarts=5"], [RESTART_STATUS, 137, 0], 0, 3),
         (["--restarts=2"], [RESTART_STATUS] * 9, RESTART_STATUS, 3),
         (["--restarts=5"], [RESTART_STATUS, 1], 1, 2),
+        (["--restarts=5"], [70, 70, 0], 0, 3),
+        (["--restarts=5"], [130], 130, 1),  # a second Ctrl-C
+        (["--restarts=5"], [2], 2, 1),
     ],
 )
 def test_restarts(launch, option, statuses, status, runs):
     assert launch(*option, "train", statuses=statuses).returncode == status
+    assert len(launch.seen("jaxtag.train")) == runs
+
+
+@pytest.mark.parametrize(
+    ("steps", "runs"),
+    [
+        ([0, 0, 0, 10], 3),  # three starts without progress
+        ([0, 0, 10, 10, 20, 20, 20, 30], 7),  # the budget is given back at 10 and at 20
+        (["", "", "", 10], 3),  # none came to its state
+    ],
+)
+def test_restarts_are_given_back_when_the_step_has_grown(launch, steps, runs):
+    statuses = [f"70 {step}" for step in steps]
+    assert launch("--restarts=2", "train", statuses=statuses).returncode == 70
     assert len(launch.seen("jaxtag.train")) == runs
 
 

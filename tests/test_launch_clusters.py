@@ -20,6 +20,7 @@ CONTAINER = {
     "image": str,
     "command": [str],
     "args": [str],
+    "env": [{"name": str, "valueFrom": {"fieldRef": {"fieldPath": str}}}],
     "ports": [{"containerPort": int}],
     "resources": {"limits": dict},
     "volumeMounts": [{"name": str, "mountPath": str}],
@@ -82,7 +83,7 @@ def test_the_jobset_is_one():
     assert rule["onExitCodes"] == {
         "containerName": pod["containers"][0]["name"],
         "operator": "In",
-        "values": [1, 2],
+        "values": [1, 2, 126, 127, 130],
     }
     chips = pod["containers"][0]["resources"]["limits"]["google.com/tpu"]
     rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
@@ -172,6 +173,7 @@ def test_an_active_slice_is_reused_and_kept(pod):
     ("statuses", "status", "runs"),
     [
         ([f"{RESTART_STATUS} {RESTART_STATUS}", "134 75", "0 0"], 0, 3),
+        (["70 75", "0 0"], 0, 2),
         (["134 1"], 1, 1),  # a failure, whatever it caused on the other
         (["75 75"] * 3, RESTART_STATUS, 3),
         (["", "0 0"], 0, 2),  # no worker reported its status

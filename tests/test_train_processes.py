@@ -15,6 +15,7 @@ import pytest
 from jaxtag.config import schema as configuration
 from jaxtag.data.tokenizer import Tokenizer
 from jaxtag.datasets import prepared
+from jaxtag.errors import ProcessLostError
 from jaxtag.tasks.caption.task import CaptionTask
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.preemption import RESTART_STATUS
@@ -62,7 +63,7 @@ def assert_ended_to_start_again(job: jobs.Job, but: int) -> None:
     assert time.monotonic() - began < NOTICED
     del statuses[but]
     for status in statuses:
-        assert status == RESTART_STATUS or status == -signal.SIGABRT, job.errors
+        assert status in (ProcessLostError.exit_status, -signal.SIGABRT), job.errors
 
 
 def until_saved(workdir: Path) -> None:
@@ -132,7 +133,7 @@ def test_one_that_stands_still_is_noticed(own_config, tmp_path):
     began = time.monotonic()
     job.processes[0].communicate(timeout=NOTICED)
     assert time.monotonic() - began < NOTICED
-    assert job.processes[0].returncode in (RESTART_STATUS, -signal.SIGABRT)
+    assert job.processes[0].returncode in (ProcessLostError.exit_status, -signal.SIGABRT)
     job.kill(1)
 
 
@@ -184,4 +185,4 @@ def assert_ended_or_done(job: jobs.Job, victim: int) -> None:
     statuses = job.wait(NOTICED)
     del statuses[victim]
     for status in statuses:
-        assert status in (0, RESTART_STATUS, -signal.SIGABRT), job.errors
+        assert status in (0, ProcessLostError.exit_status, -signal.SIGABRT), job.errors

@@ -18,7 +18,7 @@ from jax._src import clusters
 from jax.experimental import multihost_utils
 
 from jaxtag.distributed import rendezvous
-from jaxtag.errors import UsageError, UserError
+from jaxtag.errors import ProcessLostError, UsageError, UserError
 
 # A process whose heartbeat stops for so long counts as lost, and JAX ends the others.
 HEARTBEAT_SECONDS = 30
@@ -100,14 +100,16 @@ def initialize(process: ProcessInfo, seconds: int) -> str:
         A readable table of the processes and their devices on process 0; "" on the others.
 
     Raises:
-        UserError: A process did not come, or two disagree about what the job is.
+        ProcessLostError: A process did not come in time.
+        UserError: Two disagree about what the job is.
     """
     host, _, port = process.coordinator_address.rpartition(":")
     try:
         own = rendezvous.Peer(process.process_id, process.num_processes)
         peers = rendezvous.rendezvous(host.strip("[]"), int(port), own, seconds)
     except rendezvous.RendezvousError as problem:
-        raise UserError(f"{problem}. {_advice(host)}") from problem
+        kind = ProcessLostError if problem.transient else UserError
+        raise kind(f"{problem}. {_advice(host)}") from problem
     # When another process is lost, JAX aborts this one from a thread of its own. Printing the
     # stacks of all threads then, as absl does, can crash: in one of ten times where these run.
     if faulthandler.is_enabled():

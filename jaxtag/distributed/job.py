@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jax
 
 from jaxtag.distributed import coordination, initialize, watchdog
-from jaxtag.errors import ProcessLostError, UserError
+from jaxtag.errors import UserError, exit_status
 
 _END_SECONDS = 3600  # for process 0 to finish what the others leave to it
 # Words in the errors of a collective whose peer is gone (Gloo, NCCL, JAX's coordination service).
@@ -50,17 +50,13 @@ def join(process: initialize.ProcessInfo | None, initialization_timeout: int) ->
 
 def _status_and_message(error: BaseException) -> tuple[int, str]:
     """(exit status, message) of a failure in a job of several processes."""
+    status = exit_status(error) or 1  # SystemExit(0) leaves the others waiting
     if isinstance(error, UserError):
-        return error.exit_status, str(error)
+        return status, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted"
+        return status, "interrupted"
     trace, text = "".join(traceback.format_exception(error)), str(error)
-    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code:
-        return error.code, trace
     if isinstance(error, jax.errors.JaxRuntimeError) and any(x in text.lower() for x in _LOST):
         # With its trace: other failures of XLA may contain such a word too.
-        return (
-            ProcessLostError.exit_status,
-            f"another process is lost: {text.splitlines()[0]}\n{trace}",
-        )
-    return 1, trace
+        return status, f"another process is lost: {text.splitlines()[0]}\n{trace}"
+    return status, trace

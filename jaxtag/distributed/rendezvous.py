@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import time
+from typing import Any
 
 _MAX_LINE_BYTES = 1000
 _STRANGER_SECONDS = 5.0  # to wait for a connection that sends nothing
@@ -36,7 +37,16 @@ class Peer:
 
 
 class RendezvousError(Exception):
-    """The processes of the job did not come together; says why."""
+    """The processes of the job did not come together; says why.
+
+    Attributes:
+        transient: Whether they may come together when all start again: one was late, or an earlier
+            start still ends. Not where they disagree about what the job is.
+    """
+
+    def __init__(self, problem: str, transient: bool = True):
+        super().__init__(problem)
+        self.transient = transient
 
 
 def rendezvous(host: str, port: int, own: Peer, seconds: float) -> list[Peer]:
@@ -57,9 +67,7 @@ def rendezvous(host: str, port: int, own: Peer, seconds: float) -> list[Peer]:
     deadline = time.monotonic() + seconds
     if own.process_id == 0:
         return _serve(port, own, deadline, seconds)
-    problem = _introduce(host, port, own, deadline, seconds)
-    if problem:
-        raise RendezvousError(problem)
+    _introduce(host, port, own, deadline, seconds)
     return [own]
 
 
@@ -67,9 +75,9 @@ def _serve(port: int, own: Peer, deadline: float, seconds: float) -> list[Peer]:
     """Process 0's part: collects the peers and answers them all at once."""
     peers: dict[int, Peer] = {0: own}
     connections: list[socket.socket] = []
-    problem = ""
+    problem: RendezvousError | None = None
     with _listen(port) as server:
-        while len(peers) < own.num_processes and not problem:
+        while len(peers) < own.num_processes and problem is None:
             server.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 connection, _ = server.accept()
@@ -85,9 +93,9 @@ def _serve(port: int, own: Peer, deadline: float, seconds: float) -> list[Peer]:
             peers[peer.process_id] = peer
         for connection in connections:
             with contextlib.suppress(OSError), connection:
-                connection.sendall(problem.encode() + b"\n")
-    if problem:
-        raise RendezvousError(problem)
+                connection.sendall(json.dumps(_answer(problem)).encode() + b"\n")
+    if problem is not None:
+        raise problem
     return [peers[process_id] for process_id in range(own.num_processes)]
 
 
@@ -117,31 +125,39 @@ def _receive(connection: socket.socket) -> Peer | None:
     return Peer(process_id, num_processes, host, pid)
 
 
-def _mismatch(peer: Peer, peers: dict[int, Peer], num_processes: int) -> str:
-    """Why `peer` does not fit those that came before it; "" if it does."""
+def _answer(problem: RendezvousError | None) -> dict[str, Any]:
+    """What process 0 sends to each of the others."""
+    return {} if problem is None else {"problem": str(problem), "transient": problem.transient}
+
+
+def _mismatch(peer: Peer, peers: dict[int, Peer], num_processes: int) -> RendezvousError | None:
+    """Why `peer` does not fit those that came before it; None if it does."""
     name = f"process {peer.process_id} (pid {peer.pid} on {peer.host})"
     if peer.num_processes != num_processes:
-        return (
+        return RendezvousError(
             f"{name} was started as one of {peer.num_processes}, process 0 as one of "
-            f"{num_processes}"
+            f"{num_processes}",
+            transient=False,
         )
     if (other := peers.get(peer.process_id)) is not None:
-        return f"{name} is there twice: also as pid {other.pid} on {other.host}"
-    return ""
+        return RendezvousError(
+            f"{name} is there twice: also as pid {other.pid} on {other.host}", transient=False
+        )
+    return None
 
 
-def _missing(peers: dict[int, Peer], num_processes: int, seconds: float) -> str:
+def _missing(peers: dict[int, Peer], num_processes: int, seconds: float) -> RendezvousError:
     missing = [process_id for process_id in range(num_processes) if process_id not in peers]
     listed = ", ".join(map(str, missing[:_MAX_LISTED]))
     more = ", …" if len(missing) > _MAX_LISTED else ""
-    return (
+    return RendezvousError(
         f"of {num_processes} processes {len(missing)} did not come within {seconds:g} s: "
         f"{listed}{more}"
     )
 
 
-def _introduce(host: str, port: int, own: Peer, deadline: float, seconds: float) -> str:
-    """The other processes' part: returns process 0's answer, which comes when all are there."""
+def _introduce(host: str, port: int, own: Peer, deadline: float, seconds: float) -> None:
+    """The other processes' part: raises what process 0 answers, which comes when all are there."""
     problem = "not tried"
     while (left := deadline - time.monotonic()) > 0:
         try:
@@ -152,9 +168,13 @@ def _introduce(host: str, port: int, own: Peer, deadline: float, seconds: float)
                 with connection.makefile("rb") as lines:
                     answer = lines.readline(_MAX_LINE_BYTES)
                 if answer.endswith(b"\n"):
-                    return answer.decode().strip()
+                    if failure := json.loads(answer):
+                        raise RendezvousError(**failure)
+                    return
                 problem = "the connection was closed"
         except OSError as error:
             problem = error.strerror or str(error) or type(error).__name__
         time.sleep(min(_RETRY_SECONDS, max(0.0, left)))
-    return f"process 0 could not be reached at {host}:{port} within {seconds:g} s ({problem})"
+    raise RendezvousError(
+        f"process 0 could not be reached at {host}:{port} within {seconds:g} s ({problem})"
+    )

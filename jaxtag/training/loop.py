@@ -21,7 +21,14 @@ from jaxtag.errors import UserError
 from jaxtag.tasks.base import Data, Evaluation, Scores, Task
 from jaxtag.tasks.evaluator import Evaluator
 from jaxtag.training import callbacks as callback_module
-from jaxtag.training import initialization, metric_writer, precise_bn, run_data, train_state
+from jaxtag.training import (
+    initialization,
+    metric_writer,
+    precise_bn,
+    restarts,
+    run_data,
+    train_state,
+)
 from jaxtag.training.callbacks import Callback, EarlyStopping
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.log_window import LogWindow
@@ -97,6 +104,7 @@ def train(
         _checkpoints(config, workdir, best_metric) as checkpoints,
         Preemption(config.hang_timeout) as preemption,
     ):
+        restarts.record_start(workdir, checkpoints.steps)
         state, start = _restore_or_init(setup, checkpoints, iterator, data, workdir)
         startup.done("state")
         iterator.start_prefetch()

@@ -5,8 +5,8 @@ preemptible TPU machines, `KillWait` on Slurm); a terminal that closes sends SIG
 75, `EX_TEMPFAIL` of BSD's sysexits.h: "temporary failure, the user is invited to retry". No
 launcher gives it a meaning of its own, and each can be configured to restart on it: Kubernetes and
 JobSet (`podFailurePolicy … onExitCodes: values: [75]`), systemd (`RestartForceExitStatus=75`), a
-Slurm script (`scontrol requeue`), `launch/local.sh --restarts`. 1 and 2 keep their meaning: a
-failure and wrong use, which a restart does not mend.
+Slurm script (`scontrol requeue`), `launch/local.sh --restarts`. The other statuses are
+`jaxtag.errors.exit_status`.
 """
 
 import contextlib

@@ -9,7 +9,7 @@ import pytest
 from jaxtag.errors import ProcessLostError
 
 PROGRAM = str(Path(__file__).with_name("ending_job.py"))
-RESTART = ProcessLostError.exit_status
+LOST = ProcessLostError.exit_status
 
 
 @pytest.mark.parametrize(
@@ -17,11 +17,11 @@ RESTART = ProcessLostError.exit_status
     [
         ("done", 0, ("2 processes (found by flags)", "")),
         ("fails", 1, ("error: process 1 failed: the disk is full", "error: the disk is full")),
-        ("breaks", 1, ("process 1 failed: Traceback", "KeyError: 'a bug'")),
+        ("breaks", 70, ("process 1 failed: Traceback", "KeyError: 'a bug'")),
         ("exits", 3, ("process 1 failed: Traceback", "SystemExit: 3")),
         ("both", 1, ("disk 0 is full", "disk 1 is full")),
         ("mistake", 2, ("config.steps = -1", "config.steps = -1")),
-        ("hangs", RESTART, ("nothing has moved for 1 s", "process 0 failed: nothing has moved")),
+        ("hangs", LOST, ("nothing has moved for 1 s", "process 0 failed: nothing has moved")),
     ],
 )
 def test_both_end_alike(how, status, messages):

@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 
+from jaxtag.errors import ProcessLostError
 from jaxtag.training.preemption import RESTART_STATUS, Preemption
 
 
@@ -106,7 +107,7 @@ def test_a_second_sigterm_ends_a_process_that_is_stuck():
 def test_one_sigterm_ends_a_process_in_which_nothing_moves():
     process = _start(STUCK.format(seconds=0.5))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == RESTART_STATUS
+    assert process.wait(20) == ProcessLostError.exit_status
     assert "nothing has moved for 0.5 s: this process hangs" in process.stderr.read()
 
 
