@@ -8,9 +8,10 @@ penalty. A classifier writes {"file": …, "tags": [{"tag": …, "score": …}, 
 and their probabilities. A tagger writes the tags whose calibrated scores reach a threshold, and at
 least the likeliest one. An embedder writes {"file": …, "embedding": […]}, a vector of length 1. An
 image that cannot be read gets {"file": …, "error": …}, and the run continues. The output appears
-when it is complete; until then its lines are in OUTPUT.….partial. A device or pipe, such as
-/dev/stdout, is written to directly. In a folder, links are followed; system files and files that
-are no pictures are left out, and counted. Exit status 1: a sidecar could not be written.
+when it is complete; until then its lines are in OUTPUT.….partial, and the same command goes on
+where a run was stopped. A device or pipe, such as /dev/stdout, is written to directly. In a folder,
+links are followed; system files and files that are no pictures are left out, and counted. Exit
+status 1: a sidecar could not be written.
 
 Several runs, --workdir=A --workdir=B, are merged: the tags of all, each with its highest score, and
 the caption of the first captioner.
@@ -26,16 +27,19 @@ by jaxtag.evaluate --results.
 """
 
 import contextlib
+import functools
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
 from tqdm import tqdm
 
 from jaxtag import cli
+from jaxtag.annotation.annotator import Annotator
+from jaxtag.annotation.processes import AnnotatorProcesses
 from jaxtag.config import flags as config_flags
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
@@ -44,11 +48,8 @@ from jaxtag.distributed import compilation_cache
 from jaxtag.errors import UsageError, printable
 from jaxtag.inference import predictor, writers
 from jaxtag.storage import atomic_file
-from jaxtag.tag_index import predict
+from jaxtag.tag_index.predict import IndexPredictor
 from jaxtag.tasks.base import Row
-
-_INDEX_TAGS = 5  # of an index alone
-_MERGED_TAGS = 30  # of an index beside a model
 
 FLAGS = flags.FLAGS
 
@@ -81,6 +82,9 @@ def define_flags() -> None:
         lower_bound=1,
     )
     flags.DEFINE_bool("all_scores", False, "Every tag of each image with its score.")
+    flags.DEFINE_integer(
+        "processes", 1, "Processes that share the images, and this machine's cores.", lower_bound=1
+    )
     flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
 
 
@@ -92,36 +96,81 @@ def main(paths: list[str]) -> int:
         )
     output, left_out = Path(FLAGS.output), Counter[str]()
     configs = _configs()
-    config = configs[0] if configs else Config()  # an index alone has no run
     names = _without_own(files.list_files(paths, left_out), output)
     if left_out:
         print(f"left out: {files.describe_left_out(left_out)}", file=sys.stderr)
-    if config.compilation_cache:
-        compilation_cache.use_compilation_cache()
-    models = [
-        predictor.load(Path(workdir), run_config, FLAGS.step)
-        for workdir, run_config in zip(FLAGS.workdir, configs, strict=True)
-    ]
-    rows, errors = _rows(models, names), 0
+    load = functools.partial(
+        _load, tuple(FLAGS.workdir), configs, FLAGS.step, FLAGS.index, _top_k()
+    )
+    num_kept = num_errors = 0
     with contextlib.ExitStack() as stack:
-        outputs = _writers(stack, output, config, models)
+        annotator: Annotator | AnnotatorProcesses
+        if FLAGS.processes == 1:
+            annotator = load()
+        else:
+            annotator = stack.enter_context(
+                contextlib.closing(AnnotatorProcesses(load, FLAGS.processes))
+            )
+        lines = writers.JsonlWriter(output, annotator.settings)
+        stack.callback(lines.abort)
+        threads = configs[0].data.num_threads if configs else Config().data.num_threads
+        besides = _writers(stack, annotator.selects_tags, threads)
         bar = stack.enter_context(
             tqdm(total=len(names), unit="image", disable=not sys.stderr.isatty())
         )
-        for row in rows:
-            for writer in outputs:
+        for row in lines.previous_rows(names):
+            for writer in besides:
                 writer.write(row)
-            errors += "error" in row
+            num_errors += "error" in row
+            num_kept += 1
             bar.update()
-        for writer in outputs:
+        if num_kept:
+            print(f"{num_kept} lines of a stopped run are kept", file=sys.stderr)
+        for row in _rows(annotator, names, lines.previous):
+            # The line comes last: where it is, nothing else is missing.
+            for writer in (*besides, lines):
+                writer.write(row)
+            num_errors += "error" in row
+            bar.update()
+        lines.arrange(names)
+        for writer in (*besides, lines):
             writer.close()
     print(
-        f"{len(names) - errors} pictures annotated, {errors} could not be read: "
+        f"{len(names) - num_errors} pictures annotated, {num_errors} could not be read: "
         f"{printable(str(output))}",
         file=sys.stderr if atomic_file.is_stream(output) else sys.stdout,
     )
-    sidecars = [writer for writer in outputs if isinstance(writer, writers.XmpWriter)]
+    sidecars = [writer for writer in besides if isinstance(writer, writers.XmpWriter)]
     return 1 if any(writer.num_failed for writer in sidecars) else 0
+
+
+def _rows(
+    annotator: Annotator | AnnotatorProcesses, names: list[str], previous: Container[str]
+) -> Iterator[Row]:
+    """The rows of files that have none yet, in order."""
+    num_first = next((n for n, name in enumerate(names) if name not in previous), len(names))
+    pending = [name for name in names[num_first:] if name not in previous]
+    if len(pending) == len(names) - num_first:  # in the batches of a run that was never stopped
+        return annotator.rows(names, num_first) if pending else iter(())
+    return annotator.rows(pending)
+
+
+def _load(
+    workdirs: Sequence[str],
+    configs: Sequence[Config],
+    step: str,
+    index: str | None,
+    top_k: int | None,
+) -> Annotator:
+    """The models and the index that the flags name."""
+    config = configs[0] if configs else Config()  # an index alone has no run
+    if config.compilation_cache:
+        compilation_cache.use_compilation_cache()
+    models = [
+        predictor.load(Path(workdir), run_config, step)
+        for workdir, run_config in zip(workdirs, configs, strict=True)
+    ]
+    return Annotator(models, IndexPredictor.load(Path(index)) if index else None, top_k)
 
 
 def _configs() -> list[Config]:
@@ -134,39 +183,8 @@ def _configs() -> list[Config]:
     return [schema.check(config) for config in saved]
 
 
-def _rows(models: Sequence[predictor.Predictor], names: list[str]) -> Iterator[Row]:
-    """A row for each file, by the models, the index or both."""
-    top_k = sys.maxsize if FLAGS.all_scores else FLAGS.top_k
-    if not models:
-        return predict.predict_tags(Path(FLAGS.index), names, top_k or _INDEX_TAGS)
-    rows = _merged([model.predict_rows(names, top_k) for model in models])
-    if not FLAGS.index:
-        return rows
-    model_tags = {tag for model in models for tag in getattr(model.vocabulary, "names", ())}
-    max_tags = top_k or _MERGED_TAGS
-    neighbors = predict.predict_tags(Path(FLAGS.index), names, max_tags)
-    return predict.merge_predictions(rows, neighbors, model_tags, max_tags)
-
-
-def _merged(results: Sequence[Iterator[Row]]) -> Iterator[Row]:
-    """The rows of several models as one: all tags, each with its highest score; other fields."""
-    if len(results) == 1:
-        return results[0]
-    return map(_merge, zip(*results, strict=True))
-
-
-def _merge(rows: tuple[Row, ...]) -> Row:
-    scores: dict[str, float] = {}
-    for tag in (tag for row in rows for tag in row.get("tags", ())):
-        scores[tag["tag"]] = max(tag["score"], scores.get(tag["tag"], 0.0))
-    merged: Row = {}
-    for row in rows:
-        merged = {**row, **merged}
-    if any("tags" in row for row in rows):
-        ordered = sorted(scores.items(), key=lambda item: -item[1])
-        merged["tags"] = [{"tag": tag, "score": score} for tag, score in ordered]
-    error = next((row for row in rows if "error" in row), None)
-    return error or merged
+def _top_k() -> int | None:
+    return sys.maxsize if FLAGS.all_scores else FLAGS.top_k
 
 
 def _without_own(names: list[str], output: Path) -> list[str]:
@@ -187,29 +205,24 @@ def _without_own(names: list[str], output: Path) -> list[str]:
 
 
 def _writers(
-    stack: contextlib.ExitStack,
-    output: Path,
-    config: Config,
-    models: Sequence[predictor.Predictor],
+    stack: contextlib.ExitStack, selects_tags: bool, num_threads: int
 ) -> list[writers.PredictionWriter]:
-    """The writers that the flags name; `stack` gives up what is not finished."""
+    """The writers besides the lines' that the flags name; `stack` gives up what is not finished."""
     outputs: list[writers.PredictionWriter] = []
 
     def add(writer: writers.PredictionWriter) -> None:
         stack.callback(writer.abort)
         outputs.append(writer)
 
-    add(writers.JsonlWriter(output))
     if FLAGS.csv:
         add(writers.CsvWriter(Path(FLAGS.csv)))
     if FLAGS.sidecars:
         min_score = FLAGS.min_score
         if min_score is None:  # thresholds have selected the tags of a tagger already
-            selected = any(model.task.selects_tags for model in models)
-            min_score = 0.0 if selected and not FLAGS.all_scores else 0.5
+            min_score = 0.0 if selects_tags and not FLAGS.all_scores else 0.5
         add(writers.XmpWriter(min_score))
     if FLAGS.gallery:
-        add(writers.GalleryWriter(Path(FLAGS.gallery), config.data.num_threads))
+        add(writers.GalleryWriter(Path(FLAGS.gallery), num_threads))
     return outputs
 
 

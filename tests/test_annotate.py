@@ -15,7 +15,7 @@ import pytest
 from calling import call, start
 from PIL import Image
 
-from jaxtag import annotate as annotate_command
+from jaxtag.annotation import annotator
 from jaxtag.storage import atomic_file
 from jaxtag.storage.atomic_file import AtomicFile
 
@@ -369,14 +369,14 @@ def test_several_runs_in_one_call(tiny_run, kinds, tmp_path):
         {"file": "a", "caption": "a dog", "score": -1.0},
         {"file": "a", "tags": [{"tag": "sea", "score": 0.9}]},
     ]
-    assert annotate_command._merge(tuple(tagged)) == {
+    assert annotator.merge(tuple(tagged)) == {
         "file": "a",
         "tags": [{"tag": "sea", "score": 0.9}, {"tag": "dog", "score": 0.5}],
         "caption": "a dog",
         "score": -1.0,
     }
     broken = {"file": "a", "error": "damaged"}
-    assert annotate_command._merge((tagged[0], broken)) == broken
+    assert annotator.merge((tagged[0], broken)) == broken
 
 
 @pytest.mark.parametrize(

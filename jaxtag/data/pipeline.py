@@ -114,11 +114,13 @@ def image_batches(
     num_threads: int = 2,
     buffer: int = 2,
     max_pixels: int = MAX_PIXELS,
+    batch_numbers: Sequence[int] | None = None,
 ) -> "BatchIterator":
     """Images to predict, in order, each once.
 
     Args:
         images: Paths of files, encoded bytes, or arrays uint8 [H, W, 3].
+        batch_numbers: The batches that are for this process, ascending; by default all.
 
     Returns:
         Iterator of batches as of `eval_batches` with two further lists of a batch's length:
@@ -127,7 +129,7 @@ def image_batches(
     source = ImageSource(images)
     load = FileBatchLoader(source, ExampleSpec(image, max_pixels=max_pixels), seed=0)
     return BatchIterator(
-        _in_order(len(source), batch_size).map(load),
+        _in_order(len(source), batch_size, batch_numbers=batch_numbers).map(load),
         num_workers=num_workers,
         num_threads=num_threads,
         buffer=buffer,
@@ -215,7 +217,10 @@ def _total_bytes(source: DataSource, example: ExampleSpec) -> int:
 
 
 def _in_order(
-    count: int, batch_size: int, rows: Sequence[int] | np.ndarray | None = None
+    count: int,
+    batch_size: int,
+    rows: Sequence[int] | np.ndarray | None = None,
+    batch_numbers: Sequence[int] | None = None,
 ) -> grain.MapDataset:
     """(positions, indices) of the batches of this process that hold 0 … count - 1 once."""
     local_rows = _local_rows(batch_size, rows)
@@ -224,6 +229,8 @@ def _in_order(
         positions = batch * batch_size + local_rows
         return positions, np.where(positions < count, positions, PADDING)
 
+    if batch_numbers is not None:
+        return grain.MapDataset.source(batch_numbers).map(batch_rows)
     return grain.MapDataset.range(-(-count // batch_size)).map(batch_rows)
 
 

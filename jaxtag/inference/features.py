@@ -18,6 +18,7 @@ from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.inference import predictor
+from jaxtag.inference.share import Share
 from jaxtag.weights.loader import load
 from jaxtag.weights.preprocessing import load_preprocessing
 
@@ -56,14 +57,19 @@ class FeatureExtractor:
     _compute: Callable[[jax.Array], jax.Array]
     _config: Config
 
-    def of_files(self, files: Sequence[Any]) -> Iterator[FeatureBatch]:
-        """The vectors of files (or encoded bytes, or arrays), in order, some at a time."""
+    def of_files(self, files: Sequence[Any], share: Share | None = None) -> Iterator[FeatureBatch]:
+        """The vectors of files (or encoded bytes, or arrays), in order, some at a time.
+
+        Args:
+            share: of the files, those that are meant; by default all.
+        """
         batches = pipeline.image_batches(
             files,
             image=self._image,
-            batch_size=self._batch_size,
+            batch_size=self.batch_size,
             num_workers=self._config.data.num_workers,
             num_threads=self._config.data.num_threads,
+            batch_numbers=(share or Share()).batch_numbers(len(files), self.batch_size),
         )
         for batch in batches:
             errors, index = batch["error"], batch["index"]
@@ -91,8 +97,8 @@ class FeatureExtractor:
         batches = pipeline.eval_batches(
             source,
             example=pipeline.ExampleSpec(self._image),
-            batch_size=self._batch_size,
-            rows=meshes.local_row_indices(self.mesh, self._batch_size),
+            batch_size=self.batch_size,
+            rows=meshes.local_row_indices(self.mesh, self.batch_size),
             num_workers=self._config.data.num_workers,
             num_threads=self._config.data.num_threads,
         )
@@ -113,7 +119,8 @@ class FeatureExtractor:
         return np.asarray(self._compute(arrays["image"]))
 
     @property
-    def _batch_size(self) -> int:
+    def batch_size(self) -> int:
+        """The size of the batches in which vectors are computed."""
         shards = self.mesh.shape["data"]
         return -(-self._config.evaluation.batch_size // shards) * shards
 

@@ -1,9 +1,10 @@
 """Predictors: a trained model out of a work directory, on whatever devices are here."""
 
 import dataclasses
+import functools
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import sharding
 from jaxtag.errors import UsageError, UserError
 from jaxtag.inference.prediction import Prediction
+from jaxtag.inference.share import Share
 from jaxtag.tasks.base import Predict, Row, Task
 from jaxtag.training import run_data
 from jaxtag.training.checkpoint import Checkpoints
@@ -83,33 +85,51 @@ class Predictor:
         inputs, _ = as_inputs(images)
         return features.from_predictor(self).of_inputs(inputs)
 
-    def predict_rows(self, inputs: Sequence[Any], top_k: int | None = None) -> Iterator[Row]:
+    def predict_rows(
+        self, inputs: Sequence[Any], top_k: int | None = None, share: Share | None = None
+    ) -> Iterator[Row]:
         """A row of JSON values for each file or image, in order; memory does not grow.
 
         Args:
             inputs: paths, encoded bytes or arrays uint8 [H, W, 3].
             top_k: as of `__call__`.
+            share: of the inputs, those that are meant; by default all. It changes no row.
 
         Raises:
             UsageError: at once, where the settings of decoding do not fit the model.
         """
-        config, predict = self.config, self.task.make_predict()
-        shards = self.mesh.shape["data"]
-        batch_size = max(1, min(config.evaluation.batch_size, len(inputs)))
+        config, predict = self.config, self._predict
+        batch_size = self.batch_size(len(inputs))
+        numbers = (share or Share()).batch_numbers(len(inputs), batch_size)
         batches = pipeline.image_batches(
             inputs,
             image=self.task.image_transform(train=False),
-            batch_size=-(-batch_size // shards) * shards,  # whole rows for each device
+            batch_size=batch_size,
             num_workers=config.data.num_workers,
             num_threads=config.data.num_threads,
+            batch_numbers=numbers,
         )
-        return self._rows(predict, batches, top_k)
+        return self._rows(predict, zip(numbers, batches, strict=True), batches.close, top_k)
+
+    def batch_size(self, num_images: int) -> int:
+        """The size of the batches in which so many images are predicted."""
+        shards = self.mesh.shape["data"]
+        batch_size = max(1, min(self.config.evaluation.batch_size, num_images))
+        return -(-batch_size // shards) * shards  # whole rows for each device
+
+    @functools.cached_property
+    def _predict(self) -> Predict:
+        return self.task.make_predict()
 
     def _rows(
-        self, predict: Predict, batches: pipeline.BatchIterator, top_k: int | None
+        self,
+        predict: Predict,
+        batches: Iterable[tuple[int, dict[str, Any]]],
+        close: Callable[[], None],
+        top_k: int | None,
     ) -> Iterator[Row]:
         key = jax.random.key(self.config.seed)
-        for number, batch in enumerate(batches):
+        for number, batch in batches:
             files, errors = batch.pop("file"), batch.pop("error")
             arrays = meshes.make_global_batch(batch, self.mesh)
             outputs = predict(self.variables, arrays, jax.random.fold_in(key, number))
@@ -117,7 +137,7 @@ class Predictor:
             for row in np.flatnonzero(batch["index"] >= 0):
                 file = {"file": files[row]} if files[row] else {}
                 yield {**file, **({"error": errors[row]} if errors[row] else rows[row])}
-        batches.close()
+        close()
 
 
 def load(

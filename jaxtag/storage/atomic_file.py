@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -32,19 +32,20 @@ class AtomicFile:
     """A text file that grows under another name until `finish` gives it its own.
 
     One process at a time writes a file: `.NAME.lock` beside it names the holder, and goes with it.
-    What killed processes left of the same file is removed. A device, a pipe or one of the standard
-    streams is written to directly.
+    What killed processes left of the same file is removed, or gone on with. A device, a pipe or one
+    of the standard streams is written to directly.
 
     Args:
         path: The file.
         setting: The flag that names it, for messages: "--output".
+        resume: Go on with the longest unfinished file, whose complete lines stay.
 
     Raises:
         UserError: The file cannot be created, or another process is writing it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], setting: str = ""):
-        self._path, self._setting = Path(path), setting
+    def __init__(self, path: str | os.PathLike[str], setting: str = "", *, resume: bool = False):
+        self._path, self._setting, self._resume = Path(path), setting, resume
         self._partial: Path | None = None
         self._lock: FolderLock | None = None
         self._file: TextIO | None = None
@@ -68,9 +69,14 @@ class AtomicFile:
         )
         self._lock.acquire()
         try:
-            for path in stale_partials(self._target):
+            stale = sorted(stale_partials(self._target), key=lambda path: path.stat().st_size)
+            unfinished = stale.pop() if self._resume and stale else None
+            for path in stale:
                 path.unlink()
-            descriptor, self._partial = _create_partial(self._target)
+            if unfinished is not None:
+                descriptor, self._partial = open_for_lines(unfinished), unfinished
+            else:
+                descriptor, self._partial = _create_partial(self._target)
         except BaseException:
             self._lock.release()
             raise
@@ -81,6 +87,27 @@ class AtomicFile:
         assert self._file is not None
         with _os_error_as_user_error(self._path, self._setting):
             self._file.write(text)
+
+    @property
+    def unfinished(self) -> Path | None:
+        """The file that is being written; None for a device or pipe."""
+        return self._partial
+
+    def clear(self) -> None:
+        """Drops what was written so far."""
+        assert self._file is not None
+        with _os_error_as_user_error(self._path, self._setting):
+            self._file.flush()
+            os.ftruncate(self._file.fileno(), 0)
+
+    def replace(self, lines: Iterable[bytes]) -> None:
+        """Puts other lines in the place of those written so far; nothing can be added then."""
+        assert self._partial is not None
+        with _os_error_as_user_error(self._path, self._setting):
+            descriptor, new = _create_partial(self._target)
+            with open(descriptor, "wb") as file:
+                file.writelines(lines)
+            new.replace(self._partial)
 
     def finish(self) -> None:
         """Closes the file and gives it its name. Raises UserError where it cannot."""
@@ -184,6 +211,21 @@ def _create_partial(target: Path) -> tuple[int, Path]:
     partial = target.with_name(f"{target.name}.{secrets.token_hex(8)}.partial")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(partial, flags, 0o666), partial
+
+
+def open_for_lines(path: Path) -> int:
+    """Opens a file of lines to append to; a last line that was cut is dropped."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    end = size = os.fstat(descriptor).st_size
+    while end:
+        start = max(0, end - (1 << 16))
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        end = start + newline + 1
+        if newline >= 0:
+            break
+    if end < size:
+        os.ftruncate(descriptor, end)
+    return descriptor
 
 
 def _open_stream(path: Path) -> int:

@@ -1,5 +1,6 @@
 """Tags of files by a tag index, alone or merged with the predictions of a model."""
 
+import dataclasses
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,23 +9,48 @@ import numpy as np
 
 from jaxtag.errors import UserError
 from jaxtag.inference import features
+from jaxtag.inference.share import Share
 from jaxtag.tag_index import IndexStorage, TagIndex
 from jaxtag.tasks.base import Row
 
 
-def predict_tags(folder: Path, files: Sequence[str], max_tags: int) -> Iterator[Row]:
-    """Yields a row for each file, in order: its most likely tags by its neighbors in the index.
+@dataclasses.dataclass(frozen=True)
+class IndexPredictor:
+    """Gives images the likeliest tags of their neighbors in an index.
 
-    Args:
+    Attributes:
         folder: of the index.
-        files: image files.
-        max_tags: maximum number of tags per image.
-
-    Raises:
-        UserError: at once, where there is no index, or the source of its vectors is gone.
+        index: its vectors and tags.
+        extractor: makes the vectors of images as the index's were made.
     """
-    extractor = features.from_description(_features(folder))
-    return _predict_tags(TagIndex(folder, extractor.mesh), extractor, files, max_tags)
+
+    folder: Path
+    index: TagIndex
+    extractor: features.FeatureExtractor
+
+    @classmethod
+    def load(cls, folder: Path) -> "IndexPredictor":
+        """Raises UserError where there is no index, or the source of its vectors is gone."""
+        extractor = features.from_description(_features(folder))
+        return cls(folder, TagIndex(folder, extractor.mesh), extractor)
+
+    def predict_rows(
+        self, files: Sequence[str], max_tags: int, share: Share | None = None
+    ) -> Iterator[Row]:
+        """Yields a row for each file, in order: its most likely tags.
+
+        Args:
+            files: image files.
+            max_tags: maximum number of tags per image.
+            share: of the files, those that are meant; by default all.
+        """
+        for batch in self.extractor.of_files(files, share):
+            rows: dict[int, Row] = {i: {"error": reason} for i, reason in batch.errors.items()}
+            predictions = self.index.tags(batch.vectors, max_tags)
+            for position, tags in zip(batch.positions, predictions, strict=True):
+                rows[int(position)] = {"tags": [_tag_entry(tag, score) for tag, score in tags]}
+            for position in sorted(rows):
+                yield {"file": files[position], **rows[position]}
 
 
 def _features(folder: Path) -> dict[str, Any]:
@@ -33,18 +59,6 @@ def _features(folder: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise UserError(f"{folder}: its manifest is damaged: it does not say what the vectors are")
     return description
-
-
-def _predict_tags(
-    index: TagIndex, extractor: features.FeatureExtractor, files: Sequence[str], max_tags: int
-) -> Iterator[Row]:
-    for batch in extractor.of_files(files):
-        rows: dict[int, Row] = {i: {"error": reason} for i, reason in batch.errors.items()}
-        predictions = index.tags(batch.vectors, max_tags)
-        for position, tags in zip(batch.positions, predictions, strict=True):
-            rows[int(position)] = {"tags": [_tag_entry(tag, score) for tag, score in tags]}
-        for position in sorted(rows):
-            yield {"file": files[position], **rows[position]}
 
 
 def merge_predictions(

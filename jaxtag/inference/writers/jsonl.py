@@ -1,30 +1,138 @@
-"""JSON lines: one object per image."""
+"""JSON lines: one object per image, in a file that a killed run can go on with."""
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
+from absl import logging
+
+from jaxtag.errors import UserError, printable
 from jaxtag.inference.writers.base import Row
+from jaxtag.storage import atomic_file
 from jaxtag.storage.atomic_file import AtomicFile
 
 
 class JsonlWriter:
     """Writes each row as a line of JSON.
 
+    With `settings`, the lines that a killed run left under the file's other name are kept:
+    `previous_rows` gives them, and `write` adds to them.
+
     Args:
         path: the file; it gets this name when the writer is closed.
+        settings: what rows depend on, as JSON values; None: begin anew.
+
+    Attributes:
+        previous: files of the kept lines -> offset and length of the line, in the order of lines.
+
+    Raises:
+        UserError: the lines that are there were made with other settings.
     """
 
-    def __init__(self, path: Path):
-        self._file = AtomicFile(path, "--output")
+    def __init__(self, path: Path, settings: Mapping[str, Any] | None = None):
+        self._path = path
+        self._settings = path.parent / f".{path.name}.settings"
+        self._file = AtomicFile(path, "--output", resume=settings is not None)
+        self.previous: dict[str, tuple[int, int]] = {}
+        if settings is None or self._file.unfinished is None:
+            return
+        try:
+            self._resume(self._file.unfinished, json.loads(json.dumps(settings)))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def previous_rows(self, names: Sequence[str]) -> Iterator[Row]:
+        """The kept rows of these files, where they have one."""
+        partial = self._file.unfinished
+        if not self.previous or partial is None:
+            return
+        with partial.open("rb") as file:
+            for name in names:
+                if name in self.previous:
+                    yield json.loads(_line(file, *self.previous[name]))
 
     def write(self, row: Row) -> None:
         """Writes the row of one image."""
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
+    def arrange(self, names: Sequence[str]) -> None:
+        """Puts the lines of a resumed file in the order of `names`; lines of others go."""
+        partial = self._file.unfinished
+        if not self.previous or partial is None:
+            return
+        lines = _index(partial)
+        if list(lines) != list(names):
+            with partial.open("rb") as file:
+                self._file.replace(_line(file, *lines[name]) for name in names if name in lines)
+
     def close(self) -> None:
         """Gives the file its name."""
         self._file.finish()
+        self._settings.unlink(missing_ok=True)
 
     def abort(self) -> None:
         """Gives the file up; what was written keeps another name."""
         self._file.close()
+        partial = self._file.unfinished
+        if partial is not None and partial.exists() and partial.stat().st_size == 0:
+            partial.unlink()
+            self._settings.unlink(missing_ok=True)
+
+    def _resume(self, partial: Path, settings: dict[str, Any]) -> None:
+        saved = _read_settings(self._settings)
+        lines = _index(partial)
+        if lines and saved is None:
+            logging.warning("%s does not say how it was made: begun anew", printable(str(partial)))
+            self._file.clear()
+        elif lines and saved != settings:
+            assert saved is not None
+            raise UserError(
+                f"--output={self._path}: {partial} has {len(lines):,} lines of a run with other "
+                f"settings: {_differences(saved, settings)}. Give the same to go on, or delete "
+                "that file to begin anew"
+            )
+        else:
+            self.previous = lines
+        atomic_file.write_text(self._settings, json.dumps(settings, indent=1) + "\n", "--output")
+
+
+def _read_settings(path: Path) -> dict[str, Any] | None:
+    try:
+        saved = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return saved if isinstance(saved, dict) else None
+
+
+def _differences(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    names = [name for name in {**saved, **settings} if saved.get(name) != settings.get(name)]
+    name = names[0]
+    more = f" (and {', '.join(names[1:])})" if len(names) > 1 else ""
+    return f"{name} was {_value(saved.get(name))} and is {_value(settings.get(name))}{more}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return " at ".join(map(str, value))
+    return "not given" if value is None else str(value)
+
+
+def _index(path: Path) -> dict[str, tuple[int, int]]:
+    """The file of each line -> its offset and length."""
+    lines: dict[str, tuple[int, int]] = {}
+    offset = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                lines[json.loads(line)["file"]] = (offset, len(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path} is damaged at byte {offset}: {error}") from error
+            offset += len(line)
+    return lines
+
+
+def _line(file: BinaryIO, offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)

@@ -1,0 +1,1 @@
+"""What `jaxtag.annotate` is made of: rows by models and an index, resuming, processes, watching."""
