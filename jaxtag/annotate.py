@@ -11,7 +11,7 @@ image that cannot be read gets {"file": …, "error": …}, and the run continue
 when it is complete; until then its lines are in OUTPUT.….partial, and the same command goes on
 where a run was stopped. A device or pipe, such as /dev/stdout, is written to directly. In a folder,
 links are followed; system files and files that are no pictures are left out, and counted. Exit
-status 1: a sidecar could not be written.
+status 1: keywords could not be written into some file.
 
 Several runs, --workdir=A --workdir=B, are merged: the tags of all, each with its highest score, and
 the caption of the first captioner.
@@ -47,6 +47,7 @@ from jaxtag.data import files
 from jaxtag.distributed import compilation_cache
 from jaxtag.errors import UsageError, printable
 from jaxtag.inference import predictor, writers
+from jaxtag.inference.writers.sidecar_programs import get_program
 from jaxtag.storage import atomic_file
 from jaxtag.tag_index.predict import IndexPredictor
 from jaxtag.tasks.base import Row
@@ -65,13 +66,23 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "gallery", None, "Folder to write too: a page, index.html, that can be searched by tag."
     )
+    cli.define_optional_value(
+        "sidecars",
+        "any",
+        "Write keywords beside each image, IMAGE.xmp, for photo programs; =digikam, lightroom, "
+        "darktable or immich: under the name and in the fields that it reads, added to what it "
+        "wrote.",
+    )
     flags.DEFINE_bool(
-        "sidecars", False, "Write IMAGE.xmp beside each image: keywords for photo programs."
+        "embed",
+        False,
+        "Write keywords into the images (JPEG, PNG, WebP) too, which keep their pixels; each is "
+        "kept as IMAGE_original.",
     )
     flags.DEFINE_float(
         "min_score",
         None,
-        "Score that a tag needs to become a keyword in a sidecar file; default: 0.5, and 0 with a "
+        "Score that a tag needs to become a keyword in a file; default: 0.5, and 0 with a "
         "tagger, whose tags have thresholds of their own.",
     )
     flags.DEFINE_integer(
@@ -94,6 +105,7 @@ def main(paths: list[str]) -> int:
             "usage: jaxtag.annotate --workdir=DIR [--index=DIR] --output=FILE.jsonl PATH… "
             "(or --index alone)"
         )
+    get_program(FLAGS.sidecars or "any")
     output, left_out = Path(FLAGS.output), Counter[str]()
     configs = _configs()
     names = _without_own(files.list_files(paths, left_out), output)
@@ -140,8 +152,8 @@ def main(paths: list[str]) -> int:
         f"{printable(str(output))}",
         file=sys.stderr if atomic_file.is_stream(output) else sys.stdout,
     )
-    sidecars = [writer for writer in besides if isinstance(writer, writers.XmpWriter)]
-    return 1 if any(writer.num_failed for writer in sidecars) else 0
+    keywords = [w for w in besides if isinstance(w, writers.XmpWriter | writers.EmbedWriter)]
+    return 1 if any(writer.num_failed for writer in keywords) else 0
 
 
 def _rows(
@@ -194,7 +206,11 @@ def _without_own(names: list[str], output: Path) -> list[str]:
         os.path.realpath(p) for path in outputs for p in (path, *atomic_file.stale_partials(path))
     }
     gallery = os.path.join(os.path.realpath(FLAGS.gallery), "") if FLAGS.gallery else None
-    sidecars = {f"{name}.xmp" for name in names}
+    sidecars = {
+        os.fspath(path)
+        for name in names
+        for path in (f"{name}.xmp", Path(name).with_suffix(".xmp"))
+    }
 
     def is_own(name: str) -> bool:
         path = os.path.realpath(name)
@@ -216,11 +232,13 @@ def _writers(
 
     if FLAGS.csv:
         add(writers.CsvWriter(Path(FLAGS.csv)))
+    min_score = FLAGS.min_score
+    if min_score is None:  # thresholds have selected the tags of a tagger already
+        min_score = 0.0 if selects_tags and not FLAGS.all_scores else 0.5
     if FLAGS.sidecars:
-        min_score = FLAGS.min_score
-        if min_score is None:  # thresholds have selected the tags of a tagger already
-            min_score = 0.0 if selects_tags and not FLAGS.all_scores else 0.5
-        add(writers.XmpWriter(min_score))
+        add(writers.XmpWriter(min_score, get_program(FLAGS.sidecars)))
+    if FLAGS.embed:
+        add(writers.EmbedWriter(min_score, get_program(FLAGS.sidecars or "any").fields))
     if FLAGS.gallery:
         add(writers.GalleryWriter(Path(FLAGS.gallery), num_threads))
     return outputs

@@ -104,6 +104,28 @@ def define_alias(old: str, name: str) -> None:
     flags.DEFINE_alias(old, name)
 
 
+def define_optional_value(name: str, default: str, text: str) -> None:
+    """Defines a flag that stands alone for its default value, `--NAME`, or has one, `--NAME=VALUE`.
+
+    Without it, and with `--noNAME`, its value is None.
+    """
+    flags.DEFINE_flag(_OptionalValueFlag(_OptionalValueParser(default), name, text))
+
+
+class _OptionalValueParser(flags.ArgumentParser[str | None]):
+    def __init__(self, default: str):
+        super().__init__()
+        self._default = default
+
+    def parse(self, argument: str) -> str | None:
+        return {"true": self._default, "false": None}.get(argument, argument)
+
+
+class _OptionalValueFlag(flags.Flag[str | None]):
+    def __init__(self, parser: _OptionalValueParser, name: str, text: str):
+        super().__init__(parser, None, name, None, text, boolean=True)
+
+
 def require(name: str, hint: str) -> None:
     """Raises UsageError with `hint` unless the flag `name` was given."""
     if not flags.FLAGS[name].value:

@@ -299,7 +299,10 @@ def test_a_full_disk_is_told_and_leaves_the_old_output(tiny_run, kinds, tmp_path
     output = tmp_path / "out.jsonl"
     output.write_text("old\n")
     full = (os.open("/dev/full", os.O_WRONLY), tmp_path / "out.jsonl.partial")
-    monkeypatch.setattr(atomic_file, "_create_partial", lambda _: full)
+    create = atomic_file._create_partial
+    monkeypatch.setattr(
+        atomic_file, "_create_partial", lambda path: full if path == output else create(path)
+    )
     done = call("annotate", f"--workdir={tiny_run}", f"--output={output}", kinds / "blue.png")
     assert done.status == 1
     assert done.err == f"error: --output={output} cannot be written: No space left on device\n"

@@ -27,6 +27,7 @@ _SYSTEM_FILE = re.compile(
     r"|SYNO(FILE_THUMB|PHOTO_THUMB|INDEX_MEDIA_INFO).*)$",
     re.IGNORECASE,
 )
+_BACKUP_SUFFIX = "_original"  # of images that exiftool, or jaxtag, wrote keywords into
 # Files that lie among pictures and are none: of cameras, phones, photo programs and ourselves.
 _OTHER_SUFFIXES = frozenset(
     [
@@ -119,7 +120,7 @@ def _files_below(folder: str, left_out: Counter[str]) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if is_entered(parent, name))
         for name in sorted(files):
             suffix = os.path.splitext(name)[1].lower()
-            if is_system_file(name):
+            if is_system_file(name) or suffix.endswith(_BACKUP_SUFFIX):
                 continue
             if suffix[1:] in _OTHER_SUFFIXES:
                 left_out[suffix] += 1

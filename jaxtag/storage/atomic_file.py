@@ -40,12 +40,16 @@ class AtomicFile:
         setting: The flag that names it, for messages: "--output".
         resume: Go on with the longest unfinished file, whose complete lines stay.
 
+    Attributes:
+        resumed: Whether there was one.
+
     Raises:
         UserError: The file cannot be created, or another process is writing it.
     """
 
     def __init__(self, path: str | os.PathLike[str], setting: str = "", *, resume: bool = False):
         self._path, self._setting, self._resume = Path(path), setting, resume
+        self.resumed = False
         self._partial: Path | None = None
         self._lock: FolderLock | None = None
         self._file: TextIO | None = None
@@ -75,6 +79,7 @@ class AtomicFile:
                 path.unlink()
             if unfinished is not None:
                 descriptor, self._partial = open_for_lines(unfinished), unfinished
+                self.resumed = True
             else:
                 descriptor, self._partial = _create_partial(self._target)
         except BaseException:

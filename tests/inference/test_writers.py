@@ -248,7 +248,7 @@ def test_sidecars_that_cannot_be_written_are_counted(lines, caplog):
 
 
 def test_sidecars_are_xml_whatever_a_tag_holds():
-    text = document(["nul\0", "half \udc80", "\ufffe", "]]> & <b>"], "")
+    text = document(["nul\0", "half \udc80", "\ufffe", "]]> & <b>"], "").decode()
     root = ElementTree.fromstring(text.split("?>", 1)[1].rsplit("<?", 1)[0])
     keywords = [item.text for item in next(root.iter(f"{DC}subject")).iter(f"{RDF}li")]
     assert keywords == ["nul", "half ", "]]> & <b>"]

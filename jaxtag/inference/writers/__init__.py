@@ -1,9 +1,17 @@
-"""Outputs of `jaxtag.annotate`: JSON lines, a CSV table, XMP sidecar files, a gallery."""
+"""Outputs of `jaxtag.annotate`: JSON lines, a CSV table, XMP in sidecars and images, a gallery."""
 
 from jaxtag.inference.writers.base import PredictionWriter
 from jaxtag.inference.writers.csv import CsvWriter
+from jaxtag.inference.writers.embed import EmbedWriter
 from jaxtag.inference.writers.gallery import GalleryWriter
 from jaxtag.inference.writers.jsonl import JsonlWriter
 from jaxtag.inference.writers.xmp import XmpWriter
 
-__all__ = ["CsvWriter", "GalleryWriter", "JsonlWriter", "PredictionWriter", "XmpWriter"]
+__all__ = [
+    "CsvWriter",
+    "EmbedWriter",
+    "GalleryWriter",
+    "JsonlWriter",
+    "PredictionWriter",
+    "XmpWriter",
+]

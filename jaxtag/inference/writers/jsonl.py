@@ -76,13 +76,13 @@ class JsonlWriter:
         """Gives the file up; what was written keeps another name."""
         self._file.close()
         partial = self._file.unfinished
-        if partial is not None and partial.exists() and partial.stat().st_size == 0:
-            partial.unlink()
+        if partial is not None and not (partial.exists() and partial.stat().st_size):
+            partial.unlink(missing_ok=True)
             self._settings.unlink(missing_ok=True)
 
     def _resume(self, partial: Path, settings: dict[str, Any]) -> None:
         saved = _read_settings(self._settings)
-        lines = _index(partial)
+        lines = _index(partial) if self._file.resumed else {}
         if lines and saved is None:
             logging.warning("%s does not say how it was made: begun anew", printable(str(partial)))
             self._file.clear()

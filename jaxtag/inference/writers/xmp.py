@@ -1,42 +1,35 @@
 """XMP sidecar files: keywords and captions for photo programs.
 
-`photo.jpg.xmp` beside `photo.jpg`, as digiKam and darktable name them; keywords are in `dc:subject`
-and the caption in `dc:description` (XMP specification part 1, section 8.4). What jaxtag wrote is
+Keywords are in `dc:subject` and the caption in `dc:description` (XMP specification part 1, section
+8.4), and where a program is named, in its own fields too (`sidecar_programs`). What jaxtag wrote is
 remembered in properties of its own namespace, so that a later run replaces that and nothing else.
 """
 
+import contextlib
 import errno
 import os
-import re
-import xml.dom.minidom as minidom
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-from xml.parsers.expat import ExpatError
 
 from absl import logging
 
 from jaxtag.errors import UserError, printable, write_error
+from jaxtag.inference.writers import xmp_packet
 from jaxtag.inference.writers.base import Row
 from jaxtag.inference.writers.embedded_metadata import EmbeddedMetadata, read_embedded
+from jaxtag.inference.writers.sidecar_programs import (
+    ANY_PROGRAM,
+    PATH_FIELDS,
+    KeywordField,
+    SidecarProgram,
+)
+from jaxtag.inference.writers.xmp_packet import XmpPacket
 from jaxtag.storage import atomic_file
 
-_MAX_BYTES = 1 << 24  # a larger sidecar is none that we would read
-_NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_TOOLKIT = 'x:xmptk="jaxtag"'
-_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC = "http://purl.org/dc/elements/1.1/"
-_OURS = "urn:jaxtag:1.0"
-_XMLNS = "http://www.w3.org/2000/xmlns/"
-_XML = "http://www.w3.org/XML/1998/namespace"
-_EMPTY = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/" {_TOOLKIT}>
- <rdf:RDF xmlns:rdf="{_RDF}">
-  <rdf:Description rdf:about=""/>
- </rdf:RDF>
-</x:xmpmeta>
-<?xpacket end="w"?>
-"""
+# It ends with a slash: exiv2, with which digiKam and darktable write, puts one there.
+_OURS = "urn:jaxtag:1.0/"
+_SUBJECT = KeywordField(_DC, "dc", "subject", "Bag", "")
 
 
 class XmpWriter:
@@ -45,35 +38,41 @@ class XmpWriter:
     A new sidecar starts from the keywords, the caption and the XMP that the image carries itself,
     since photo programs prefer the sidecar. In a sidecar of ours, keywords and a caption that
     somebody added stay, those that somebody deleted do not come back, and a field that the row does
-    not have (keywords, for a captioner) stays as it is. A sidecar of another program, `photo.xmp`
-    beside `photo.jpg` too, is not touched; the first one is logged, and their number in the end.
+    not have (keywords, for a captioner) stays as it is. The same holds for sidecars of other
+    programs where one is named. Otherwise they are not touched, `photo.xmp` beside `photo.jpg`
+    neither; the first one is logged, and their number in the end.
 
     Args:
         min_score: score that a tag needs to become a keyword.
+        program: that reads the sidecars.
 
     Attributes:
         num_skipped: number of sidecars of other programs.
         num_failed: number of sidecars that could not be written.
     """
 
-    def __init__(self, min_score: float):
-        self._min_score = min_score
+    def __init__(self, min_score: float, program: SidecarProgram = ANY_PROGRAM):
+        self._min_score, self._program = min_score, program
         self.num_skipped = self.num_failed = 0
+        self._last: tuple[Path, str] | None = None  # sidecar and image
 
     def write(self, row: Row) -> None:
         """Writes the sidecar of one image; the first error is logged, all are counted."""
         if "error" in row or not ("tags" in row or "caption" in row):
             return
-        tags = None
-        if "tags" in row:
-            tags = [tag["tag"] for tag in row["tags"] if tag["score"] >= self._min_score]
-        path = Path(f"{row['file']}.xmp")
+        file = row["file"]
+        paths = self._program.paths(Path(file))
+        path = next((path for path in paths if path.exists()), paths[0])
+        if self._last is not None and self._last[0] == path and self._last[1] != file:
+            self._skip(path, "is the sidecar of two images and holds the keywords of the first")
+            return
+        self._last = path, file
         try:
-            content = self._updated(path, row["file"], tags, row.get("caption"))
+            content = self._updated(path, file, keywords(row, self._min_score), row.get("caption"))
             if content is not None:
                 if not path.parent.is_dir():
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-                atomic_file.write_text(path, content)
+                atomic_file.write_bytes(path, content)
         except OSError as error:
             self._count_failure(str(write_error(path, error)))
         except UserError as error:
@@ -93,29 +92,33 @@ class XmpWriter:
 
     def _updated(
         self, path: Path, file: str, tags: list[str] | None, caption: str | None
-    ) -> str | None:
+    ) -> bytes | None:
         """The new content of a sidecar; None where it stays as it is."""
         if path.exists():
-            if path.stat().st_size > _MAX_BYTES:
+            if path.stat().st_size > xmp_packet.MAX_BYTES:
                 self._skip(path)
                 return None
-            old = path.read_bytes().decode("utf-8", "replace")
-            sidecar = _parse(old)
-            if sidecar is None or not sidecar.is_ours():
+            old = path.read_bytes()
+            try:
+                packet = XmpPacket(old)
+            except ValueError:
+                packet = None
+            if packet is None or not (self._program.shares or is_ours(packet)):
                 self._skip(path)
                 return None
-            sidecar.update(tags, caption)
-            new = sidecar.text()
-            return None if new == old else new
+            update(packet, tags, caption, self._program.fields)
+            return None if packet.data == old else packet.data
         other = Path(file).with_suffix(".xmp")
-        if other != Path(file) and other.exists():
+        if other not in self._program.paths(Path(file)) and str(other) != file and other.exists():
             self._skip(other)
             return None
-        return document(tags, caption, read_embedded(file)) if tags or caption else None
+        if not (tags or caption):
+            return None
+        return document(tags, caption, read_embedded(file), self._program.fields)
 
-    def _skip(self, path: Path) -> None:
+    def _skip(self, path: Path, reason: str = "is of another program and stays as it is") -> None:
         if not self.num_skipped:
-            logging.warning("%s is of another program and stays as it is", printable(str(path)))
+            logging.warning("%s %s", printable(str(path)), reason)
         self.num_skipped += 1
 
     def _count_failure(self, message: str) -> None:
@@ -124,170 +127,84 @@ class XmpWriter:
         self.num_failed += 1
 
 
+def keywords(row: Row, min_score: float) -> list[str] | None:
+    """The tags of a row that become keywords; None where it has no tags."""
+    if "tags" not in row:
+        return None
+    return [tag["tag"] for tag in row["tags"] if tag["score"] >= min_score]
+
+
 def document(
     tags: Sequence[str] | None,
     caption: str | None,
     embedded: EmbeddedMetadata = EmbeddedMetadata(),  # noqa: B008
-) -> str:
+    fields: Sequence[KeywordField] = (),
+) -> bytes:
     """A new XMP packet with these keywords and this caption, and what the picture carries."""
-    sidecar = (_parse(embedded.xmp) if embedded.xmp else None) or _parse(_EMPTY)
-    assert sidecar is not None
-    sidecar.add_own(embedded.keywords, embedded.caption)
-    sidecar.update(tags, caption)
-    return sidecar.text()
+    packet = XmpPacket(xmp_packet.EMPTY)
+    with contextlib.suppress(ValueError):  # a damaged packet of the picture is left out
+        packet = XmpPacket(embedded.xmp.strip().encode("utf-8", "replace"))
+    add_embedded(packet, embedded)
+    update(packet, tags, caption, fields)
+    return packet.data.rstrip() + b"\n"
 
 
-class _Sidecar:
-    """An XMP packet, of which only the fields that change are touched."""
-
-    def __init__(self, tree: minidom.Document):
-        self._tree = tree
-        self._descriptions = tree.getElementsByTagNameNS(_RDF, "Description")
-
-    def is_ours(self) -> bool:
-        """Whether jaxtag made it; other programs that edit it put their own name into it."""
-        roots = self._tree.getElementsByTagNameNS("adobe:ns:meta/", "xmpmeta")
-        if any(root.getAttributeNS("adobe:ns:meta/", "xmptk") == "jaxtag" for root in roots):
-            return True
-        return any(self._find(_OURS, name) for name in ("keywords", "caption"))
-
-    def add_own(self, keywords: Iterable[str], caption: str) -> None:
-        """Adds what the picture carries outside of its XMP."""
-        present = self._items(_DC, "subject")
-        merged = _unique([*present, *map(_text, keywords)])
-        if merged != present:
-            self._set_items(_DC, "subject", "Bag", merged)
-        if caption and not self._items(_DC, "description"):
-            self._set_items(_DC, "description", "Alt", [_text(caption)])
-
-    def update(self, tags: Sequence[str] | None, caption: str | None) -> None:
-        """Replaces the keywords and the caption that jaxtag wrote; None leaves a field alone."""
-        if tags is not None:
-            tags = _unique(map(_text, tags))
-            present, written = self._items(_DC, "subject"), self._items(_OURS, "keywords")
-            # Somebody's are kept, and what somebody deleted does not come back.
-            own = [keyword for keyword in present if keyword not in written]
-            deleted = [keyword for keyword in written if keyword not in present]
-            new = [tag for tag in tags if tag not in own and tag not in deleted]
-            self._change(_DC, "subject", "Bag", present, [*own, *new])
-            self._change(_OURS, "keywords", "Bag", written, [*new, *deleted])
-        if caption is not None:
-            caption = _text(caption)
-            texts, last = self._items(_DC, "description"), self._items(_OURS, "caption")
-            if texts[:1] == last[:1]:
-                new = [caption] if caption.strip() else []
-                self._change(_DC, "description", "Alt", texts, [*new, *texts[1:]])
-                self._change(_OURS, "caption", "Bag", last, new)
-
-    def text(self) -> str:
-        """The packet as text."""
-        return "\n".join(node.toxml() for node in self._tree.childNodes).rstrip("\n") + "\n"
-
-    def _change(
-        self, namespace: str, name: str, container: str, before: list[str], after: list[str]
-    ) -> None:
-        if after != before:
-            self._set_items(namespace, name, container, after)
-
-    def _find(self, namespace: str, name: str) -> minidom.Element | None:
-        """The element of a property."""
-        for description in self._descriptions:
-            for child in description.childNodes:
-                if child.nodeType == child.ELEMENT_NODE and (
-                    (child.namespaceURI, child.localName) == (namespace, name)
-                ):
-                    return child
-        return None
-
-    def _items(self, namespace: str, name: str) -> list[str]:
-        """The texts of a property: a list's items, an element's text or an attribute."""
-        element = self._find(namespace, name)
-        if element is None:
-            values = [
-                description.getAttributeNS(namespace, name)
-                for description in self._descriptions
-                if description.hasAttributeNS(namespace, name)
-            ]
-            return [value for value in values if value]
-        items = element.getElementsByTagNameNS(_RDF, "li")
-        texts = [_content(item) for item in items] if items else [_content(element).strip()]
-        return [text for text in texts if text]
-
-    def _set_items(self, namespace: str, name: str, container: str, items: list[str]) -> None:
-        """Writes a property; without items, removes it."""
-        element = self._find(namespace, name)
-        language = {}  # of the items of a text in several languages
-        if element is not None:
-            for item in element.getElementsByTagNameNS(_RDF, "li"):
-                language[_content(item)] = item.getAttributeNS(_XML, "lang")
-        for description in self._descriptions:
-            if description.hasAttributeNS(namespace, name):
-                description.removeAttributeNS(namespace, name)
-        if not items:
-            if element is not None:
-                _remove(element)
-            return
-        if element is None:
-            description = self._descriptions[0]
-            prefix = {_DC: "dc", _OURS: "jaxtag"}[namespace]
-            element = self._tree.createElementNS(namespace, f"{prefix}:{name}")
-            element.setAttributeNS(_XMLNS, f"xmlns:{prefix}", namespace)
-            self._indent(description, "\n   ")
-            description.appendChild(element)
-            self._indent(description, "\n  ")
-        while element.firstChild:
-            element.removeChild(element.firstChild)
-        # Whatever prefix the packet has for RDF.
-        rdf = self._descriptions[0].prefix or "rdf"
-        bag = self._tree.createElementNS(_RDF, f"{rdf}:{container}")
-        for number, text in enumerate(items):
-            item = self._tree.createElementNS(_RDF, f"{rdf}:li")
-            if container == "Alt":
-                default = "x-default" if number == 0 else ""
-                item.setAttributeNS(_XML, "xml:lang", language.get(text) or default or "x-default")
-            item.appendChild(self._tree.createTextNode(text))
-            self._indent(bag, "\n     ")
-            bag.appendChild(item)
-        self._indent(bag, "\n    ")
-        self._indent(element, "\n    ")
-        element.appendChild(bag)
-        self._indent(element, "\n   ")
-
-    def _indent(self, parent: minidom.Element, text: str) -> None:
-        last = parent.lastChild
-        if last is not None and last.nodeType == last.TEXT_NODE and not last.data.strip():
-            parent.removeChild(last)
-        parent.appendChild(self._tree.createTextNode(text))
+def add_embedded(packet: XmpPacket, embedded: EmbeddedMetadata) -> None:
+    """Adds the keywords and the caption that a picture carries outside of its XMP."""
+    present = packet.items(_DC, "subject")
+    packet.set_items(_DC, "dc", "subject", "Bag", [*present, *embedded.keywords])
+    if embedded.caption and not packet.items(_DC, "description"):
+        packet.set_text(_DC, "dc", "description", embedded.caption)
 
 
-def _parse(text: str) -> _Sidecar | None:
-    """A packet; None for what is none."""
-    if len(text) > _MAX_BYTES or "<!DOCTYPE" in text:  # entities are a way to fill the memory
-        return None
-    try:
-        tree = minidom.parseString(text.encode("utf-8", "replace").strip())
-    except (ExpatError, ValueError, RecursionError):
-        return None
-    sidecar = _Sidecar(tree)
-    return sidecar if tree.getElementsByTagNameNS(_RDF, "Description") else None
+def update(
+    packet: XmpPacket,
+    tags: Sequence[str] | None,
+    caption: str | None,
+    fields: Sequence[KeywordField] = (),
+) -> None:
+    """Replaces the keywords and the caption that jaxtag wrote; None leaves a field alone.
+
+    Args:
+        packet: changed in place.
+        tags: flat keywords.
+        caption: text.
+        fields: further lists that hold the keywords; those that the packet has are kept in step.
+    """
+    if tags is not None:
+        tags = _unique(map(xmp_packet.clean, tags))
+        lists = [f for f in PATH_FIELDS if f in fields or packet.items(f.namespace, f.name)]
+        for field in (_SUBJECT, *lists):
+            _update_list(packet, field, tags)
+    if caption is not None:
+        caption = xmp_packet.clean(caption)
+        texts, last = packet.items(_DC, "description"), packet.items(_OURS, "caption")
+        if texts[:1] == last[:1]:
+            packet.set_text(_DC, "dc", "description", caption)
+            packet.set_items(_OURS, "jaxtag", "caption", "Bag", [caption])
 
 
-def _content(element: minidom.Element) -> str:
-    return "".join(node.data for node in element.childNodes if node.nodeType in (node.TEXT_NODE, 4))
+def _update_list(packet: XmpPacket, field: KeywordField, tags: Sequence[str]) -> None:
+    """Replaces the keywords that jaxtag wrote into a list."""
+    memory = "keywords" if field is _SUBJECT else field.name
+    present = packet.items(field.namespace, field.name)
+    written = packet.items(_OURS, memory)
+    # Somebody's are kept, and what somebody deleted does not come back.
+    own = [keyword for keyword in present if keyword not in written]
+    deleted = [keyword for keyword in written if keyword not in present]
+    last_parts = {field.split(keyword)[-1] for keyword in own}
+    new = [tag for tag in tags if tag not in last_parts and tag not in deleted]
+    new = [tag for tag in new if len(field.split(tag)) == 1]  # it would become a path
+    packet.set_items(field.namespace, field.prefix, field.name, field.container, [*own, *new])
+    packet.set_items(_OURS, "jaxtag", memory, "Bag", [*new, *deleted])
 
 
-def _remove(element: minidom.Element) -> None:
-    parent: Any = element.parentNode
-    before: Any = element.previousSibling
-    if before is not None and before.nodeType == before.TEXT_NODE and not before.data.strip():
-        parent.removeChild(before)
-    parent.removeChild(element)
+def is_ours(packet: XmpPacket) -> bool:
+    """Whether jaxtag made it; other programs that edit it put their own name into it."""
+    if packet.toolkit == "jaxtag":
+        return True
+    return any(packet.items(_OURS, name) for name in ("keywords", "caption"))
 
 
 def _unique(texts: Iterable[str]) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text.strip()]
-
-
-def _text(text: str) -> str:
-    """Drops the characters that XML 1.0 does not allow."""
-    return _NOT_XML.sub("", text)
