@@ -125,7 +125,8 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
 
 def _split_webp(data: bytes) -> tuple[bytes, bytes, bytes]:
     """A new chunk goes to the end; a file in the simple format becomes an extended one."""
-    chunks, packet, place = [], b"", None
+    chunks: list[bytes] = []
+    packet, place = b"", None
     offset, stop = 12, 8 + int.from_bytes(data[4:8], "little")
     if stop + stop % 2 < len(data) or stop > len(data):
         raise ContainerError("its chunks cannot be followed")
