@@ -16,6 +16,8 @@ of files with tags (--tags: CSV or JSON lines, as for jaxtag.prepare; files rela
 paths, which all get the tags of --tag. --two_pass_knn balances rare and frequent tags (2PKNN, Verma
 and Jawahar 2012): for data of many tags, most of them rare.
 
+A `build` that was interrupted goes on with the same command.
+
 `add` adds images. `tag` gives images a tag, which may be new to the index, as may the images.
 `untag` takes a tag from images, or without paths from all. `search` writes a line for each image:
 tags with scores, and the nearest other images. `compact` frees the space of removed images; until
@@ -94,8 +96,10 @@ def _build(folder: Path, paths: list[str]) -> None:
         features=extractor.description,
         knn=TWO_PASS if FLAGS.two_pass_knn else DEFAULT_KNN,
         mesh=extractor.mesh,
+        building=True,
     )
     _add_images(index, extractor, *images)
+    index.finish_building()
 
 
 def _add(folder: Path, paths: list[str]) -> None:

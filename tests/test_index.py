@@ -11,6 +11,7 @@ from calling import call
 from PIL import Image
 
 from jaxtag.distributed import mesh as meshes
+from jaxtag.errors import UserError
 from jaxtag.tag_index import DEFAULT_KNN, TWO_PASS, KnnConfig, TagIndex, predict
 from jaxtag.tag_index import vectors as rows
 
@@ -56,6 +57,22 @@ def info(index: Path) -> dict:
     done = call("index", "info", f"--index={index}")
     assert done.status == 0, done.err
     return done.last
+
+
+def test_an_interrupted_build_goes_on_with_the_same_command(photos, tmp_path, monkeypatch) -> None:
+    build = ["index", "build", f"--index={tmp_path}/index", f"--tags={photos}/tags.csv"]
+
+    def fails(*_):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(TagIndex, "add", fails)
+    assert call(*build, "--pixels=4").status == 1
+    monkeypatch.undo()
+    other = call(*build, "--pixels=2")
+    assert other.status == 1 and "unfinished index of other vectors" in other.err
+    again = call(*build, "--pixels=4")
+    assert again.out.startswith("12 images in the index"), again.err
+    assert "holds an index already" in call(*build, "--pixels=4").err
 
 
 def test_pictures_are_tagged_by_their_neighbours(index, photos) -> None:

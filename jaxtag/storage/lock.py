@@ -79,7 +79,7 @@ class FolderLock:
             self._write()
         except BaseException as error:
             if self._file is not None:
-                os.close(self._file)
+                _close(self._file)
                 self._file = None
             with _guard:
                 _held.discard(self._key)
@@ -100,7 +100,7 @@ class FolderLock:
         with contextlib.suppress(OSError):
             if self._is_ours():
                 self._path.unlink()
-        os.close(self._file)
+        _close(self._file)
         self._file = None
         with _guard:
             _held.discard(self._key)
@@ -119,11 +119,11 @@ class FolderLock:
                         raise
                 self._wait_for_other_host(file)
             except BaseException:
-                os.close(file)
+                _close(file)
                 raise
             if _same_file(self._path, file):
                 return file
-            os.close(file)  # its holder has removed it in between
+            _close(file)  # its holder has removed it in between
 
     def _wait_for_other_host(self, file: int) -> None:
         """Returns when a holder on another host has shown no life for a minute."""
@@ -164,6 +164,11 @@ class FolderLock:
         return UserError(
             f"{name} is in use by {who}{since}: wait for it, end it, or take another {kind}"
         )
+
+
+def _close(file: int) -> None:
+    with contextlib.suppress(OSError):  # of storage that fails: it is closed all the same
+        os.close(file)
 
 
 def _read(file: int) -> dict[str, Any]:

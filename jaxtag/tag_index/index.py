@@ -93,6 +93,7 @@ class TagIndex:
         features: dict[str, Any],
         knn: KnnConfig = DEFAULT_KNN,
         mesh: Mesh | None = None,
+        building: bool = False,
     ) -> "TagIndex":
         """Creates an empty index.
 
@@ -103,13 +104,19 @@ class TagIndex:
             features: JSON that says how images become vectors.
             knn: how neighbors vote by default.
             mesh: devices that hold its vectors; by default all.
+            building: it is unfinished until `finish_building`: until then `create` goes on with
+                it, with the images that it has.
         """
         if metric not in METRICS:
             raise UserError(f"metric {metric!r}: must be one of {', '.join(METRICS)}")
         description = {"dimension": dimension, "metric": metric, "features": features}
         description["vote"] = knn.to_json()
-        IndexStorage.create(folder, description)
+        IndexStorage.create(folder, description, building=building)
         return cls(folder, mesh)
+
+    def finish_building(self) -> None:
+        """Marks an index that `create` began as finished."""
+        self._storage.finish_building()
 
     def __len__(self) -> int:
         """The number of images in the index."""

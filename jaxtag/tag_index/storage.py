@@ -30,6 +30,7 @@ from jaxtag.storage import atomic_file
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
+_BUILDING = "building"  # in the manifest of an index whose images are not all there yet
 _VECTOR_FILE = re.compile(r"vectors-[0-9A-Za-z]+\.npy")
 
 
@@ -55,19 +56,53 @@ class IndexStorage:
         UserError: there is no index, or it is damaged.
     """
 
+    _manifest: dict[str, Any]
+
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self.refresh()
 
     @classmethod
-    def create(cls, folder: Path, description: dict[str, Any]) -> "IndexStorage":
-        """Creates an empty index; `description` (JSON) says how its vectors are made."""
+    def create(
+        cls, folder: Path, description: dict[str, Any], *, building: bool = False
+    ) -> "IndexStorage":
+        """Creates an empty index.
+
+        Args:
+            folder: where it is stored.
+            description: JSON that says how its vectors are made.
+            building: it is unfinished until `finish_building`: until then `create` goes on with
+                it, with the images that it has.
+
+        Raises:
+            UserError: the folder holds a finished index, or one with another description.
+        """
         folder = Path(folder)
         if (folder / _MANIFEST).exists():
-            raise UserError(f"{folder} holds an index already: add to it, or take another folder")
+            old = _read_manifest(folder)
+            if not building or not old.get(_BUILDING):
+                raise UserError(
+                    f"{folder} holds an index already: add to it, or take another folder"
+                )
+            if old["vectors"] != description:
+                raise UserError(
+                    f"{folder} holds an unfinished index of other vectors, {old['vectors']}: "
+                    "finish that, or take another folder"
+                )
+            return cls(folder)
         manifest = {"format": _FORMAT, "journal": 1, "vectors": description}
+        if building:
+            manifest[_BUILDING] = True
         atomic_file.write_bytes(folder / _MANIFEST, _json_bytes(manifest), sync=True)
         return cls(folder)
+
+    def finish_building(self) -> None:
+        """Marks the index as finished, where `create` said that it is being built."""
+        if self._manifest.get(_BUILDING):
+            with self._changing():
+                manifest = {n: value for n, value in self._manifest.items() if n != _BUILDING}
+                atomic_file.write_bytes(self.folder / _MANIFEST, _json_bytes(manifest), sync=True)
+                self._manifest = manifest
 
     def refresh(self) -> None:
         """Reads the files again."""
@@ -256,8 +291,13 @@ class IndexStorage:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(self._journal, flags, 0o666), "ab", buffering=0) as file:
             file.truncate(self._bytes_read)  # drops the partial line of a killed process
-            _write_all(file, line)
-            os.fsync(file.fileno())
+            try:
+                _write_all(file, line)
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):  # what failed has not happened
+                    file.truncate(self._bytes_read)
+                raise
         self._apply(change)
         self._bytes_read += len(line)
 

@@ -151,11 +151,10 @@ class TensorBoardWriter(MetricWriter):
             self._path = next(path for path in paths if not path.exists())
             self._file = self._path.open("xb", buffering=0)
         self._write(Event(file_version="brain.Event:2"), 0)
-        if run.start_step:
-            # TensorBoard hides points of earlier event files from this step on, so that steps that
-            # a resumed run computes again do not show twice.
-            start = SessionLog(status=SessionLog.START)
-            self._write(Event(session_log=start), run.start_step + 1)
+        # TensorBoard hides points of earlier event files from this step on, so that steps that a
+        # run computes again, from a checkpoint or from the first one, do not show twice.
+        start = SessionLog(status=SessionLog.START)
+        self._write(Event(session_log=start), run.start_step + 1)
 
     def write_scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -1,6 +1,7 @@
 """The files of a tag index: what is written holds, whenever the process was killed."""
 
 import contextlib
+import errno
 import os
 import resource
 
@@ -42,6 +43,37 @@ def test_what_is_written_is_read_again(storage):
     assert again.tag_names == ["sea", "sky", "surfer"]
     np.testing.assert_array_equal(again.tags().toarray(), [[0, 0, 0], [0, 0, 0], [0, 0, 1]])
     np.testing.assert_array_equal(np.concatenate(list(again.vectors()))[:2], vectors(2))
+
+
+def test_an_unfinished_index_goes_on(tmp_path):
+    first = IndexStorage.create(tmp_path, {"dimension": 3}, building=True)
+    first.add(["a"], vectors(1), [["sea"]])
+    with pytest.raises(UserError, match="unfinished index of other vectors"):
+        IndexStorage.create(tmp_path, {"dimension": 4}, building=True)
+    with pytest.raises(UserError, match="holds an index already"):
+        IndexStorage.create(tmp_path, {"dimension": 3})
+    second = IndexStorage.create(tmp_path, {"dimension": 3}, building=True)
+    assert second.files == {"a": 0}
+    second.add(["b"], vectors(1, 1), [[]])
+    second.finish_building()
+    with pytest.raises(UserError, match="holds an index already"):
+        IndexStorage.create(tmp_path, {"dimension": 3}, building=True)
+    second.tag("sky", ["b"])
+    assert state(IndexStorage(tmp_path)) == state(second)
+
+
+def test_a_change_that_could_not_be_synced_has_not_happened(storage, monkeypatch):
+    before = state(storage)
+
+    def fails(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(UserError, match="cannot be written: Input/output error"):
+        storage.remove(["a"])
+    monkeypatch.undo()
+    assert state(storage) == state(IndexStorage(storage.folder)) == before
+    storage.remove(["a"])
 
 
 def test_a_tag_removed_from_all_is_gone(storage):

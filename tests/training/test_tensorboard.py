@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 from tensorboardX import proto
 
@@ -46,8 +47,10 @@ def test_scalars_and_captioned_pictures_come_back(tmp_path):
     assert (step, text_step) == (7, 7)
 
 
-def test_a_resumed_run_hides_what_it_repeats(tmp_path):
-    writer = opened(tmp_path, 4)
+@pytest.mark.parametrize("start_step", [0, 4])
+def test_a_resumed_run_hides_what_it_repeats(tmp_path, start_step):
+    """One that was killed before its first checkpoint begins anew, and repeats all."""
+    writer = opened(tmp_path, start_step)
     writer.write_scalars(5, "train", {"loss": 1.0})
     writer.close()
     starts = [
@@ -55,4 +58,4 @@ def test_a_resumed_run_hides_what_it_repeats(tmp_path):
         for e in events(tmp_path / "board")
         if e.session_log.status == proto.event_pb2.SessionLog.START
     ]
-    assert [event.step for event in starts] == [5]
+    assert [event.step for event in starts] == [start_step + 1]
