@@ -226,7 +226,7 @@ def _images_of_dataset() -> "tuple[list[str], list[list[str]], Source]":
 
 
 def _images_of_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    from jaxtag.datasets import annotation_tables
+    from jaxtag.datasets import annotation_tables, annotations
     from jaxtag.datasets.source_files import SourceFiles
 
     if not path.is_file():
@@ -235,7 +235,7 @@ def _images_of_table(path: Path) -> tuple[list[str], list[list[str]]]:
     with SourceFiles(path.parent, lambda name: False) as source:
         table = annotation_tables.read_table(source, path.name)
         for row in table.rows:
-            if row.kind != annotation_tables.TAGS:
+            if row.kind != annotations.TAGS:
                 raise UserError(f"{row.location}: there are captions, and no tags")
             name = os.path.abspath(path.parent / row.file)
             if not os.path.exists(name):  # written on another machine, or moved

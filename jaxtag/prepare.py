@@ -14,12 +14,12 @@
   python -m jaxtag.prepare --dataset=my_pictures --source=DIR        any other name: your own
 
 Your own data are a folder of images with captions.csv (columns file, caption and, if you like,
-split; one row a caption), captions.jsonl ({"file": ..., "captions": [...]} a line) or a COCO-style
-captions.json; or the same with tags instead of captions (tags.csv with columns file and tags, as in
-sea;sky, or a row a tag; {"file": ..., "tags": [...]} a line; COCO's objects); or, to classify, a
-folder for each class, with folders train, val and test above them if you like. Without splits a
-tenth of the images is held out for validation; images of the same group, a further column, stay
-together.
+split; one row a caption), the same with tags (tags.csv with columns file and tags, as in sea;sky,
+or a row a tag), or a folder for each class, with folders train, val and test above them if you
+like; or what Hugging Face, Kaggle, Roboflow, CVAT, Label Studio, FiftyOne and others export. The
+form is detected and said; --as=FORM reads it in another, --dry_run shows what would be made.
+Without splits a tenth of the images is held out for validation; images of the same group, a further
+column, stay together.
 
 Damaged images are left out and listed in ledger.jsonl beside the records; examples.png there shows
 some of the others. An interrupted preparation resumes with the same command: images that were
@@ -51,6 +51,18 @@ def define_flags() -> None:
         None,
         "Where data sets are kept; default: $TFDS_DATA_DIR, then tfds's own folder.",
     )
+    flags.DEFINE_string(
+        "as",
+        None,
+        "The form that your own data are in, where it is not detected: FORM, FORM:captions or "
+        "FORM:tags. A wrong name lists the forms.",
+    )
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "Show what would be made (splits, counts, names, first examples, files that are not used), "
+        "and write nothing.",
+    )
     flags.DEFINE_bool(
         "overwrite", False, "Prepare again; replaces the data set once the new one is complete."
     )
@@ -78,6 +90,10 @@ def main(_: list[str]) -> None:
     names = ", ".join(datasets.NAMES)
     cli.require("dataset", f": one of {names}, or a name for your own data")
     logging.getLogger("absl").setLevel(logging.WARNING)  # tfds logs every step
+    form = FLAGS["as"].value
+    if FLAGS.dry_run:
+        print(datasets.dry_run(FLAGS.dataset, FLAGS.source, form=form))
+        return
     data_dir = datasets.data_dir(FLAGS.data_dir)
     summary = datasets.prepare(
         FLAGS.dataset,
@@ -87,6 +103,7 @@ def main(_: list[str]) -> None:
         keep_exif=FLAGS.keep_exif,
         num_threads=FLAGS.workers,
         accept_doubtful=FLAGS.accept_doubtful,
+        form=form,
     )
     print(summary)
     assert summary.folder is not None

@@ -8,6 +8,8 @@ import zipfile
 from PIL import Image
 
 from jaxtag import datasets
+from jaxtag.datasets.custom import custom_dataset
+from jaxtag.datasets.forms.registry import FormChoice
 
 
 def lay(folder, files):
@@ -76,10 +78,28 @@ def ledger(summary):
     return {entry["file"]: entry["reason"] for entry in map(json.loads, lines)}
 
 
-def list_own(source):
+def list_own(source, form=None):
     """The listing of own data: everything that is decided before an image is decoded."""
-    with datasets.builder_class("mine").open_listing(source) as listing:
+    choice = FormChoice.parse(form) if form else None
+    with custom_dataset("mine", choice).open_listing(source) as listing:
         return listing
+
+
+def listed(listing):
+    """(split, file, captions or names of tags or the name of the class) of each image, in order."""
+    entries = []
+    for split, images in listing.splits.items():
+        for image in images:
+            fields = image.fields
+            if "captions" in fields:
+                value = fields["captions"]
+            elif "tags" in fields:
+                names = listing.features["tags"].feature.names
+                value = [names[number] for number in fields["tags"]]
+            else:
+                value = listing.features["label"].names[fields["label"]]
+            entries.append((split, image.file, value))
+    return sorted(entries)
 
 
 def annotations(listing, feature):

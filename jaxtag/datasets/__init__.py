@@ -5,7 +5,10 @@ from pathlib import Path
 
 from jaxtag.datasets.base import ImageDatasetBuilder
 from jaxtag.datasets.builders import NAMES, builder_class, register_dataset
+from jaxtag.datasets.custom import CustomDataset, custom_dataset
 from jaxtag.datasets.download_instructions import download_instructions
+from jaxtag.datasets.dry_run import describe_listing
+from jaxtag.datasets.forms.registry import FormChoice
 from jaxtag.datasets.prepared import data_dir, open_split
 from jaxtag.datasets.summary import Summary
 from jaxtag.datasets.write import write_dataset
@@ -18,6 +21,7 @@ __all__ = [
     "builder_class",
     "data_dir",
     "download_instructions",
+    "dry_run",
     "open_split",
     "prepare",
     "register_dataset",
@@ -41,6 +45,7 @@ def prepare(
     num_threads: int | None = None,
     wait_seconds: float = 0,
     accept_doubtful: bool = False,
+    form: str | None = None,
 ) -> Summary:
     """Writes a data set to `data_dir/<dataset>/<version>/`, unless it is there already.
 
@@ -58,29 +63,18 @@ def prepare(
         wait_seconds: How long to wait for another process that prepares the same data set.
         accept_doubtful: Write it in spite of what looks like a mistake, such as classes that only
             validation has.
+        form: The form that own data are in, one of `forms.registry.NAMES`, also with `:captions` or
+            `:tags` behind it; by default it is detected.
 
     Raises:
         UsageError: The name cannot be one of a data set, or a source is missing or superfluous.
         UserError: The source is not what it should be, the disk is full or read-only, or another
             process prepares the same data set.
     """
-    builder = builder_class(dataset)
-    if builder.NEEDS_SOURCE:
-        commands = download_instructions(dataset)
-        if source is None:
-            raise UsageError(f"{dataset} is read from files: say where with --source.\n{commands}")
-        source = _expanded(source, "--source")
-        try:
-            exists = source.exists()
-        except OSError as error:
-            raise UserError(f"--source={source}: {error.strerror}") from error
-        if not exists:
-            raise UserError(f"--source={source} does not exist.\n{commands}")
-    elif source is not None:
-        raise UsageError(f"{dataset} is made from a seed and takes no --source")
+    builder, path = _resolved(dataset, source, form)
     return write_dataset(
         builder,
-        source,
+        path,
         _expanded(data_dir, "--data_dir"),
         overwrite=overwrite,
         keep_exif=keep_exif,
@@ -88,3 +82,40 @@ def prepare(
         wait_seconds=wait_seconds,
         accept_doubtful=accept_doubtful,
     )
+
+
+def dry_run(dataset: str, source: str | os.PathLike[str] | None, *, form: str | None = None) -> str:
+    """What `prepare` would make of a source, for people; writes nothing and decodes no image.
+
+    Raises:
+        UsageError, UserError: As `prepare`.
+    """
+    builder, path = _resolved(dataset, source, form)
+    with builder.open_listing(path) as listing:
+        return describe_listing(dataset, listing)
+
+
+def _resolved(
+    dataset: str, source: str | os.PathLike[str] | None, form: str | None
+) -> tuple[type[ImageDatasetBuilder], Path | None]:
+    """The builder of a data set and the path of its source, which exists."""
+    builder = builder_class(dataset)
+    if form is not None:
+        if not issubclass(builder, CustomDataset):
+            raise UsageError(f"--as={form}: {dataset} is read from its official files only")
+        builder = custom_dataset(dataset, FormChoice.parse(form))
+    if builder.NEEDS_SOURCE:
+        commands = download_instructions(dataset)
+        if source is None:
+            raise UsageError(f"{dataset} is read from files: say where with --source.\n{commands}")
+        path = _expanded(source, "--source")
+        try:
+            exists = path.exists()
+        except OSError as error:
+            raise UserError(f"--source={path}: {error.strerror}") from error
+        if not exists:
+            raise UserError(f"--source={path} does not exist.\n{commands}")
+        return builder, path
+    if source is not None:
+        raise UsageError(f"{dataset} is made from a seed and takes no --source")
+    return builder, None

@@ -52,6 +52,7 @@ class Listing:
         doubts: What looks like a mistake: the data set is written only where the user insists.
         warnings: What else differs from the data set as it was published.
         size: Bytes of all images as far as known, to see whether the disk can hold them.
+        form: What the source of own data looks like, for people; "" where that was not asked.
     """
 
     features: dict[str, tfds.features.FeatureConnector]
@@ -62,6 +63,7 @@ class Listing:
     doubts: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     size: int = 0
+    form: str = ""
     _files: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     _missing: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 

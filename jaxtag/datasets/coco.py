@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from jaxtag.datasets import coco_json
 from jaxtag.datasets.base import ImageDatasetBuilder, Listing
-from jaxtag.datasets.coco_json import CocoImage, read_coco_instances, read_coco_json
+from jaxtag.datasets.coco_json import CocoImage, read_coco_captions, read_coco_instances
 from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.karpathy import read_karpathy
 from jaxtag.datasets.listings import CaptionListing, TagListing
@@ -179,7 +179,7 @@ def _captions(source: SourceFiles, year: str) -> CaptionListing | None:
         return None
     listing = CaptionListing(f"COCO {year}")
     for split, path in paths.items():
-        images = read_coco_json(source, path, listing.problems)
+        images = read_coco_captions(read_json(source, path), source.where(path), listing.problems)
         for image, file, image_path in _located(source, images, f"{_PARTS[split]}{year}"):
             listing.add_captioned(source, split, image_path, file, image.id, image.captions)
     _add_test_images(listing, source, year)
@@ -211,7 +211,9 @@ def _tags(source: SourceFiles, year: str) -> TagListing | None:
     names_by_file: dict[str, list[str]] = {}
     images_by_split: dict[str, list[CocoImage]] = {}
     for split, path in _annotation_files(source, "instances", year).items():
-        names, images_by_split[split] = read_coco_instances(source, path, problems)
+        names, images_by_split[split] = read_coco_instances(
+            read_json(source, path), source.where(path), problems
+        )
         names_by_file[source.where(path)] = names
     if not images_by_split:
         return None

@@ -11,8 +11,6 @@ from typing import Any
 
 from jaxtag.data.text import clean_name, clean_names, clean_path
 from jaxtag.datasets.odd_entries import NotATableError, OddEntries, Problems
-from jaxtag.datasets.source_files import SourceFiles
-from jaxtag.datasets.text_files import read_json
 from jaxtag.errors import UserError
 
 # MD5 of the official archives.
@@ -36,17 +34,18 @@ class CocoImage:
     tags: list[str] = field(default_factory=list)
 
 
-def read_coco_json(source: SourceFiles, name: str, problems: Problems) -> list[CocoImage]:
-    """Reads the images of a COCO caption file in its order, with their captions.
+def read_coco_captions(content: Any, where: str, problems: Problems) -> list[CocoImage]:
+    """Reads the images of the JSON of COCO captions in its order, with their captions.
 
     Captions of unknown images, and what is no caption, go to `problems` as (location in the file,
     reason).
 
+    Args:
+        where: Name of the file in messages.
+
     Raises:
         UserError: The file is not in COCO's form; says where.
     """
-    where = source.where(name)
-    content = read_json(source, name)
     images = _images(content, where, problems)
     odd, num_sound = OddEntries(), 0
     for location, annotation, image in _annotations(content, images, where, odd, problems):
@@ -62,9 +61,9 @@ def read_coco_json(source: SourceFiles, name: str, problems: Problems) -> list[C
 
 
 def read_coco_instances(
-    source: SourceFiles, name: str, problems: Problems
+    content: Any, where: str, problems: Problems
 ) -> tuple[list[str], list[CocoImage]]:
-    """Reads a file of objects: names of all categories in the order of their ids, and the images.
+    """Reads the JSON of objects: names of all categories in the order of their ids, and the images.
 
     A category of several objects of an image, crowds too, is among its tags several times. Names
     are clean and different (`clean_names`). Objects of unknown images or categories go to
@@ -73,8 +72,6 @@ def read_coco_instances(
     Raises:
         UserError: The file is not in COCO's form; says where.
     """
-    where = source.where(name)
-    content = read_json(source, name)
     images = _images(content, where, problems)
     names = _categories(content, where, problems)
     odd, num_sound = OddEntries(), 0

@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from jaxtag.datasets.base import ImageDatasetBuilder
-from jaxtag.datasets.coco_json import read_coco_json
+from jaxtag.datasets.coco_json import read_coco_captions
 from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.karpathy import read_karpathy
 from jaxtag.datasets.listings import CaptionListing
 from jaxtag.datasets.source_files import SourceFiles
-from jaxtag.datasets.text_files import read_text
+from jaxtag.datasets.text_files import read_json, read_text
 from jaxtag.errors import UserError
 
 _TOKENS = "Flickr8k.token.txt"
@@ -100,7 +100,9 @@ def _list_coco_form(source: SourceFiles, files: list[re.Match[str]]) -> CaptionL
     listing = CaptionListing("COCO's JSON form")
     for match in files:
         split = "validation" if match[2] == "val" else match[2]
-        for image in read_coco_json(source, match.string, listing.problems):
+        for image in read_coco_captions(
+            read_json(source, match.string), source.where(match.string), listing.problems
+        ):
             _add(listing, source, split, image.file, image.captions)
     return listing.finished()
 
