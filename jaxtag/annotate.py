@@ -29,9 +29,11 @@ by jaxtag.evaluate --results.
 import contextlib
 import functools
 import os
+import signal
 import sys
+import time
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -40,18 +42,20 @@ from tqdm import tqdm
 from jaxtag import cli
 from jaxtag.annotation.annotator import Annotator
 from jaxtag.annotation.processes import AnnotatorProcesses
+from jaxtag.annotation.watch import POLL_SECONDS, Watcher
 from jaxtag.config import flags as config_flags
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import files
 from jaxtag.distributed import compilation_cache
-from jaxtag.errors import UsageError, printable
+from jaxtag.errors import UsageError, UserError, printable
 from jaxtag.inference import predictor, writers
 from jaxtag.inference.writers.sidecar_programs import get_program
 from jaxtag.storage import atomic_file
 from jaxtag.tag_index.predict import IndexPredictor
 from jaxtag.tasks.base import Row
 
+_WATCH_SIZES = (8, 1)  # files predicted together
 FLAGS = flags.FLAGS
 
 
@@ -96,6 +100,12 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "processes", 1, "Processes that share the images, and this machine's cores.", lower_bound=1
     )
+    flags.DEFINE_bool(
+        "watch",
+        False,
+        "Go on until Ctrl-C or SIGTERM: each new file of the folders gets a line at once, at the "
+        "end of OUTPUT.",
+    )
     flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
 
 
@@ -106,14 +116,14 @@ def main(paths: list[str]) -> int:
             "(or --index alone)"
         )
     get_program(FLAGS.sidecars or "any")
+    if FLAGS.watch:
+        return _watch(paths)
     output, left_out = Path(FLAGS.output), Counter[str]()
     configs = _configs()
     names = _without_own(files.list_files(paths, left_out), output)
     if left_out:
         print(f"left out: {files.describe_left_out(left_out)}", file=sys.stderr)
-    load = functools.partial(
-        _load, tuple(FLAGS.workdir), configs, FLAGS.step, FLAGS.index, _top_k()
-    )
+    load = _loader(configs)
     num_kept = num_errors = 0
     with contextlib.ExitStack() as stack:
         annotator: Annotator | AnnotatorProcesses
@@ -152,8 +162,72 @@ def main(paths: list[str]) -> int:
         f"{printable(str(output))}",
         file=sys.stderr if atomic_file.is_stream(output) else sys.stdout,
     )
+    return _status(besides)
+
+
+def _status(besides: list[writers.PredictionWriter]) -> int:
+    """The exit status: 1 where keywords could not be written."""
     keywords = [w for w in besides if isinstance(w, writers.XmpWriter | writers.EmbedWriter)]
     return 1 if any(writer.num_failed for writer in keywords) else 0
+
+
+def _watch(paths: list[str]) -> int:
+    """Writes a line for each new file, until the process is told to end."""
+    for flag in ("csv", "gallery"):
+        if FLAGS[flag].value:
+            raise UsageError(f"--watch has no --{flag}: run again without --watch to write it")
+    if FLAGS.processes > 1:
+        raise UsageError("--watch works in one process")
+    if missing := [path for path in paths if not os.path.exists(path)]:
+        raise UsageError(f"--watch: there is no {missing[0]}")
+    output, configs = Path(FLAGS.output), _configs()
+    annotator = _loader(configs)()
+    for size in _WATCH_SIZES:  # compiled before a file waits for it
+        list(annotator.rows([""] * size))
+    with contextlib.ExitStack() as stack:
+        lines = writers.GrowingJsonlWriter(output, annotator.settings)
+        stack.callback(lines.abort)
+        besides = _writers(stack, annotator.selects_tags, num_threads=1)
+        watcher = stack.enter_context(Watcher())
+        stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        print(f"watching: {len(lines.previous)} files have a line", file=sys.stderr, flush=True)
+        try:
+            while True:
+                started = time.monotonic()
+                new = [name for name in _listed(paths) if name not in lines.previous]
+                for names in _groups(watcher.complete(_without_own(new, output))):
+                    for row in annotator.rows(names):
+                        if not watcher.is_final(row["file"], "error" not in row):
+                            continue
+                        for writer in (*besides, lines):
+                            writer.write(row)
+                        lines.previous.add(row["file"])
+                # The walk over very many files takes no more than half of the time.
+                time.sleep(max(POLL_SECONDS, time.monotonic() - started))
+        except KeyboardInterrupt:
+            for writer in (*besides, lines):
+                writer.close()
+    print(f"{len(lines.previous)} files have a line: {printable(str(output))}")
+    return _status(besides)
+
+
+def _listed(paths: list[str]) -> list[str]:
+    """The files of the folders, none where they are empty."""
+    try:
+        return files.list_files(paths)
+    except UserError:
+        return []
+
+
+def _groups(names: list[str]) -> Iterator[list[str]]:
+    """The names in groups of the sizes for which there are programs."""
+    large, small = _WATCH_SIZES
+    whole = len(names) // large * large
+    for first in range(0, whole, large):
+        yield names[first : first + large]
+    for first in range(whole, len(names), small):
+        yield names[first : first + small]
 
 
 def _rows(
@@ -165,6 +239,12 @@ def _rows(
     if len(pending) == len(names) - num_first:  # in the batches of a run that was never stopped
         return annotator.rows(names, num_first) if pending else iter(())
     return annotator.rows(pending)
+
+
+def _loader(configs: Sequence[Config]) -> Callable[[], Annotator]:
+    return functools.partial(
+        _load, tuple(FLAGS.workdir), configs, FLAGS.step, FLAGS.index, _top_k()
+    )
 
 
 def _load(

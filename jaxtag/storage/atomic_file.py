@@ -132,6 +132,49 @@ class AtomicFile:
             self._lock.release()
 
 
+class AppendedFile:
+    """A text file of lines that grows under its own name; a last line that was cut is dropped.
+
+    One process at a time writes it, as an `AtomicFile`.
+
+    Args:
+        path: The file; it may be there.
+        setting: The flag that names it, for messages: "--output".
+
+    Raises:
+        UserError: It cannot be written, or another process is writing it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], setting: str = ""):
+        self.path, self._setting = Path(os.path.realpath(path)), setting
+        with _os_error_as_user_error(self.path, setting):
+            _check_not_folder(self.path)
+            self._lock = FolderLock(
+                self.path.parent, setting, name=f".{self.path.name}.lock", subject=path
+            )
+            self._lock.acquire()
+            try:
+                self.path.touch()
+                descriptor = open_for_lines(self.path)
+            except BaseException:
+                self._lock.release()
+                raise
+        self._file = open(  # noqa: SIM115
+            descriptor, "w", buffering=1, encoding="utf-8", errors=_ENCODING_ERRORS, newline=""
+        )
+
+    def write(self, text: str) -> None:
+        """Appends `text`. Raises UserError where it cannot."""
+        with _os_error_as_user_error(self.path, self._setting):
+            self._file.write(text)
+
+    def close(self) -> None:
+        """Closes the file."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._lock.release()
+
+
 def write_text(path: str | os.PathLike[str], text: str, setting: str = "") -> None:
     """Writes a whole text file in UTF-8; see `replacing`."""
     write_bytes(path, text.encode("utf-8", _ENCODING_ERRORS), setting)

@@ -1,8 +1,13 @@
 """annotate goes on where it was stopped, alone and as several processes: the same lines."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from calling import call
 from PIL import Image
@@ -122,3 +127,57 @@ def test_a_mistake_in_a_process_is_one_line(tiny_run, album, tmp_path):
     done = annotate(tiny_run, album, output, "--processes=2", "--step=7")
     assert (done.status, done.out) == (1, "")
     assert "has no step 7" in done.err and done.err.count("\n") == 1
+
+
+def small_images(folder: Path, count: int) -> None:
+    """Small JPEGs: parts of real images where there are any, else noise."""
+    real = sorted(Path(os.environ.get("JAXTAG_TEST_DATA", "/absent")).glob("coco_mini/*/*.jpg"))
+    images = [Image.open(path).convert("RGB") for path in real] or [
+        Image.effect_noise((400, 400), 90).convert("RGB")
+    ]
+    rng = np.random.RandomState(0)
+    for number in range(count):
+        image = images[number % len(images)]
+        left, top = rng.randint(0, image.width - 96), rng.randint(0, image.height - 96)
+        path = folder / f"{number // 500:03}" / f"{number:05}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        image.crop((left, top, left + 96, top + 96)).save(path, quality=80)
+
+
+@pytest.mark.slow
+def test_20000_images_and_ten_kills(tiny_run, tmp_path):
+    """The lines of an unbroken run, whatever was killed, and memory that does not grow."""
+    album = tmp_path / "album"
+    album.mkdir()
+    small_images(album, 20_000)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "jaxtag.annotate", f"--workdir={tiny_run}"]
+
+    def run(output: Path, *paths: Path, kill_after: float | None = None) -> tuple[int, float, int]:
+        """(exit status, seconds, most memory in bytes)."""
+        started = time.monotonic()
+        arguments = [*command, f"--output={output}", *map(str, paths)]
+        process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
+        if kill_after is not None:
+            time.sleep(kill_after)
+            process.kill()
+        _, status, usage = os.wait4(process.pid, 0)
+        return status, time.monotonic() - started, usage.ru_maxrss * 1024
+
+    folders = sorted(album.iterdir())
+    _, _, little = run(tmp_path / "2000.jsonl", *folders[:4])
+    status, seconds, much = run(tmp_path / "unbroken.jsonl", *folders)
+    assert status == 0
+    rng, kept = np.random.RandomState(0), []
+    for _ in range(10):
+        run(tmp_path / "out.jsonl", *folders, kill_after=rng.uniform(4, 4 + seconds / 8))
+        partials = list(tmp_path.glob("out.jsonl.*.partial"))
+        kept.append(sum(partial.read_bytes().count(b"\n") for partial in partials))
+        if (tmp_path / "out.jsonl").exists():
+            break
+    assert run(tmp_path / "out.jsonl", *folders)[0] == 0
+    print(f"{seconds:.0f} s unbroken; lines after each kill: {kept}")
+    print(f"memory: {little >> 20} MiB for 2,000, {much >> 20} MiB for 20,000")
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "unbroken.jsonl").read_bytes()
+    assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 20_000
+    assert kept == sorted(kept) and much - little < 20 << 20

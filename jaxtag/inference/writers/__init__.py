@@ -4,13 +4,14 @@ from jaxtag.inference.writers.base import PredictionWriter
 from jaxtag.inference.writers.csv import CsvWriter
 from jaxtag.inference.writers.embed import EmbedWriter
 from jaxtag.inference.writers.gallery import GalleryWriter
-from jaxtag.inference.writers.jsonl import JsonlWriter
+from jaxtag.inference.writers.jsonl import GrowingJsonlWriter, JsonlWriter
 from jaxtag.inference.writers.xmp import XmpWriter
 
 __all__ = [
     "CsvWriter",
     "EmbedWriter",
     "GalleryWriter",
+    "GrowingJsonlWriter",
     "JsonlWriter",
     "PredictionWriter",
     "XmpWriter",

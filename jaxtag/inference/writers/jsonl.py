@@ -10,7 +10,7 @@ from absl import logging
 from jaxtag.errors import UserError, printable
 from jaxtag.inference.writers.base import Row
 from jaxtag.storage import atomic_file
-from jaxtag.storage.atomic_file import AtomicFile
+from jaxtag.storage.atomic_file import AppendedFile, AtomicFile
 
 
 class JsonlWriter:
@@ -32,7 +32,7 @@ class JsonlWriter:
 
     def __init__(self, path: Path, settings: Mapping[str, Any] | None = None):
         self._path = path
-        self._settings = path.parent / f".{path.name}.settings"
+        self._settings = _settings_path(path)
         self._file = AtomicFile(path, "--output", resume=settings is not None)
         self.previous: dict[str, tuple[int, int]] = {}
         if settings is None or self._file.unfinished is None:
@@ -88,14 +88,69 @@ class JsonlWriter:
             self._file.clear()
         elif lines and saved != settings:
             assert saved is not None
-            raise UserError(
-                f"--output={self._path}: {partial} has {len(lines):,} lines of a run with other "
-                f"settings: {_differences(saved, settings)}. Give the same to go on, or delete "
-                "that file to begin anew"
-            )
+            raise _other_settings(self._path, partial, len(lines), saved, settings)
         else:
             self.previous = lines
         atomic_file.write_text(self._settings, json.dumps(settings, indent=1) + "\n", "--output")
+
+
+class GrowingJsonlWriter:
+    """Adds each row as a line of JSON to a file that is never finished, whose lines are kept.
+
+    Args:
+        path: the file, new or of an earlier run.
+        settings: what rows depend on, as JSON values.
+
+    Attributes:
+        previous: files of the kept lines.
+
+    Raises:
+        UserError: the lines that are there were made with other settings.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]):
+        self._file = AppendedFile(path, "--output")
+        try:
+            self.previous = set(_index(self._file.path))
+            settings = json.loads(json.dumps(settings))
+            settings_path = _settings_path(path)
+            saved = _read_settings(settings_path) or settings  # an ordinary run leaves none
+            if self.previous and saved != settings:
+                raise _other_settings(path, path, len(self.previous), saved, settings)
+            atomic_file.write_text(settings_path, json.dumps(settings, indent=1) + "\n", "--output")
+        except BaseException:
+            self._file.close()
+            raise
+
+    def write(self, row: Row) -> None:
+        """Writes the row of one image."""
+        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def abort(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _settings_path(output: Path) -> Path:
+    return output.parent / f".{output.name}.settings"
+
+
+def _other_settings(
+    output: Path,
+    file: Path,
+    num_lines: int,
+    saved: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> UserError:
+    return UserError(
+        f"--output={output}: {file} has {num_lines:,} lines of a run with other settings: "
+        f"{_differences(saved, settings)}. Give the same to go on, or delete "
+        "that file to begin anew"
+    )
 
 
 def _read_settings(path: Path) -> dict[str, Any] | None:
