@@ -70,8 +70,13 @@ _SECTIONS = ("text.", "decoding.", "embed.", "tag.", "criterion", "label_smoothi
 
 
 def modernize(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a config.json of 0.1 under today's names; those of today as they are."""
-    task = values.get("task")
+    """The values of a config.json of 0.1 under today's names; those of today as they are.
+
+    What has no `data.shuffle` was trained in the order of 0.1.
+    """
+    task, data = values.get("task"), values.get("data")
+    if isinstance(data, dict) and "shuffle" not in data:
+        values = {**values, "data": {**data, "shuffle": "stored"}}
     if not isinstance(task, str):
         return values
     modern: dict[str, Any] = {"task": {"name": task}}

@@ -49,6 +49,7 @@ class DataConfig:
     """The images of a run, and how they are read."""
 
     dataset: str = "shapes_captions"
+    datasets: tuple[tuple[str, float], ...] = ()  # (name, weight): what to train on instead
     data_dir: str | None = runtime(None)  # None: $TFDS_DATA_DIR, then tfds's default
     source_dir: str | None = runtime(None)  # official files, to prepare the data set on first use
     train_split: str = "train"
@@ -66,6 +67,9 @@ class DataConfig:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     num_workers: int = runtime(0)  # processes that decode; 0: threads of this process
     num_threads: int = runtime(4)  # threads that decode, in each process
+    shuffle: str | None = None  # full, blocks (see the guide of data), stored (0.1's); None: full
+    shuffle_block_size: int = 128  # neighboring records read at once, of shuffle=blocks
+    shuffle_buffer_size: int = 65536  # records held by all processes together, of shuffle=blocks
     max_corrupt_fraction: float = runtime(0.01)  # of undecodable images; more stops the run
 
 
@@ -263,6 +267,8 @@ def check(config: Config) -> Config:
             "model.remat": ("auto", "none", "dots", "full"),
         },
     )
+    if config.data.shuffle is not None:
+        check_choices(config, {"data.shuffle": ("full", "blocks", "stored")})
     _check_numbers(config)
     config.task.check(config)
     return config
@@ -297,11 +303,19 @@ def _check_numbers(config: Config) -> None:
     at_least_0 += ["data.num_workers", "data.num_threads"]
     at_least_1 = ["batch_size", "log_every", "evaluate_every", "checkpoint_every", "stop_after"]
     at_least_1 += ["data.image_size", "optimizer.grad_accum_steps", "evaluation.batch_size"]
-    at_least_1 += ["hang_timeout"]
+    at_least_1 += ["data.shuffle_block_size", "data.shuffle_buffer_size", "hang_timeout"]
     check_minimums(config, dict.fromkeys(at_least_0, 0.0) | dict.fromkeys(at_least_1, 1.0))
     if config.total_steps is None and config.total_epochs is None:
         raise UsageError("config.total_steps or config.total_epochs must say how long to train")
     check_divides_batch(config, "optimizer.grad_accum_steps")
+    for name, weight in config.data.datasets:
+        if not 0 < weight < float("inf"):
+            raise UsageError(f"config.data.datasets: the weight of {name} is {weight}, not above 0")
+    if config.data.datasets and config.data.shuffle in ("blocks", "stored"):
+        raise UsageError(
+            f"config.data.shuffle = {config.data.shuffle!r}: several config.data.datasets are "
+            "drawn from in the order 'full'"
+        )
     for name in ("ema_bn_batches", "lookahead_steps"):
         value = get(config.optimizer, name)
         if value and config.optimizer.ema_decay is None:

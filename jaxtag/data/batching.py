@@ -23,6 +23,7 @@ Batch = dict[str, Any]
 # (positions in the global order, indices of records), both int [B].
 BatchRows = tuple[np.ndarray, np.ndarray]
 PADDING = -1  # the index of a row that no record fills
+_INDEX_MASK = 2**31 - 1  # `index` of a batch is int32, as the device's numbers are
 _IMAGE_STREAM = 0
 _READ_AT_ONCE = 512  # records, of rows that are cached
 # Below this encoded size, decoding in threads is slower than single-threaded (GIL contention: the
@@ -122,7 +123,7 @@ class BatchLoader:
             "image": allocate((count, size, size, 3)),
             "mask": np.zeros(count, np.float32),
             "broken": np.zeros(count, bool),
-            "index": np.asarray(indices, np.int32),
+            "index": np.where(indices < 0, PADDING, indices & _INDEX_MASK).astype(np.int32),
             "epoch": np.zeros(count, np.int32),
         }
         for name, target in self._example.targets.items():

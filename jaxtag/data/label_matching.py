@@ -30,6 +30,9 @@ class _RenumberedLabels(Source):
     def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
         return [self._renumbered(record) for record in self._source.__getitems__(indices)]
 
+    def read_range(self, start: int, stop: int) -> list[Record]:
+        return [self._renumbered(record) for record in self._source.read_range(start, stop)]
+
     @property
     def features(self) -> Mapping[str, Any]:
         return self._source.features
@@ -38,6 +41,9 @@ class _RenumberedLabels(Source):
         if feature == self._feature:
             return list(self._labels.names)
         return self._source.class_names(feature)
+
+    def mixture_parts(self) -> list[tuple[int, float]]:
+        return self._source.mixture_parts()
 
     def fingerprint(self) -> dict[str, Any]:
         return self._source.fingerprint()

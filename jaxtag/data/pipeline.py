@@ -16,9 +16,10 @@ from jaxtag.data.batching import (
     ExampleSpec,
     FileBatchLoader,
 )
+from jaxtag.data.block_reader import BlockBatchLoader
 from jaxtag.data.files import ImageSource
 from jaxtag.data.image_reader import MAX_PIXELS
-from jaxtag.data.samplers import ShuffleSampler
+from jaxtag.data.samplers import BlockShuffleSampler, ShuffleSampler
 from jaxtag.data.sources import DataSource
 from jaxtag.data.transforms import ImageTransform
 from jaxtag.errors import UserError
@@ -61,8 +62,8 @@ def train_batches(
 
     Returns:
         Iterator of dicts with local batch B: `image` uint8 [B, S, S, 3], each target of
-        `example` [B, …], `mask` float32 [B], `broken` bool [B], `index` int32 [B] (the record) and
-        `epoch` int32 [B] (how many passes over the source were over by then).
+        `example` [B, …], `mask` float32 [B], `broken` bool [B], `index` int32 [B] (the record,
+        modulo 2^31) and `epoch` int32 [B] (how many passes over the source were over by then).
 
     Raises:
         UserError: The source is empty.
@@ -80,6 +81,24 @@ def train_batches(
         loader = CachedBatchLoader(source, example, batch_rows, max(1, num_threads))
         batches = numbers.map(loader)
         num_threads, buffer = min(1, num_threads), buffer * num_threads
+    elif isinstance(sampler, BlockShuffleSampler):
+        num_parts = min(max(1, num_workers), len(local_rows))
+        blocks = BlockBatchLoader(
+            source,
+            example,
+            seed,
+            sampler=sampler,
+            batch_size=batch_size,
+            rows=local_rows,
+            num_parts=num_parts,
+        )
+        return BatchIterator(
+            numbers.map(blocks.load_part),
+            num_workers=num_workers and num_parts,
+            num_threads=num_threads,
+            buffer=buffer,
+            num_parts=num_parts,
+        )
     else:
         batches = numbers.map(batch_rows).map(BatchLoader(source, example, seed))
     return BatchIterator(batches, num_workers=num_workers, num_threads=num_threads, buffer=buffer)
@@ -141,12 +160,23 @@ class BatchIterator(grain.DatasetIterator):
 
     The state is valid for any number of workers, threads and processes (with the same global batch
     size), and the same on all of them. It goes through `grain.checkpoint.CheckpointSave`.
+
+    Args:
+        batches: Parts of batches in order.
+        num_parts: That make a batch, rows after rows.
     """
 
     def __init__(
-        self, batches: grain.MapDataset, *, num_workers: int, num_threads: int, buffer: int
+        self,
+        batches: grain.MapDataset,
+        *,
+        num_workers: int,
+        num_threads: int,
+        buffer: int,
+        num_parts: int = 1,
     ):
         super().__init__()
+        self._num_parts = num_parts
         self._batches = batches
         self._num_workers = num_workers
         self._read_options = grain.ReadOptions(
@@ -158,7 +188,7 @@ class BatchIterator(grain.DatasetIterator):
 
     def __next__(self) -> Batch:
         try:
-            batch = next(self._running_iterator())
+            parts = [next(self._running_iterator()) for _ in range(self._num_parts)]
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
@@ -167,7 +197,7 @@ class BatchIterator(grain.DatasetIterator):
                 "fewer workers, a smaller buffer or a smaller batch"
             ) from error
         self._taken += 1
-        return batch
+        return parts[0] if self._num_parts == 1 else _concatenate(parts)
 
     def start_prefetch(self) -> None:
         """Starts decoding ahead, before the first batch is asked for."""
@@ -182,7 +212,7 @@ class BatchIterator(grain.DatasetIterator):
     def _start(self) -> grain.DatasetIterator:
         # A slice that starts at the next batch, instead of the state of the workers: theirs would
         # bind a checkpoint to their number.
-        dataset = self._batches[self._taken :].to_iter_dataset(self._read_options)
+        dataset = self._batches[self._taken * self._num_parts :].to_iter_dataset(self._read_options)
         if self._num_workers:
             _mark_flags_as_parsed()
             options = grain.MultiprocessingOptions(
@@ -208,6 +238,11 @@ class BatchIterator(grain.DatasetIterator):
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
+
+
+def _concatenate(parts: Sequence[Batch]) -> Batch:
+    """A batch of its parts, rows after rows."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _total_bytes(source: DataSource, example: ExampleSpec) -> int:

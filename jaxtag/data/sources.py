@@ -18,7 +18,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxtag.data.columns import iter_columns
 from jaxtag.data.labels import LabelNames
+from jaxtag.data.range_reader import RangeReader
 from jaxtag.data.record_parser import Parser, decode_text, make_parser, make_tfds_parser
 from jaxtag.data.text import clean_names
 from jaxtag.errors import UserError
@@ -56,6 +58,10 @@ class Source(abc.ABC):
     def __getitem__(self, index: int) -> Record:
         return self.__getitems__([index])[0]
 
+    def read_range(self, start: int, stop: int) -> list[Record]:
+        """The records `start` … `stop - 1`; neighbors may be read in one piece."""
+        return self.__getitems__(range(start, stop))
+
     @property
     @abc.abstractmethod
     def features(self) -> Mapping[str, Any]:
@@ -91,6 +97,10 @@ class Source(abc.ABC):
         """
         return self.class_names(feature)
 
+    def mixture_parts(self) -> list[tuple[int, float]]:
+        """(number of records, weight) of each source that this one mixes, in their order."""
+        return [(len(self), 1.0)]
+
     def fingerprint(self) -> dict[str, Any]:
         """What tells these records from others without reading them, as JSON can hold it."""
         return {"examples": len(self)}
@@ -113,9 +123,10 @@ class PreparedSource(Source):
         self.split = split
         self.name = str(self.folder)
         self._opened: tuple[Any, tfds.features.FeaturesDict, Parser] | None = None
+        self._ranges: RangeReader | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_opened": None, "_ranges": None}
 
     def __repr__(self) -> str:
         return f"PreparedSource({str(self.folder)!r}, {self.split!r})"
@@ -127,6 +138,13 @@ class PreparedSource(Source):
         """The records at `indices`, in that order; one read for all of them."""
         records, _, parse = self._open()
         return [parse(record) for record in records.__getitems__([int(i) for i in indices])]
+
+    def read_range(self, start: int, stop: int) -> list[Record]:
+        """The records `start` … `stop - 1`, read in pieces of 16 MiB: a store is asked seldom."""
+        parse = self._open()[2]
+        if self._ranges is None:
+            self._ranges = RangeReader(self._shards())
+        return [parse(record) for record in self._ranges.read(start, stop)]
 
     @property
     def features(self) -> tfds.features.FeaturesDict:
@@ -168,10 +186,14 @@ class PreparedSource(Source):
         }
 
     def iter_fields(self, fields: Sequence[str]) -> Iterator[Record]:
-        """Yields `fields` of the records in order; no other field is parsed."""
+        """Yields `fields` of the records in order, from their columns where they were written."""
         records, features, _ = self._open()
         for name in fields:
             _check_field(name, features, self.name)
+        columns = iter_columns(self.folder, self._shards(), fields)
+        if columns is not None:
+            yield from columns
+            return
         parse = make_parser({name: features[name] for name in fields})
         if parse is None:
             yield from super().iter_fields(fields)
@@ -179,6 +201,13 @@ class PreparedSource(Source):
         for start in range(0, len(self), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(self)))
             yield from map(parse, records.__getitems__(list(chunk)))
+
+    def _shards(self) -> Sequence[Any]:
+        """tfds's instructions: the files, and the records of each that belong to the split."""
+        shards: Sequence[Any] = (
+            tfds.builder_from_directory(self.folder).info.splits[self.split].file_instructions
+        )
+        return shards
 
     def _open(self) -> "tuple[Any, tfds.features.FeaturesDict, Parser]":
         if self._opened is None:
@@ -281,6 +310,9 @@ class _FirstRecords(Source):
 
     def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
         return self._source.__getitems__(indices)
+
+    def read_range(self, start: int, stop: int) -> list[Record]:
+        return self._source.read_range(start, stop)
 
     @property
     def features(self) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from jaxtag.data.columns import write_columns
 from jaxtag.datasets.base import ImageDatasetBuilder, Listing
 from jaxtag.datasets.summary import SUMMARY, Summary
 from jaxtag.datasets.verify import ImageVerifier, PrepareReport, VerifiedCache
@@ -108,6 +109,7 @@ def _build(
     summary = Summary.from_report(
         builder_class.name, version, listing, report, builder_class.COUNTS
     )
+    write_columns(built)
     entries = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in report.ledger)
     write_text(built / LEDGER, "".join(entries))
     write_text(built / SUMMARY, summary.to_json())

@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
-from jaxtag.data import pipeline
+from jaxtag.data import pipeline, samplers
 from jaxtag.data.labels import LabelNames
+from jaxtag.data.mixture import MixtureSampler
 from jaxtag.data.sources import Source
 from jaxtag.distributed import coordination, sharding, watchdog
 from jaxtag.distributed import mesh as meshes
@@ -197,10 +198,33 @@ def training_batches(task: Task, source: Source) -> Callable[[], pipeline.BatchI
         example=task.example_spec(train=True),
         batch_size=config.batch_size,
         seed=config.seed,
-        sampler=task.make_sampler(source),
+        sampler=_make_sampler(task, source),
         rows=meshes.local_row_indices(make_config_mesh(config), config.batch_size),
         num_workers=config.data.num_workers,
         num_threads=config.data.num_threads,
+    )
+
+
+def _make_sampler(task: Task, source: Source) -> samplers.Sampler:
+    """The order of the training records: the task's own, that of a mixture, or a shuffle."""
+    config, parts = task.config, source.mixture_parts()
+    own = task.make_sampler(source)
+    if own is not None:
+        if config.data.shuffle == "blocks" or config.data.datasets:
+            raise UserError(
+                "config.task draws batches by their labels: leave out config.data.datasets and "
+                "config.data.shuffle"
+            )
+        return own
+    if config.data.datasets:
+        return MixtureSampler(parts, batch_size=config.batch_size, seed=config.seed)
+    return samplers.make_shuffle_sampler(
+        config.data.shuffle,
+        len(source),
+        batch_size=config.batch_size,
+        block_size=config.data.shuffle_block_size,
+        buffer_size=config.data.shuffle_buffer_size,
+        seed=config.seed,
     )
 
 

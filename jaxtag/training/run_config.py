@@ -74,12 +74,15 @@ def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
     path = workdir / "config.json"
     resolved = dataclasses.replace(
         config,
+        data=dataclasses.replace(config.data, shuffle=config.data.shuffle or "full"),
         model=dataclasses.replace(config.model, scan=common.resolve_scan(config.model.scan)),
     )
     if path.exists():
         old = schema.load(workdir)
         if config.model.scan is None:
             resolved.model.scan = old.model.scan
+        if config.data.shuffle is None:
+            resolved.data.shuffle = old.data.shuffle
         changed = schema.differences(old, resolved)
         # Before the first checkpoint there is nothing that a change could spoil: a run that ended
         # over a wrong setting or absent data starts again with the right one.

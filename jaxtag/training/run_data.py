@@ -4,6 +4,7 @@ A run knows its labels by name, in `classes.json` or `tags.json`, and its data b
 `data.json`; both are in each checkpoint as well. Whatever data it meets later are matched by name.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,7 @@ from jaxtag import datasets, registry
 from jaxtag.config.schema import Config, DataConfig
 from jaxtag.data.label_matching import match_labels
 from jaxtag.data.labels import LabelNames, listed
+from jaxtag.data.mixture import MixtureSource
 from jaxtag.data.sources import Source, as_data_source
 from jaxtag.datasets.prepared import data_dir, open_split
 from jaxtag.distributed import coordination
@@ -57,7 +59,9 @@ def open_data(
             labels that the run does not know, or, unless `allow_changes`, it has changed.
     """
     if data is None:
-        train = open_or_prepare(config.data)
+        train = _open_train(config.data)
+    elif config.data.datasets:
+        raise UsageError("config.data.datasets names data sets, and data gives others: choose one")
     else:
         train = open_source(config.data, config.data.train_split, data)
     evaluation = open_source(config.data, config.data.evaluation_split, data)
@@ -76,6 +80,15 @@ def open_data(
         lambda: _compare_data(workdir, fingerprint, differences, allow_changes)
     )
     return Data(train, evaluation, vocabulary, fingerprint)
+
+
+def _open_train(settings: DataConfig) -> Source:
+    """The training split of the data set, or of all that are mixed."""
+    if not settings.datasets:
+        return open_or_prepare(settings)
+    names, weights = zip(*settings.datasets, strict=True)
+    each = [dataclasses.replace(settings, dataset=name, datasets=()) for name in names]
+    return MixtureSource([open_or_prepare(one) for one in each], weights)
 
 
 def open_source(settings: DataConfig, split: str, data: Mapping[str, Any] | None = None) -> Source:

@@ -125,6 +125,17 @@ def test_versions_and_slices(folder):
         datasets.open_split("source_probe:9.0.0", "train", folder)
 
 
+@pytest.mark.parametrize(
+    "split", ["train", "train[3:8]", "validation+train", "train[:3]+train[6:]"]
+)
+def test_neighbors_are_read_in_ranges(folder, split):
+    source = datasets.open_split("source_probe_labelled", split, folder)
+    count = len(source)
+    for start, stop in [(0, 2), (1, count), (count - 1, count)]:
+        assert source.read_range(start, stop) == source.__getitems__(range(start, stop))
+    assert source.first(2).read_range(0, 2) == source.read_range(0, 2)
+
+
 def test_an_absent_data_set_says_how_to_get_it(folder):
     with pytest.raises(UserError) as error:
         datasets.open_split("coco_captions", "train", folder)

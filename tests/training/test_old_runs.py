@@ -15,6 +15,8 @@ from stored import REFERENCES
 
 import jaxtag
 from jaxtag.config import schema
+from jaxtag.errors import UserError
+from jaxtag.training import run_config
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -45,6 +47,18 @@ def test_it_goes_on_to_the_parameters_that_0_1_reached(old) -> None:
     expected = load_file(old / "final.safetensors")
     for name, value in flatten_dict(reached, sep="/").items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_it_keeps_its_order_of_records(old) -> None:
+    config = schema.load(old / "run")
+    assert config.data.shuffle == "stored"
+    config.data.shuffle = None  # as a configuration of today leaves it
+    resolved = run_config.resolve_run_config(config, old / "run")
+    assert resolved.data.shuffle == "stored"
+    assert schema.load(old / "run").data.shuffle == "stored"
+    config.data.shuffle = "full"
+    with pytest.raises(UserError, match=r"data\.shuffle: trained with 'stored', now 'full'"):
+        run_config.resolve_run_config(config, old / "run")
 
 
 def test_it_is_evaluated_and_used(old) -> None:

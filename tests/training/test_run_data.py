@@ -17,7 +17,7 @@ from jaxtag.data.sources import as_data_source
 from jaxtag.errors import UserError
 from jaxtag.tasks.embed.config import EmbedConfig
 from jaxtag.tasks.embed.task import EmbedTask
-from jaxtag.training import checkpoint_manifest, run_data
+from jaxtag.training import checkpoint_manifest, loop, run_config, run_data
 from jaxtag.training.callbacks import Callback
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -250,3 +250,34 @@ def test_evaluation_json_holds_confusion_and_each_class(folder):
         assert entry["images"] == counts[number].sum()
         assert entry["recall"] == right / max(counts[number].sum(), 1)
         assert entry["precision"] == right / max(counts[:, number].sum(), 1)
+
+
+def test_several_data_sets_are_trained_on_by_weight(folder):
+    config = schema.load(folder / "run")
+    config.data.shuffle, config.data.datasets = None, (("colours", 3.0), ("colours:1.0.0", 1.0))
+    config = run_config.resolve_run_config(schema.check(config), folder / "mixed")
+    data = run_data.open_data(config, folder / "mixed")
+    assert len(data.train) == 16 and len(data.evaluation) == 4
+    assert data.train.mixture_parts() == [(8, 3.0), (8, 1.0)]
+    assert data.vocabulary.names == ("green", "red")
+    batches = loop.training_batches(
+        run_data.task_class(config)(config, data.vocabulary), data.train
+    )
+    iterator = batches()
+    drawn = np.concatenate([next(iterator)["index"] for _ in range(50)])
+    iterator.close()
+    assert 0.6 < (drawn < 8).mean() < 0.9
+    (folder / "mixed/checkpoints").mkdir()
+    config.data.datasets = (("colours", 2.0), ("colours:1.0.0", 1.0))
+    with pytest.raises(UserError, match=r"data\.datasets: trained with .*3\.0.*, now .*2\.0"):
+        run_config.resolve_run_config(config, folder / "mixed")
+
+
+def test_mixtures_refuse_orders_and_weights_that_make_no_sense(folder):
+    config = schema.load(folder / "run")
+    config.data.datasets = (("colours", 1.0),)
+    with pytest.raises(UserError, match=r"config\.data\.shuffle = 'stored': several"):
+        schema.check(config)
+    config.data.datasets = (("colours", 0.0),)
+    with pytest.raises(UserError, match=r"the weight of colours is 0\.0, not above 0"):
+        schema.check(config)
