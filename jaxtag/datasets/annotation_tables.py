@@ -1,7 +1,8 @@
-"""Files that hold all annotations of a data set or split: CSV, JSON, JSON-lines, to `Row`s."""
+"""Files that hold all annotations of a data set or split: CSV, JSON, JSON-lines, CVAT's XML."""
 
 from jaxtag.datasets.annotations import Table
 from jaxtag.datasets.csv_tables import read_csv
+from jaxtag.datasets.forms.cvat import read_cvat
 from jaxtag.datasets.forms.json_forms import json_form
 from jaxtag.datasets.forms.objects import read_json_lines
 from jaxtag.datasets.source_files import SourceFiles
@@ -9,13 +10,13 @@ from jaxtag.datasets.text_files import read_json
 from jaxtag.errors import UserError
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-# Kaggle's Flickr8k and Flickr30k: `image,caption` under the name of a text.
-_TEXTS = ("captions.txt",)
+# `image,caption` as Kaggle's Flickr8k and Flickr30k have it, and CVAT's export.
+_OTHERS = ("captions.txt", "annotations.xml")
 
 
 def is_table(name: str) -> bool:
     """Whether a file name may be one of captions or tags."""
-    return name.lower().endswith(_SUFFIXES) or name.lower().rpartition("/")[2] in _TEXTS
+    return name.lower().endswith(_SUFFIXES) or name.lower().rpartition("/")[2] in _OTHERS
 
 
 def read_table(source: SourceFiles, name: str, kind: str | None = None) -> Table:
@@ -38,6 +39,8 @@ def read_table(source: SourceFiles, name: str, kind: str | None = None) -> Table
         form = json_form(content)
         table = form.read(content, source.where(name), kind)
         table.form = form.name
+    elif suffix == "xml":
+        table = read_cvat(source, name)
     else:
         raise UserError(f"{source.where(name)}: tables are read from .csv, .tsv, .jsonl and .json")
     table.path = name

@@ -40,7 +40,7 @@ class CustomDataset(ImageDatasetBuilder):
         root, table = Path(path).expanduser(), None
         if root.is_file() and not is_archive(root.name):
             root, table = root.parent, clean_path(root.name)
-        with SourceFiles(root, cls.accepts_archive) as source:
+        with SourceFiles(root, cls.accepts_archive, has_shards=True) as source:
             if table:
                 tables = [read_table(source, table, cls.CHOICE.kind)]
                 listing = list_own_tables(source, tables)

@@ -51,6 +51,9 @@ class SourceFiles:
     Args:
         root: A folder, or one archive.
         accept: Which archives of the folder to open, by file name; all by default.
+        has_shards: Archives may be parts of one data set (WebDataset): tars in the folders of
+            splits are opened too, and of two archives with different members of one name each
+            has a folder of its own.
 
     Attributes:
         path: The folder or archive.
@@ -62,11 +65,15 @@ class SourceFiles:
     """
 
     def __init__(
-        self, root: str | os.PathLike[str], accept: Callable[[str], bool] = lambda name: True
+        self,
+        root: str | os.PathLike[str],
+        accept: Callable[[str], bool] = lambda name: True,
+        has_shards: bool = False,
     ):
         self.path = Path(root).expanduser()
         self._entries: dict[str, tuple[Archive | None, Any]] = {}
         self._archives: list[Archive] = []
+        self._has_shards = has_shards
         self.refused: list[tuple[str, str]] = []
         self.warnings: list[str] = []
         self._by_name: dict[str, list[str]] | None = None
@@ -238,6 +245,14 @@ class SourceFiles:
             raise ReadError(f"larger than the {limit / _MIB:,.0f} MiB that one file may have")
         return data
 
+    def read_prefix(self, name: str, size: int) -> bytes:
+        """Reads the first `size` bytes of one file, or all where it is shorter.
+
+        Raises:
+            ReadError: As `read`.
+        """
+        return self._read(name, 0, size)
+
     def read_part(self, name: str, offset: int, size: int) -> bytes:
         """Reads `size` bytes of one file from `offset` on.
 
@@ -307,7 +322,7 @@ class SourceFiles:
         return name if archive is None else f"{archive.path.name}:{name}"
 
     def _add_folder(self, accept: Callable[[str], bool]) -> None:
-        archives = []
+        archives: list[tuple[Path, str]] = []
         visits: Counter[str] = Counter()
         # Links to folders are followed: large data sets often lie on another disk.
         for folder, folders, files in os.walk(
@@ -319,15 +334,15 @@ class SourceFiles:
                 name for name in sorted(folders) if self._is_entered(folder, name, visits)
             ]
             for file in sorted(files):
-                if not prefix and is_archive(file):
+                if (not prefix or self._is_shard(prefix, file)) and is_archive(file):
                     if accept(file):
-                        archives.append(self.path / file)
+                        archives.append((self.path / prefix / file, prefix))
                 elif not is_system_file(file):
                     self._add_file(f"{prefix}{file}")
                 elif is_image_name(file) and not file.startswith("._"):  # ._: macOS's attributes
                     self.refused.append((clean_path(f"{prefix}{file}"), "a hidden file"))
-        for archive in archives:
-            self._add_archive(archive)
+        for archive, prefix in archives:
+            self._add_archive(archive, prefix)
 
     def _refuse_folder(self, error: OSError) -> None:
         reason = f"the folder cannot be listed: {error.strerror or error}"
@@ -358,7 +373,13 @@ class SourceFiles:
         if self._entries.setdefault(name, (None, path)) != (None, path):
             self.refused.append((name, "another file has the same name in another Unicode form"))
 
-    def _add_archive(self, path: Path) -> None:
+    def _is_shard(self, prefix: str, file: str) -> bool:
+        """Whether a file is a tar in the folder of a split."""
+        return (
+            self._has_shards and file.lower().endswith(".tar") and bool(split_in_name(prefix[:-1]))
+        )
+
+    def _add_archive(self, path: Path, prefix: str = "") -> None:
         if not path.is_file():
             raise UserError(f"{path} is not a regular file")
         try:
@@ -377,6 +398,7 @@ class SourceFiles:
                 "it, and give the folder"
             )
         hidden: Counter[str] = Counter()
+        members: dict[str, Any] = {}
         for member, entry in archive.members:
             parts = _clean(clean_path(member))
             if not parts:
@@ -386,11 +408,45 @@ class SourceFiles:
             if clutter is not None and clutter < len(parts) - 1:
                 hidden["/".join(parts[: clutter + 1])] += 1
             elif not is_system_file(parts[-1]):
-                self._entries.setdefault("/".join(parts), (archive, entry))
+                members.setdefault("/".join(parts), entry)
+        self._add_members(archive, prefix, members)
         hidden.pop("__MACOSX", None)  # attributes of files that the zip holds beside it
         self.refused += [
             (f"{path.name}:{folder}", "a hidden folder, or one of the system") for folder in hidden
         ]
+
+    def _add_members(self, archive: Archive, prefix: str, members: dict[str, Any]) -> None:
+        """Adds the members of an archive, unless files of these names lie unpacked."""
+        if self._has_shards and any(
+            self._is_other_member(f"{prefix}{name}", archive, entry)
+            for name, entry in members.items()
+        ):
+            prefix = f"{prefix}{archive.path.stem}/"
+        for name, entry in members.items():
+            self._entries.setdefault(f"{prefix}{name}", (archive, entry))
+
+    def _is_other_member(self, name: str, archive: Archive, entry: Any) -> bool:
+        """Whether another archive has a member of that name with other content."""
+        other, other_entry = self._entries.get(name, (None, None))
+        if other is None:
+            return False
+        size = archive.size(entry)
+        if size != other.size(other_entry):
+            return True
+        middle = size // 2
+        return archive.read(entry, middle, 64) != other.read(other_entry, middle, 64)
+
+    def mount(self, archive: Archive, prefix: str) -> None:
+        """Adds the members of something that holds files, below a folder; it is closed with all."""
+        self._archives.append(archive)
+        for member, entry in archive.members:
+            self._entries[f"{prefix}{member}"] = (archive, entry)
+        self._by_name = self._by_stem = self._folders = None
+
+    def archive_of(self, name: str) -> Path | None:
+        """The archive that holds a file; None for one that lies unpacked."""
+        archive, _ = self._entries[name]
+        return archive.path if archive is not None else None
 
 
 def _clean(name: str) -> tuple[str, ...] | None:

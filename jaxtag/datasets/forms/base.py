@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtag.datasets.annotated_listing import list_tables
 from jaxtag.datasets.annotations import CAPTIONS, TAGS, Table
 from jaxtag.datasets.base import Listing
+from jaxtag.datasets.layout import SPLITS, is_image_name
 from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.table_columns import TwoKindsError
 
@@ -85,6 +87,28 @@ class LayoutForm(abc.ABC):
         Raises:
             UserError: The source is not in this form; says what is missing.
         """
+
+
+class AnnotatedForm(LayoutForm):
+    """A form of a folder that is read into tables of rows."""
+
+    @abc.abstractmethod
+    def read(self, source: SourceFiles, kind: str | None) -> list[Table]:
+        """Reads all annotations; arguments and errors as `list_images`."""
+
+    def list_images(self, source: SourceFiles, kind: str | None) -> Listing:
+        return list_tables(source, self.read(source, kind), f"own data, {self.title}")
+
+
+def split_of_path(path: str) -> str | None:
+    """The split that a folder above a file is called after; None without one."""
+    folders = path.split("/")[:-1]
+    return next((SPLITS[name.lower()] for name in folders if name.lower() in SPLITS), None)
+
+
+def images_by_stem(source: SourceFiles) -> dict[str, str]:
+    """Path without the ending -> path, of all images."""
+    return {name.rpartition(".")[0]: name for name in source.names() if is_image_name(name)}
 
 
 def dict_entries(content: Any) -> list[dict[str, Any]]:

@@ -3,16 +3,23 @@
 from dataclasses import dataclass
 
 from jaxtag.datasets.annotations import CAPTIONS, TAGS
-from jaxtag.datasets.forms.base import LayoutForm
+from jaxtag.datasets.forms import cvat
+from jaxtag.datasets.forms.base import FileForm, LayoutForm
 from jaxtag.datasets.forms.class_folders import ClassFolders
 from jaxtag.datasets.forms.json_forms import JSON_FORMS
+from jaxtag.datasets.forms.kohya import Kohya
+from jaxtag.datasets.forms.labelme import Labelme
+from jaxtag.datasets.forms.voc_xml import VocXml
+from jaxtag.datasets.forms.webdataset import WebDataset
+from jaxtag.datasets.forms.yolo import Yolo
 from jaxtag.errors import UsageError, did_you_mean
 
 # Told apart from other folders by files of their own.
-LAYOUT_FORMS: tuple[LayoutForm, ...] = ()
+LAYOUT_FORMS: tuple[LayoutForm, ...] = (WebDataset(), Yolo(), VocXml(), Labelme(), Kohya())
 CLASS_FOLDERS = ClassFolders()
 # Name -> title of the forms of single files.
-TABLE_FORMS = {"table": "a table", **{form.name: form.title for form in JSON_FORMS[::-1]}}
+_FILE_FORMS: tuple[FileForm, ...] = (*JSON_FORMS[::-1], cvat.FORM)
+TABLE_FORMS = {"table": "a table", **{form.name: form.title for form in _FILE_FORMS}}
 _LAYOUTS = {form.name: form for form in (*LAYOUT_FORMS, CLASS_FOLDERS)}
 NAMES = (*TABLE_FORMS, *_LAYOUTS)
 
