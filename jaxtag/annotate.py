@@ -31,6 +31,7 @@ import functools
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -41,6 +42,7 @@ from tqdm import tqdm
 
 from jaxtag import cli
 from jaxtag.annotation.annotator import Annotator
+from jaxtag.annotation.names import read_names, rename, unknown
 from jaxtag.annotation.processes import AnnotatorProcesses
 from jaxtag.annotation.watch import POLL_SECONDS, Watcher
 from jaxtag.config import flags as config_flags
@@ -48,7 +50,7 @@ from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import files
 from jaxtag.distributed import compilation_cache
-from jaxtag.errors import UsageError, UserError, printable
+from jaxtag.errors import UsageError, UserError, did_you_mean, nearest, printable
 from jaxtag.inference import predictor, writers
 from jaxtag.inference.writers.sidecar_programs import get_program
 from jaxtag.storage import atomic_file
@@ -100,6 +102,17 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "processes", 1, "Processes that share the images, and this machine's cores.", lower_bound=1
     )
+    flags.DEFINE_string(
+        "duplicates",
+        None,
+        "Table to write too, .csv or .json: images that are there twice, look alike or were taken "
+        "in a burst, in groups, the largest first; the gallery shows them.",
+    )
+    flags.DEFINE_string(
+        "names",
+        None,
+        "Table, tag,name, of names to write in the place of tags, as in another language.",
+    )
     flags.DEFINE_bool(
         "watch",
         False,
@@ -133,7 +146,8 @@ def main(paths: list[str]) -> int:
             annotator = stack.enter_context(
                 contextlib.closing(AnnotatorProcesses(load, FLAGS.processes))
             )
-        lines = writers.JsonlWriter(output, annotator.settings)
+        names_of_tags = _names_of_tags(annotator)
+        lines = writers.JsonlWriter(output, annotator.settings | {"--names": names_of_tags})
         stack.callback(lines.abort)
         threads = configs[0].data.num_threads if configs else Config().data.num_threads
         besides = _writers(stack, annotator.selects_tags, threads)
@@ -149,6 +163,7 @@ def main(paths: list[str]) -> int:
         if num_kept:
             print(f"{num_kept} lines of a stopped run are kept", file=sys.stderr)
         for row in _rows(annotator, names, lines.previous):
+            row = rename(row, names_of_tags)
             # The line comes last: where it is, nothing else is missing.
             for writer in (*besides, lines):
                 writer.write(row)
@@ -165,6 +180,22 @@ def main(paths: list[str]) -> int:
     return _status(besides)
 
 
+def _names_of_tags(annotator: Annotator | AnnotatorProcesses) -> dict[str, str]:
+    """The names of --names; those of tags that no model has are told."""
+    if not FLAGS.names:
+        return {}
+    names = read_names(Path(FLAGS.names))
+    others = unknown(names, annotator.tags)
+    if others and annotator.tags:
+        hint = did_you_mean(others[0], annotator.tags) if nearest(others[0], annotator.tags) else ""
+        print(
+            f"--names={FLAGS.names}: {len(others)} of its tags are none of the model, "
+            f"{printable(others[0])} for one{printable(hint)}",
+            file=sys.stderr,
+        )
+    return names
+
+
 def _status(besides: list[writers.PredictionWriter]) -> int:
     """The exit status: 1 where keywords could not be written."""
     keywords = [w for w in besides if isinstance(w, writers.XmpWriter | writers.EmbedWriter)]
@@ -173,7 +204,7 @@ def _status(besides: list[writers.PredictionWriter]) -> int:
 
 def _watch(paths: list[str]) -> int:
     """Writes a line for each new file, until the process is told to end."""
-    for flag in ("csv", "gallery"):
+    for flag in ("csv", "gallery", "duplicates"):
         if FLAGS[flag].value:
             raise UsageError(f"--watch has no --{flag}: run again without --watch to write it")
     if FLAGS.processes > 1:
@@ -185,29 +216,32 @@ def _watch(paths: list[str]) -> int:
     for size in _WATCH_SIZES:  # compiled before a file waits for it
         list(annotator.rows([""] * size))
     with contextlib.ExitStack() as stack:
-        lines = writers.GrowingJsonlWriter(output, annotator.settings)
+        names_of_tags = _names_of_tags(annotator)
+        lines = writers.GrowingJsonlWriter(output, annotator.settings | {"--names": names_of_tags})
         stack.callback(lines.abort)
         besides = _writers(stack, annotator.selects_tags, num_threads=1)
         watcher = stack.enter_context(Watcher())
-        stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, lambda *_: stop.set())
         print(f"watching: {len(lines.previous)} files have a line", file=sys.stderr, flush=True)
-        try:
-            while True:
-                started = time.monotonic()
-                new = [name for name in _listed(paths) if name not in lines.previous]
-                for names in _groups(watcher.complete(_without_own(new, output))):
-                    for row in annotator.rows(names):
-                        if not watcher.is_final(row["file"], "error" not in row):
-                            continue
-                        for writer in (*besides, lines):
-                            writer.write(row)
-                        lines.previous.add(row["file"])
-                # The walk over very many files takes no more than half of the time.
-                time.sleep(max(POLL_SECONDS, time.monotonic() - started))
-        except KeyboardInterrupt:
-            for writer in (*besides, lines):
-                writer.close()
+        while not stop.is_set():
+            started = time.monotonic()
+            new = [name for name in _listed(paths) if name not in lines.previous]
+            for names in _groups(watcher.complete(_without_own(new, output))):
+                if stop.is_set():
+                    break
+                for row in annotator.rows(names):
+                    if not watcher.is_final(row["file"], "error" not in row):
+                        continue
+                    for writer in (*besides, lines):
+                        writer.write(rename(row, names_of_tags))
+                    lines.previous.add(row["file"])
+            # The walk over very many files takes no more than half of the time.
+            stop.wait(max(POLL_SECONDS, time.monotonic() - started))
+        for writer in (*besides, lines):
+            writer.close()
     print(f"{len(lines.previous)} files have a line: {printable(str(output))}")
     return _status(besides)
 
@@ -281,7 +315,7 @@ def _top_k() -> int | None:
 
 def _without_own(names: list[str], output: Path) -> list[str]:
     """`names` without the files that this or an earlier run wrote among the images."""
-    outputs = [Path(path) for path in (output, FLAGS.csv) if path]
+    outputs = [Path(path) for path in (output, FLAGS.csv, FLAGS.duplicates) if path]
     own = {
         os.path.realpath(p) for path in outputs for p in (path, *atomic_file.stale_partials(path))
     }
@@ -319,8 +353,12 @@ def _writers(
         add(writers.XmpWriter(min_score, get_program(FLAGS.sidecars)))
     if FLAGS.embed:
         add(writers.EmbedWriter(min_score, get_program(FLAGS.sidecars or "any").fields))
+    duplicates = None
+    if FLAGS.duplicates:
+        duplicates = writers.DuplicatesWriter(Path(FLAGS.duplicates), num_threads)
+        add(duplicates)
     if FLAGS.gallery:
-        add(writers.GalleryWriter(Path(FLAGS.gallery), num_threads))
+        add(writers.GalleryWriter(Path(FLAGS.gallery), num_threads, duplicates))
     return outputs
 
 

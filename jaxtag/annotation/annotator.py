@@ -35,6 +35,11 @@ class Annotator:
         return any(model.task.selects_tags for model in self.models)
 
     @property
+    def tags(self) -> list[str]:
+        """All tags of the models; those of an index may grow, and are not among them."""
+        return [tag for model in self.models for tag in getattr(model.vocabulary, "names", ())]
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What rows depend on, as JSON values."""
         settings: dict[str, Any] = {"--top_k": self.top_k}
@@ -74,10 +79,9 @@ class Annotator:
         rows = _merged([model.predict_rows(names, self.top_k, share) for model in self.models])
         if self.index is None:
             return rows
-        tags = {tag for model in self.models for tag in getattr(model.vocabulary, "names", ())}
         max_tags = self.top_k or _MERGED_TAGS
         neighbors = self.index.predict_rows(names, max_tags, share)
-        return merge_predictions(rows, neighbors, tags, max_tags)
+        return merge_predictions(rows, neighbors, set(self.tags), max_tags)
 
 
 def _merged(results: Sequence[Iterator[Row]]) -> Iterator[Row]:

@@ -30,6 +30,7 @@ class AnnotatorProcesses:
     Attributes:
         settings: of the annotator.
         selects_tags: of the annotator.
+        tags: of the annotator.
 
     Raises:
         UserError: of `load`.
@@ -52,6 +53,7 @@ class AnnotatorProcesses:
         descriptions = [self._receive(index) for index in range(count)]
         self.settings: dict[str, Any] = descriptions[0]["settings"]
         self.selects_tags: bool = descriptions[0]["selects_tags"]
+        self.tags: list[str] = descriptions[0]["tags"]
 
     def rows(self, names: Sequence[str], start: int = 0) -> Iterator[Row]:
         """The rows of the images from `start` on, in order."""
@@ -112,9 +114,8 @@ def _work(
     with contextlib.suppress(BrokenPipeError, EOFError, ConnectionResetError):
         try:
             annotator = load()
-            connection.send(
-                {"settings": annotator.settings, "selects_tags": annotator.selects_tags}
-            )
+            names = ("settings", "selects_tags", "tags")
+            connection.send({name: getattr(annotator, name) for name in names})
             while True:
                 names, start = connection.recv()
                 block = annotator.block_size(len(names))

@@ -126,15 +126,17 @@ def test_a_real_folder(tiny_run, tmp_path):
     (album / "old.jpg").write_bytes(content)
     command = [sys.executable, "-m", "jaxtag.annotate", "--watch", f"--workdir={tiny_run}"]
     command += [f"--output={output}", os.fspath(album)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "XLA_FLAGS": ""}
 
     def start() -> subprocess.Popen:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         assert process.stderr is not None
+        said = []
         for line in process.stderr:
+            said.append(line)
             if line.startswith("watching"):
                 return process
-        raise AssertionError("it ended")
+        raise AssertionError(said)
 
     process = start()
     delays = [wait_for(lambda: len(lines(output)) == 1, 60)]

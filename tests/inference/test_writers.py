@@ -2,11 +2,7 @@
 
 import csv
 import io
-import json
-import os
-import shutil
 import struct
-import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -16,7 +12,6 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from jaxtag.data.spreadsheet import unescape_cell
 from jaxtag.datasets import annotation_tables
 from jaxtag.datasets.source_files import SourceFiles
-from jaxtag.errors import UserError
 from jaxtag.inference import writers
 from jaxtag.inference.writers.xmp import document
 
@@ -252,80 +247,3 @@ def test_sidecars_are_xml_whatever_a_tag_holds():
     root = ElementTree.fromstring(text.split("?>", 1)[1].rsplit("<?", 1)[0])
     keywords = [item.text for item in next(root.iter(f"{DC}subject")).iter(f"{RDF}li")]
     assert keywords == ["nul", "half ", "]]> & <b>"]
-
-
-def data_of(folder: Path) -> list[dict]:
-    text = (folder / "pictures.js").read_text("utf-8")
-    assert text.startswith("window.PICTURES = [\n") and text.endswith(",\n];\n")
-    return json.loads(text.removeprefix("window.PICTURES = ").removesuffix(",\n];\n") + "]")
-
-
-def test_gallery_holds_thumbnails_and_links(lines, tmp_path):
-    folder = tmp_path / "pages" / "gallery"
-    for _ in range(2):  # a gallery is replaced
-        write(writers.GalleryWriter(folder, num_threads=2), lines)
-    entries = data_of(folder)
-    assert [entry["file"] for entry in entries] == [line["file"] for line in lines]
-    assert entries[0]["tags"] == [["dog", 0.9], ["grass", 0.4]]
-    assert entries[1]["link"] == "./../../album/d%C3%A9j%C3%A0%3Avu%20%231.png"
-    assert entries[4]["thumbnail"] == "" and entries[4]["error"] == "the file is empty"
-    sizes = [Image.open(folder / entry["thumbnail"]).size for entry in entries[:4]]
-    assert sizes == [(256, 192), (50, 40), (30, 30), (3, 256)]
-    assert sorted(p.name for p in folder.iterdir()) == ["index.html", "pictures.js", "thumbnails"]
-
-
-def test_gallery_has_one_writer(lines, tmp_path):
-    folder = tmp_path / "gallery"
-    first = writers.GalleryWriter(folder, num_threads=1)
-    first.write(lines[0])
-    with pytest.raises(UserError, match="is in use by process"):
-        writers.GalleryWriter(folder, num_threads=1)
-    first.close()
-    assert Image.open(folder / data_of(folder)[0]["thumbnail"]).size == (256, 192)
-
-
-def test_gallery_goes_on_in_the_folder_of_a_killed_run(lines, tmp_path):
-    folder = tmp_path / "gallery"
-    killed = writers.GalleryWriter(folder, num_threads=1)
-    killed.write(lines[0])
-    killed.abort()
-    assert not (folder / "index.html").exists()
-    write(writers.GalleryWriter(folder, num_threads=1), lines)
-    assert len(data_of(folder)) == len(lines)
-
-
-def test_gallery_never_takes_over_a_folder(lines, tmp_path):
-    (tmp_path / "album" / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"--gallery=.*album holds other files"):
-        writers.GalleryWriter(tmp_path / "album", num_threads=1)
-    with pytest.raises(UserError, match="cannot be written"):
-        writers.GalleryWriter(tmp_path / "album" / "notes.txt", num_threads=1)
-
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-def test_gallery_in_a_browser(lines, tmp_path):
-    folder = tmp_path / "gallery"
-    write(writers.GalleryWriter(folder, num_threads=2), lines)
-
-    def page(query: str) -> str:
-        """The page as the browser has it after its program ran."""
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000"]
-        options += [f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
-        address = f"{folder.as_uri()}/index.html{query}"
-        environment = {**os.environ, "HOME": str(tmp_path)}
-        done = subprocess.run(
-            [BROWSER, *options, address], capture_output=True, timeout=120, env=environment
-        )
-        return done.stdout.decode()
-
-    unfiltered = page("")
-    assert "5 of 5 pictures" in unfiltered and unfiltered.count("<figure>") == 5
-    # A hostile tag and name are text; nothing of them became an element.
-    assert "<title>Pictures</title>" in unfiltered and "<img src=x" not in unfiltered
-    assert "&lt;img src=x" in unfiltered
-    assert "2 of 5 pictures" in page("#dog") and "1 of 5 pictures" in page("#dog%20cat")
-    assert "2 of 5 pictures" in page("#%22dog%22") and "0 of 5 pictures" in page("#%22do%22")
-    assert "1 of 5 pictures" in page("#line") and "1 of 5 pictures" in page("#empty")
