@@ -247,7 +247,7 @@ def test_a_table_sidecars_and_a_gallery_besides(annotate, tmp_path):
     for line in lines:
         assert line["caption"] in Path(f"{line['file']}.xmp").read_text("utf-8")
         assert line["caption"] in (album / "table.csv").read_text("utf-8")
-        assert line["caption"] in (album / "gallery" / "pictures.js").read_text("utf-8")
+        assert line["caption"] in (album / "gallery" / "data" / "0000.js").read_text("utf-8")
     assert len(list((album / "gallery").glob("thumbnails/*/*.jpg"))) == 2
 
 
