@@ -40,11 +40,14 @@ class ExampleSpec:
         image: Transforms its image.
         targets: Make the further arrays, by name.
         max_pixels: An image that claims more counts as broken.
+        verified: Whether images were decoded whole before, by `prepare`, so that rows below a crop
+            need not be; in others damage counts wherever it is.
     """
 
     image: ImageTransform
     targets: Mapping[str, Target] = field(default_factory=dict)
     max_pixels: int = MAX_PIXELS
+    verified: bool = True
 
     @property
     def random(self) -> bool:
@@ -262,7 +265,8 @@ def _fill_image(
     if transform.full_image and decode_into(data, out):
         return None
     try:
-        transform(open_image(data, max_pixels=example.max_pixels), rng, out)
+        reader = open_image(data, max_pixels=example.max_pixels, whole=not example.verified)
+        transform(reader, rng, out)
     except DecodeError as error:
         out[...] = 0
         return str(error)

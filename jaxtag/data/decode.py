@@ -31,12 +31,15 @@ _MIN_SCAN_LIMIT = 16
 _MAX_COEFFICIENT_BYTES = 720 << 20
 
 
-def open_image(image: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> ImageReader:
+def open_image(
+    image: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS, whole: bool = False
+) -> ImageReader:
     """Reads the header of an encoded image (any format of `decode`), or wraps an array.
 
     Args:
         image: Encoded bytes, or uint8 [H, W, 3] RGB.
         max_pixels: An image that claims more is refused.
+        whole: Rows that are not asked for are decoded too, so that damage in them is found.
 
     Raises:
         DecodeError: It is no image, or one of more than `max_pixels`.
@@ -47,7 +50,7 @@ def open_image(image: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> Im
     if image[:2] == b"\xff\xd8":
         header = read_header(image)
         try:
-            return _JpegReader(header, max_pixels)
+            return _JpegReader(header, max_pixels, whole)
         except DecodeError:
             raise
         except (ValueError, KeyError):  # KeyError: an unknown color space
@@ -148,7 +151,7 @@ _MARGIN = 16  # rows that smooth chroma upsampling and reduced decoding may look
 class _JpegReader(ImageReader):
     """A JPEG that libjpeg-turbo decodes, at a reduced DCT scale where that is enough."""
 
-    def __init__(self, header: JpegHeader, max_pixels: int):
+    def __init__(self, header: JpegHeader, max_pixels: int, whole: bool):
         height, width, self._color_space, _ = simplejpeg.decode_jpeg_header(
             header.data, strict=False
         )
@@ -160,6 +163,7 @@ class _JpegReader(ImageReader):
         if not header.has_single_scan:
             _check_scans(header, width * height)
         self._header = header
+        self._whole = whole
         self._stored_size = height, width
         self.orientation = jpeg_orientation(header)
         self.notes = tuple(header.notes)
@@ -174,7 +178,9 @@ class _JpegReader(ImageReader):
         factor = self.factor(scale)
         data: bytes | bytearray = self._header.data
         height, width = self._stored_size
-        if bottom is not None and bottom + _MARGIN < height and self.orientation == 1:
+        if self._whole or self.orientation != 1:
+            bottom = None
+        if bottom is not None and bottom + _MARGIN < height:
             shorter = _cut_below(self._header, bottom + _MARGIN)
             if shorter is not None:
                 data, height = shorter, bottom + _MARGIN

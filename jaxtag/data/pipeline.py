@@ -146,7 +146,9 @@ def image_batches(
         `file` (its path; "" where there is none) and `error` (why it is broken, else "").
     """
     source = ImageSource(images)
-    load = FileBatchLoader(source, ExampleSpec(image, max_pixels=max_pixels), seed=0)
+    load = FileBatchLoader(
+        source, ExampleSpec(image, max_pixels=max_pixels, verified=False), seed=0
+    )
     return BatchIterator(
         _in_order(len(source), batch_size, batch_numbers=batch_numbers).map(load),
         num_workers=num_workers,

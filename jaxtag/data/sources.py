@@ -8,9 +8,11 @@ a task read, as `captions` (list of str), `label` (number or name of a class) or
 
 import abc
 import collections
+import errno
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -23,7 +25,7 @@ from jaxtag.data.labels import LabelNames
 from jaxtag.data.range_reader import RangeReader
 from jaxtag.data.record_parser import Parser, decode_text, make_parser, make_tfds_parser
 from jaxtag.data.text import clean_names
-from jaxtag.errors import UserError
+from jaxtag.errors import StorageError, UserError
 
 Record = dict[str, Any]
 _CHUNK = 256  # records read at once where all are read
@@ -135,9 +137,31 @@ class PreparedSource(Source):
         return len(self._open()[0])
 
     def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
-        """The records at `indices`, in that order; one read for all of them."""
+        """The records at `indices`, in that order; one read for all of them.
+
+        Raises:
+            UserError: The files are damaged, or do not hold what their description says.
+        """
         records, _, parse = self._open()
-        return [parse(record) for record in records.__getitems__([int(i) for i in indices])]
+        return self._read(records, [int(i) for i in indices], parse)
+
+    def _read(self, records: Any, indices: list[int], parse: Parser) -> list[Record]:
+        try:
+            encoded = records.__getitems__(indices)
+        except RuntimeError as error:  # of ArrayRecord's reader, which is C++
+            kind = StorageError if os.strerror(errno.EIO) in str(error) else UserError
+            raise kind(
+                f"{self.folder}: records of {self.split!r} cannot be read ({str(error)[:300]}): "
+                "prepare the data set again, with --overwrite"
+            ) from error
+        try:
+            return [parse(record) for record in encoded]
+        except Exception as error:  # tfds's decoders raise anything
+            raise UserError(
+                f"{self.folder}: a record of {self.split!r} is not as features.json describes it "
+                f"({type(error).__name__}: {str(error)[:300]}): prepare the data set again, with "
+                "--overwrite"
+            ) from error
 
     def read_range(self, start: int, stop: int) -> list[Record]:
         """The records `start` … `stop - 1`, read in pieces of 16 MiB: a store is asked seldom."""
@@ -200,7 +224,7 @@ class PreparedSource(Source):
             return
         for start in range(0, len(self), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(self)))
-            yield from map(parse, records.__getitems__(list(chunk)))
+            yield from self._read(records, list(chunk), parse)
 
     def _shards(self) -> Sequence[Any]:
         """tfds's instructions: the files, and the records of each that belong to the split."""

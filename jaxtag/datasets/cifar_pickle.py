@@ -99,8 +99,8 @@ class _Reader(pickle.Unpickler):
         stand_in = _NAMES.get((module, name))
         if stand_in is None:
             raise _RefusedError(
-                f"the pickle names {module}.{name}, which CIFAR's files do not hold: refused, as "
-                "it could run any program. Get the official file"
+                f"the pickle names {module[:80]}.{name[:80]}, which CIFAR's files do not hold: "
+                "refused, as it could run any program. Get the official file"
             )
         return stand_in
 

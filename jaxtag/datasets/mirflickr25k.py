@@ -106,7 +106,7 @@ def _read_annotations(source: SourceFiles, problems: list[tuple[str, str]]) -> d
                 f"mirflickr25k_annotations_v080.zip.\n{download_instructions(Mirflickr25k.name)}"
             )
         for location, line in numbered_lines(source, path):
-            if line.isdecimal():
+            if re.fullmatch(r"[0-9]{1,9}", line):
                 tags[int(line)].append(tag)
             else:
                 problems.append(

@@ -61,6 +61,11 @@ def open_split(
             f"{folder} is stored as {builder.info.file_format.value}, which has no random access: "
             "prepare it again with python -m jaxtag.prepare"
         )
+    if not files:
+        raise UserError(
+            f"{folder} has no records in the split {split!r}: name another one with "
+            "--config.data.train_split, --config.data.evaluation_split or --split"
+        )
     absent = [file.filename for file in files if not Path(file.filename).is_file()]
     if absent:
         raise UserError(

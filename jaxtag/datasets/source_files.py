@@ -310,7 +310,10 @@ class SourceFiles:
         ) as error:
             # RuntimeError and its NotImplementedError: encryption, odd compression (zipfile).
             reason = error.strerror if isinstance(error, OSError) else None
-            raise ReadError(f"cannot be read: {reason or error or type(error).__name__}") from error
+            # An error of zipfile quotes names at any length.
+            raise ReadError(
+                f"cannot be read: {reason or str(error)[:300] or type(error).__name__}"
+            ) from error
 
     def _refuse(self, archive: str, member: str) -> None:
         reason = "its name points outside of the archive" if member else "a member without a name"
@@ -384,9 +387,12 @@ class SourceFiles:
             raise UserError(f"{path} is not a regular file")
         try:
             archive = ZipArchive(path) if path.suffix.lower() == ".zip" else TarArchive(path)
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, ValueError) as error:
+        except (
+            *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, ValueError),
+            NotImplementedError,  # a version or a kind of zip that zipfile does not know
+        ) as error:
             raise UserError(
-                f"{path} is damaged or only partly downloaded ({error}): get it again"
+                f"{path} is damaged or only partly downloaded ({str(error)[:300]}): get it again"
             ) from error
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error}") from error

@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jaxtag.datasets.base import Listing
 from jaxtag.datasets.verify import PrepareReport
 from jaxtag.errors import printable
+from jaxtag.storage import json_files
 
 SUMMARY = "summary.json"
 _NOUNS = {"pictures": "images"}  # how counts are printed; others by their name
@@ -79,10 +81,35 @@ class Summary:
         """Reads that of a prepared data set.
 
         Raises:
-            OSError, ValueError, TypeError: It has none, or a damaged one.
+            UserError, TypeError: It has none, or a damaged one.
         """
-        stored = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        return cls(**stored, folder=folder, already=True)
+        summary = cls(**json_files.read(folder / SUMMARY), folder=folder, already=True)
+        summary._check()
+        return summary
+
+    def _check(self) -> None:
+        """Raises TypeError where a field is not of its type."""
+
+        def require(is_right: bool, name: str) -> None:
+            if not is_right:
+                raise TypeError(f"{name} is not as it should be")
+
+        def counts(value: Any, kinds: Any = int) -> bool:
+            return isinstance(value, dict) and all(isinstance(n, kinds) for n in value.values())
+
+        for name in ("dataset", "version", "variant"):
+            require(isinstance(getattr(self, name), str), name)
+        for name in ("damaged", "left_out"):
+            require(isinstance(getattr(self, name), int), name)
+        require(isinstance(self.splits, dict) and bool(self.splits), "splits")
+        for split in self.splits.values():
+            require(counts(split) and split.get("pictures", 0) > 0, "splits")
+        require(counts(self.balance), "balance")
+        require(counts(self.caption_words, (int, float)), "caption_words")
+        names = set(self.caption_words)
+        require(not names or names == {"mean", "median", "p99", "max"}, "caption_words")
+        is_list = isinstance(self.warnings, list)
+        require(is_list and all(isinstance(line, str) for line in self.warnings), "warnings")
 
     def to_json(self) -> str:
         """The text of summary.json."""

@@ -175,7 +175,7 @@ class ImageVerifier:
 
     def _verify(self, image: ImageRecord) -> "_Verified":
         try:
-            data = image.load()
+            original = data = image.load()
             if image.generated:
                 return _Verified(data)
             notes = ", ".join(read_header(data).notes) if data[:2] == b"\xff\xd8" else ""
@@ -183,7 +183,9 @@ class ImageVerifier:
                 data = _without_metadata(data)
             digest = VerifiedCache.digest(data)
             if digest not in self._cache:
-                decode(data)
+                sound = _verified(data, original)
+                if sound is not data:
+                    data, digest = sound, VerifiedCache.digest(sound)
         except (ReadError, DecodeError) as error:
             return _Verified(b"", reason=str(error))
         return _Verified(data, digest, notes=notes)
@@ -210,6 +212,24 @@ def _without_metadata(data: bytes) -> bytes:
         return strip(data)
     except MetadataError:
         return encode_png(decode(data))
+
+
+def _verified(data: bytes, original: bytes) -> bytes:
+    """The bytes to store of an image, without metadata, that is decoded here.
+
+    libjpeg-turbo warns of some damage only where few bytes follow, so that what was appended to a
+    JPEG may hide it: such an image is encoded anew, as `decode` shows it.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    try:
+        decode(data)
+    except DecodeError:
+        if data is original:
+            raise
+        data = encode_png(decode(original))
+    return data
 
 
 def _num_cores() -> int:

@@ -138,7 +138,7 @@ def _no_images(dataset: str, report: PrepareReport) -> str:
 def _load_summary(final: Path) -> Summary:
     try:
         return Summary.load(final)
-    except (OSError, ValueError, TypeError) as error:
+    except (UserError, TypeError) as error:
         raise UserError(
             f"{final} exists but was not written by jaxtag, or is damaged ({error}): "
             "--overwrite replaces it"

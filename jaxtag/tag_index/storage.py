@@ -162,7 +162,7 @@ class IndexStorage:
             path = self.folder / name
             try:
                 vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
+            except Exception as error:  # numpy parses a damaged header as Python's source
                 raise UserError(f"{path} is missing or damaged: {error}") from error
             if vectors.shape[:1] != (count,) or vectors.dtype != np.float32 or vectors.ndim != 2:
                 raise UserError(f"{path} is damaged: not float32 [{count}, D]")

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from tensorboardX import summary
@@ -230,11 +230,9 @@ def from_config(config: Config) -> list[MetricWriter]:
 
 
 def read_metrics(workdir: Path, split: str) -> list[dict[str, float]]:
-    """The lines of a split in `metrics.jsonl`; lines that a kill cut off are left out."""
-    path = workdir / JsonlMetricWriter.FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    entries = (_parse(line) for line in lines)
-    return [entry for entry in entries if entry is not None and entry["split"] == split]
+    """The lines of a split in `metrics.jsonl`; lines that are cut off or damaged are left out."""
+    entries = (entry for _, entry in _entries(workdir / JsonlMetricWriter.FILE))
+    return [entry for entry in entries if entry.get("split") == split]
 
 
 @contextlib.contextmanager
@@ -255,21 +253,22 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
 
 def _drop_after(path: Path, step: int) -> None:
     """Removes the lines of later steps, and a last line that a kill cut off."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    entries = ((line, _parse(line)) for line in lines)
-    write_text(
-        path, "".join(f"{line}\n" for line, entry in entries if entry and entry["step"] <= step)
-    )
+    if path.exists():
+        write_text(
+            path, "".join(f"{line}\n" for line, entry in _entries(path) if entry["step"] <= step)
+        )
 
 
-def _parse(line: str) -> dict | None:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return entry if isinstance(entry, dict) else None
+def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The sound lines of a file, each as text and as the object with a step that it is."""
+    data = path.read_bytes() if path.exists() else b""
+    for line in data.splitlines():
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict) and type(entry.get("step")) is int:
+            yield line.decode(), entry
 
 
 def _duration(seconds: float) -> str:

@@ -1,15 +1,19 @@
 """Pictures from files, folders and patterns: their order, and what is wrong with each."""
 
+import io
 import os
 from collections import Counter
 
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 
+from jaxtag.data.decode import decode
 from jaxtag.data.files import ImageSource, describe_left_out, list_files
+from jaxtag.data.image_reader import DecodeError
 from jaxtag.data.pipeline import image_batches
-from jaxtag.data.transforms import Resize
+from jaxtag.data.transforms import CenterCrop, Resize
 from jaxtag.errors import UserError
 
 SIZE = 16
@@ -140,3 +144,18 @@ def test_what_systems_and_programs_leave_in_folders_is_no_picture(tmp_path):
         (tmp_path / "films").mkdir()
         (tmp_path / "films" / "a.mp4").touch()
         list_files([tmp_path / "films"])
+
+
+def test_damage_below_a_crop_is_found():
+    """`prepare` refuses such an image; so does whatever reads files as they are."""
+    noise = np.random.default_rng(0).integers(0, 255, (600, 80, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    data = buffer.getvalue()
+    damaged = data[: int(0.9 * len(data))] + b"\xff\xd9"
+    with pytest.raises(DecodeError):
+        decode(damaged)
+    batches = image_batches([data, damaged], image=CenterCrop(SIZE), batch_size=2)
+    errors = next(batches)["error"]
+    batches.close()
+    assert errors[0] == "" and "damaged" in errors[1]

@@ -1,7 +1,9 @@
 """Data sources, prepared and own: random access, in workers too, and messages that help."""
 
 import io
+import json
 import pickle
+import shutil
 
 import grain
 import numpy as np
@@ -164,6 +166,50 @@ def test_damage_is_named(folder, tmp_path, damage):
         (copy / name).write_text('{"name": ')
     with pytest.raises(UserError, match="prepare"):
         datasets.open_split("source_probe", "train", tmp_path)
+
+
+@pytest.fixture
+def own_copy(folder, tmp_path):
+    """A copy of a data set, to damage, as its folder of data sets and its own."""
+    copy = tmp_path / "source_probe" / "1.2.0"
+    shutil.copytree(folder / "source_probe" / "1.2.0", copy)
+    return tmp_path, copy
+
+
+def test_damaged_records_are_told(own_copy):
+    root, copy = own_copy
+    path = next(copy.glob("*train*"))
+    data = bytearray(path.read_bytes())
+    data[1000:] = bytes(len(data) - 1000)
+    path.write_bytes(data)
+    source = datasets.open_split("source_probe", "train", root)
+    for read in (lambda: source[0], lambda: list(source.iter_fields(["file"]))):
+        with pytest.raises(UserError, match=r"source_probe.*cannot be read.*prepare the data"):
+            read()
+
+
+def test_records_of_another_description_are_told(own_copy):
+    root, copy = own_copy
+    description = json.loads((copy / "features.json").read_text())
+    image = description["featuresDict"]["features"].pop("image")
+    description["featuresDict"]["features"]["photo"] = image
+    (copy / "features.json").write_text(json.dumps(description))
+    source = datasets.open_split("source_probe", "train", root)
+    with pytest.raises(UserError, match=r"not as features\.json describes it"):
+        source[0]
+
+
+def test_a_split_without_records_is_told(own_copy):
+    root, copy = own_copy
+    path = copy / "dataset_info.json"
+    info = json.loads(path.read_text())
+    for split in info["splits"]:
+        split["shardLengths"] = ["0"]
+    path.write_text(json.dumps(info))
+    with pytest.raises(UserError, match="no records"):
+        datasets.open_split("source_probe", "train", root)
+    with pytest.raises(UserError, match="0 examples"):
+        datasets.open_split("source_probe", "train[:1]", root)
 
 
 def test_where_data_sets_lie(monkeypatch, tmp_path):

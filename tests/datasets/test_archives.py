@@ -139,3 +139,23 @@ def test_what_is_not_there(tmp_path):
         SourceFiles(tmp_path / "x.txt")
     with SourceFiles(tmp_path) as store, pytest.raises(ReadError, match="missing"):
         store.read("y.txt")
+
+
+def test_a_zip_of_an_unknown_version_is_refused(tmp_path):
+    path = tmp_path / "x.zip"
+    fill_zip(path, {"a.txt": b"hello"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 251  # the version that is needed to read it
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"x\.zip is damaged .*version 25\.1"):
+        SourceFiles(tmp_path)
+
+
+def test_a_long_name_makes_no_long_message(tmp_path):
+    path = tmp_path / "x.zip"
+    fill_zip(path, {"a" * 50_000: b"hello"})
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"a" * 9, b"b" * 9, 1))  # the name before the member alone
+    with SourceFiles(tmp_path) as store, pytest.raises(ReadError) as raised:
+        store.read("a" * 50_000)
+    assert len(str(raised.value)) < 400

@@ -115,3 +115,9 @@ def test_what_is_missing_or_malformed(tmp_path):
     left_out = ledger(summary)
     assert left_out.keys() == {"sky.txt, line 2", "sky.txt, line 3", "im5.jpg"}
     assert "'im2.jpg' is not the number" in left_out["sky.txt, line 2"]
+
+
+def test_a_number_of_thousands_of_digits_is_malformed(tmp_path):
+    odd = collection() | TAGS | {"sky.txt": f"1\n{'9' * 5000}\n"}
+    summary = datasets.prepare("mirflickr25k", lay(tmp_path / "mir", odd), tmp_path / "d")
+    assert "is not the number" in ledger(summary)["sky.txt, line 2"]

@@ -155,6 +155,19 @@ def test_coco_karpathy_split_wins_and_finds_pictures_of_either_year(tmp_path):
     assert not (data / "coco_captions_2014").exists()
 
 
+@pytest.mark.parametrize(
+    "field",
+    [{"cocoid": "x"}, {"cocoid": [1]}, {"cocoid": -1}, {"cocoid": 10**30}, {"cocoid": True},
+     {"filename": 3}, {"filepath": []}, {"sentences": [{"raw": {}}]}, {"sentences": [{"raw": 5}]}],
+)  # fmt: skip
+def test_a_split_file_of_karpathy_with_values_of_other_kinds_is_refused(tmp_path, field):
+    content = karpathy(("train2014", 1, "train"))
+    content["images"][0] |= field
+    files = {"dataset_coco.json": content, "train2014/COCO_train2014_000000000001.jpg": jpeg()}
+    with pytest.raises(UserError, match=r"dataset_coco\.json is not a split file of Karpathy"):
+        datasets.prepare("coco_captions", lay(tmp_path / "coco", files), tmp_path / "data")
+
+
 def test_flickr8k_official_files_with_their_faults(tmp_path):
     tokens = (
         "1_a.jpg#0\tA dog .\n1_a.jpg#1\tThe dog .\n2_b.jpg#0\tA cat .\n"

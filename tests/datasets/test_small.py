@@ -246,6 +246,7 @@ CHANGED_NAME = b"\x80\x02}U\x01xc_codecs\nencode\n}U\x01yK\x01sbs."
         ("data_batch_2", batch(labels=[1, 10]), "label 10 of image 1 is none of the 10"),
         ("data_batch_2", batch(labels=[-1, 1]), "label -1 of image 0 is none of the 10"),
         ("data_batch_2", CHANGED_NAME, "damaged pickle"),
+        ("data_batch_2", b"c" + b"x" * 9000 + b"\ny\n.", r"names x{80}\.y, which .{,200}$"),
         ("data_batch_2", batch(labels=SHARED), "no list 'labels' with a number an image"),
         ("data_batch_2", batch()[:500], "damaged pickle"),
         ("data_batch_2", python2([1]), "no pickled dictionary"),

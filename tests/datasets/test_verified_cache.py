@@ -1,11 +1,19 @@
 """A preparation that was stopped goes on: what was found sound is not decoded again."""
 
+import io
+from pathlib import Path
+
+import numpy as np
 import pytest
 from labelled import lay, ledger, picture, records
+from PIL import Image
 
 from jaxtag import datasets
+from jaxtag.data.decode import decode
+from jaxtag.data.image_reader import DecodeError
 from jaxtag.datasets import verify, write
-from jaxtag.datasets.verify import VerifiedCache
+from jaxtag.datasets.base import ImageRecord
+from jaxtag.datasets.verify import ImageVerifier, PrepareReport, VerifiedCache
 
 
 @pytest.fixture
@@ -66,3 +74,23 @@ def test_it_is_written_on_the_way(tmp_path):
     assert len(VerifiedCache(path)) > 700  # though nobody closed the first
     examined.delete()
     assert not path.exists()
+
+
+def test_what_is_appended_to_a_jpeg_does_not_change_how_it_is_judged():
+    """libjpeg-turbo warns of some damage only where few bytes follow it."""
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG", quality=60)
+    sound, num_hidden = buffer.getvalue(), 0
+    for position in range(len(sound) - 200, len(sound) - 2):
+        changed = sound[:position] + b"\xfe" + sound[position + 1 :]
+        data = changed + b"\xff" * 20_000
+        try:
+            pixels = decode(data)
+        except DecodeError:
+            continue
+        check = ImageVerifier(PrepareReport(), VerifiedCache(Path("absent")), num_threads=1)
+        ((_, stored),) = check("train", [ImageRecord("x", lambda data=data: data)])
+        np.testing.assert_array_equal(decode(stored), pixels)
+        num_hidden += stored.startswith(b"\x89PNG")
+    assert num_hidden

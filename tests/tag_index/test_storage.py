@@ -288,3 +288,14 @@ def _killed_at(moment, folder, change):
     except BaseException:
         os._exit(1)
     os._exit(0)
+
+
+@pytest.mark.parametrize("position", [8, 9, 12, 40, 60])
+def test_a_damaged_header_of_vectors_is_told(storage, position):
+    """NumPy reads a header as Python's source, and so raises errors of its tokenizer too."""
+    path = next(storage.folder.glob("vectors-*.npy"))
+    sound = path.read_bytes()
+    for junk in (b"(((", b"\0\0", b'"' * 3, b"\n(", b"\xff\xff"):
+        path.write_bytes(sound[:position] + junk + sound[position + len(junk) :])
+        with pytest.raises(UserError, match=r"vectors-\w+\.npy is "):
+            list(IndexStorage(storage.folder).vectors())

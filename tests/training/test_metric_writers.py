@@ -98,3 +98,17 @@ def test_mlflow_offline(tmp_path, monkeypatch) -> None:
     assert run.data.metrics["train/loss"] == 2.5
     assert run.data.metrics["evaluation/recall_at_1"] == 0.5
     mlflow.set_tracking_uri(None)
+
+
+def test_damaged_lines_are_left_out(tmp_path) -> None:
+    """Whatever a line holds, the run goes on, and the sound ones stay."""
+    sound = b'{"step": 2, "split": "train", "loss": 1.0}'
+    odd = [b"\xff\xfe", b"[" * 5000, b"[]", b"3", b'{"split": "train"}', b'{"step": "2"}',
+           b'{"step": [2]}', b'{"step": true}', b'{"step": ' + b"9" * 5000 + b"}"]  # fmt: skip
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\n".join([*odd, sound, b'{"step": 3}', *odd]) + b"\n")
+    assert metric_writer.read_metrics(tmp_path, "train") == [json.loads(sound)]
+    writer = metric_writer.JsonlMetricWriter()
+    writer.open(run_info(tmp_path, start_step=2))
+    writer.close()
+    assert path.read_bytes() == sound + b"\n"

@@ -7,6 +7,7 @@ and the opcode.
 from collections import defaultdict
 from typing import Any
 
+from jaxtag.errors import UserError
 from jaxtag.perf.profile.report import Profile
 from jaxtag.perf.profile.tables import aligned, milliseconds, size
 
@@ -15,13 +16,23 @@ _KERNEL_KEY = ("part", "phase", "opcode")
 
 
 def table(old: Profile, new: Profile) -> str:
-    """A table for a terminal, with the parts and kernels that differ most."""
-    sections = [
-        _settings(old, new),
-        _numbers(old, new),
-        _times("part of the step", _seconds_by(old, "part"), _seconds_by(new, "part")),
-        _times("kernels", _seconds_by(old, *_KERNEL_KEY), _seconds_by(new, *_KERNEL_KEY)),
-    ]
+    """A table for a terminal, with the parts and kernels that differ most.
+
+    Raises:
+        UserError: One of them is damaged, or of a version of jaxtag that measured other things.
+    """
+    try:
+        sections = [
+            _settings(old, new),
+            _numbers(old, new),
+            _times("part of the step", _seconds_by(old, "part"), _seconds_by(new, "part")),
+            _times("kernels", _seconds_by(old, *_KERNEL_KEY), _seconds_by(new, *_KERNEL_KEY)),
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(
+            "the profiles cannot be compared: one is damaged, or of another version of jaxtag "
+            f"({type(error).__name__}: {str(error)[:200]})"
+        ) from error
     return "\n\n".join(filter(None, sections))
 
 

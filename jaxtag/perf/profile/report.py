@@ -23,6 +23,7 @@ from jaxtag.perf.hardware import Peak, device_peak
 from jaxtag.perf.profile import costs, memory, trace
 from jaxtag.perf.profile.attribution import ModuleTree, Origins
 from jaxtag.perf.profile.measure import Job, Measurement, Step
+from jaxtag.storage import json_files
 from jaxtag.tasks import common
 
 Profile = dict[str, Any]
@@ -101,10 +102,7 @@ def load(location: str) -> Profile:
         raise UserError(
             f"{location}: no {JSON_FILE} is there (jaxtag.profile writes DIR/profile/{JSON_FILE})"
         )
-    try:
-        profile = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}") from error
+    profile = json_files.read(file)
     if not isinstance(profile, dict) or "kernels" not in profile:
         raise UserError(f"{file} is no profile of jaxtag.profile")
     return profile

@@ -79,3 +79,20 @@ def test_profiles_are_found_by_folder_and_file(tmp_path):
         (folder / "profile.json").write_text(text)
         with pytest.raises(UserError, match=message):
             report.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"costs": None},
+        {"step": 3},
+        {"step": {}},
+        {"kernels": 5},
+        {"kernels": [1]},
+        {"config": None},
+    ],
+)
+def test_a_damaged_profile_is_not_compared(change):
+    damaged = {name: value for name, value in (profile() | change).items() if value is not None}
+    with pytest.raises(UserError, match="damaged, or of another version"):
+        diff.table(profile(), damaged)
