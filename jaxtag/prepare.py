@@ -76,7 +76,7 @@ def define_flags() -> None:
         "accept_doubtful",
         False,
         "Prepare in spite of what looks like a mistake: classes that validation or test have and "
-        "train has not, or folders that are called after dates.",
+        "train has not, or that validation lacks, or folders that are called after dates.",
     )
     flags.DEFINE_integer(
         "workers", None, "Threads that read and check images; default: one a core.", lower_bound=1

@@ -15,7 +15,9 @@ from jaxtag.config import schema
 from jaxtag.datasets import prepared
 from jaxtag.errors import UserError
 from jaxtag.perf import flops
+from jaxtag.storage import json_files
 from jaxtag.storage.atomic_file import write_text
+from jaxtag.training.metric_writer import read_metrics
 from jaxtag.training.preemption import RESTART_STATUS
 from jaxtag.training.run_data import task_class
 
@@ -71,7 +73,7 @@ def run(cell: Cell, folder: Path, data_dir: str | None) -> dict[str, Any]:
     """
     path = folder / cell.name / _RESULT
     if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _read_result(path)
     workdir = folder / cell.trained.name
     if cell.trained != cell:
         run(cell.trained, folder, data_dir)
@@ -88,6 +90,14 @@ def run(cell: Cell, folder: Path, data_dir: str | None) -> dict[str, Any]:
         seconds, memory = seconds + time.monotonic() - start, max(memory, knn_memory)
     result = _result(cell, workdir, metrics) | {"seconds": seconds, "peak_memory_bytes": memory}
     write_text(path, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    """The result of a cell from before. Raises UserError where it is damaged."""
+    result = json_files.read(path)
+    if not isinstance(result, dict) or not result.keys() >= {"metric", "value", "metrics"}:
+        raise UserError(f"{path} is damaged: delete it, and the cell runs again")
     return result
 
 
@@ -150,20 +160,14 @@ def _call(module: str, arguments: list[str], log: Path) -> tuple[str, int]:
             raise UserError(f"{module} failed with status {process.returncode}: see {log}")
 
 
-def _metrics(workdir: Path, split: str) -> list[dict[str, Any]]:
-    """The run's lines of metrics.jsonl for a split."""
-    text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
-    return [line for line in map(json.loads, text.splitlines()) if line["split"] == split]
-
-
 def _last_evaluation(workdir: Path) -> dict[str, float]:
-    return _metrics(workdir, "evaluation")[-1]
+    return read_metrics(workdir, "evaluation")[-1]
 
 
 def _training_seconds(workdir: Path) -> float:
     """Time of all steps with their compilation, without evaluation, over all parts of a run."""
-    seconds, previous_step = 0.0, 0
-    for line in _metrics(workdir, "train"):
+    seconds, previous_step = 0.0, 0.0
+    for line in read_metrics(workdir, "train"):
         seconds += line["seconds_per_step"] * (line["step"] - previous_step)
         previous_step = line["step"]
     return seconds

@@ -10,7 +10,7 @@ from jaxtag.datasets.layout import IMAGE_SUFFIXES, SPLITS, UNREAD_SUFFIXES
 from jaxtag.datasets.listings import CaptionListing, TagListing
 from jaxtag.datasets.odd_entries import OddEntries
 from jaxtag.datasets.source_files import SourceFiles
-from jaxtag.datasets.splits import complete_splits
+from jaxtag.datasets.splits import complete_splits, doubt_classes
 from jaxtag.errors import UserError
 
 _MAX_NEAR = 3
@@ -54,6 +54,8 @@ def list_tables(source: SourceFiles, tables: list[Table], variant: str) -> Listi
     has_splits = any(row.row.split for row in rows)
     if has_splits:
         _check_groups(rows)
+    if has_splits:
+        doubt_classes(listing)
     complete_splits(listing, source, groups, has_splits)
     if not has_splits:
         if groups and listing.splits and not listing.splits.get("validation"):

@@ -17,7 +17,7 @@ from jaxtag.datasets.layout import (
 )
 from jaxtag.datasets.listings import LabelListing
 from jaxtag.datasets.source_files import SourceFiles
-from jaxtag.datasets.splits import complete_splits
+from jaxtag.datasets.splits import complete_splits, doubt_classes
 from jaxtag.datasets.text_files import read_lines
 
 __all__ = ["IMAGE_SUFFIXES", "SPLITS", "list_class_folders"]
@@ -91,7 +91,10 @@ def list_class_folders(
         if file.rpartition("/")[0] in folders or file.lower().endswith(UNREAD_SUFFIXES):
             listing.problems.append((file, reason))
     _doubt_dates(listing, classes)
-    _doubt_unseen(listing, classes)  # of the folders, not of what is held out by file name
+    if "train" in listing.splits:
+        doubt_classes(listing)  # of the folders, not of what is held out by file name
+    else:
+        listing.doubts.append(f"there is no split train: only {', '.join(listing.splits)}")
     if not (keep_splits and layout.splits):
         complete_splits(listing, source, {}, layout.splits)
     if not layout.splits:
@@ -205,26 +208,6 @@ def _doubt_dates(listing: LabelListing, classes: list[str]) -> None:
             "archives are kept: put each image into the folder of its class, or write a table "
             "tags.csv (file,tags)"
         )
-
-
-def _doubt_unseen(listing: LabelListing, classes: list[str]) -> None:
-    """Classes that only validation or test have cannot be learned: names may be misspelled."""
-    labels = {
-        split: {image.fields["label"] for image in images}
-        for split, images in listing.splits.items()
-    }
-    trained = labels.pop("train", set())
-    if not trained:
-        listing.doubts.append("there is no split train: only " + ", ".join(labels))
-        return
-    for split, present in labels.items():
-        unseen = [classes[label] for label in sorted(present - trained)]
-        unused = [classes[label] for label in sorted(trained - present)]
-        if unseen:
-            listing.doubts.append(
-                f"{split} has classes that train does not have: {', '.join(unseen[:5])}"
-                + (f"; train has {', '.join(unused[:5])}, which {split} lacks" if unused else "")
-            )
 
 
 def _files(source: SourceFiles) -> tuple[str, list[str], list[tuple[str, str]]]:

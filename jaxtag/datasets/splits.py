@@ -59,6 +59,32 @@ def complete_splits(
     _warn_of_classes(listing)
 
 
+def doubt_classes(listing: Listing) -> None:
+    """Doubts classes that train or validation lacks, of splits that the user named.
+
+    What only validation or test has cannot be learned, and what validation lacks is not measured:
+    mostly names are misspelled, or a part of the images is not there.
+    """
+    if "label" not in listing.features or "train" not in listing.splits:
+        return
+    names = listing.features["label"].names
+    labels = {
+        split: {image.fields["label"] for image in images}
+        for split, images in listing.splits.items()
+    }
+    trained = labels.pop("train")
+    for split, present in labels.items():
+        unseen = [names[label] for label in sorted(present - trained)]
+        unused = [names[label] for label in sorted(trained - present)]
+        if unseen:
+            listing.doubts.append(
+                f"{split} has classes that train does not have: {_some(unseen)}"
+                + (f"; train has {_some(unused)}, which {split} lacks" if unused else "")
+            )
+        elif unused and split == "validation":
+            listing.doubts.append(f"{split} lacks classes that train has: {_some(unused)}")
+
+
 def _equal_images(listing: Listing, source: SourceFiles) -> list[list[tuple[str, ImageRecord]]]:
     """The (split, image) of each group of at least two images with the same bytes."""
     by_size: dict[int, list[tuple[str, ImageRecord]]] = defaultdict(list)

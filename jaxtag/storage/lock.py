@@ -174,7 +174,7 @@ def _close(file: int) -> None:
 def _read(file: int) -> dict[str, Any]:
     try:
         holder = json.loads(os.pread(file, 4096, 0))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return holder if isinstance(holder, dict) else {}
 

@@ -17,6 +17,9 @@ from typing import Any
 
 from etils import epath
 
+from jaxtag.errors import UserError
+from jaxtag.storage import json_files
+
 NAME = "jaxtag_manifest.json"
 # Orbax writes these after the manifest: the time of the commit, and nothing that restoring needs.
 _NOT_LISTED = {NAME, "commit_success.txt", "_CHECKPOINT_METADATA"}
@@ -62,12 +65,14 @@ def read(directory: os.PathLike | str) -> Manifest:
     """Reads a manifest; raises `DamagedCheckpointError` when it is missing or changed."""
     path = epath.Path(directory) / NAME
     try:
-        loaded = json.loads(path.read_bytes())
+        loaded = json_files.parse(path.read_text(), NAME)
         body = {"files": loaded["files"], "notes": loaded["notes"]}
         if loaded["crc"] != _crc_of_body(body):
             raise DamagedCheckpointError(f"{NAME} was changed")
     except FileNotFoundError:
         raise DamagedCheckpointError(f"{NAME} is missing") from None
+    except UserError as error:
+        raise DamagedCheckpointError(str(error)) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpointError(f"{NAME} is not readable ({error})") from None
     return Manifest({name: tuple(sums) for name, sums in body["files"].items()}, body["notes"])

@@ -22,6 +22,7 @@ from jaxtag.data.sources import Source, as_data_source
 from jaxtag.datasets.prepared import data_dir, open_split
 from jaxtag.distributed import coordination
 from jaxtag.errors import UsageError, UserError, did_you_mean
+from jaxtag.storage import json_files
 from jaxtag.storage.atomic_file import write_text
 from jaxtag.tasks.base import Data, Task
 from jaxtag.training import checkpoint_manifest
@@ -255,15 +256,12 @@ def _compare_data(
 def _recorded_fingerprint(workdir: Path) -> dict[str, Any] | None:
     """That of `data.json`, else of the newest checkpoint; None for a run of version 0.1."""
     path = workdir / DATA_FILE
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
+    if path.exists():
+        try:
+            recorded = json_files.read(path)
+        except UserError as error:
+            raise UserError(f"{error}: delete it, a checkpoint has it too") from error
         return recorded if isinstance(recorded, dict) else None
-    except FileNotFoundError:
-        pass
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}): delete it, a checkpoint has it too"
-        ) from error
     directory = workdir / "checkpoints"
     for step in reversed(Checkpoints(directory, keep_last=1).steps()):
         try:

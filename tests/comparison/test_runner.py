@@ -25,12 +25,24 @@ def test_a_cell_without_data_says_so(tmp_path):
     assert runner.skip_reason(Cell("resnet", "mnist", 64, 0), str(tmp_path)) == "data absent"
 
 
+RESULT = {"metric": "top1", "value": 0.5, "metrics": {"top1": 0.5}}
+
+
 def test_a_finished_cell_is_not_run_again(tmp_path, monkeypatch):
     cell = Cell("resnet", "mnist", 64, 0)
     (tmp_path / cell.name).mkdir()
-    (tmp_path / cell.name / "result.json").write_text(json.dumps({"value": 0.5}))
+    (tmp_path / cell.name / "result.json").write_text(json.dumps(RESULT))
     monkeypatch.setattr(runner, "_call", None)
-    assert runner.run(cell, tmp_path, None) == {"value": 0.5}
+    assert runner.run(cell, tmp_path, None) == RESULT
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 5000, '{"value": 1}', "\0"])
+def test_a_damaged_result_is_told(tmp_path, content):
+    cell = Cell("resnet", "mnist", 64, 0)
+    (tmp_path / cell.name).mkdir()
+    (tmp_path / cell.name / "result.json").write_text(content)
+    with pytest.raises(UserError, match=r"result\.json is damaged"):
+        runner.run(cell, tmp_path, None)
 
 
 def test_a_failure_names_its_log(tmp_path):

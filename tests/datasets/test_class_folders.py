@@ -56,8 +56,25 @@ def test_own_class_folders_with_splits(tmp_path):
         "1 of 3 classes have no image in train",
         "2 of 3 classes have no image in validation",
         "2 of 3 classes have no image in test",
+        "validation lacks classes that train has",
         "test has classes that train does not have",
     ]
+
+
+@pytest.mark.parametrize("form", ["folders", "table"])
+def test_classes_that_validation_lacks_are_doubted(tmp_path, form):
+    if form == "folders":
+        names = ("train/cat/1.jpg", "train/dog/2.jpg", "val/dog/3.jpg", "test/cat/4.jpg")
+        files = {name: picture(n) for n, name in enumerate(names)}
+    else:
+        rows = ["1.jpg,cat,train", "2.jpg,dog,train", "3.jpg,dog,val", "4.jpg,cat,test"]
+        files = {f"{n}.jpg": picture(n) for n in range(1, 5)}
+        files["labels.csv"] = "\n".join(["file,label,split", *rows])
+    source = lay(tmp_path / "own", files)
+    with pytest.raises(UserError, match=r"^validation lacks .* train has: cat\. .*--accept_d"):
+        datasets.prepare("my_classes", source, tmp_path / "d")
+    summary = datasets.prepare("my_classes", source, tmp_path / "d", accept_doubtful=True)
+    assert "validation lacks classes that train has: cat" in summary.warnings
 
 
 def test_one_folder_of_pictures_is_no_class(tmp_path):

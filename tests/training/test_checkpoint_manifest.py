@@ -99,6 +99,13 @@ def test_changed_manifest_is_found(folder):
         checkpoint_manifest.check_sizes(folder)
 
 
+@pytest.mark.parametrize("content", ["[" * 5000, "[[" * 99 + "]]" * 99, "", "[]", "3", "9" * 5000])
+def test_a_damaged_manifest_is_found(folder, content):
+    (folder / checkpoint_manifest.NAME).write_text(content)
+    with pytest.raises(checkpoint_manifest.DamagedCheckpointError, match=r"damaged|readable"):
+        checkpoint_manifest.read(folder)
+
+
 def test_sizes_alone_do_not_read_the_files(folder):
     _flip(folder)
     checkpoint_manifest.check_sizes(folder)

@@ -8,7 +8,6 @@ files are found among the `images` of the references by name.
 
 import csv
 import io
-import json
 import os
 import sys
 import unicodedata
@@ -20,6 +19,7 @@ from jaxtag.data.spreadsheet import unescape_cell
 from jaxtag.errors import UserError
 from jaxtag.metrics import captioning
 from jaxtag.metrics.captioning import unspaced
+from jaxtag.storage import json_files
 
 Id = int | str
 
@@ -216,12 +216,7 @@ def _read_text(path: str | Path) -> str:
 
 
 def _parse(path: str | Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise UserError(f"{path}: not JSON of captions: nested too deeply") from error
-    except ValueError as error:  # also an integer of thousands of digits
-        raise UserError(f"{path}: not JSON: {error}") from error
+    return json_files.parse(text, path)
 
 
 def _parse_entry(path: str | Path, where: str, entry: Any) -> tuple[Id, str]:
