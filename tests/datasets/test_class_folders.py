@@ -56,8 +56,8 @@ def test_own_class_folders_with_splits(tmp_path):
         "1 of 3 classes have no image in train",
         "2 of 3 classes have no image in validation",
         "2 of 3 classes have no image in test",
-        "validation lacks classes that train has",
         "test has classes that train does not have",
+        "validation lacks classes that train has",
     ]
 
 

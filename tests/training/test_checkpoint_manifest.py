@@ -68,16 +68,19 @@ DAMAGES = {
         lambda f: (f / checkpoint_manifest.NAME).unlink(),
         f"{checkpoint_manifest.NAME} is missing",
     ),
-    "empty manifest": (lambda f: (f / checkpoint_manifest.NAME).write_bytes(b""), "not readable"),
+    "empty manifest": (
+        lambda f: (f / checkpoint_manifest.NAME).write_bytes(b""),
+        r"damaged|not readable",
+    ),
     "cut manifest": (
         lambda f: (f / checkpoint_manifest.NAME).write_bytes(
             (f / checkpoint_manifest.NAME).read_bytes()[:-30]
         ),
-        "not readable",
+        r"damaged|not readable",
     ),
     "strange manifest": (
         lambda f: (f / checkpoint_manifest.NAME).write_text("[1, 2]"),
-        "not readable",
+        r"damaged|not readable",
     ),
 }
 
