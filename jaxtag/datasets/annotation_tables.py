@@ -5,11 +5,12 @@ from jaxtag.datasets.csv_tables import read_csv
 from jaxtag.datasets.forms.cvat import read_cvat
 from jaxtag.datasets.forms.json_forms import json_form
 from jaxtag.datasets.forms.objects import read_json_lines
+from jaxtag.datasets.forms.parquet import read_parquet_table
 from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.text_files import read_json
 from jaxtag.errors import UserError
 
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 # `image,caption` as Kaggle's Flickr8k and Flickr30k have it, and CVAT's export.
 _OTHERS = ("captions.txt", "annotations.xml")
 
@@ -39,9 +40,11 @@ def read_table(source: SourceFiles, name: str, kind: str | None = None) -> Table
         form = json_form(content)
         table = form.read(content, source.where(name), kind)
         table.form = form.name
+    elif suffix == "parquet":
+        table = read_parquet_table(source, name, kind)
     elif suffix == "xml":
         table = read_cvat(source, name)
     else:
-        raise UserError(f"{source.where(name)}: tables are read from .csv, .tsv, .jsonl and .json")
+        raise UserError(f"{source.where(name)}: tables are read from {', '.join(_SUFFIXES)}")
     table.path = name
     return table

@@ -58,6 +58,11 @@ class Archive(abc.ABC):
     def size(self, entry: Any) -> int:
         """Bytes of a member."""
 
+    def checksum(self, entry: Any) -> bytes | None:
+        """A checksum of a member's content that costs nothing; None without one."""
+        del entry
+        return None
+
     @abc.abstractmethod
     def read(self, entry: Any, offset: int, limit: int) -> bytes:
         """At most `limit` bytes of a member from `offset` on."""
@@ -154,10 +159,14 @@ class TarArchive(Archive):
 
 
 class Window(io.RawIOBase):
-    """A file object over a function that reads `limit` bytes from `offset` on."""
+    """A file object over a function that reads `limit` bytes from `offset` on.
 
-    def __init__(self, read: Callable[[int, int], bytes]):
-        self._read_at, self._offset = read, 0
+    Args:
+        size: Of the file, where it is known.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int | None = None):
+        self._read_at, self._size, self._offset = read, size, 0
 
     def readable(self) -> bool:
         return True
@@ -166,9 +175,10 @@ class Window(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_END:
+        if whence == os.SEEK_END and self._size is None:
             raise io.UnsupportedOperation("the end is not known")
-        self._offset = offset + (self._offset if whence == os.SEEK_CUR else 0)
+        starts = {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self._size or 0}
+        self._offset = starts[whence] + offset
         return self._offset
 
     def readinto(self, buffer: Any) -> int:

@@ -96,7 +96,7 @@ def _read_cells(
     # bars, as Flickr30k's results.csv has them, quotes are those of the caption.
     has_quotes = delimiter != "|"
     reader = csv.reader(
-        _lines(text),
+        text_lines(text),
         delimiter=delimiter,
         strict=True,
         quoting=csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE,
@@ -126,7 +126,7 @@ def _read_cells(
     return cells
 
 
-def _lines(text: str) -> Iterator[str]:
+def text_lines(text: str) -> Iterator[str]:
     """Lines with their ends; str.splitlines also splits at characters that text may hold."""
     start = 0
     while start < len(text):

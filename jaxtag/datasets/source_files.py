@@ -230,8 +230,9 @@ class SourceFiles:
         """
         archive, entry = self._entries[name]
         size = self.size(name)
-        if isinstance(archive, ZipArchive):
-            return size, archive.checksum(entry)
+        checksum = archive.checksum(entry) if archive is not None else None
+        if checksum is not None:
+            return size, checksum
         return size, self._read(name, size // 2, 64)
 
     def read(self, name: str, limit: int = MAX_IMAGE_BYTES) -> bytes:
@@ -265,6 +266,23 @@ class SourceFiles:
         if len(data) < size:
             raise ReadError(f"{self.where(name)} ends in the middle of it")
         return data
+
+    def open(self, name: str) -> io.BufferedReader:
+        """Opens one file for reading at random; its errors are ReadErrors.
+
+        Raises:
+            ReadError: It lies in a zip, where that would unpack it again and again.
+        """
+        archive, _ = self._entries[name]
+        if isinstance(archive, ZipArchive):
+            raise ReadError("it is read at random: unpack the zip")
+        window = Window(functools.partial(self._read, name), self.size(name))
+        return io.BufferedReader(window, _MIB)
+
+    def local_path(self, name: str) -> Path | None:
+        """Where a file lies unpacked on this machine; None for one in an archive."""
+        archive, entry = self._entries[name]
+        return self.path / entry if archive is None else None
 
     def tar_members(self, name: str) -> Iterator[tuple[str, int, int]]:
         """Yields (path, offset, size), for `read_part`, of each regular file of a tar.

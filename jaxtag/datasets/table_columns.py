@@ -50,11 +50,14 @@ def column(columns: Iterable[Any], accepted: Sequence[str]) -> str | None:
     return next((name for name in accepted if name in names), None)
 
 
-def any_text_column(columns: Iterable[Any], location: str, kind: str | None = None) -> str | None:
+def any_text_column(
+    columns: Iterable[Any], location: str, kind: str | None = None, form: str = "table"
+) -> str | None:
     """The column of captions or of tags, None without one.
 
     Args:
         kind: CAPTIONS or TAGS: which of them to take where both are there.
+        form: Of the table, for messages.
 
     Raises:
         TwoKindsError: Both are there, and `kind` does not say which.
@@ -64,7 +67,7 @@ def any_text_column(columns: Iterable[Any], location: str, kind: str | None = No
     if caption and tag and kind is None:
         raise TwoKindsError(
             f"{location}: there are captions ({caption}) and tags ({tag}): say which with "
-            f"--as=table:{CAPTIONS} or --as=table:{TAGS}, and make a data set of each"
+            f"--as={form}:{CAPTIONS} or --as={form}:{TAGS}, and make a data set of each"
         )
     any_tag = tag or column(columns, MORE_TAG)
     any_caption = caption or column(columns, MORE_CAPTION)

@@ -8,6 +8,7 @@ from jaxtag.datasets.annotations import CAPTIONS, Table
 from jaxtag.datasets.base import Listing
 from jaxtag.datasets.class_folders import list_class_folders
 from jaxtag.datasets.forms.base import Confidence, Evidence, LayoutForm
+from jaxtag.datasets.forms.label_maps import name_numbers
 from jaxtag.datasets.forms.registry import (
     CLASS_FOLDERS,
     LAYOUT_FORMS,
@@ -59,6 +60,7 @@ def list_own_images(source: SourceFiles, choice: FormChoice) -> Listing:
 def list_own_tables(source: SourceFiles, tables: list[Table]) -> Listing:
     """Lists the images of tables."""
     names = ", ".join(table.path for table in tables)
+    name_numbers(source, tables)
     listing = list_tables(source, tables, f"own data, {names}")
     listing.form = _described(_title(tables), _shown(table.path for table in tables), listing)
     return listing

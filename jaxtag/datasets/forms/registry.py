@@ -9,13 +9,24 @@ from jaxtag.datasets.forms.class_folders import ClassFolders
 from jaxtag.datasets.forms.json_forms import JSON_FORMS
 from jaxtag.datasets.forms.kohya import Kohya
 from jaxtag.datasets.forms.labelme import Labelme
+from jaxtag.datasets.forms.open_images import OpenImages
+from jaxtag.datasets.forms.parquet import Parquet, SavedDataset
 from jaxtag.datasets.forms.voc_xml import VocXml
 from jaxtag.datasets.forms.webdataset import WebDataset
 from jaxtag.datasets.forms.yolo import Yolo
 from jaxtag.errors import UsageError, did_you_mean
 
 # Told apart from other folders by files of their own.
-LAYOUT_FORMS: tuple[LayoutForm, ...] = (WebDataset(), Yolo(), VocXml(), Labelme(), Kohya())
+LAYOUT_FORMS: tuple[LayoutForm, ...] = (
+    Parquet(),
+    SavedDataset(),
+    WebDataset(),
+    Yolo(),
+    VocXml(),
+    Labelme(),
+    OpenImages(),
+    Kohya(),
+)
 CLASS_FOLDERS = ClassFolders()
 # Name -> title of the forms of single files.
 _FILE_FORMS: tuple[FileForm, ...] = (*JSON_FORMS[::-1], cvat.FORM)

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from jaxtag.datasets.annotated_listing import count_located
 from jaxtag.datasets.annotation_tables import is_table, read_table
 from jaxtag.datasets.annotations import Table
+from jaxtag.datasets.forms.label_maps import is_label_map
 from jaxtag.datasets.layout import split_and_rest, split_in_name
 from jaxtag.datasets.odd_entries import NotATableError
 from jaxtag.datasets.source_files import SourceFiles
@@ -41,6 +43,7 @@ class TableReader:
     def __init__(self, source: SourceFiles, form: str | None = None, kind: str | None = None):
         self.source, self._form, self._kind = source, form, kind
         self.refused: list[NotATableError] = []
+        self._errors: list[tuple[_File, UserError]] = []
 
     def read(self) -> list[Table]:
         """The tables at the top of the source or, without any, in the folders of its splits.
@@ -59,9 +62,15 @@ class TableReader:
         is_instances = {file: _base_name(file.path).startswith(_INSTANCES) for file in at_top}
         tables = self._readable([file for file in at_top if not is_instances[file]])
         tables = tables or self._readable([file for file in at_top if is_instances[file]])
+        self._settle_errors(tables)
+        tables = [table for table in tables if not is_label_map(table, tables)]
         if len(tables) > 1:
             splits = [split_in_name(table.path) for table in tables]
-            if None in splits or len(set(splits)) < len(splits):
+            are_splits = None not in splits and len(set(splits)) == len(splits)
+            naming = [table for table in tables if count_located(self.source, [table])]
+            if not are_splits and len(naming) == 1:  # beside lists of classes, examples of answers
+                return naming
+            if not are_splits:
                 raise UserError(
                     f"{self.source.path} has several files that may hold captions or tags: "
                     f"{', '.join(table.path for table in tables)}. Give one with --source=FILE, or "
@@ -88,7 +97,16 @@ class TableReader:
                     f"{', '.join(table.path for table in readable)}: leave one"
                 )
             tables += readable
+        self._settle_errors(tables)
         return tables
+
+    def _settle_errors(self, tables: list[Table]) -> None:
+        """Raises the error of a malformed table, unless it is beside one that is read."""
+        for file, error in self._errors:
+            if not tables or file.split or split_in_name(file.path):
+                raise error
+            tables[0].warnings.append(f"{file.path} is not used: {error}")
+        self._errors.clear()
 
     def _readable(self, files: list[_File]) -> list[Table]:
         tables = []
@@ -99,6 +117,8 @@ class TableReader:
                     raise NotATableError(f"{file.path}: in the form {table.form}, not {self._form}")
             except NotATableError as error:
                 self.refused.append(error)
+            except UserError as error:
+                self._errors.append((file, error))
             else:
                 table.split, table.folder = file.split, file.folder
                 tables.append(table)
