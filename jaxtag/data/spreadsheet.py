@@ -21,4 +21,4 @@ def escape_path(path: str) -> str:
 
 def unescape_cell(cell: str) -> str:
     """The inverse of `escape_cell`."""
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell

@@ -15,11 +15,15 @@ _CONTROL = {code: " " for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 def clean_text(text: str) -> str:
     """A text in NFC; half a surrogate pair becomes U+FFFD, the mark of what cannot be read."""
+    if text.isascii():
+        return text
     return unicodedata.normalize("NFC", _SURROGATE.sub("\ufffd", _join_surrogates(text)))
 
 
 def clean_path(path: str) -> str:
     r"""The name of a file in NFC; bytes that are no UTF-8 are spelled as `\udcXX`, as in JSON."""
+    if path.isascii():
+        return path
     spelled = _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", _join_surrogates(path))
     return unicodedata.normalize("NFC", spelled)
 

@@ -20,10 +20,9 @@ _UPLOADED = re.compile(r"(?:^|(?<=/))[0-9a-f]{8}-(?=[^/]+$)")
 
 @dataclass(slots=True)
 class _LocatedRow:
-    """A row, the path of its image in the source (None where it is missing), and its name."""
+    """A row, and the name of its image in the record."""
 
     row: Row
-    path: str | None
     file: str
 
 
@@ -69,14 +68,29 @@ def list_tables(source: SourceFiles, tables: list[Table], variant: str) -> Listi
 
 def count_located(source: SourceFiles, tables: list[Table]) -> int:
     """The number of images of the source that tables name."""
-    return len(
-        {
-            path
-            for table in tables
-            for row in table.rows
-            for path in _candidates(source, table, row.file)[:1]
-        }
-    )
+    for table in tables:
+        _locate_rows(source, table)
+    return len({row.path for table in tables for row in table.rows} - {None})
+
+
+def _locate_rows(source: SourceFiles, table: Table) -> None:
+    """Looks for the images of a table, once."""
+    if table.is_located:
+        return
+    table.is_located = True
+    rows = []
+    for row in table.rows:
+        if row.path is None:
+            paths = _candidates(source, table, row.file)
+            shallowest = [path for path in paths if path.count("/") == paths[0].count("/")]
+            if len(shallowest) > 1:
+                places = " or ".join(shallowest[:_MAX_NEAR])
+                reason = f"{row.file} may be {places}: write its folder before the name"
+                table.doubtful.append((row.location, reason))
+                continue
+            row.path = paths[0] if paths else None
+        rows.append(row)
+    table.rows = rows
 
 
 def _located(
@@ -85,26 +99,12 @@ def _located(
     """The rows with their images; those that may mean several images go to the problems."""
     located = []
     for table in tables:
-        odd = OddEntries()
-        num_sound = 0
+        _locate_rows(source, table)
+        OddEntries(table.doubtful).report(len(table.rows), problems)
         for row in table.rows:
             row.split = row.split or (table.split if len(tables) > 1 else None)
-            if row.path is not None:
-                located.append(_LocatedRow(row, row.path, row.file))
-                continue
-            paths = _candidates(source, table, row.file)
-            shallowest = [path for path in paths if path.count("/") == paths[0].count("/")]
-            if len(shallowest) > 1:
-                odd.add(
-                    row.location,
-                    f"{row.file} may be {' or '.join(shallowest[:_MAX_NEAR])}: write its folder "
-                    "before the name",
-                )
-                continue
-            num_sound += 1
-            path = paths[0] if paths else None
-            located.append(_LocatedRow(row, path, _name(table, row.file, path)))
-        odd.report(num_sound, problems)
+            located.append(_LocatedRow(row, _name(table, row.file, row.path)))
+        table.rows = []  # of millions of rows only one copy is kept
     return located
 
 
@@ -129,7 +129,7 @@ def _candidates(source: SourceFiles, table: Table, file: str) -> list[str]:
 def _report_unused(
     listing: Listing, source: SourceFiles, rows: list[_LocatedRow], names: str
 ) -> None:
-    used = {row.path for row in rows}
+    used = {row.row.path for row in rows}
     for name in source.names():
         if name.lower().endswith((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)) and name not in used:
             listing.problems.append((name, f"no entry of {names} names it"))
@@ -140,7 +140,7 @@ def _list_captions(source: SourceFiles, variant: str, rows: list[_LocatedRow]) -
     for located in rows:
         row, split = located.row, _split(located.row) or "train"
         image_id = row.image_id or located.file
-        listing.add_captioned(source, split, located.path, located.file, image_id, row.texts)
+        listing.add_captioned(source, split, row.path, located.file, image_id, row.texts)
     return listing
 
 
@@ -163,7 +163,7 @@ def _list_tags(
     for located in rows:
         row, split = located.row, _split(located.row) or "train"
         tags, unknown = ([numbers[name] for name in texts] for texts in (row.texts, row.unknown))
-        listing.add_tagged(source, split, located.path, located.file, tags, unknown, row.group)
+        listing.add_tagged(source, split, row.path, located.file, tags, unknown, row.group)
     return listing
 
 
@@ -174,7 +174,7 @@ def _merge_by_image(rows: list[_LocatedRow]) -> list[_LocatedRow]:
         row, kind, location = located.row, rows[0].row.kind, rows[0].row.location
         if row.kind != kind:
             raise UserError(f"{row.location} has {row.kind}, but {location} {kind}")
-        first_located = merged.setdefault(located.path or located.file, located)
+        first_located = merged.setdefault(row.path or located.file, located)
         first = first_located.row
         if first_located is located:
             continue

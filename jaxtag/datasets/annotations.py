@@ -23,7 +23,7 @@ class Row:
         unknown: Tags that were not annotated for this image.
         image_id: COCO's, or None.
         is_label: Whether `texts` come from a column of classes, of which an image has one.
-        path: Where the image lies in the source, if that is known; else `file` is looked for.
+        path: Where the image lies in the source; None where that is not known, or it is missing.
     """
 
     location: str
@@ -50,6 +50,8 @@ class Table:
         form: Name of the form that it is in, as `--as` takes it.
         path: Of the file in the source.
         folder: Of the images, with a slash; "" where they may lie anywhere.
+        doubtful: (location, reason) of rows whose image cannot be told; they are not in `rows`.
+        is_located: Whether the images of `rows` were looked for.
         split: That all its images are in by the name of the file or of its folder.
     """
 
@@ -61,6 +63,8 @@ class Table:
     path: str = ""
     folder: str = ""
     split: str | None = None
+    doubtful: Problems = field(default_factory=list)
+    is_located: bool = False
 
 
 def clean_tags(texts: Iterable[str]) -> list[str]:

@@ -166,17 +166,18 @@ def _table_of_cells(where: str, cells: _Cells, kind: str | None, odd: OddEntries
     has_split = column(header, SPLIT + VALIDATION) is not None
     group_index = header.index(GROUP[0]) if GROUP[0] in header else None
     file_index = header.index(file_column)
-    shared: dict[str, str] = {}
+    files: dict[str, str] = {}  # as written -> as compared
     for number, (line, row) in enumerate(zip(cells.lines, cells.rows, strict=True)):
         location = f"{where}, line {line}"
-        file = clean_file(row[file_index])
+        written = row[file_index]
+        file = files.get(written) or files.setdefault(written, clean_file(written))
         if not file:
             odd.add(location, "the name of the image is empty")
             continue
         table.rows.append(
             Row(
                 location,
-                shared.setdefault(file, file),
+                file,
                 CAPTIONS if is_caption else TAGS,
                 texts[number] if is_caption else clean_tags(texts[number]),
                 split_of(dict(zip(header, row, strict=True))) if has_split else None,

@@ -16,7 +16,7 @@ import urllib.parse
 import zipfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -76,6 +76,7 @@ class SourceFiles:
         self._has_shards = has_shards
         self.refused: list[tuple[str, str]] = []
         self.warnings: list[str] = []
+        self._names: Sequence[str] | None = None
         self._by_name: dict[str, list[str]] | None = None
         self._by_stem: dict[str, list[str]] | None = None
         self._folders: frozenset[str] | None = None
@@ -106,9 +107,11 @@ class SourceFiles:
         """The zips and tars that are open."""
         return [archive.path for archive in self._archives]
 
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         """Every file's relative path, sorted."""
-        return sorted(self._entries)
+        if self._names is None:
+            self._names = sorted(self._entries)
+        return self._names
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -116,6 +119,9 @@ class SourceFiles:
     def find(self, path: str) -> list[str]:
         """Finds the files whose path ends with `path` (whole components), the shallowest first."""
         path = clean_path(path)
+        same_base = self._names_by_base().get(path.rpartition("/")[2], ())
+        if len(same_base) == 1 and (same_base[0] == path or same_base[0].endswith(f"/{path}")):
+            return [same_base[0]]
         parts = (path,) if path in self._entries else _clean(path)
         if not parts:
             return []
@@ -218,7 +224,7 @@ class SourceFiles:
         if archive is not None:
             return archive.size(entry)
         try:
-            return (self.path / entry).stat().st_size
+            return os.stat(f"{self.path}/{entry}").st_size
         except OSError:
             return 0
 
@@ -465,7 +471,7 @@ class SourceFiles:
         self._archives.append(archive)
         for member, entry in archive.members:
             self._entries[f"{prefix}{member}"] = (archive, entry)
-        self._by_name = self._by_stem = self._folders = None
+        self._names = self._by_name = self._by_stem = self._folders = None
 
     def archive_of(self, name: str) -> Path | None:
         """The archive that holds a file; None for one that lies unpacked."""

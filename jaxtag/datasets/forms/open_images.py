@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from jaxtag.data.text import clean_name
 from jaxtag.datasets.annotations import TAGS, Row, Table
+from jaxtag.datasets.archives import ReadError
 from jaxtag.datasets.csv_tables import text_lines
 from jaxtag.datasets.forms.base import AnnotatedForm, Confidence, Evidence
 from jaxtag.datasets.layout import is_image_name, split_in_name
@@ -104,8 +105,11 @@ def _label_files(source: SourceFiles) -> list[str]:
 
 
 def _header(source: SourceFiles, name: str) -> list[str]:
-    start = source.read_prefix(name, 4096).decode("utf-8-sig", "replace")
-    return next(csv.reader([start.partition("\n")[0].rstrip("\r")]), [])
+    try:
+        start = source.read_prefix(name, 4096)
+    except ReadError:
+        return []
+    return start.decode("utf-8-sig", "replace").partition("\n")[0].strip().split(",")
 
 
 def _rows(source: SourceFiles, name: str) -> Iterator[tuple[int, list[str]]]:

@@ -1,5 +1,6 @@
 """The files of annotations in a source: at its top, or one in the folder of each split."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtag.datasets.annotated_listing import count_located
@@ -125,7 +126,7 @@ class TableReader:
         return tables
 
 
-def _common_folder(names: list[str]) -> str:
+def _common_folder(names: Sequence[str]) -> str:
     """The single folder at the top, with a slash, or ""."""
     tops = {name.split("/")[0] for name in names if "/" in name}
     is_single = len(tops) == 1 and all("/" in name for name in names)
