@@ -202,10 +202,15 @@ class Checkpoints:
         if self._writer is None:
             coordination.run_on_process_zero(self._prepare_directory)
             orbax_noise.suppress()
-            options = ocp.options.AsyncOptions(post_finalization_callback=self._add_manifest)
-            self._writer = ocp.AsyncCheckpointer(
-                ocp.CompositeCheckpointHandler(), async_options=options
+            # Folders at once: where a thread of Orbax cannot make one, others wait 20 minutes for it.
+            options = ocp.options.AsyncOptions(
+                create_directories_asynchronously=False,
+                post_finalization_callback=self._add_manifest,
             )
+            handler = ocp.CompositeCheckpointHandler(
+                composite_options=ocp.CompositeOptions(async_options=options)
+            )
+            self._writer = ocp.AsyncCheckpointer(handler, async_options=options)
         return self._writer
 
     def _prepare_directory(self) -> None:

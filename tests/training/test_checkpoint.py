@@ -1,6 +1,8 @@
 """Saving and restoring: exact, on any mesh, damage found, failures loud, the right steps kept."""
 
+import errno
 import gc
+import os
 import shutil
 import threading
 import time
@@ -443,6 +445,30 @@ def test_folder_that_cannot_be_made(tmp_path):
         pytest.raises(UserError, match="could not be saved"),
     ):
         checkpoints.save(1, make_state())
+
+
+@pytest.mark.parametrize("name", ["2.orbax-checkpoint-tmp", "state.orbax-checkpoint-tmp"])
+def test_a_folder_of_a_step_that_cannot_be_made_is_no_hang(tmp_path, monkeypatch, name):
+    """Threads of Orbax that wait for it would do so for 20 minutes."""
+    make = os.mkdir
+
+    def mkdir(path, *arguments, **options):
+        if os.path.basename(path) == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        make(path, *arguments, **options)
+
+    began = time.monotonic()
+    with Checkpoints(tmp_path, keep_last=2) as checkpoints:
+        state = make_state()
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        monkeypatch.setattr(os, "mkdir", mkdir)
+        with pytest.raises(UserError, match=r"2 could not be saved: No space left on device\."):
+            checkpoints.save(2, state)
+            checkpoints.wait()
+        monkeypatch.undo()
+        assert checkpoints.restore(abstract(state)).step == 1
+    assert time.monotonic() - began < 60
 
 
 def test_configuration_that_is_not_json(tmp_path):
