@@ -135,6 +135,11 @@ def test_what_a_killed_run_left_is_cleaned(tmp_path, few_scenes):
     (folder / ".preparing-123/x").mkdir(parents=True)
     datasets.prepare("shapes_captions", None, tmp_path)
     assert names_in(folder) == ["1.0.0"]
+    # Killed, or met by a fault, when the data set was in place.
+    (folder / ".preparing-123/x").mkdir(parents=True)
+    (folder / ".replaced-1.0.0").mkdir()
+    assert datasets.prepare("shapes_captions", None, tmp_path).already
+    assert names_in(folder) == ["1.0.0"]
     # Killed between the two renames of --overwrite: the old one comes back.
     (folder / "1.0.0").rename(folder / ".replaced-1.0.0")
     assert datasets.prepare("shapes_captions", None, tmp_path).already

@@ -52,6 +52,7 @@ def write_dataset(
     final = folder / version
     with _readable_errors(folder):
         if final.exists() and not overwrite:
+            _clean_if_free(folder)
             return _load_summary(final)
     # The source is listed first: a mistake in it leaves no trace in `data_dir`.
     with _readable_errors(folder), builder_class.open_listing(source) as listing:
@@ -163,6 +164,13 @@ def _clean(folder: Path) -> None:
             replaced.rename(final)
     for staging in folder.glob(f"{_STAGING}*"):
         shutil.rmtree(staging)
+
+
+def _clean_if_free(folder: Path) -> None:
+    """As `_clean`, where there is something and no other process prepares the data set."""
+    if any(path for kind in (_STAGING, _REPLACED) for path in folder.glob(f"{kind}*")):
+        with contextlib.suppress(UserError, OSError), _lock(folder, wait_seconds=0):
+            _clean(folder)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ data are scripts, `data/NNNN.js`, of some thousand images each, which the page l
 other. It builds only what fits the window. File names and tags enter it as text, never as markup.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -144,7 +145,8 @@ class GalleryWriter:
     def _remove_other_thumbnails(self) -> None:
         for path in self._folder.glob("thumbnails/*/*"):
             if path.name not in self._thumbnails:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # the page does not show them
+                    path.unlink()
 
 
 def doubt(row: Row) -> float:

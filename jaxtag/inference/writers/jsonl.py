@@ -1,5 +1,6 @@
 """JSON lines: one object per image, in a file that a killed run can go on with."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,15 +71,17 @@ class JsonlWriter:
     def close(self) -> None:
         """Gives the file its name."""
         self._file.finish()
-        self._settings.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # without lines nobody reads them
+            self._settings.unlink()
 
     def abort(self) -> None:
         """Gives the file up; what was written keeps another name."""
         self._file.close()
         partial = self._file.unfinished
-        if partial is not None and not (partial.exists() and partial.stat().st_size):
-            partial.unlink(missing_ok=True)
-            self._settings.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of storage that fails: no line is lost
+            if partial is not None and not (partial.exists() and partial.stat().st_size):
+                partial.unlink(missing_ok=True)
+                self._settings.unlink(missing_ok=True)
 
     def _resume(self, partial: Path, settings: dict[str, Any]) -> None:
         saved = _read_settings(self._settings)
