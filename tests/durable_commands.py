@@ -5,7 +5,6 @@ Used by the proofs that failing writes and kills lose nothing.
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import re
 import shutil
@@ -32,7 +31,7 @@ _TIMES = {"images_per_second", "seconds_per_step", "data_wait_fraction"}
 _UNFINISHED = re.compile(
     r"orbax-checkpoint-tmp|\.deleting|\.preparing|\.replaced|vectors-.*partial"
 )
-_STRAY = re.compile(r"\.partial$|\.tmp$|^lock\.json$|\.lock$")
+_STRAY = re.compile(r"\.partial$|\.tmp$|^lock\.json$|\.lock$|^\..*\.settings$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -394,7 +393,6 @@ class Trials:
     def __init__(self, server: ForkServer, command: Command, inputs: Inputs, folder: Path):
         self.command = command
         self._server, self._inputs, self._folder = server, inputs, folder
-        self._numbers = itertools.count()
         target = self.start()
         self.before = command.result(target)
         self.unbroken = self.run(target)
@@ -404,7 +402,7 @@ class Trials:
 
     def start(self) -> Path:
         """A new folder with what the command starts from."""
-        target = self._folder / str(next(self._numbers))
+        target = self._folder / "target"  # one name for all: outputs hold it
         target.mkdir()
         self.command.prepare(self._inputs, target)
         return target
