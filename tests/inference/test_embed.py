@@ -220,15 +220,22 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.jpg", "plain.jpg_original"]
 
 
-KILLED = """
-import sys
+# Forks a process that embeds without end for each line that it reads, and prints its number.
+EMBEDDING = """
+import os, sys
 from jaxtag.inference.writers import EmbedWriter
-print("ready", flush=True)
-for number in range(10**6):
-    writer = EmbedWriter(0.5)
-    for path in sys.argv[1:]:
-        tags = [{"tag": f"tag {number} {k}", "score": 0.9} for k in range(9)]
-        writer.write({"file": path, "tags": tags})
+for line in sys.stdin:
+    process = os.fork()
+    if process:
+        print(process, flush=True)
+        os.waitpid(process, 0)
+        print("ended", flush=True)
+        continue
+    for number in range(10**6):
+        writer = EmbedWriter(0.5)
+        for path in sys.argv[1:]:
+            tags = [{"tag": f"{line.strip()} {number} {k}", "score": 0.9} for k in range(9)]
+            writer.write({"file": path, "tags": tags})
 """
 
 
@@ -238,14 +245,22 @@ def storm(folder: Path, num_kills: int) -> None:
     old = {path: (path.read_bytes(), frames(path)) for path in paths}
     rng = np.random.RandomState(1)
     num_changed = 0
-    for _ in range(num_kills):
+    server = subprocess.Popen(
+        [sys.executable, "-c", EMBEDDING, *paths],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert server.stdin is not None and server.stdout is not None
+    for kill in range(num_kills):
         before = [path.read_bytes() for path in paths]
-        process = subprocess.Popen([sys.executable, "-c", KILLED, *paths], stdout=subprocess.PIPE)
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        time.sleep(rng.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        server.stdin.write(f"{kill}\n")
+        server.stdin.flush()
+        process = int(server.stdout.readline())
+        time.sleep(rng.uniform(0.02, 0.3))
+        os.kill(process, signal.SIGKILL)
+        assert server.stdout.readline() == "ended\n"
         num_changed += before != [path.read_bytes() for path in paths]
         for path, (data, pixels) in old.items():
             assert frames(path) == pixels
@@ -254,6 +269,9 @@ def storm(folder: Path, num_kills: int) -> None:
             assert xmp_containers.other_content(path.read_bytes()) == (
                 xmp_containers.other_content(data)
             )
+    server.stdin.close()
+    assert server.wait() == 0
+    print(f"{num_changed} of {num_kills} processes had replaced an image")
     assert num_changed > num_kills / 4
     for path in paths:
         EmbedWriter(0.5).write({"file": str(path), "tags": [{"tag": "end", "score": 1.0}]})
@@ -261,7 +279,7 @@ def storm(folder: Path, num_kills: int) -> None:
 
 
 def test_a_kill_while_embedding_loses_nothing(tmp_path):
-    storm(tmp_path, 2)
+    storm(tmp_path, 8)
 
 
 @pytest.mark.slow
