@@ -80,6 +80,8 @@ def _flags_of(path: Path, function: str) -> Iterator[Flag]:
         owner, _, name = ast.unparse(call.func).rpartition(".")
         if name == "DEFINE_config_file":
             yield Flag(ast.literal_eval(call.args[0]), "config", "None", _text(call.args[2]))
+        elif name == "define_optional_value":
+            yield Flag(ast.literal_eval(call.args[0]), "string", "None", _text(call.args[2]))
         elif name.startswith("DEFINE_") and name != "DEFINE_alias":
             yield _flag(call)
         elif owner in imported and name.startswith("define"):

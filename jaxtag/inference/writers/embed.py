@@ -40,13 +40,14 @@ class EmbedWriter:
         fields: lists that hold the keywords too, of a photo program.
 
     Attributes:
+        num_skipped: number of images of other formats.
         num_failed: number of images that could not be written.
     """
 
     def __init__(self, min_score: float, fields: Sequence[KeywordField] = ()):
         self._min_score, self._fields = min_score, fields
         self._folders: set[Path] = set()
-        self.num_failed = 0
+        self.num_skipped = self.num_failed = 0
 
     def write(self, row: Row) -> None:
         """Writes into one image; the first error is logged, all are counted."""
@@ -61,14 +62,20 @@ class EmbedWriter:
             self._count_failure(str(write_error(file, error)))
         except StorageError:
             raise
+        except xmp_containers.UnsupportedFormatError as error:
+            if not self.num_skipped:
+                logging.warning("%s: %s", printable(file), error)
+            self.num_skipped += 1
         except (UserError, ValueError) as error:
             message = str(error) if isinstance(error, UserError) else f"{file}: {error}"
             self._count_failure(message)
 
     def close(self) -> None:
-        """Logs the number of images that were not written."""
+        """Logs the numbers of images that were not written."""
+        if self.num_skipped:
+            logging.warning("%d image(s) are of formats that take no keywords", self.num_skipped)
         if self.num_failed:
-            logging.warning("no keywords were written into %d image(s)", self.num_failed)
+            logging.warning("keywords could not be written into %d image(s)", self.num_failed)
 
     def abort(self) -> None:
         """Does nothing: each image is whole."""

@@ -21,6 +21,10 @@ class ContainerError(ValueError):
     """The packet of a file cannot be read or exchanged; the message says why."""
 
 
+class UnsupportedFormatError(ContainerError):
+    """Files of this format do not take keywords here."""
+
+
 def read_packet(data: bytes) -> bytes:
     """The XMP packet of an image; b"" without one. Raises ContainerError."""
     return _split(data)[1]
@@ -55,7 +59,7 @@ def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
         return _split_png(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _split_webp(data)
-    raise ContainerError("keywords go into JPEG, PNG and WebP files only: take --sidecars")
+    raise UnsupportedFormatError("keywords go into JPEG, PNG and WebP files only: take --sidecars")
 
 
 def _split_jpeg(data: bytes) -> tuple[bytes, bytes, bytes]:
