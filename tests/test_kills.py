@@ -16,7 +16,7 @@ import pytest
 from durable_commands import COMMANDS, Inputs, Trials
 from forks import Ended, Faults, ForkServer
 
-from jaxtag.training.preemption import RESTART_STATUS
+from jaxtag.errors import ProcessLostError
 
 KILLS = int(os.environ.get("JAXTAG_TEST_KILLS", "300"))
 TRAIN = COMMANDS["train"]
@@ -32,7 +32,7 @@ SHARES = {
 }
 MAX_IN_ROW = 4  # kills before the command may end
 # Of a process that is killed; of one that ends by itself, before or because the other was killed.
-STATUSES = {-signal.SIGKILL, 0, RESTART_STATUS, -signal.SIGABRT}
+STATUSES = {-signal.SIGKILL, 0, ProcessLostError.exit_status, -signal.SIGABRT}
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,15 @@
 """`jaxtag.train` as several processes: the run of one; killed, told to stop, gone on by others."""
 
 import json
-import random
-import shutil
 import signal
 import time
 from pathlib import Path
 
-import jax
 import jobs
-import numpy as np
 import pytest
 
-from jaxtag.config import schema as configuration
-from jaxtag.data.tokenizer import Tokenizer
-from jaxtag.datasets import prepared
 from jaxtag.errors import ProcessLostError
-from jaxtag.tasks.caption.task import CaptionTask
-from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.preemption import RESTART_STATUS
-from jaxtag.training.setup import TrainSetup
 
 STEPS = 20
 NOTICED = 60  # seconds in which the others notice that one is gone
@@ -135,54 +125,3 @@ def test_one_that_stands_still_is_noticed(own_config, tmp_path):
     assert time.monotonic() - began < NOTICED
     assert job.processes[0].returncode in (ProcessLostError.exit_status, -signal.SIGABRT)
     job.kill(1)
-
-
-def arrays(workdir: Path) -> list[np.ndarray]:
-    """All arrays of the last state."""
-    used = configuration.load(workdir)
-    source = prepared.open_split(used.data.dataset, used.data.train_split, used.data.data_dir)
-    task = CaptionTask(used, Tokenizer.load(workdir / "tokenizer.json"))
-    shapes = TrainSetup.from_config(used, task, len(source)).shapes
-    restored = Checkpoints(workdir / "checkpoints", keep_last=2).restore(shapes)
-    state = restored.state.replace(key=jax.random.key_data(restored.state.key))
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-
-
-STORM_STEPS = 40
-
-
-@pytest.fixture(scope="module")
-def unbroken(own_config, tmp_path_factory) -> Path:
-    """The run of two processes with 4 devices, never killed."""
-    workdir = tmp_path_factory.mktemp("unbroken")
-    finish(own_config, workdir, 2, steps=STORM_STEPS)
-    return workdir
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_storm(own_config, unbroken, tmp_path, seed):
-    """Five kills at random moments of a process at random; by turns fewer processes go on."""
-    moments = random.Random(seed)
-    fewer = seed % 4 == 3
-    for kill in range(5):
-        job = start(own_config, tmp_path, 1 if fewer and kill % 2 else 2, steps=STORM_STEPS)
-        job.until(0, f"step {moments.randint(1, STORM_STEPS // 5)}" if kill == 0 else "step ")
-        time.sleep(moments.uniform(0, 2))
-        victim = moments.randrange(len(job.processes))
-        job.kill(victim)
-        assert_ended_or_done(job, victim)
-    finish(own_config, tmp_path, 2, steps=STORM_STEPS)
-    jobs.assert_same_losses(tmp_path, unbroken)
-    if not fewer:
-        for ours, theirs in zip(arrays(tmp_path), arrays(unbroken), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-    shutil.rmtree(tmp_path)
-
-
-def assert_ended_or_done(job: jobs.Job, victim: int) -> None:
-    """As above, or the run was done before the kill."""
-    statuses = job.wait(NOTICED)
-    del statuses[victim]
-    for status in statuses:
-        assert status in (0, ProcessLostError.exit_status, -signal.SIGABRT), job.errors

@@ -18,8 +18,9 @@ import pytest
 from durable_commands import COMMANDS, Inputs, Trials, difference
 from forks import Ended, Faults, ForkServer
 
+from jaxtag.errors import storage_error_kind
+
 FOREVER = 2**31
-STATUSES = {1, 70}  # deterministic; storage that starting again may mend
 # A trial that the sweep of a command makes, at most; each kind of call and file is met first.
 MAX_TRIALS = int(os.environ.get("JAXTAG_TEST_FAULTS", "300"))
 
@@ -39,7 +40,7 @@ def try_fault(trials: Trials, faults: Faults) -> list[str]:
     """Runs with a fault, then without; what is wrong, in words."""
     target = trials.start()
     ended = trials.run(target, faults=faults)
-    wrong, left = _judge_end(ended, target), None
+    wrong, left = _judge_end(ended, target, faults.error), None
     try:
         left = trials.command.result(target)
         if ended.status == 0 and left != trials.whole:
@@ -51,13 +52,13 @@ def try_fault(trials: Trials, faults: Faults) -> list[str]:
     return wrong + trials.finish(target, left)
 
 
-def _judge_end(ended: Ended, target: Path) -> list[str]:
+def _judge_end(ended: Ended, target: Path, error: int) -> list[str]:
     if ended.timed_out:
         return [f"hangs\n{ended.err}"]
     if ended.status == 0:
         return []
     wrong = []
-    if ended.status not in STATUSES:
+    if ended.status != storage_error_kind(error).exit_status:
         wrong.append(f"status {ended.status}")
     messages = [line for line in ended.err.splitlines() if line.startswith("error: ")]
     if "Traceback" in ended.err or len(messages) != 1:

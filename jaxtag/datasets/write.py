@@ -24,7 +24,7 @@ from jaxtag.data.columns import write_columns
 from jaxtag.datasets.base import ImageDatasetBuilder, Listing
 from jaxtag.datasets.summary import SUMMARY, Summary
 from jaxtag.datasets.verify import ImageVerifier, PrepareReport, VerifiedCache
-from jaxtag.errors import UserError
+from jaxtag.errors import UserError, storage_error_kind
 from jaxtag.storage.atomic_file import write_text
 
 LEDGER = "ledger.jsonl"
@@ -220,15 +220,16 @@ def _readable_errors(folder: Path) -> Iterator[None]:
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
-            reason = _disk_error(cause)
+            number, reason = _disk_error(cause)
+            kind = storage_error_kind(number)
             if reason and (file := _outside_file(cause, folder)):
-                raise UserError(f"{file}: {reason}") from error
+                raise kind(f"{file}: {reason}") from error
             if reason and isinstance(cause, OSError) and _is_anywhere(cause):
-                raise UserError(
+                raise kind(
                     f"{folder.name}: a disk fails, that of the source or of {folder}: {reason}"
                 ) from error
             if reason:
-                raise UserError(f"{folder} cannot be written: {reason}") from error
+                raise kind(f"{folder} cannot be written: {reason}") from error
             cause = cause.__cause__ or cause.__context__
         raise
 
@@ -247,9 +248,10 @@ def _outside_file(error: BaseException, folder: Path) -> Path | None:
     return None if file in (folder, *folder.parents) or folder in file.parents else file
 
 
-def _disk_error(error: BaseException) -> str:
-    """The system's text of an error of the disk; "" of any other error."""
+def _disk_error(error: BaseException) -> tuple[int | None, str]:
+    """The number and the system's text of an error of the disk; (None, "") of any other error."""
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return error.errno, error.strerror
     # ArrayRecord's writer is C++: its errors carry the system's text only.
-    return next((text for text in map(os.strerror, _DISK_ERRORS) if text in str(error)), "")
+    texts = ((number, os.strerror(number)) for number in _DISK_ERRORS)
+    return next(((number, text) for number, text in texts if text in str(error)), (None, ""))
