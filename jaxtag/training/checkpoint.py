@@ -22,6 +22,7 @@ Several processes must call `save` and `restore` alike. One run at a time may wr
 any number may read.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -186,10 +187,20 @@ class Checkpoints:
         """Waits and frees the writer's threads; raises as `check` does."""
         try:
             self.wait()
-        finally:
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
+        except BaseException:
+            with contextlib.suppress(OSError):  # it is of the same storage
+                self._close_writer()
+            raise
+        try:
+            self._close_writer()
+        except OSError as error:
+            path = self.directory if self._saving is None else self._saving[0]
+            raise _failed_save(path, error) from error
+
+    def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -471,6 +471,21 @@ def test_a_folder_of_a_step_that_cannot_be_made_is_no_hang(tmp_path, monkeypatch
     assert time.monotonic() - began < 60
 
 
+def test_storage_that_fails_when_the_writer_ends(tmp_path, monkeypatch):
+    """Orbax writes metadata in the background, for which its `close` waits."""
+
+    def fails(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    checkpoints.save(1, make_state())
+    checkpoints.wait()
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "close", fails)
+    with pytest.raises(UserError, match=r"1 could not be saved: Input/output error") as raised:
+        checkpoints.close()
+    assert raised.value.exit_status == os.EX_SOFTWARE
+
+
 def test_configuration_that_is_not_json(tmp_path):
     with Checkpoints(tmp_path, keep_last=1) as checkpoints, pytest.raises(TypeError, match="JSON"):
         checkpoints.save(1, make_state(), config={"f": object()})
