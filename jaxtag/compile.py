@@ -3,6 +3,7 @@
     python -m jaxtag.compile --config=coco_caption --topology=v5e:16x16 --output=coco.json
     python -m jaxtag.compile --config=imagenet_resnet50 --topology=h100:8 --config.batch_size=1024
     python -m jaxtag.compile --config=coco_caption:variant=L/16 --topology=v5e:4x4 --search
+    python -m jaxtag.compile diff coco.json other.json
 
 The step is the one that jaxtag.train runs, with the same shardings; no data are read, and nothing
 is computed. TPU slices are v4, v5e, v5p and v6e with their shape, GPUs a100, h100 and h200 with
@@ -13,22 +14,29 @@ bound of a step's time by arithmetic, memory and links, and which of them binds;
 the devices; parameters that are replicated on every device although the mesh splits them.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
 from jaxtag import cli
 from jaxtag.config import flags as config_flags
+from jaxtag.config import schema
 from jaxtag.config.schema import Config
+from jaxtag.errors import UsageError
 from jaxtag.perf import compiled as xla
 from jaxtag.perf import step_inputs
-from jaxtag.perf.aot import analyze, autotune, lower, tables, topologies
+from jaxtag.perf.aot import analyze, autotune, diff, lower, tables, topologies
 from jaxtag.storage.atomic_file import write_bytes, write_text
 
 FLAGS = flags.FLAGS
+_REPORT_EVERY = 10.0  # seconds
 
 
 def define_flags() -> None:
@@ -43,11 +51,28 @@ def define_flags() -> None:
     flags.DEFINE_string("hlo", None, "File for the text of the optimized program.")
     flags.DEFINE_string("executable", None, "File for the program, as XLA stores it.")
     flags.DEFINE_bool(
-        "search", False, "Find the batch size, config.model.remat and mesh with the most images/s."
+        "search",
+        False,
+        "Find the batch size, config.model.remat, mesh and config.xla_options with the most "
+        "images/s.",
     )
 
 
-def main(_: list[str]) -> None:
+def main(argv: list[str]) -> None:
+    if argv:
+        _diff(argv[1:])
+    else:
+        _compile()
+
+
+def _diff(files: list[str]) -> None:
+    if len(files) != 2:
+        raise UsageError("usage: jaxtag.compile diff OLD.json NEW.json (files of --output)")
+    old, new = map(diff.load, files)
+    print(diff.table(old, new))
+
+
+def _compile() -> None:
     topologies.prepare_process()
     config = cli.required_config()
     cli.require("topology", ", such as --topology=v5e:16x16 or --topology=h100:8")
@@ -58,7 +83,8 @@ def main(_: list[str]) -> None:
     def compile_and_analyze(config: Config) -> dict[str, Any]:
         lowered = lower.lower(lower.plan(config, num_outputs, devices))
         try:
-            compiled = lower.compile_step(lowered)
+            with _progress():
+                compiled = lower.compile_step(lowered)
         except lower.DoesNotFitError as error:
             return analyze.analyze_failure(lowered, error, topology.chip)
         if not FLAGS.search:
@@ -72,7 +98,12 @@ def main(_: list[str]) -> None:
         result = {"tried": [dataclasses.asdict(trial) for trial in trials]}
     else:
         analysis = compile_and_analyze(config)
-        result = {"topology": topology.name, "slices": topology.slices, **analysis}
+        result = {
+            "topology": topology.name,
+            "slices": topology.slices,
+            "config": schema.to_dict(config),
+            **analysis,
+        }
         print(tables.table(result, topology))
     if FLAGS.output:
         write_text(FLAGS.output, json.dumps(result, indent=2) + "\n")
@@ -88,12 +119,30 @@ def _write_program(compiled: lower.Compiled) -> None:
         write_bytes(FLAGS.executable, executable.serialize())
 
 
+@contextlib.contextmanager
+def _progress() -> Iterator[None]:
+    """Says on stderr every ten seconds that it still compiles."""
+    ended, began = threading.Event(), time.perf_counter()
+
+    def report() -> None:
+        while not ended.wait(_REPORT_EVERY):
+            _report(f"compiling: {time.perf_counter() - began:.0f} s")
+
+    thread = threading.Thread(target=report, name="compile progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def _report(line: str) -> None:
     print(line, file=sys.stderr)
 
 
 def run() -> None:
-    cli.run(main, define_flags)
+    cli.run(main, define_flags, positional=True, subcommands=("diff",), subcommand_required=False)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command, with 8 CPU devices in place of others; and, slowly, with other compilers."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -55,6 +56,22 @@ def test_what_it_prints_and_writes(config, tmp_path, on_cpu):
     assert (tmp_path / "deep" / "hlo").read_text().startswith("HloModule ")
     assert (tmp_path / "deep" / "executable").stat().st_size > 0
     assert not list(tmp_path.glob("deep/*.partial"))
+    assert report["config"]["batch_size"] == report["batch_size"]
+    other = {**report, "batch_size": 16, "compile_seconds": None}
+    other["collectives"] = {}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    done = call("compile", "diff", tmp_path / "deep" / "output", tmp_path / "other.json")
+    assert done.status == 0, done.err
+    assert re.search(r"batch_size +\d+ +16", done.out) and "all-reduce" in done.out
+    assert re.search(r"compilation +[\d.]+ s +unknown", done.out)
+
+
+def test_a_diff_of_something_else_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    done = call("compile", "diff", tmp_path / "a.json", tmp_path / "a.json")
+    assert (done.status, done.out) == (1, "") and "a.json is no analysis" in done.err
+    done = call("compile", "diff", tmp_path / "a.json")
+    assert done.status == 2 and "usage: jaxtag.compile diff OLD.json NEW.json" in done.err
 
 
 @pytest.mark.parametrize(

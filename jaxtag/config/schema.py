@@ -20,6 +20,8 @@ from jaxtag.config import legacy
 from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.storage import json_files
 
+OFFLOADABLE = ("opt_state", "ema")  # parts of the state that may lie in the host's memory
+
 
 def runtime(default: Any) -> Any:
     """A field that a resumed run may change, since it does not change what is trained."""
@@ -132,7 +134,9 @@ class OptimizerConfig:
     lr_mults: tuple[tuple[str, float], ...] = ((r".*", 1.0),)  # factors; 0 freezes
     grad_clip_norm: float | None = 1.0  # global norm of the gradient
     grad_accum_steps: int = 1  # parts in which a batch is computed
+    mu_dtype: str | None = None  # of the first moment; None: the parameters'
     ema_decay: float | None = None  # moving average of the parameters, used to evaluate
+    ema_dtype: str = "float32"  # of that average; bfloat16 is rounded stochastically
     lookahead_steps: int = 0  # steps between returns to the slow average (see training.ema)
     ema_bn_batches: int = 0  # batches to compute its batch norm's moments from; 0: averaged as well
 
@@ -145,6 +149,10 @@ class MeshConfig:
     fsdp: int = runtime(1)
     tensor: int = runtime(1)
     rules: tuple[tuple[str, str], ...] = runtime(())  # before the model's own
+    # Splits moments and moving averages over `data` too, while parameters stay whole on it: stage 1
+    # of ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054).
+    shard_optimizer_over_data: bool = runtime(False)
+    offload: tuple[str, ...] = runtime(())  # to the host's memory between steps: opt_state, ema
 
 
 @dataclass
@@ -184,6 +192,9 @@ class Config:
     max_consecutive_nonfinite: int = runtime(20)  # steps in a row with a non-finite gradient
     hang_timeout: float = runtime(300.0)  # seconds within which each process must make progress
     compilation_cache: bool = runtime(True)  # keep compiled programs for the next start
+    # Options of XLA for the step, in jaxtag.train and jaxtag.compile: names of sets of
+    # jaxtag.training.xla_options, or option=value.
+    xla_options: tuple[str, ...] = runtime(())
     metric_writers: tuple[str, ...] = runtime(("jsonl", "tensorboard", "progress"))
     callbacks: tuple[str, ...] = runtime(())  # package.module:Name
     data: DataConfig = field(default_factory=DataConfig)
@@ -265,19 +276,24 @@ def check(config: Config) -> Config:
         {
             "model.dtype": ("auto", "float32", "bfloat16"),
             "model.remat": ("auto", "none", "dots", "full"),
+            "data.shuffle": ("full", "blocks", "stored"),
+            "optimizer.mu_dtype": ("float32", "bfloat16"),
+            "optimizer.ema_dtype": ("float32", "bfloat16"),
         },
     )
-    if config.data.shuffle is not None:
-        check_choices(config, {"data.shuffle": ("full", "blocks", "stored")})
+    for part in config.mesh.offload:
+        if part not in OFFLOADABLE:
+            hint = did_you_mean(part, OFFLOADABLE)
+            raise UsageError(f"config.mesh.offload: {part!r} is unknown{hint}")
     _check_numbers(config)
     config.task.check(config)
     return config
 
 
 def check_choices(config: Config, choices: Mapping[str, Iterable[str]]) -> None:
-    """Raises UsageError unless each dotted field has one of its values."""
+    """Raises UsageError unless each dotted field has one of its values; None passes."""
     for name, allowed in choices.items():
-        if (value := get(config, name)) not in allowed:
+        if (value := get(config, name)) is not None and value not in allowed:
             raise UsageError(f"config.{name} = {value!r}: unknown{did_you_mean(value, allowed)}")
 
 

@@ -9,7 +9,7 @@ A rule is (expression over the parameter's path, layout). A layout is a list of 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,7 @@ TRANSFORMER: tuple[Rule, ...] = (
     (r"token_embed$", "tensor fsdp"),
     (r".*", "auto"),
 )
+HOST_MEMORY = "pinned_host"
 _SMALL = 2**14  # elements; splitting less than this costs more than it saves
 
 
@@ -75,12 +76,26 @@ def infer_sharding(params: Any, mesh: Mesh, rules: Iterable[Rule]) -> list[Param
     return param_shardings
 
 
-def shard_shapes(state: Any, param_shardings: list[ParamSharding], mesh: Mesh) -> Any:
+def shard_shapes(
+    state: Any,
+    param_shardings: list[ParamSharding],
+    mesh: Mesh,
+    *,
+    over_data: Collection[str] = (),
+    offload: Collection[str] = (),
+) -> Any:
     """Returns a ShapeDtypeStruct with its sharding for each leaf of `state`.
 
     What mirrors a parameter (its path ends with the parameter's and its shape is the same: the
     parameter itself, its moments, its average) is sharded as the parameter is. Batch statistics
     with a row for each group of the batch lie with their groups. The rest is replicated.
+
+    Args:
+        state: A tree of arrays or shapes.
+        param_shardings: Of its parameters.
+        mesh: The mesh.
+        over_data: Top-level names of `state` whose large arrays are split over `data` too.
+        offload: Top-level names of `state` whose arrays lie in the host's memory.
     """
     specs = {(item.path, item.shape): item.spec for item in param_shardings}
 
@@ -95,11 +110,47 @@ def shard_shapes(state: Any, param_shardings: list[ParamSharding], mesh: Mesh) -
             return batch_sharding(mesh)
         return NamedSharding(mesh, PartitionSpec())
 
+    def place(path: str, leaf: Any) -> NamedSharding:
+        sharding, part = find(path, leaf), path.partition("/")[0]
+        if part in over_data:
+            sharding = split_over_data(sharding, leaf.shape)
+        return sharding.with_memory_kind(HOST_MEMORY) if part in offload else sharding
+
     shapes = [
-        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=find(path, leaf))
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place(path, leaf))
         for path, leaf in paths(state)
     ]
     return jax.tree.unflatten(jax.tree.structure(state), shapes)
+
+
+def split_over_data(sharding: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
+    """`sharding` of an array, with its largest divisible dimension split over `data` too.
+
+    A dimension that no other axis splits is preferred. An array that is small, or that `data` does
+    not divide, stays as it is.
+    """
+    mesh, spec = sharding.mesh, list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
+    data = mesh.shape["data"]
+    if data == 1 or int(np.prod(shape)) < _SMALL or "data" in jax.tree.leaves(spec):
+        return sharding
+    local = sharding.shard_shape(shape)
+    divisible = [dim for dim, size in enumerate(local) if size % data == 0]
+    if not divisible:
+        return sharding
+    dim = max(divisible, key=lambda dim: (spec[dim] is None, local[dim]))
+    spec[dim] = "data" if spec[dim] is None else (spec[dim], "data")
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def to_device(tree: Any, shardings: Any) -> Any:
+    """`tree` with the arrays that `shardings` keep in the host's memory copied to their devices."""
+
+    def copy(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+        if sharding.memory_kind != HOST_MEMORY:
+            return leaf
+        return jax.device_put(leaf, sharding.with_memory_kind("device"))
+
+    return jax.tree.map(copy, tree, shardings)
 
 
 def table(param_shardings: list[ParamSharding], mesh: Mesh) -> str:

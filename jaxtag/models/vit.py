@@ -19,13 +19,21 @@ from jaxtag.kernels.conv import Conv
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.models.registry import register_model
 
+# Dosovitskiy et al. 2021, table 1; tiny and small: Touvron et al. 2021 (arXiv:2012.12877); so400m:
+# Alabdulmohsin et al. 2023 (arXiv:2305.13035); giant: Zhai et al. 2022 (arXiv:2106.04560), table 2.
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"width": 192, "depth": 12, "heads": 3, "mlp_dim": 768},
     "small": {"width": 384, "depth": 12, "heads": 6, "mlp_dim": 1536},
     "base": {"width": 768, "depth": 12, "heads": 12, "mlp_dim": 3072},
     "large": {"width": 1024, "depth": 24, "heads": 16, "mlp_dim": 4096},
+    "so400m": {"width": 1152, "depth": 27, "heads": 16, "mlp_dim": 4304},
+    "huge": {"width": 1280, "depth": 32, "heads": 16, "mlp_dim": 5120},
+    "giant": {"width": 1408, "depth": 40, "heads": 16, "mlp_dim": 6144},
 }
-PATCHES = (8, 14, 16, 32)
+PATCHES = {
+    **dict.fromkeys(("tiny", "small", "base", "large"), (8, 14, 16, 32)),
+    **dict.fromkeys(("so400m", "huge", "giant"), (14, 16)),
+}
 
 
 class ViTBlock(nn.Module):
@@ -265,7 +273,7 @@ def _bicubic(old: int, new: int) -> Float[np.ndarray, "{new} {old}"]:
 
 
 for _size, _fields in SIZES.items():
-    for _patch in PATCHES:
+    for _patch in PATCHES[_size]:
         register_model(
             f"vit_{_size}_patch{_patch}",
             Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop=0.9),

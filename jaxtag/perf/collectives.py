@@ -36,6 +36,7 @@ class Collective:
         sent: Bytes that leave a device in a ring of many devices: its input, twice for an
             all-reduce; for an all-gather, the whole result.
         overlapped: Instructions that are started and awaited apart, so that others run meanwhile.
+        exposed: Of `sent`, the bytes of the other instructions, during which nothing else runs.
     """
 
     count: int
@@ -43,6 +44,7 @@ class Collective:
     bytes: int
     sent: int
     overlapped: int
+    exposed: int
 
     def __add__(self, other: "Collective") -> "Collective":
         return Collective(
@@ -51,6 +53,7 @@ class Collective:
             self.bytes + other.bytes,
             self.sent + other.sent,
             self.overlapped + other.overlapped,
+            self.exposed + other.exposed,
         )
 
 
@@ -77,17 +80,18 @@ def collectives(program: Program, counts: dict[str, int]) -> dict[str, Collectiv
             # XLA for GPUs starts all of them asynchronously, and marks those it awaits at once.
             is_sync = '"is_sync":true' in item.attributes
             is_overlapped = (item.opcode != kind or name in asynchronous) and not is_sync
-            one = Collective(1, count, count * size, count * sent, int(is_overlapped))
+            total_sent = count * sent
+            exposed = 0 if is_overlapped else total_sent
+            one = Collective(1, count, count * size, total_sent, int(is_overlapped), exposed)
             by_kind[kind] = one + by_kind[kind] if kind in by_kind else one
     return dict(sorted(by_kind.items()))
 
 
-def link_seconds(by_kind: dict[str, Collective], devices: int, chip: Chip) -> float:
-    """Lower bound of the time of the collectives, with each device's links full.
+def link_seconds(sent: int, devices: int, chip: Chip) -> float:
+    """Lower bound of the time in which a device sends so many bytes, with its links full.
 
     In a ring over all devices (Patarasuk and Yuan 2009, section 3).
     """
-    sent = sum(item.sent for item in by_kind.values())
     return sent * (devices - 1) / devices / chip.link_bandwidth
 
 

@@ -10,7 +10,7 @@ from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.tasks.base import Task
 from jaxtag.training.setup import TrainSetup
-from jaxtag.training.train_state import TrainState, init_averages
+from jaxtag.training.train_state import TrainState
 from jaxtag.weights.loader import load
 
 _ADAPTED = ("head", "image_size", "channels")
@@ -45,8 +45,7 @@ def load_backbone(state: TrainState, path: str, task: Task) -> TrainState:
     collections = dict(state.collections)
     for name, values in variables.items():
         collections[name] = replace_subtree(collections[name], path_in_tree, values)
-    ema = state.ema if state.ema is None else init_averages(params, collections)
-    return state.replace(params=params, collections=collections, ema=ema)
+    return state.replace(params=params, collections=collections).restart_averages()
 
 
 def _init_backbone(state: TrainState, task: Task, source: Source) -> TrainState:
@@ -60,8 +59,7 @@ def _init_backbone(state: TrainState, task: Task, source: Source) -> TrainState:
     params = state.params
     for path, value in module.params_from_images(images, data.mean, data.std).items():
         params = replace_subtree(params, (*path_in_tree, *path), value)
-    ema = state.ema if state.ema is None else init_averages(params, state.collections)
-    return state.replace(params=params, ema=ema)
+    return state.replace(params=params).restart_averages()
 
 
 def _read_images(task: Task, source: Source) -> np.ndarray:
@@ -80,8 +78,7 @@ def _replace_collection(state: TrainState, name: str, variables: Any) -> TrainSt
         **state.collections,
         name: replace_subtree(state.collections[name], (), variables),
     }
-    ema = state.ema if state.ema is None else init_averages(state.params, collections)
-    return state.replace(collections=collections, ema=ema)
+    return state.replace(collections=collections).restart_averages()
 
 
 def replace_subtree(tree: Any, path: tuple[str, ...], variables: Any) -> Any:

@@ -126,6 +126,12 @@ def _named(
         kwargs.setdefault("consistent_rms", 0.2)  # learning rates and decay as of adamw
         kwargs["muon_weight_dimension_numbers"] = _matrices
         kwargs["adam_weight_decay"] = decay
+    if config.mu_dtype is not None:
+        if "mu_dtype" not in parameters:
+            raise UsageError(
+                f"config.optimizer.mu_dtype = {config.mu_dtype!r}: {label} has no argument mu_dtype"
+            )
+        kwargs["mu_dtype"] = config.mu_dtype
     steps = []
     if "weight_decay" in parameters:
         kwargs["weight_decay"] = decay

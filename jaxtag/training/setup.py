@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
@@ -12,7 +13,7 @@ from jaxtag.config.schema import Config, OptimizerConfig
 from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import sharding
 from jaxtag.tasks.base import Task
-from jaxtag.training import ema, train_step
+from jaxtag.training import ema, train_step, xla_options
 from jaxtag.training.optimizer import make_lr_schedule, make_optimizer, trainable_mask
 from jaxtag.training.train_state import TrainState
 
@@ -67,7 +68,7 @@ class TrainSetup:
         params = variables["params"]
         optimizer = make_optimizer(config.optimizer, lr_schedule, params)
         create = functools.partial(
-            TrainState.create, optimizer=optimizer, ema=config.optimizer.ema_decay is not None
+            TrainState.create, optimizer=optimizer, ema_dtype=_ema_dtype(config.optimizer)
         )
 
         def initialize(key: jax.Array) -> TrainState:
@@ -78,7 +79,13 @@ class TrainSetup:
         shapes = jax.eval_shape(create, variables, jax.random.key(0))
         rules = (*config.mesh.rules, *sharding.TRANSFORMER)
         param_shardings = sharding.infer_sharding(params, mesh, rules)
-        shapes = sharding.shard_shapes(shapes, param_shardings, mesh)
+        shapes = sharding.shard_shapes(
+            shapes,
+            param_shardings,
+            mesh,
+            over_data=("opt_state", "ema") if config.mesh.shard_optimizer_over_data else (),
+            offload=config.mesh.offload,
+        )
         return cls(
             config, mesh, task, total, lr_schedule, optimizer, param_shardings, shapes, initialize
         )
@@ -96,7 +103,7 @@ class TrainSetup:
     @functools.cached_property
     def step(self) -> jax.stages.Wrapped:
         """The jitted training step, (state, batch) -> (state, metrics)."""
-        settings = self.config.optimizer
+        settings, split = self.config.optimizer, self.config.mesh.shard_optimizer_over_data
         step = train_step.make_train_step(
             self.task,
             self.optimizer,
@@ -104,8 +111,17 @@ class TrainSetup:
             grad_accum_steps=settings.grad_accum_steps,
             average=_average(settings, self.total_steps),
             trainable=trainable_mask(settings, self.shapes.params),
+            grad_shardings=self._grad_shardings() if split else None,
         )
-        return train_step.compile_step(step, self.shardings, self.mesh)
+        platform = self.mesh.devices.flat[0].platform
+        options = xla_options.resolve(self.config.xla_options, platform)
+        return train_step.compile_step(step, self.shardings, self.mesh, options)
+
+    def _grad_shardings(self) -> Any:
+        """Of each parameter's gradient, split as its moments are."""
+        return jax.tree.map(
+            lambda leaf: sharding.split_over_data(leaf.sharding, leaf.shape), self.shapes.params
+        )
 
 
 def make_config_mesh(config: Config) -> Mesh:
@@ -119,6 +135,10 @@ def count_steps(config: Config, num_examples: int) -> int:
         return config.total_steps
     assert config.total_epochs is not None  # checked by the schema
     return max(1, round(config.total_epochs * num_examples / config.batch_size))
+
+
+def _ema_dtype(settings: OptimizerConfig) -> str | None:
+    return None if settings.ema_decay is None else settings.ema_dtype
 
 
 def _average(settings: OptimizerConfig, total_steps: int) -> ema.AverageUpdate:

@@ -1,5 +1,6 @@
 """All that a run needs to go on as if it had never stopped, but for its place in the data."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+
+from jaxtag.distributed import sharding
 
 RENAMED = {"optimizer": "opt_state"}  # fields of checkpoints of jaxtag 0.1 -> fields now
 
@@ -29,7 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
         variables: Mapping[str, Any],
         key: jax.Array,
         optimizer: optax.GradientTransformation,
-        ema: bool,
+        ema_dtype: jax.typing.DTypeLike | None,
     ) -> "TrainState":
         """The state before the first step.
 
@@ -37,7 +40,8 @@ class TrainState(flax.struct.PyTreeNode):
             variables: of the model, freshly initialized.
             key: the random key of the run.
             optimizer: of the parameters.
-            ema: whether there are moving averages, of them and of the collections.
+            ema_dtype: of moving averages of the parameters, which come with averages of the
+                collections; None: there are none.
         """
         params = variables["params"]
         collections = {name: value for name, value in variables.items() if name != "params"}
@@ -47,7 +51,7 @@ class TrainState(flax.struct.PyTreeNode):
             params=params,
             collections=collections,
             opt_state=optimizer.init(params),
-            ema=init_averages(params, collections) if ema else None,
+            ema=None if ema_dtype is None else init_averages(params, collections, ema_dtype),
             key=key,
             skipped=zero,
             skipped_in_row=zero,
@@ -63,9 +67,30 @@ class TrainState(flax.struct.PyTreeNode):
         """The variables that the model is used with: the average where there is one."""
         if self.ema is None:
             return self.variables
-        return {"params": self.ema["params"], **self.ema["collections"]}
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.ema)
+        averages = sharding.to_device(self.ema, shardings)
+        params = jax.tree.map(
+            lambda a, p: a if a.dtype == p.dtype else a.astype(p.dtype),
+            averages["params"],
+            self.params,
+        )
+        return {"params": params, **averages["collections"]}
+
+    def restart_averages(self) -> "TrainState":
+        """The state with its moving averages, where it has them, at the present variables."""
+        if self.ema is None:
+            return self
+        dtype = jax.tree.leaves(self.ema["params"])[0].dtype
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.ema)
+        make = jax.jit(functools.partial(init_averages, dtype=dtype), out_shardings=shardings)
+        return self.replace(ema=make(self.params, self.collections))
 
 
-def init_averages(params: Any, collections: Any) -> dict[str, Any]:
+def init_averages(
+    params: Any, collections: Any, dtype: jax.typing.DTypeLike = jnp.float32
+) -> dict[str, Any]:
     """The start of moving averages; copies, since a step donates the memory of its state."""
-    return jax.tree.map(jnp.copy, {"params": params, "collections": collections})
+    return {
+        "params": jax.tree.map(lambda p: jnp.array(p, dtype), params),
+        "collections": jax.tree.map(jnp.copy, collections),
+    }

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxtag.distributed import mesh as meshes
+from jaxtag.distributed import sharding
 from jaxtag.tasks.base import Batch, Metrics, Task
 from jaxtag.training import ema
 from jaxtag.training.train_state import TrainState
@@ -22,6 +23,7 @@ def make_train_step(
     grad_accum_steps: int = 1,
     average: ema.AverageUpdate = ema.no_average,
     trainable: Any = True,
+    grad_shardings: Any = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step as a pure function, to be compiled with `compile_step`.
 
@@ -33,6 +35,7 @@ def make_train_step(
         grad_accum_steps: parts in which a batch is computed.
         average: how the moving average is updated, where the state has one.
         trainable: a tree of bools, which parameters get a gradient, or one for all.
+        grad_shardings: of the gradients that the optimizer gets; None: as XLA chooses.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -43,6 +46,8 @@ def make_train_step(
         )
         with jax.named_scope("optimizer"):
             grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads)
+            if grad_shardings is not None:
+                grads = jax.lax.with_sharding_constraint(grads, grad_shardings)
             norm = optax.tree.norm(grads)
             finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -84,14 +89,22 @@ def make_train_step(
 
 
 def compile_step(
-    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], shardings: Any, mesh: Mesh
+    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    shardings: Any,
+    mesh: Mesh,
+    compiler_options: dict[str, str] | None = None,
 ) -> jax.stages.Wrapped:
     """Jits the step: the state in and out as `shardings` say, its buffers donated."""
+
+    def on_device(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return step(sharding.to_device(state, shardings), batch)
+
     return jax.jit(
-        meshes.with_mesh(mesh, step),
+        meshes.with_mesh(mesh, on_device),
         in_shardings=(shardings, meshes.batch_sharding(mesh)),
         out_shardings=(shardings, meshes.replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options,
     )
 
 

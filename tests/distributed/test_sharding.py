@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from shrinking import VOCABULARY, batch, make_task, shrink
 
-from jaxtag.config.schema import Config, OptimizerConfig
+from jaxtag.config.schema import Config, MeshConfig, OptimizerConfig
 from jaxtag.distributed import sharding
 from jaxtag.distributed.mesh import batch_sharding, check_batch, make_global_batch, make_mesh
 from jaxtag.errors import UsageError, UserError
@@ -98,6 +98,33 @@ def test_moments_and_average_lie_as_their_parameters(monkeypatch):
                 assert leaf.sharding.spec == spec, path
                 mirrored += 1
     assert mirrored == 2 * len(specs)  # both moments of each
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1)], ids=["data", "fsdp too"])
+def test_moments_and_average_split_over_data_on_the_host(sizes, one_device, monkeypatch):
+    config = _config()
+    config.mesh = MeshConfig(shard_optimizer_over_data=True, offload=("opt_state", "ema"))
+    _, state, losses = _train(sizes, config, monkeypatch)
+    np.testing.assert_allclose(losses, one_device[2], rtol=2e-5)
+    evaluated = zip(
+        jax.tree.leaves(state.evaluation_variables),
+        jax.tree.leaves(one_device[1].evaluation_variables),
+        strict=True,
+    )
+    for ours, theirs in evaluated:
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    for path, leaf in sharding.paths({"opt_state": state.opt_state, "ema": state.ema}):
+        assert leaf.sharding.memory_kind == sharding.HOST_MEMORY, path
+    for leaf in jax.tree.leaves(state.evaluation_variables):
+        assert leaf.sharding.memory_kind != sharding.HOST_MEMORY
+
+    def share(tree):  # of all elements, that one device has
+        leaves = jax.tree.leaves(tree)
+        held = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
+        return held / sum(leaf.size for leaf in leaves)
+
+    assert share(state.opt_state) < 0.25 and share(state.ema) < 0.25
+    assert share(state.params) > 0.9 / sizes[1]
 
 
 def test_accumulation_gives_the_same_step(monkeypatch, one_device):

@@ -26,6 +26,7 @@ def count(model, **fields) -> int:
         ("vit_base_patch16", 86.568),
         ("vit_base_patch32", 88.224),
         ("vit_large_patch16", 304.327),
+        ("vit_huge_patch14", 632.046),
     ],
 )
 def test_parameter_counts_are_the_papers(name: str, millions: float) -> None:
@@ -39,7 +40,7 @@ def test_backbone_alone() -> None:
 
 def test_every_name_gives_the_named_outputs() -> None:
     names = [name for name in models.list_models() if name.startswith("vit_")]
-    assert len(names) == 16
+    assert len(names) == 22
     for name in names:
         model = models.create_model(name, scan=True)
         images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)

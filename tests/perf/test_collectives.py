@@ -108,7 +108,13 @@ def test_islands(name, slices, islands):
 
 
 def test_the_network_may_bind_or_be_unknown():
-    assert Roofline(1.0, 2.0, 0.5, network=3.0).binding == "network"
-    unknown = Roofline(1.0, 2.0, 0.5, network=None)
+    assert Roofline(1.0, 2.0, 0.5, network=3.0, exposed_links=0.0).binding == "network"
+    unknown = Roofline(1.0, 2.0, 0.5, network=None, exposed_links=0.0)
     assert unknown.binding == "memory" and unknown.seconds == 2.0
     assert CHIPS["v4"].network_bandwidth is None
+
+
+def test_what_nothing_overlaps_adds_to_the_bound():
+    exposed = Roofline(1.0, 2.0, links=1.5, network=0.0, exposed_links=0.5)
+    assert exposed.seconds == 2.5 and exposed.binding == "memory"
+    assert Roofline(1.0, 2.0, links=4.0, network=0.0, exposed_links=0.5).seconds == 4.0

@@ -94,7 +94,7 @@ def test_collectives_count_in_each_turn(loop):
     ((kind, total),) = collectives.collectives(*loop).items()
     assert kind == "all-reduce"
     assert total == collectives.Collective(
-        count=1, runs=5, bytes=5 * KB, sent=10 * KB, overlapped=0
+        count=1, runs=5, bytes=5 * KB, sent=10 * KB, overlapped=0, exposed=10 * KB
     )
 
 
@@ -125,7 +125,7 @@ def test_a_collective_that_is_wrapped_is_overlapped_and_counted_in_its_loop():
     program = hlo.parse(text)
     by_kind = collectives.collectives(program, hbm_traffic.trip_counts(program, text, fused=True))
     assert by_kind["all-reduce"] == collectives.Collective(
-        count=1, runs=5, bytes=5 * KB, sent=10 * KB, overlapped=1
+        count=1, runs=5, bytes=5 * KB, sent=10 * KB, overlapped=1, exposed=0
     )
 
 

@@ -40,3 +40,23 @@ def test_lookahead_goes_on_from_the_average():
 
 def test_without_an_average_nothing_changes():
     assert ema.no_average(jnp.asarray(0), {"x": 1}, None) == ({"x": 1}, None)
+
+
+def test_an_average_in_bfloat16_follows_that_in_float32():
+    # Each step moves it by less than half of its last place: rounding to the nearest never would.
+    update = jax.jit(ema.ema(0.999))
+    new = {"params": jnp.full(4096, 1.5)}
+    averages = {dtype: {"params": jnp.ones(4096, dtype)} for dtype in ("float32", "bfloat16")}
+    for step in range(20_000, 20_200):
+        for dtype, average in averages.items():
+            averages[dtype] = update(jnp.asarray(step), new, average)[1]
+    exact, rounded = (np.asarray(averages[d]["params"], np.float64) for d in averages)
+    assert averages["bfloat16"]["params"].dtype == jnp.bfloat16
+    assert 1.08 < exact[0] < 1.10
+    np.testing.assert_allclose(rounded.mean(), exact[0], atol=2e-3)
+
+
+def test_what_is_not_finite_stays_so():
+    x = jnp.asarray([np.inf, -np.inf, np.nan, 3.0, -0.0], jnp.float32)
+    rounded = ema.round_stochastically(x, jnp.bfloat16, jnp.asarray(1), 0)
+    np.testing.assert_array_equal(np.asarray(rounded, np.float32), x)

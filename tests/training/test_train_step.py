@@ -34,7 +34,9 @@ def plan(lr_mults, **fields):
     config = OptimizerConfig(name="sgd", learning_rate=0.1, grad_clip_norm=None, lr_mults=lr_mults)
     rate = optax.constant_schedule(0.1)
     transformation = optimizer.make_optimizer(config, rate, params)
-    state = TrainState.create({"params": params}, key, transformation, ema="average" in fields)
+    state = TrainState.create(
+        {"params": params}, key, transformation, "float32" if "average" in fields else None
+    )
     trainable = optimizer.trainable_mask(config, params)
     return state, jax.jit(
         train_step.make_train_step(TwoLayers(), transformation, rate, trainable=trainable, **fields)

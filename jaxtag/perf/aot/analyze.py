@@ -28,17 +28,20 @@ class Roofline:
         memory: Of the main memory's bandwidth.
         links: Within a slice of TPUs, or a host of GPUs.
         network: Between them; None where its bandwidth is unknown.
+        exposed_links: Of `links`, the time of collectives beside which nothing else runs.
     """
 
     arithmetic: float
     memory: float
     links: float
     network: float | None
+    exposed_links: float
 
     @property
     def seconds(self) -> float:
-        """The largest of the bounds."""
-        return self._bounds[self.binding]
+        """The largest of the bounds; arithmetic and memory wait for exposed collectives."""
+        computing = max(self.arithmetic, self.memory)
+        return max(computing + self.exposed_links, *self._bounds.values())
 
     @property
     def binding(self) -> str:
@@ -47,7 +50,9 @@ class Roofline:
 
     @property
     def _bounds(self) -> dict[str, float]:
-        return {name: s for name, s in dataclasses.asdict(self).items() if s is not None}
+        bounds = {name: s for name, s in dataclasses.asdict(self).items() if s is not None}
+        del bounds["exposed_links"]
+        return bounds
 
 
 def analyze(compiled: Compiled, topology: Topology) -> dict[str, Any]:
@@ -63,8 +68,9 @@ def analyze(compiled: Compiled, topology: Topology) -> dict[str, Any]:
     roofline = Roofline(
         arithmetic=compiled.lowered.flops / devices / chip.bfloat16_flops,
         memory=traffic / chip.memory_bandwidth,
-        links=collectives.link_seconds(by_kind, devices, chip),
+        links=_link_seconds(by_kind, "sent", devices, chip),
         network=_network_seconds(network, chip),
+        exposed_links=_link_seconds(by_kind, "exposed", devices, chip),
     )
     memory = memory_by_kind(compiled.program, chip)
     costs = xla.cost_analysis(compiled.program)
@@ -158,6 +164,13 @@ def _fingerprint_name(instruction: Instruction) -> str | None:
     opcode = instruction.opcode.removesuffix("-start")
     opcodes = (*collectives.COLLECTIVES, "convolution", "dot", "while", "custom-call")
     return opcode if opcode in opcodes else None
+
+
+def _link_seconds(
+    by_kind: dict[str, collectives.Collective], field: str, devices: int, chip: Chip
+) -> float:
+    sent = sum(getattr(item, field) for item in by_kind.values())
+    return collectives.link_seconds(sent, devices, chip)
 
 
 def _network_seconds(sent: float, chip: Chip) -> float | None:

@@ -1,4 +1,4 @@
-"""Searches the batch size, remat policy and mesh with which a step is fastest."""
+"""Searches the batch size, remat policy, mesh and XLA options with which a step is fastest."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -6,9 +6,11 @@ from typing import Any
 
 from jaxtag import models
 from jaxtag.config.schema import Config
+from jaxtag.training import xla_options
 
 _REMAT_POLICIES = ("none", "dots", "full")  # by increasing recomputation
 _MAX_BATCH = 1024  # images per device
+_TENSOR_SIZES = (2, 4)  # of the axis `tensor`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +20,10 @@ class Trial:
     Attributes:
         batch: Images per device and step.
         remat: The policy.
-        mesh: The axis that all devices are on: "data" replicates parameters, "fsdp" splits them.
+        mesh: The axis that all devices are on but for `tensor`: "data" replicates parameters,
+            "fsdp" splits them.
+        tensor: Size of the mesh's axis `tensor`.
+        xla_options: Sets of `training.xla_options`.
         fits: Whether the step fits a device's memory.
         peak: Bytes of a device's memory; None where unknown.
         examples_per_second: On all devices, by the bound of the slowest resource; 0 where the step
@@ -29,6 +34,8 @@ class Trial:
     batch: int
     remat: str
     mesh: str
+    tensor: int
+    xla_options: tuple[str, ...]
     fits: bool
     peak: int | None
     examples_per_second: float
@@ -45,7 +52,8 @@ def search(
 
     Batch sizes are powers of two times the batch per device of `config`: up to the largest that
     fits, then down while a step gets faster, since what a chip keeps in its fast memory may make a
-    smaller batch faster.
+    smaller batch faster. From the fastest of these on, sizes of `tensor` and sets of XLA options
+    are tried, one after the other, and what is faster stays.
 
     Args:
         config: To vary.
@@ -55,9 +63,11 @@ def search(
     """
     trials: list[Trial] = []
 
-    def run_trial(batch: int, remat: str, mesh: str) -> Trial:
-        variant = _variant(config, batch * devices, remat, mesh)
-        trial = _trial(batch, remat, mesh, analyze(variant))
+    def run_trial(
+        batch: int, remat: str, mesh: str, tensor: int = 1, options: tuple[str, ...] = ()
+    ) -> Trial:
+        variant = _variant(config, batch * devices, remat, mesh, tensor, options)
+        trial = _trial(batch, remat, mesh, tensor, options, analyze(variant))
         trials.append(trial)
         report(_line(trial))
         return trial
@@ -76,6 +86,14 @@ def search(
                 break
             fastest = last
             batch //= 2
+    best = max(trials, key=lambda trial: trial.examples_per_second)
+    for tensor in _tensor_sizes(config, devices) if best.fits else ():
+        last = run_trial(best.batch, best.remat, best.mesh, tensor)
+        best = max(best, last, key=lambda trial: trial.examples_per_second)
+    for name in xla_options.SETS if best.fits else ():
+        options = (*best.xla_options, name)
+        last = run_trial(best.batch, best.remat, best.mesh, best.tensor, options)
+        best = max(best, last, key=lambda trial: trial.examples_per_second)
     return sorted(trials, key=lambda trial: -trial.examples_per_second)
 
 
@@ -93,23 +111,42 @@ def _variants(config: Config, devices: int) -> Iterator[tuple[str, str]]:
             yield remat, mesh
 
 
-def _variant(config: Config, batch_size: int, remat: str, mesh: str) -> Config:
+def _tensor_sizes(config: Config, devices: int) -> list[int]:
+    """Sizes of `tensor` that split the devices and the heads of the model's attention."""
+    values = models.create_model(config.model.backbone, **config.model.kwargs)
+    heads = getattr(values, "heads", 1)
+    return [size for size in _TENSOR_SIZES if devices % size == 0 and heads % size == 0]
+
+
+def _variant(
+    config: Config, batch_size: int, remat: str, mesh: str, tensor: int, options: tuple[str, ...]
+) -> Config:
     replace = dataclasses.replace
     axes = {"data": -1, "fsdp": 1} if mesh == "data" else {"data": 1, "fsdp": -1}
     return replace(
         config,
         batch_size=batch_size * config.optimizer.grad_accum_steps,
         model=replace(config.model, remat=remat),
-        mesh=replace(config.mesh, **axes, tensor=1),
+        mesh=replace(config.mesh, **axes, tensor=tensor),
+        xla_options=(*config.xla_options, *options),
     )
 
 
-def _trial(batch: int, remat: str, mesh: str, analysis: dict[str, Any]) -> Trial:
+def _trial(
+    batch: int,
+    remat: str,
+    mesh: str,
+    tensor: int,
+    options: tuple[str, ...],
+    analysis: dict[str, Any],
+) -> Trial:
     bound = analysis["bound"] if analysis["fits"] else None
     return Trial(
         batch=batch,
         remat=remat,
         mesh=mesh,
+        tensor=tensor,
+        xla_options=options,
         fits=analysis["fits"],
         peak=analysis["memory_bytes_per_device"]["peak"],
         examples_per_second=bound["examples_per_second"] if bound else 0.0,
@@ -120,7 +157,10 @@ def _trial(batch: int, remat: str, mesh: str, analysis: dict[str, Any]) -> Trial
 def _line(trial: Trial) -> str:
     peak = f"{trial.peak / 1e9:.2f} GB" if trial.peak else "unknown"
     speed = f"{trial.examples_per_second:,.0f} images/s at most" if trial.fits else "does not fit"
+    extras = [f"tensor {trial.tensor}"] if trial.tensor > 1 else []
+    extras += [f"xla_options {'+'.join(trial.xla_options)}"] if trial.xla_options else []
     return (
         f"batch {trial.batch:4d} a device, remat {trial.remat:4s}, parameters "
-        f"{'whole' if trial.mesh == 'data' else 'split'}: {peak}, {speed} ({trial.binding})"
+        f"{', '.join(['whole' if trial.mesh == 'data' else 'split', *extras])}: "
+        f"{peak}, {speed} ({trial.binding})"
     )

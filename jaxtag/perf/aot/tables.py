@@ -4,6 +4,8 @@ from typing import Any
 
 from jaxtag.perf.aot.topologies import Topology
 
+_BUSY = 0.5  # share of arithmetic in the bound, from which on there is no hint
+_ENOUGH_IMAGES = 32  # a device, likewise
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -64,6 +66,8 @@ def _program_rows(analysis: dict[str, Any], topology: Topology) -> list[tuple[st
         ),
         ("", f"ms a step: {parts} (peaks: {chip.source})"),
     ]
+    if hint := _batch_hint(analysis):
+        rows.append(("hint", hint))
     for kind, item in analysis["collectives"].items():
         rows.append(
             (
@@ -79,6 +83,22 @@ def _program_rows(analysis: dict[str, Any], topology: Topology) -> list[tuple[st
         rows.append(("collectives", "none"))
     rows.append(("gradients", f"{_short(analysis['gradient_bytes'])}B"))
     return rows
+
+
+def _batch_hint(analysis: dict[str, Any]) -> str | None:
+    """What to do where a device has too few images to keep its matrix units busy."""
+    batch_size, devices = analysis["batch_size"], analysis["devices"]
+    bound = analysis["bound"]
+    share = bound["seconds_by_resource"]["arithmetic"] / bound["seconds"]
+    images = batch_size / devices
+    if share >= _BUSY or images >= _ENOUGH_IMAGES:
+        return None
+    advised = _ENOUGH_IMAGES
+    return (
+        f"arithmetic is {share:.0%} of the bound with {images:g} images a device: take "
+        f"--config.batch_size={advised * devices} ({advised} a device), or fewer devices "
+        "(--search finds the fastest batch)"
+    )
 
 
 def _times(analysis: dict[str, Any]) -> str:

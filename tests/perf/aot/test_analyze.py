@@ -105,6 +105,18 @@ def test_the_table_says_what_people_ask_first(analysis):
     assert f"{analysis['bound']['by']}: " in text
 
 
+def test_too_few_images_a_device_are_told_with_what_to_do(analysis):
+    bound = {**analysis["bound"], "seconds": 1.0}
+    bound["seconds_by_resource"] = {**bound["seconds_by_resource"], "arithmetic": 0.07}
+    text = table({**analysis, "bound": bound}, TOPOLOGY)
+    assert "arithmetic is 7% of the bound with 1 images a device: take --config.batch_size=256" in (
+        text
+    )
+    busy = {**bound["seconds_by_resource"], "arithmetic": 0.8}
+    text = table({**analysis, "bound": {**bound, "seconds_by_resource": busy}}, TOPOLOGY)
+    assert "hint" not in text
+
+
 def test_parameters_whole_on_a_mesh_that_splits_them_are_named():
     config = small(data=1, fsdp=8)
     setup = lower.plan(config, shrinking.VOCABULARY, jax.devices())

@@ -67,6 +67,22 @@ def test_smaller_batches_are_tried_while_they_are_faster():
     assert min(trial.batch for trial in trials) == 1
 
 
+def test_tensor_and_xla_options_are_tried_from_the_fastest_on():
+    def with_options(changed: Config) -> dict:
+        analysis = analyze(changed)
+        speed = analysis["bound"]["examples_per_second"]
+        speed *= {1: 1.0, 2: 1.2, 4: 1.1}[changed.mesh.tensor]
+        speed *= 1.1 if "async_collectives" in changed.xla_options else 1.0
+        return {**analysis, "bound": {"examples_per_second": speed, "by": "memory"}}
+
+    small = config("vit_small_patch16")  # 6 heads: no tensor 4
+    best, *_ = trials = autotune.search(small, DEVICES, with_options)
+    assert (best.batch, best.remat, best.tensor) == (64, "full", 2)
+    assert best.xla_options == ("async_collectives",)
+    assert {trial.tensor for trial in trials} == {1, 2}
+    assert "parameters whole, tensor 2, xla_options async_collectives:" in autotune.table(trials)
+
+
 def test_where_nothing_fits_it_ends():
     def nothing(changed: Config) -> dict:
         return {**analyze(changed), "fits": False, "bound": None}
