@@ -26,10 +26,8 @@ from absl import flags
 
 from jaxtag import cli
 from jaxtag.config import flags as config_flags
-from jaxtag.config.schema import Config
 from jaxtag.distributed import compilation_cache
 from jaxtag.errors import UsageError, UserError
-from jaxtag.perf import compiled as xla
 from jaxtag.perf.profile import diff, measure, report, tables
 
 FLAGS = flags.FLAGS
@@ -85,7 +83,9 @@ def _profile() -> None:
         finally:
             job.close()
         if jax.process_index() == 0:
-            _write(config, job, measurement, folder)
+            profile = report.write(job, measurement, folder)
+            print(tables.as_text(profile))
+            print(f"\nto look at: {folder / report.HTML_FILE}")
 
 
 @contextlib.contextmanager
@@ -97,21 +97,6 @@ def _full_disk_as_user_error(folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             raise
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
-
-
-def _write(
-    config: Config, job: measure.Job, measurement: measure.Measurement, folder: Path
-) -> None:
-    after = xla.text(measurement.compiled)
-    (folder / "step.before.hlo.txt").write_text(measurement.unoptimized, encoding="utf-8")
-    (folder / "step.after.hlo.txt").write_text(after, encoding="utf-8")
-    model, data = config.model, config.data
-    title = f"{config.task.TASK}, {model.backbone}, {data.dataset}, {config.batch_size} x"
-    profile = report.make_profile(f"{title} {data.image_size} px", job, measurement, folder)
-    report.write_json(profile, folder)
-    report.write_html(profile, folder)
-    print(tables.as_text(profile))
-    print(f"\nto look at: {folder / report.HTML_FILE}")
 
 
 def run() -> None:

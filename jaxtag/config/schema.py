@@ -195,6 +195,9 @@ class Config:
     # Options of XLA for the step, in jaxtag.train and jaxtag.compile: names of sets of
     # jaxtag.training.xla_options, or option=value.
     xla_options: tuple[str, ...] = runtime(())
+    # Steps (first, last) of this process's run that the profiler records; see `jaxtag.profile`.
+    profile_steps: tuple[int, int] | None = runtime(None)
+    profiler_port: int | None = runtime(None)  # of a server that xprof captures traces from
     metric_writers: tuple[str, ...] = runtime(("jsonl", "tensorboard", "progress"))
     callbacks: tuple[str, ...] = runtime(())  # package.module:Name
     data: DataConfig = field(default_factory=DataConfig)
@@ -285,6 +288,7 @@ def check(config: Config) -> Config:
         if part not in OFFLOADABLE:
             hint = did_you_mean(part, OFFLOADABLE)
             raise UsageError(f"config.mesh.offload: {part!r} is unknown{hint}")
+    _check_profile_steps(config)
     _check_numbers(config)
     config.task.check(config)
     return config
@@ -311,6 +315,17 @@ def check_divides_batch(config: Config, name: str) -> None:
     if config.batch_size % value:
         raise UsageError(
             f"config.{name} = {value} does not divide config.batch_size = {config.batch_size}"
+        )
+
+
+def _check_profile_steps(config: Config) -> None:
+    if config.profile_steps is None:
+        return
+    first, last = config.profile_steps
+    if not 1 <= first <= last:
+        raise UsageError(
+            f"config.profile_steps = {config.profile_steps}: must be a first step of at least 1 "
+            "and a last step that is not before it"
         )
 
 

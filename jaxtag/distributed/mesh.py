@@ -44,7 +44,8 @@ def make_mesh(
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:
         return Mesh(_arrange_slices(sizes, slices, devices), AXES, axis_types=types)
-    return jax.make_mesh(tuple(sizes), AXES, devices=devices, axis_types=types)
+    arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES, axis_types=types)
 
 
 def _arrange_slices(sizes: list[int], slices: int, devices: list[jax.Device]) -> np.ndarray:

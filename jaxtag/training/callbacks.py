@@ -1,10 +1,15 @@
 """Callbacks of a training run, and early stopping."""
 
+from pathlib import Path
 from typing import Any
 
 from jaxtag import registry
 from jaxtag.config.schema import Config
 from jaxtag.tasks.base import Evaluation
+from jaxtag.training.setup import TrainSetup
+
+# By import path: what measures imports what trains.
+_STEP_PROFILER = "jaxtag.perf.profile.step_profiler:StepProfiler"
 
 
 class Callback:
@@ -13,6 +18,9 @@ class Callback:
     `config.callbacks` lists classes as `package.module:Name`; `jaxtag.fit` takes objects as well.
     An exception ends the run.
     """
+
+    def on_start(self, setup: TrainSetup, workdir: Path, step: int) -> None:
+        """Before the first step of this process; `step` is the one from which it goes on."""
 
     def on_step(self, step: int, state: Any, metrics: dict[str, Any]) -> None:
         """After each step is dispatched. `metrics` holds (sum, count) on the devices: reading
@@ -26,8 +34,11 @@ class Callback:
 
 
 def from_config(config: Config) -> list[Callback]:
-    """The callbacks that `config.callbacks` names."""
-    return [registry.resolve("callback", name, "config.callbacks")() for name in config.callbacks]
+    """Those that `config.callbacks` names, and the profiler of steps where it is asked for."""
+    names = [*config.callbacks]
+    if config.profile_steps is not None or config.profiler_port is not None:
+        names.append(_STEP_PROFILER)
+    return [registry.resolve("callback", name, "config.callbacks")() for name in names]
 
 
 class EarlyStopping:

@@ -115,6 +115,8 @@ def train(
         writer = _open_writer(config, metric_writers, run, ended)
         writer.write_text(_opening(setup, len(data.train), start))
         window, timer = LogWindow(config), StepTimer(startup, writer.write_text)
+        for callback in callbacks:
+            callback.on_start(setup, workdir, start)
         evaluation, step = None, start
         while True:
             finished = step >= total or stopping.should_stop

@@ -47,6 +47,7 @@ def _advice(analysis: dict[str, Any]) -> str:
     remedies = ["take a smaller config.batch_size", "config.optimizer.grad_accum_steps=2"]
     remedies.append("config.model.remat=full")
     if analysis["mesh"]["fsdp"] == 1 and analysis["devices"] > 1:
+        remedies.append("config.mesh.shard_optimizer_over_data=True")
         remedies.append("config.mesh.data=1 with config.mesh.fsdp=-1")
     return ", ".join(remedies[:-1]) + f" or {remedies[-1]} (--search tries them)"
 

@@ -179,14 +179,25 @@ def measure(job: Job, num_steps: int, num_traced: int, folder: Path) -> Measurem
     )
 
 
-def _trace(folder: Path) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _trace(folder: Path) -> Iterator[None]:
     """Context in which the profiler records what the first process's devices do."""
     if jax.process_index() > 0:
-        return contextlib.nullcontext()
+        yield
+        return
+    start_trace(folder)
+    try:
+        yield
+    finally:
+        jax.profiler.stop_trace()
+
+
+def start_trace(folder: Path) -> None:
+    """Starts the profiler, which writes to `folder` when it is stopped."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # calls of Python functions: large, and slow to record
     shutil.rmtree(folder, ignore_errors=True)
-    return jax.profiler.trace(folder, profiler_options=options)
+    jax.profiler.start_trace(folder, profiler_options=options)
 
 
 def _run(
@@ -207,7 +218,7 @@ def _run(
             with jax.profiler.StepTraceAnnotation("train", step_num=number):
                 arguments, (state, metrics) = (state, batch), setup.step(state, batch)
             recompilations.record_call(*arguments)
-            ends.append(watch.submit(_completion_time, metrics["loss"]))
+            ends.append(watch.submit(completion_time, metrics["loss"]))
             if number >= _STEPS_AHEAD:
                 ends[number - _STEPS_AHEAD].result()
         end_times = [end.result() for end in ends]
@@ -216,7 +227,8 @@ def _run(
     return state, [_split(*times) for times in zip(previous, starts, end_times, strict=False)]
 
 
-def _completion_time(output: Any) -> float:
+def completion_time(output: Any) -> float:
+    """Waits for an array, and returns the time at which it was there (time.perf_counter())."""
     jax.block_until_ready(output)
     return time.perf_counter()
 

@@ -74,6 +74,20 @@ def make_profile(title: str, job: Job, measurement: Measurement, folder: Path) -
     }
 
 
+def write(job: Job, measurement: Measurement, folder: Path) -> Profile:
+    """Writes profile.json, profile.html and the program's text before and after optimization."""
+    config = job.setup.config
+    (folder / "step.before.hlo.txt").write_text(measurement.unoptimized, encoding="utf-8")
+    text = compiled.text(measurement.compiled)
+    (folder / "step.after.hlo.txt").write_text(text, encoding="utf-8")
+    title = f"{config.task.TASK}, {config.model.backbone}, {config.data.dataset}"
+    title += f", {config.batch_size} x {config.data.image_size} px"
+    profile = make_profile(title, job, measurement, folder)
+    write_json(profile, folder)
+    write_html(profile, folder)
+    return profile
+
+
 def write_json(profile: Profile, folder: Path) -> None:
     """Writes FOLDER/profile.json."""
     (folder / JSON_FILE).write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
