@@ -8,12 +8,13 @@ a task read, as `captions` (list of str), `label` (number or name of a class) or
 
 import abc
 import collections
+import contextlib
 import errno
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,8 +27,10 @@ from jaxtag.data.range_reader import RangeReader
 from jaxtag.data.record_parser import Parser, decode_text, make_parser, make_tfds_parser
 from jaxtag.data.text import clean_names
 from jaxtag.errors import StorageError, UserError
+from jaxtag.storage import json_files
 
 Record = dict[str, Any]
+_SUMMARY = "summary.json"  # of prepare
 _CHUNK = 256  # records read at once where all are read
 
 
@@ -143,17 +146,32 @@ class PreparedSource(Source):
             UserError: The files are damaged, or do not hold what their description says.
         """
         records, _, parse = self._open()
-        return self._read(records, [int(i) for i in indices], parse)
+        with self._read_errors():
+            encoded = records.__getitems__([int(i) for i in indices])
+        return self._parsed(encoded, parse)
 
-    def _read(self, records: Any, indices: list[int], parse: Parser) -> list[Record]:
+    def read_range(self, start: int, stop: int) -> list[Record]:
+        """The records `start` … `stop - 1`, read in pieces of 16 MiB: a store is asked seldom."""
+        parse = self._open()[2]
+        if self._ranges is None:
+            self._ranges = RangeReader(self._shards())
+        with self._read_errors():
+            encoded = list(self._ranges.read(start, stop))
+        return self._parsed(encoded, parse)
+
+    @contextlib.contextmanager
+    def _read_errors(self) -> Iterator[None]:
+        """Errors of ArrayRecord's reader, which is C++, in one line."""
         try:
-            encoded = records.__getitems__(indices)
-        except RuntimeError as error:  # of ArrayRecord's reader, which is C++
+            yield
+        except RuntimeError as error:
             kind = StorageError if os.strerror(errno.EIO) in str(error) else UserError
             raise kind(
                 f"{self.folder}: records of {self.split!r} cannot be read ({str(error)[:300]}): "
                 "prepare the data set again, with --overwrite"
             ) from error
+
+    def _parsed(self, encoded: Iterable[bytes], parse: Parser) -> list[Record]:
         try:
             return [parse(record) for record in encoded]
         except Exception as error:  # tfds's decoders raise anything
@@ -162,13 +180,6 @@ class PreparedSource(Source):
                 f"({type(error).__name__}: {str(error)[:300]}): prepare the data set again, with "
                 "--overwrite"
             ) from error
-
-    def read_range(self, start: int, stop: int) -> list[Record]:
-        """The records `start` … `stop - 1`, read in pieces of 16 MiB: a store is asked seldom."""
-        parse = self._open()[2]
-        if self._ranges is None:
-            self._ranges = RangeReader(self._shards())
-        return [parse(record) for record in self._ranges.read(start, stop)]
 
     @property
     def features(self) -> tfds.features.FeaturesDict:
@@ -192,7 +203,8 @@ class PreparedSource(Source):
         """The data set's name and version, and a digest of its description.
 
         The description holds the number of records and of bytes in each file of the split, so that
-        the digest changes with the pictures, though none of them is read.
+        the digest changes with the pictures, though none of them is read; `prepare` wrote down a
+        digest of what they hold.
         """
         info = tfds.builder_from_directory(self.folder).info
         names = [part.partition("[")[0].strip() for part in self.split.split("+")]
@@ -207,7 +219,17 @@ class PreparedSource(Source):
             "dataset": info.full_name,
             "examples": len(self),
             "digest": hashlib.sha256(text.encode()).hexdigest()[:16],
+            **self._contents(names),
         }
+
+    def _contents(self, splits: list[str]) -> dict[str, str]:
+        """The digest of images and annotations by `prepare`; nothing for other data sets."""
+        path = self.folder / _SUMMARY
+        try:
+            contents = json_files.read(path)["contents"]
+            return {"contents": "+".join(contents[split] for split in splits)}
+        except (UserError, KeyError, TypeError):
+            return {}
 
     def iter_fields(self, fields: Sequence[str]) -> Iterator[Record]:
         """Yields `fields` of the records in order, from their columns where they were written."""
@@ -224,7 +246,9 @@ class PreparedSource(Source):
             return
         for start in range(0, len(self), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(self)))
-            yield from self._read(records, list(chunk), parse)
+            with self._read_errors():
+                encoded = records.__getitems__(list(chunk))
+            yield from self._parsed(encoded, parse)
 
     def _shards(self) -> Sequence[Any]:
         """tfds's instructions: the files, and the records of each that belong to the split."""

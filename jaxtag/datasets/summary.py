@@ -33,6 +33,8 @@ class Summary:
         caption_words: {"mean", "median", "p99", "max"} words of a caption; empty without captions.
         balance: Name of each class or tag -> images of the first split that have it, most first.
         warnings: What differs from the data set as it was published.
+        contents: Split -> a digest of its images and their annotations, by which runs know their
+            data; empty where an older version prepared it.
         folder: Where it lies; not stored, so that it can be moved.
         already: Whether it was there before the call.
     """
@@ -46,6 +48,7 @@ class Summary:
     caption_words: dict[str, float]
     balance: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    contents: dict[str, str] = field(default_factory=dict)
     folder: Path = field(default_factory=Path)
     already: bool = False
 
@@ -68,6 +71,7 @@ class Summary:
             left_out=sum(not entry.get("used") for entry in report.ledger),
             caption_words=_quantiles(report.lengths),
             balance=_balance(listing, report),
+            contents=dict(report.contents),
             warnings=listing.warnings
             + [
                 f"{split} has {report.images[split]:,} images; {count:,} were published"
@@ -105,6 +109,7 @@ class Summary:
         for split in self.splits.values():
             require(counts(split) and split.get("pictures", 0) > 0, "splits")
         require(counts(self.balance), "balance")
+        require(counts(self.contents, str), "contents")
         require(counts(self.caption_words, (int, float)), "caption_words")
         names = set(self.caption_words)
         require(not names or names == {"mean", "median", "p99", "max"}, "caption_words")

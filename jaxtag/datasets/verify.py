@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +42,7 @@ class PrepareReport:
         labels: Split -> class, by number -> number of images that have it.
         tags: Split -> tag, by number -> number of images that have it.
         lengths: Words of a caption -> number of captions with so many.
+        contents: Split -> a digest of its images and their annotations, in order.
     """
 
     ledger: list[dict[str, str | bool]] = field(default_factory=list)
@@ -50,6 +52,7 @@ class PrepareReport:
     labels: dict[str, Counter[int]] = field(default_factory=_counters)
     tags: dict[str, Counter[int]] = field(default_factory=_counters)
     lengths: Counter[int] = field(default_factory=Counter)
+    contents: dict[str, str] = field(default_factory=dict)
 
     def reject(self, split: str, file: str, reason: str) -> None:
         """Adds an entry to the ledger."""
@@ -59,9 +62,12 @@ class PrepareReport:
         """Adds an entry about an image that is used."""
         self.ledger.append({"split": split, "file": file, "reason": reason, "used": True})
 
-    def accept(self, split: str, image: ImageRecord) -> None:
-        """Counts an image and its annotations."""
+    def accept(self, split: str, image: ImageRecord, digest: bytes) -> None:
+        """Counts an image and its annotations; `digest` is that of the bytes that are stored."""
         self.images[split] += 1
+        entry = json.dumps([image.file, dict(image.fields)], default=str).encode()
+        so_far = self.contents.get(split, "").encode()
+        self.contents[split] = VerifiedCache.digest(so_far + digest + entry).hex()
         if "captions" in image.fields:
             captions = image.fields["captions"]
             self.captions[split] += len(captions)
@@ -166,7 +172,8 @@ class ImageVerifier:
                 self._report.damaged += 1
                 self._report.reject(split, image.file, result.reason)
                 continue
-            self._report.accept(split, image)
+            digest = result.digest or VerifiedCache.digest(result.data)
+            self._report.accept(split, image, digest)
             if result.notes:
                 self._report.note(split, image.file, f"read in spite of {result.notes}")
             if result.digest is not None:

@@ -5,7 +5,6 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +12,6 @@ import numpy as np
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline, samplers
-from jaxtag.data.labels import LabelNames
 from jaxtag.data.mixture import MixtureSampler
 from jaxtag.data.sources import Source
 from jaxtag.distributed import coordination, sharding, watchdog
@@ -99,7 +97,7 @@ def train(
     callbacks = [*callback_module.from_config(config), *callbacks]
     best_metric = config.checkpoint.best_metric or task.headline_metrics[0]
     stopping = EarlyStopping(config.stop_after, _history(config, workdir, best_metric))
-    saved_config, notes = schema.to_dict(config), _notes(data)
+    saved_config, notes = schema.to_dict(config), run_data.checkpoint_notes(config, workdir, data)
     startup.done("model")
     with (
         _checkpoints(config, workdir, best_metric) as checkpoints,
@@ -268,12 +266,6 @@ def _open_writer(
     writer = MultiWriter(writers)
     writer.open(run)
     return writer
-
-
-def _notes(data: Data) -> dict[str, Any]:
-    """What a checkpoint holds of the data: their fingerprint, and the labels by their numbers."""
-    labels = data.vocabulary.names if isinstance(data.vocabulary, LabelNames) else None
-    return {"data": dict(data.fingerprint)} | ({"labels": list(labels)} if labels else {})
 
 
 def _check_workdir(workdir: Path) -> None:

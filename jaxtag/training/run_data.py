@@ -5,6 +5,7 @@ A run knows its labels by name, in `classes.json` or `tags.json`, and its data b
 """
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -129,14 +130,30 @@ def match_to_run(task: Task, source: Source) -> tuple[Task, Source]:
     return task, match_labels(source, field, labels)
 
 
+def checkpoint_notes(config: Config, workdir: Path, data: Data) -> dict[str, Any]:
+    """What a checkpoint holds of the data: their fingerprint, and the labels or the vocabulary."""
+    notes: dict[str, Any] = {"data": dict(data.fingerprint)}
+    path = vocabulary_path(config, workdir)
+    if isinstance(data.vocabulary, LabelNames):
+        notes["labels"] = list(data.vocabulary.names)
+    elif path is not None:
+        notes["vocabulary"] = _digest(path)
+    return notes
+
+
 def check_saved_labels(path: Path | None, vocabulary: Any, notes: Mapping[str, Any]) -> None:
     """Raises UserError where a checkpoint was trained with other labels than the file `path` holds.
 
     Args:
         path: of the vocabulary.
         vocabulary: what it holds.
-        notes: of the checkpoint; those of older versions say nothing of labels.
+        notes: of the checkpoint (`checkpoint_notes`); those of older versions say less.
     """
+    saved_digest = notes.get("vocabulary")
+    if path is not None and saved_digest is not None and saved_digest != _digest(path):
+        raise UserError(
+            f"{path} is not the vocabulary that the checkpoint was trained with: restore the file"
+        )
     saved = notes.get("labels")
     if saved is None or not isinstance(vocabulary, LabelNames) or vocabulary.names == tuple(saved):
         return
@@ -271,12 +288,17 @@ def _recorded_fingerprint(workdir: Path) -> dict[str, Any] | None:
     return None
 
 
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def _data_differences(recorded: dict[str, Any], fingerprint: dict[str, Any]) -> list[str]:
     """How two fingerprints differ, as phrases."""
     phrases = []
     for split, now in fingerprint.items():
         before = recorded.get(split)
-        if before == now or not isinstance(before, dict):
+        # An older version recorded less.
+        if not isinstance(before, dict) or all(before.get(n, v) == v for n, v in now.items()):
             continue
         if before.get("dataset") != now.get("dataset"):
             phrases.append(

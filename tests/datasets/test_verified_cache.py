@@ -1,6 +1,7 @@
 """A preparation that was stopped goes on: what was found sound is not decoded again."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,26 @@ def test_what_is_appended_to_a_jpeg_does_not_change_how_it_is_judged():
         np.testing.assert_array_equal(decode(stored), pixels)
         num_hidden += stored.startswith(b"\x89PNG")
     assert num_hidden
+
+
+def test_contents_are_told_by_a_digest(tmp_path):
+    """Other pictures, names or labels of as many bytes have another one; the same have the same."""
+    files = {f"{label}/{n}.png": picture(9 * n, "BMP") for n in range(3) for label in ("a", "b")}
+    kinds = {
+        "same": files,
+        "same again": files,
+        "other pixels": files | {"a/1.png": picture(200, "BMP")},
+        "other name": {n.replace("1", "7"): data for n, data in files.items()},
+        "other class": {n.replace("a/2", "b/8"): data for n, data in files.items()},
+    }
+    digests = {}
+    for number, (kind, content) in enumerate(kinds.items()):
+        source = lay(tmp_path / str(number) / "src", content)
+        summary = datasets.prepare("mine", source, tmp_path / str(number) / "d")
+        stored = json.loads((summary.folder / "summary.json").read_text())["contents"]
+        assert stored.keys() == summary.splits.keys()
+        digests[kind] = stored["train"]
+        source = datasets.open_split("mine", "train[:50%]", tmp_path / str(number) / "d")
+        assert source.fingerprint()["contents"] == stored["train"]
+    assert digests["same"] == digests["same again"]
+    assert len(set(digests.values())) == 4

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from calling import call
 from stored import REFERENCES
+from tiny import tiny_config
 
 import jaxtag
 from jaxtag.config import Config, schema
@@ -15,6 +16,7 @@ from jaxtag.data.label_matching import match_labels
 from jaxtag.data.labels import LabelNames
 from jaxtag.data.sources import as_data_source
 from jaxtag.errors import UserError
+from jaxtag.tasks.base import Data
 from jaxtag.tasks.embed.config import EmbedConfig
 from jaxtag.tasks.embed.task import EmbedTask
 from jaxtag.training import checkpoint_manifest, loop, run_config, run_data
@@ -126,6 +128,31 @@ def test_as_many_other_pictures_are_noticed(folder):
     (folder / "run/data.json").unlink()  # a checkpoint knows as well
     with pytest.raises(UserError, match="holds other pictures"):
         _open(folder)
+
+
+def test_other_pictures_of_as_many_bytes_are_noticed(folder):
+    """`prepare` wrote down a digest of what the records hold."""
+    summary = folder / "data/colours/1.0.0/summary.json"
+    summary.write_text(json.dumps({"contents": {"train": "aa", "validation": "bb"}}))
+    _open(folder)  # an older version recorded less; what it lacked is written down
+    recorded = json.loads((folder / "run/data.json").read_text())
+    assert recorded["train"]["contents"] == "aa"
+    summary.write_text(json.dumps({"contents": {"train": "ab", "validation": "bb"}}))
+    with pytest.raises(UserError, match="'train' holds other pictures or labels"):
+        _open(folder)
+
+
+def test_another_vocabulary_of_the_same_size_is_noticed(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text('{"a": 0, "b": 1}')
+    config = tiny_config(tmp_path)
+    data = Data([], [], object(), {"train": {"examples": 1}})
+    notes = run_data.checkpoint_notes(config, tmp_path, data)
+    run_data.check_saved_labels(path, data.vocabulary, notes)
+    path.write_text('{"b": 0, "a": 1}')
+    with pytest.raises(UserError, match=r"tokenizer\.json is not the vocabulary .*: restore"):
+        run_data.check_saved_labels(path, data.vocabulary, notes)
+    run_data.check_saved_labels(path, data.vocabulary, {"data": {}})  # of an older version
 
 
 def _config_file(folder):
