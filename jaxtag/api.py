@@ -10,10 +10,13 @@ import jax
 
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
+from jaxtag.data.sources import Source
 from jaxtag.distributed import watchdog
+from jaxtag.errors import UserError
 from jaxtag.inference import predictor
 from jaxtag.inference.predictor import Predictor
 from jaxtag.inference.writers import prediction_file
+from jaxtag.tasks.base import Data, Evaluation, Task
 from jaxtag.tasks.evaluator import Evaluator
 from jaxtag.training import loop, report, run_config, run_data
 from jaxtag.training.callbacks import Callback
@@ -108,7 +111,9 @@ def evaluate(
 
     Returns:
         `split`, `step` and the metrics; of a tagger also `per_tag`, of a classifier `per_class`
-        and `confusion` (see `Evaluation.details`).
+        and `confusion` (see `Evaluation.details`). On process 0 also `baselines`, the metrics of
+        predictors that the model has to beat, and `advice` where it does not; both are absent where
+        the training split is not there.
 
     Raises:
         UserError: there is no such checkpoint or split, or the data have labels that the model
@@ -128,4 +133,23 @@ def evaluate(
         if predictions is not None:
             names = getattr(task.vocabulary, "names", ())
             prediction_file.write_predictions(Path(predictions), evaluation, names)
-    return {"split": split, "step": model.step, **evaluation.metrics, **evaluation.details()}
+    return {
+        **{"split": split, "step": model.step, **evaluation.metrics, **evaluation.details()},
+        **(_baselines(task, evaluation, source, data) if jax.process_index() == 0 else {}),
+    }
+
+
+def _baselines(
+    task: Task, evaluation: Evaluation, source: Source, data: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What the metrics of a model are to be compared with; nothing without its training split."""
+    settings = task.config.data
+    try:
+        train = run_data.open_source(settings, settings.train_split, data)
+        _, train = run_data.match_to_run(task, train)
+    except UserError:
+        return {}
+    scores = evaluation.with_baselines(Data(train, source, task.vocabulary))
+    advice = report.advice(task, scores, len(train))
+    scores.pop("model")
+    return {"baselines": scores, **({"advice": advice} if advice else {})}

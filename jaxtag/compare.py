@@ -18,7 +18,7 @@ from absl import flags
 from jaxtag import cli
 from jaxtag.comparison import runner, tables
 from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
-from jaxtag.errors import UsageError, UserError, did_you_mean
+from jaxtag.errors import UsageError, UserError, did_you_mean, printable
 from jaxtag.storage.atomic_file import write_text
 
 FLAGS = flags.FLAGS
@@ -66,7 +66,7 @@ def _run_cell(architecture: str, dataset: str, folder: Path) -> list[dict[str, A
         try:
             results.append(runner.run(cell, folder, FLAGS.data_dir))
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             return f"failed: {cell.name}"
     return results
 

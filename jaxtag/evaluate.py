@@ -23,7 +23,7 @@ from absl import flags
 from jaxtag import cli
 from jaxtag.config import flags as config_flags
 from jaxtag.config import schema
-from jaxtag.errors import UsageError
+from jaxtag.errors import UsageError, printable
 from jaxtag.storage.atomic_file import write_text
 
 FLAGS = flags.FLAGS
@@ -61,7 +61,11 @@ def main(_: list[str]) -> None:
         metrics = _evaluate(workdir)
         if jax.process_index() == 0:
             metrics = _finite(metrics)
-            shown = {n: value for n, value in metrics.items() if not isinstance(value, dict)}
+            shown = {
+                name: value
+                for name, value in metrics.items()
+                if not isinstance(value, dict) and name != "advice"
+            }
             print(json.dumps(shown))  # first: should the file not be writable
             write_text(workdir / "evaluation.json", _to_json(metrics) + "\n")
 
@@ -86,7 +90,9 @@ def _evaluate(workdir: Path) -> dict[str, Any]:
     )
     if jax.process_index() == 0:
         numbers = {n: v for n, v in metrics.items() if isinstance(v, float)}
-        print(evaluator.table({"model": numbers}), file=sys.stderr)
+        baselines = metrics.get("baselines", {})
+        lines = [evaluator.table({"model": numbers, **baselines}), metrics.get("advice")]
+        print(printable("\n".join(filter(None, lines))), file=sys.stderr)
     return metrics
 
 

@@ -188,14 +188,22 @@ def _open(folder: Path) -> "tuple[TagIndex, FeatureExtractor]":
     from jaxtag.inference import features
     from jaxtag.tag_index import TagIndex
 
-    description = _storage(folder).description.get("features")
+    storage = _storage(folder)
+    description = storage.description.get("features")
     if not isinstance(description, dict):
         raise UserError(f"{folder}: its manifest is damaged: it does not say what the vectors are")
-    if FLAGS.workdir:  # the run may have moved
+    moved = ""
+    if FLAGS.workdir:
         if "workdir" not in description:
             raise UsageError(f"--workdir: the vectors of {folder} are no run's: {description}")
+        is_there = (Path(description["workdir"]) / "config.json").is_file()
+        moved = "" if is_there else os.path.abspath(FLAGS.workdir)
         description = {**description, "workdir": FLAGS.workdir}
     extractor = features.from_description(description)
+    if moved:
+        new = {**description, "workdir": moved}
+        storage.replace_description({**storage.description, "features": new})
+        print(printable(f"{folder} looks for its run in {moved} from now on"), file=sys.stderr)
     return TagIndex(folder, extractor.mesh), extractor
 
 

@@ -25,6 +25,7 @@ from absl import flags
 from jaxtag import STARTED, cli
 from jaxtag.config import flags as config_flags
 from jaxtag.distributed import compilation_cache
+from jaxtag.errors import printable
 from jaxtag.training.preemption import RESTART_STATUS
 from jaxtag.training.timer import StartupTimer
 
@@ -65,10 +66,9 @@ def main(_: list[str]) -> int:
             )
         return RESTART_STATUS
     if result.scores is not None:
-        print(evaluator.table(result.scores))
-        if result.advice is not None:
-            print(result.advice)
-        print(f"sample predictions: {result.contact_sheet}")
+        lines = [evaluator.table(result.scores), result.advice]
+        lines.append(f"sample predictions: {result.contact_sheet}")
+        print(printable("\n".join(filter(None, lines))))
     return 0
 
 

@@ -169,3 +169,15 @@ def test_runs_of_two_tasks_differ_in_their_task() -> None:
     changed = configuration.differences(flags.load("shapes_caption"), flags.load("corel5k_tag"))
     assert changed["task.name"] == ("caption", "tag")
     assert not any(name.startswith("task.") for name in changed if name != "task.name")
+
+
+@pytest.mark.parametrize("name", [["tag"], {}, 3, None])
+def test_a_task_is_named_by_a_text(name) -> None:
+    with pytest.raises(UserError, match=r"config\.json: task\.name must be a text"):
+        configuration.from_dict({"task": {"name": name}})
+
+
+def test_a_run_without_length_names_its_data_set() -> None:
+    config = Config(total_steps=None, total_epochs=None, data=DataConfig(dataset="not_there"))
+    with pytest.raises(UserError, match=r"total_epochs must say .* train on not_there"):
+        configuration.check(config)

@@ -43,7 +43,13 @@ def test_a_run_is_scored_as_the_library_scores_it(workdir, tiny_data):
     done = call("evaluate", f"--workdir={workdir}")
     assert done.status == 0, done.err
     assert done.out.count("\n") == 1
-    assert json.loads((workdir / "evaluation.json").read_text()) == done.last
+    written = json.loads((workdir / "evaluation.json").read_text())
+    baselines, advice = written.pop("baselines"), written.pop("advice", "")
+    assert written == done.last
+    assert all("CIDEr" in values for values in baselines.values()) and len(baselines) == 2
+    for name in baselines:
+        assert f"\n{name} " in done.err
+    assert advice in done.err
     assert (done.last["split"], done.last["step"], done.last["examples"]) == ("validation", 60, 8)
     assert "CIDEr" in done.err.splitlines()[0]
     model = predictor.load(workdir)

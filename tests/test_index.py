@@ -147,6 +147,16 @@ def test_features_of_a_run(tiny_run, tiny_data, photos, tmp_path) -> None:
     assert summary["features"]["workdir"] == str(tiny_run.resolve())
     near = search(index, shutil.copy(photos / "blue0.png", tmp_path))[0]["nearest"]
     assert near[0]["file"] == str(photos / "blue0.png") and near[0]["score"] > 0.999
+    # Once it was told where the run is now, it knows.
+    manifest = index / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(str(tiny_run.resolve()), "/moved/away"))
+    refused = call("index", "search", f"--index={index}", photos / "blue0.png")
+    assert refused.status == 1 and "/moved/away" in refused.err
+    told = call("index", "search", f"--index={index}", f"--workdir={tiny_run}", photos / "red0.png")
+    assert told.status == 0 and "from now on" in told.err
+    assert info(index)["features"] == summary["features"]
+    again = search(index, tmp_path / "blue0.png")[0]["nearest"]
+    assert again == near
 
 
 @pytest.mark.parametrize(

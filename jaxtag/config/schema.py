@@ -337,7 +337,10 @@ def _check_numbers(config: Config) -> None:
     at_least_1 += ["data.shuffle_block_size", "data.shuffle_buffer_size", "hang_timeout"]
     check_minimums(config, dict.fromkeys(at_least_0, 0.0) | dict.fromkeys(at_least_1, 1.0))
     if config.total_steps is None and config.total_epochs is None:
-        raise UsageError("config.total_steps or config.total_epochs must say how long to train")
+        raise UsageError(
+            "config.total_steps or config.total_epochs must say how long to train on "
+            f"{config.data.dataset}"
+        )
     check_divides_batch(config, "optimizer.grad_accum_steps")
     for name, weight in config.data.datasets:
         if not 0 < weight < float("inf"):
@@ -429,7 +432,10 @@ def _from_dict(kind: type, values: Any, where: str, prefix: str) -> Any:
         raise UserError(f"{where}: {prefix.rstrip('.') or 'the file'} must be an object")
     if kind is TaskConfig:
         values = dict(values)
-        kind = task_config_class(values.pop("name", ""), f"{where}: task.name")
+        name = values.pop("name", "")
+        if not isinstance(name, str):
+            raise UserError(f"{where}: task.name must be a text")
+        kind = task_config_class(name, f"{where}: task.name")
     types: dict[str, Any] = {item.name: item.type for item in dataclasses.fields(kind)}
     fields = {}
     for name, value in values.items():

@@ -171,7 +171,7 @@ class _JpegReader(ImageReader):
         self.height, self.width = (width, height) if transposed else (height, width)
 
     def factor(self, scale: float) -> float:
-        eighths = next(k for k in _FAST_EIGHTHS if k >= 8 * min(scale, 1.0))
+        eighths = 8 if scale >= 1 else next(k for k in _FAST_EIGHTHS if k >= 8 * scale)
         return min(eighths, self._max_eighths) / 8
 
     def pixels(self, scale: float = 1.0, bottom: int | None = None) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SEQUENTIAL = (0xC0, 0xC1)  # baseline and extended sequential, Huffman-coded
 _APP0, _APP1, _APP14, _DRI, _SOS, _EOI = 0xE0, 0xE1, 0xEE, 0xDD, 0xDA, 0xD9
+_TABLES = (0xDB, 0xC4)  # quantization and Huffman tables
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xDA)})  # markers without a length
 END = b"\xff\xd9"
 # In compressed data 0xff is followed by 0 or a restart marker; anything else ends the scan. There
@@ -73,6 +74,12 @@ def read_header(data: bytes) -> JpegHeader:
     adobe = 0
     offset, size = 2, len(data)
     while offset + 4 <= size:
+        if data[offset] == 0xFF and data[offset + 1] in _TABLES:  # most segments, so first
+            length = data[offset + 2] << 8 | data[offset + 3]
+            if length < 2:
+                break
+            offset += 2 + length
+            continue
         start = offset
         if data[offset] != 0xFF or data[offset + 1] == 0:
             start = _next_marker(data, offset)

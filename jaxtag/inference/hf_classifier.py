@@ -9,7 +9,7 @@ import jax
 from jaxtag.config import schema
 from jaxtag.config.schema import Config, DataConfig, ModelConfig, TaskConfig
 from jaxtag.data.labels import LabelNames
-from jaxtag.errors import UserError
+from jaxtag.errors import UserError, printable
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage.atomic_file import write_text
 from jaxtag.tasks.classify.config import ClassifyConfig
@@ -147,8 +147,8 @@ def _check_labels(labels: list[Any] | None, file: Path) -> LabelNames:
         f"{label} ({number})" if label in repeated else label for number, label in enumerate(labels)
     ]
     print(
-        f"note: labels that occur more than once get their numbers: "
-        f"{', '.join(sorted(repeated)[:5])}",
+        "note: labels that occur more than once get their numbers: "
+        + printable(", ".join(sorted(repeated)[:5])),
         file=sys.stderr,
     )
     return LabelNames(tuple(numbered))

@@ -10,6 +10,7 @@ becomes a UserError that names the file.
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ from jaxtag.storage.lock import FolderLock
 # Python holds a byte of a file name that is not UTF-8 as half of a surrogate pair.
 # backslashreplace writes it as \udcXX, which means the same in JSON.
 _ENCODING_ERRORS = "backslashreplace"
+_MAX_NAME_BYTES = 200  # file systems allow 255
 _STANDARD_STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
 _PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial$|\.partial$")
 
@@ -68,7 +70,7 @@ class AtomicFile:
         self._lock = FolderLock(
             self._target.parent,
             self._setting,
-            name=f".{self._target.name}.lock",
+            name=f".{_short(self._target.name)}.lock",
             subject=self._path,
         )
         self._lock.acquire()
@@ -150,7 +152,7 @@ class AppendedFile:
         with _os_error_as_user_error(self.path, setting):
             _check_not_folder(self.path)
             self._lock = FolderLock(
-                self.path.parent, setting, name=f".{self.path.name}.lock", subject=path
+                self.path.parent, setting, name=f".{_short(self.path.name)}.lock", subject=path
             )
             self._lock.acquire()
             try:
@@ -233,6 +235,7 @@ def replacing(
 def stale_partials(path: str | os.PathLike[str]) -> list[Path]:
     """The unfinished files of `path`: of a process that writes it now, or of killed ones."""
     target = Path(os.path.realpath(path))
+    start = _short(target.name)
     try:
         names = sorted(os.listdir(target.parent))
     except OSError:
@@ -240,7 +243,7 @@ def stale_partials(path: str | os.PathLike[str]) -> list[Path]:
     return [
         target.parent / name
         for name in names
-        if name.startswith(target.name) and _PARTIAL.fullmatch(name[len(target.name) :])
+        if name.startswith(start) and _PARTIAL.fullmatch(name[len(start) :])
     ]
 
 
@@ -254,9 +257,18 @@ def is_stream(path: Path) -> bool:
         return False
 
 
+def _short(name: str) -> str:
+    """A name, or a shorter one for it where what is added to it would make it too long."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _MAX_NAME_BYTES:
+        return name
+    digest = hashlib.blake2b(encoded, digest_size=8).hexdigest()
+    return f"{encoded[: _MAX_NAME_BYTES - 20].decode('utf-8', 'ignore')}~{digest}"
+
+
 def _create_partial(target: Path) -> tuple[int, Path]:
     """Creates the file that becomes `target`, with the mode that the umask allows."""
-    partial = target.with_name(f"{target.name}.{secrets.token_hex(8)}.partial")
+    partial = target.with_name(f"{_short(target.name)}.{secrets.token_hex(8)}.partial")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(partial, flags, 0o666), partial
 

@@ -125,6 +125,13 @@ class IndexStorage:
                 ) from error
             self._bytes_read += len(line) + 1
 
+    def replace_description(self, description: dict[str, Any]) -> None:
+        """Says anew how the vectors are made, such as by a run that was moved."""
+        with self._changing():
+            manifest = {**self._manifest, "vectors": description}
+            atomic_file.write_bytes(self.folder / _MANIFEST, _json_bytes(manifest), sync=True)
+            self.refresh()
+
     def __contains__(self, file: object) -> bool:
         return file in self._rows
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from jaxtag import registry
 from jaxtag.config.schema import Config
-from jaxtag.errors import write_error
+from jaxtag.errors import printable, write_error
 from jaxtag.storage.atomic_file import write_text
 
 
@@ -216,7 +216,7 @@ class ProgressWriter(MetricWriter):
 
     def write_text(self, text: str) -> None:
         with contextlib.suppress(OSError):
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(printable(text), file=sys.stderr)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -24,6 +24,20 @@ def test_a_growing_file_takes_its_name_when_it_is_finished(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["lines.jsonl"]
 
 
+@pytest.mark.parametrize("name", ["x" * 251 + ".csv", "é" * 125 + ".csv", "x" * 200, "x" * 201])
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path, name):
+    path = tmp_path / name
+    growing = AtomicFile(path)
+    growing.write("one\n")
+    (partial,) = atomic_file.stale_partials(path)
+    assert partial.read_text() == "one\n"
+    assert atomic_file.stale_partials(tmp_path / f"{name[:-1]}y") == []  # of a name as long
+    growing.finish()
+    assert path.read_text() == "one\n"
+    atomic_file.write_text(path, "two\n")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "two\n")]
+
+
 def test_one_process_at_a_time_writes_a_file(tmp_path):
     path = tmp_path / "lines.jsonl"
     first = AtomicFile(path, "--output")

@@ -45,6 +45,11 @@ def test_progress_is_a_line_a_window_where_there_is_no_terminal(tmp_path, capsys
     assert capsys.readouterr().err == expected
 
 
+def test_escape_characters_do_not_reach_the_terminal(capsys) -> None:
+    metric_writer.ProgressWriter().write_text("trains on \x1b[31mred\u202e")
+    assert capsys.readouterr().err == "trains on \\x1b[31mred\\u202e\n"
+
+
 def test_several_writers_get_the_same(tmp_path) -> None:
     calls: list[list[str]] = [[], []]
 
