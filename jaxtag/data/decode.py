@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from jaxtag.data import tiff
 from jaxtag.data.exif import jpeg_orientation
 from jaxtag.data.image_reader import (
     MAX_PIXELS,
@@ -56,6 +57,10 @@ def open_image(
         except (ValueError, KeyError):  # KeyError: an unknown color space
             pass  # libjpeg-turbo does not know this kind of JPEG: Pillow decides.
         return PillowReader(header.data, max_pixels, jpeg_orientation(header))
+    if image[:4] in tiff.MAGIC:
+        preview = tiff.raw_preview(image)
+        if preview is not None:
+            return _RawReader(preview, max_pixels, whole)
     if _is_plain_png(image):
         return _PngReader(image, max_pixels)
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
@@ -69,9 +74,11 @@ def decode(
 ) -> np.ndarray:
     """Decodes JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF to uint8 [H, W, 3], RGB.
 
-    Upright by its EXIF orientation; transparency over white; 16-bit gray scaled to 8 bits; CMYK
-    converted without color profile; the first frame of an animation. A JPEG of more than
-    `max_pixels` is decoded at a reduced size.
+    So it does HEIC, where pillow-heif is installed, and the embedded preview of camera raw that is
+    laid out as TIFF (CR2, NEF, ARW, DNG). Upright by its EXIF orientation; transparency over white;
+    16-bit gray scaled to 8 bits; CMYK converted without color profile; the first frame of an
+    animation, the first page of a TIFF. A JPEG of more than `max_pixels` is decoded at a reduced
+    size.
 
     Args:
         image: The encoded image; an array is returned as it is.
@@ -212,6 +219,23 @@ class _JpegReader(ImageReader):
             if not is_harmless(error, self._header, is_cut=is_cut):
                 raise DecodeError(f"damaged JPEG: {error}") from error
         return buffer
+
+
+class _RawReader(_JpegReader):
+    """The preview of camera raw."""
+
+    def __init__(self, preview: tiff.RawPreview, max_pixels: int, whole: bool):
+        header = read_header(preview.jpeg)
+        try:
+            super().__init__(header, max_pixels, whole)
+        except (ValueError, KeyError) as error:
+            raise DecodeError(f"camera raw with a damaged preview: {error}") from error
+        if self.orientation == 1 and preview.orientation != 1:
+            self.orientation = preview.orientation
+            if self.orientation >= 5:
+                self.height, self.width = self.width, self.height
+        size = f"{header.width}x{header.height}"
+        self.notes = (f"being camera raw, of which the preview ({size}) is used", *self.notes)
 
 
 def _check_scans(header: JpegHeader, num_pixels: int) -> None:

@@ -1,5 +1,6 @@
 """Images that Pillow reads: GIF, WebP, TIFF, JPEG 2000, AVIF, BMP, PPM, odd PNGs and JPEGs."""
 
+import contextlib
 import functools
 import io
 import math
@@ -24,12 +25,13 @@ from jaxtag.data.image_reader import (
     upright,
 )
 from jaxtag.data.jpeg import is_harmless, read_header
+from jaxtag.data.tiff import count_pages
 
 _T = TypeVar("_T")
 # Decoders of these take many times the memory or time of others for a pixel.
-_SLOW_PIXELS = {"JPEG2000": 16_000_000, "AVIF": 50_000_000, "WEBP": 40_000_000}
+_SLOW_PIXELS = {"JPEG2000": 16_000_000, "AVIF": 50_000_000, "HEIF": 50_000_000, "WEBP": 40_000_000}
 # Plugins that run other programs (EPS starts Ghostscript) stay out. JPEG includes MPO.
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "HEIF")
 
 
 class PillowReader(ImageReader):
@@ -53,6 +55,9 @@ class PillowReader(ImageReader):
         width, height = self._image.size
         self._check_cost()
         self.orientation = _orientation(self._image, data) if orientation is None else orientation
+        pages = count_pages(data) if self._image.format == "TIFF" else 1
+        if pages > 1:
+            self.notes = (f"{pages - 1} further pages, which are left out",)
         transposed = self.orientation in (5, 6, 7, 8)
         self.height, self.width = (width, height) if transposed else (height, width)
 
@@ -198,8 +203,12 @@ def _ignore_size_warnings() -> None:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of `_FORMATS` that this Pillow has; it may lack AVIF."""
+    """Those of `_FORMATS` that this Pillow has; AVIF may be missing, and HEIC is pillow-heif's."""
     Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
@@ -244,7 +253,7 @@ def _reason(error: Exception, data: bytes) -> str:
 def _known_kind(data: bytes) -> str:
     """What a file is that is no image, for the formats that people meet; "" for others."""
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
-        return "HEIC is not read: export it as JPEG"
+        return "HEIC needs pillow-heif (pip install 'jaxtag[heif]'): install it, or export a JPEG"
     if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
         return "JPEG XL is not read: export it as JPEG or PNG"
     if data.startswith(b"version https://git-lfs"):

@@ -6,11 +6,14 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".gif"),
     *(".bmp", ".dib", ".tif", ".tiff", ".avif", ".jp2", ".j2k", ".jpx"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".heic", ".heif", ".hif", ".cr2", ".nef", ".nrw", ".arw", ".dng", ".pef"),
 )
+# Of these a program of the camera or phone often leaves a JPEG beside the original.
+TWIN_SUFFIXES = (".heic", ".heif", ".hif", ".cr2", ".nef", ".nrw", ".arw", ".dng", ".pef")
 # Images of cameras and phones that are not read: they are named where they lie among others.
 UNREAD_SUFFIXES = (
-    *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".psd", ".ico", ".tga", ".exr", ".dcm"),
-    *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2", ".pef", ".eps", ".pdf"),
+    *(".jxl", ".jxr", ".svg", ".psd", ".ico", ".tga", ".exr", ".dcm"),
+    *(".cr3", ".orf", ".raf", ".rw2", ".eps", ".pdf"),
 )
 # Names that people give to splits -> ours.
 SPLITS = {
@@ -30,7 +33,7 @@ _GENERIC = frozenset(
 )
 _MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM.{4}\0\0\0\0|II\*\0|MM\0\*|II\+\0|MM\0\+|RIFF.{4}WEBP"
-    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|.{4}ftyp(avif|avis)|P[1-6][\s#]",
+    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|.{4}ftyp(avif|avis|heic|heix|hevc|mif1|msf1)|P[1-6][\s#]",
     re.DOTALL,
 )
 MAGIC_BYTES = 16

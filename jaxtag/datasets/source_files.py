@@ -31,7 +31,7 @@ from jaxtag.datasets.archives import (
     ZipArchive,
     is_archive,
 )
-from jaxtag.datasets.layout import is_image_name, split_in_name
+from jaxtag.datasets.layout import TWIN_SUFFIXES, is_image_name, split_in_name
 from jaxtag.errors import UserError
 
 _MIB = 1 << 20
@@ -90,6 +90,7 @@ class SourceFiles:
                 self._add_archive(self.path)
             else:
                 raise UserError(f"{self.path} is neither a folder nor a zip or tar")
+            self._hide_twins()
             stack.pop_all()
 
     def __enter__(self) -> "SourceFiles":
@@ -370,6 +371,16 @@ class SourceFiles:
                     self.refused.append((clean_path(f"{prefix}{file}"), "a hidden file"))
         for archive, prefix in archives:
             self._add_archive(archive, prefix)
+
+    def _hide_twins(self) -> None:
+        """Takes out raw files and HEIC that have a JPEG of the same name beside them."""
+        for name in [name for name in self._entries if name.lower().endswith(TWIN_SUFFIXES)]:
+            stem = name.rpartition(".")[0]
+            jpegs = (stem + ending for ending in (".jpg", ".JPG", ".jpeg", ".JPEG"))
+            jpeg = next((other for other in jpegs if other in self._entries), None)
+            if jpeg is not None:
+                del self._entries[name]
+                self.refused.append((name, f"{jpeg.rpartition('/')[2]} beside it is used"))
 
     def _refuse_folder(self, error: OSError) -> None:
         reason = f"the folder cannot be listed: {error.strerror or error}"

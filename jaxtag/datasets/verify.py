@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from jaxtag.data.decode import decode
+from jaxtag.data.decode import decode, open_image
 from jaxtag.data.image_reader import DecodeError
-from jaxtag.data.jpeg import read_header
 from jaxtag.datasets.archives import ReadError
 from jaxtag.datasets.base import ImageRecord
 from jaxtag.datasets.listings import encode_png
@@ -185,7 +184,7 @@ class ImageVerifier:
             original = data = image.load()
             if image.generated:
                 return _Verified(data)
-            notes = ", ".join(read_header(data).notes) if data[:2] == b"\xff\xd8" else ""
+            notes = ", ".join(open_image(data).notes)
             if not self._keep_exif:
                 data = _without_metadata(data)
             digest = VerifiedCache.digest(data)
