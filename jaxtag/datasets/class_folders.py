@@ -23,6 +23,11 @@ from jaxtag.datasets.text_files import read_lines
 __all__ = ["IMAGE_SUFFIXES", "SPLITS", "list_class_folders"]
 
 _DATE = re.compile(r"(19|20)\d\d([-_. ]?(0?[1-9]|1[0-2])([-_. ]?[0-3]?\d)?)?")
+_GENERIC = re.compile(
+    r"((img|image|photo|picture|label|mask|annotation|frame|batch|part|fold|split|crop|thumb)s?"
+    r"|folder|archive|dir|camera|dcim|new|old|misc|unsorted|untitled)[-_ ]?\d*",
+    re.IGNORECASE,
+)
 # Endings of files that are no images, so that nobody need look into them.
 _TEXT_SUFFIXES = (
     *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xml", ".xmp", ".md", ".html"),
@@ -91,6 +96,7 @@ def list_class_folders(
         if file.rpartition("/")[0] in folders or file.lower().endswith(UNREAD_SUFFIXES):
             listing.problems.append((file, reason))
     _doubt_dates(listing, classes)
+    _warn_of_generic_names(listing, classes)
     if "train" in listing.splits:
         doubt_classes(listing)  # of the folders, not of what is held out by file name
     else:
@@ -206,6 +212,17 @@ def _doubt_dates(listing: LabelListing, classes: list[str]) -> None:
         listing.doubts.append(
             f"the folders are called after dates ({', '.join(classes[:3])}, …), which is how "
             "archives are kept: put each image into the folder of its class, or write a table "
+            "tags.csv (file,tags)"
+        )
+
+
+def _warn_of_generic_names(listing: LabelListing, classes: list[str]) -> None:
+    """Folders that are called after parts of a data set hold no classes, in all likelihood."""
+    generic = [name for name in classes if _GENERIC.fullmatch(name) or name.lower() in SPLITS]
+    if generic and 2 * len(generic) >= len(classes):
+        listing.warnings.append(
+            f"the folders {', '.join(generic[:5])} are taken as classes, but their names are those "
+            "of splits or parts: put each image into the folder of its class, or write a table "
             "tags.csv (file,tags)"
         )
 

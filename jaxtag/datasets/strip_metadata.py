@@ -8,7 +8,7 @@ JPEG (ITU-T T.81, annex B; EXIF: CIPA DC-008, section 4) loses the segments with
 comments, and appended images. PNG (W3C, Portable Network Graphics, section 11) and WebP (RFC 9649)
 are rows of chunks, of which those with EXIF, XMP, texts and times go. TIFF, AVIF, JPEG 2000 and a
 GIF with comments, which are rare, become PNG of the same pixels. Of camera raw its preview is kept,
-and HEIC, which a PNG would make ten times as large, becomes JPEG of quality 95.
+and HEIC, which a PNG would make many times as large, becomes JPEG of quality 95.
 """
 
 import io

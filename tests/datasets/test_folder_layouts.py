@@ -54,6 +54,14 @@ def test_splits_without_classes_are_no_classes(tmp_path, splits):
         list_own(lay(tmp_path, files))
 
 
+@pytest.mark.parametrize("classes", [("fold_1", "fold_2"), ("images", "masks"), ("Part1", "Part2")])
+def test_folders_called_after_parts_are_warned_of(tmp_path, classes):
+    listing = list_own(lay(tmp_path, tree("", classes=classes)))
+    assert any("names are those of splits or parts" in text for text in listing.warnings)
+    listing = list_own(lay(tmp_path / "b", tree("", classes=(classes[0], "cat", "dog"))))
+    assert not any("names are those of splits or parts" in text for text in listing.warnings)
+
+
 def test_clutter_is_no_class(tmp_path):
     clutter = (
         ".ipynb_checkpoints/0-checkpoint.jpg",
@@ -223,12 +231,19 @@ def test_every_file_is_used_or_told(tmp_path):
     images = ("cat/a.jfif", "cat/a.jpe", "cat/noext", "dog/a.jpg_large", "dog/a.pjpeg")
     files |= {name: picture(100 + n) for n, name in enumerate(images)}
     files |= {"dog/a.ppm": picture(9, "PPM"), "dog/a.dib": picture(8, "DIB")}
-    heic = b"\0\0\0\x18ftypheic" + bytes(40)
-    others = {"cat/IMG_1.heic": heic, "dog/notes.txt": "x" * 40, "dog/x.zip": b"PK" + bytes(40)}
+    files["cat/IMG_1.CR2"] = files["cat/IMG_2.heic"] = b"\0\0\0\x18ftypheic" + bytes(40)
+    jxl = b"\0\0\0\x0cJXL " + bytes(40)
+    others = {
+        "cat/IMG_1.jxl": jxl,
+        "dog/0.NEF": b"II*\0" + bytes(40),
+        "dog/notes.txt": "x" * 40,
+        "dog/x.zip": b"PK" + bytes(40),
+    }
     listing = list_own(lay(tmp_path, files | others))
     assert annotations(listing, "label").keys() == files.keys()
     assert dict(listing.problems).keys() == others.keys()
-    assert not starts_like_image(heic)
+    assert "0.jpg beside it is used" in dict(listing.problems)["dog/0.NEF"]
+    assert not starts_like_image(jxl)
 
 
 def test_equal_images_of_two_splits_are_kept_in_one(tmp_path):
