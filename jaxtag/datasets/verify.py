@@ -184,7 +184,6 @@ class ImageVerifier:
             original = data = image.load()
             if image.generated:
                 return _Verified(data)
-            notes = ", ".join(open_image(data).notes)
             if not self._keep_exif:
                 data = _without_metadata(data)
             digest = VerifiedCache.digest(data)
@@ -192,6 +191,7 @@ class ImageVerifier:
                 sound = _verified(data, original)
                 if sound is not data:
                     data, digest = sound, VerifiedCache.digest(sound)
+            notes = ", ".join(open_image(original).notes)
         except (ReadError, DecodeError) as error:
             return _Verified(b"", reason=str(error))
         return _Verified(data, digest, notes=notes)
