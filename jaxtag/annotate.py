@@ -53,7 +53,8 @@ from jaxtag.distributed import compilation_cache
 from jaxtag.errors import UsageError, UserError, did_you_mean, nearest, printable
 from jaxtag.inference import predictor, writers
 from jaxtag.inference.writers.sidecar_programs import get_program
-from jaxtag.storage import atomic_file
+from jaxtag.storage import atomic_file, mirror
+from jaxtag.storage.paths import is_store, make_path
 from jaxtag.tag_index.predict import IndexPredictor
 from jaxtag.tasks.base import Row
 
@@ -131,14 +132,15 @@ def main(paths: list[str]) -> int:
     get_program(FLAGS.sidecars or "any")
     if FLAGS.watch:
         return _watch(paths)
-    output, left_out = Path(FLAGS.output), Counter[str]()
+    output, left_out = make_path(FLAGS.output, "--output"), Counter[str]()
     configs = _configs()
     names = _without_own(files.list_files(paths, left_out), output)
     if left_out:
         print(f"left out: {files.describe_left_out(left_out)}", file=sys.stderr)
-    load = _loader(configs)
+    _refuse_stores(names)
     num_kept = num_errors = 0
     with contextlib.ExitStack() as stack:
+        load = _loader(configs, _local_index(stack))
         annotator: Annotator | AnnotatorProcesses
         if FLAGS.processes == 1:
             annotator = load()
@@ -196,6 +198,16 @@ def _names_of_tags(annotator: Annotator | AnnotatorProcesses) -> dict[str, str]:
     return names
 
 
+def _refuse_stores(names: list[str]) -> None:
+    """Raises UsageError where an output needs local files and a path is of an object store."""
+    for flag in ("embed", "gallery", "duplicates"):
+        if not FLAGS[flag].value:
+            continue
+        paths: list[str] = names if flag == "embed" else [*names, str(FLAGS[flag].value)]
+        if store := next((path for path in paths if is_store(path)), None):
+            raise UsageError(f"--{flag} needs local images and folders: {store} is none")
+
+
 def _status(besides: list[writers.PredictionWriter]) -> int:
     """The exit status: 1 where keywords could not be written."""
     keywords = [w for w in besides if isinstance(w, writers.XmpWriter | writers.EmbedWriter)]
@@ -211,8 +223,10 @@ def _watch(paths: list[str]) -> int:
         raise UsageError("--watch works in one process")
     if missing := [path for path in paths if not os.path.exists(path)]:
         raise UsageError(f"--watch: there is no {missing[0]}")
+    if store := next((path for path in (*paths, FLAGS.output) if is_store(path)), None):
+        raise UsageError(f"--watch looks after local folders and files: {store} is none")
     output, configs = Path(FLAGS.output), _configs()
-    annotator = _loader(configs)()
+    annotator = _loader(configs, FLAGS.index)()
     for size in _WATCH_SIZES:  # compiled before a file waits for it
         list(annotator.rows([""] * size))
     with contextlib.ExitStack() as stack:
@@ -275,10 +289,8 @@ def _rows(
     return annotator.rows(pending)
 
 
-def _loader(configs: Sequence[Config]) -> Callable[[], Annotator]:
-    return functools.partial(
-        _load, tuple(FLAGS.workdir), configs, FLAGS.step, FLAGS.index, _top_k()
-    )
+def _loader(configs: Sequence[Config], index: str | None) -> Callable[[], Annotator]:
+    return functools.partial(_load, tuple(FLAGS.workdir), configs, FLAGS.step, index, _top_k())
 
 
 def _load(
@@ -293,7 +305,7 @@ def _load(
     if config.compilation_cache:
         compilation_cache.use_compilation_cache()
     models = [
-        predictor.load(Path(workdir), run_config, step)
+        predictor.load(workdir, run_config, step)
         for workdir, run_config in zip(workdirs, configs, strict=True)
     ]
     return Annotator(models, IndexPredictor.load(Path(index)) if index else None, top_k)
@@ -301,7 +313,7 @@ def _load(
 
 def _configs() -> list[Config]:
     """The configuration of each run, one of them changed by --config."""
-    saved = [schema.load(Path(workdir)) for workdir in FLAGS.workdir]
+    saved = [schema.load(workdir) for workdir in FLAGS.workdir]
     if len(saved) < 2:
         return [schema.check(FLAGS.config or config) for config in saved]
     if FLAGS.config not in (None, saved[-1]):
@@ -315,23 +327,35 @@ def _top_k() -> int | None:
 
 def _without_own(names: list[str], output: Path) -> list[str]:
     """`names` without the files that this or an earlier run wrote among the images."""
-    outputs = [Path(path) for path in (output, FLAGS.csv, FLAGS.duplicates) if path]
-    own = {
-        os.path.realpath(p) for path in outputs for p in (path, *atomic_file.stale_partials(path))
-    }
-    gallery = os.path.join(os.path.realpath(FLAGS.gallery), "") if FLAGS.gallery else None
+    outputs = [make_path(path) for path in (output, FLAGS.csv, FLAGS.duplicates) if path]
+    own = {_real(p) for path in outputs for p in (path, *atomic_file.stale_partials(path))}
+    gallery = os.path.join(_real(FLAGS.gallery), "") if FLAGS.gallery else None
     sidecars = {
         os.fspath(path)
         for name in names
-        for path in (f"{name}.xmp", Path(name).with_suffix(".xmp"))
+        for path in (f"{name}.xmp", make_path(name).with_suffix(".xmp"))
     }
 
     def is_own(name: str) -> bool:
-        path = os.path.realpath(name)
+        path = _real(name)
         in_gallery = gallery is not None and path.startswith(gallery)
         return path in own or in_gallery or name in sidecars
 
     return [name for name in names if not is_own(name)]
+
+
+def _real(path: str | os.PathLike[str]) -> str:
+    """A path without links, of which object stores have none."""
+    return os.fspath(path) if is_store(path) else os.path.realpath(path)
+
+
+def _local_index(stack: contextlib.ExitStack) -> str | None:
+    """The folder of --index; that of a store is copied, and the copy removed with `stack`."""
+    if not FLAGS.index:
+        return None
+    folder = make_path(FLAGS.index, "--index")
+    copy = mirror.local_copy(folder, "--index", last="manifest.json", write=False)
+    return os.fspath(stack.enter_context(copy))
 
 
 def _writers(
@@ -345,7 +369,7 @@ def _writers(
         outputs.append(writer)
 
     if FLAGS.csv:
-        add(writers.CsvWriter(Path(FLAGS.csv)))
+        add(writers.CsvWriter(make_path(FLAGS.csv, "--csv")))
     min_score = FLAGS.min_score
     if min_score is None:  # thresholds have selected the tags of a tagger already
         min_score = 0.0 if selects_tags and not FLAGS.all_scores else 0.5

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from jaxtag.errors import UserError
 from jaxtag.inference import predictor
 from jaxtag.inference.predictor import Predictor
 from jaxtag.inference.writers import prediction_file
+from jaxtag.storage.paths import make_path
 from jaxtag.tasks.base import Data, Evaluation, Task
 from jaxtag.tasks.evaluator import Evaluator
 from jaxtag.training import loop, report, run_config, run_data
@@ -64,7 +64,7 @@ def fit(
     Raises:
         UserError: a setting, the data or a checkpoint is not as it must be.
     """
-    startup, workdir = startup or StartupTimer(), Path(workdir)
+    startup, workdir = startup or StartupTimer(), make_path(workdir, "--workdir")
     with run_config.locked(workdir):
         config = run_config.resolve_run_config(schema.check(config), workdir, allow_changes)
         opened = run_data.open_data(config, workdir, data, allow_changes)
@@ -120,7 +120,7 @@ def evaluate(
             does not know. Labels are matched by name.
     """
     if predictions is not None:
-        prediction_file.check_path(Path(predictions))
+        prediction_file.check_path(make_path(predictions, "--predictions"))
     model = predictor.load(workdir, config, step)
     split = split or model.config.data.evaluation_split
     source = run_data.open_source(model.config.data, split, data)
@@ -129,10 +129,10 @@ def evaluate(
     evaluation = Evaluator(task, model.mesh)(model.variables, source, split)
     watchdog.expect(None)
     if jax.process_index() == 0:
-        evaluation.save_artifacts(Path(workdir), model.step)
+        evaluation.save_artifacts(make_path(workdir), model.step)
         if predictions is not None:
             names = getattr(task.vocabulary, "names", ())
-            prediction_file.write_predictions(Path(predictions), evaluation, names)
+            prediction_file.write_predictions(make_path(predictions), evaluation, names)
     return {
         **{"split": split, "step": model.step, **evaluation.metrics, **evaluation.details()},
         **(_baselines(task, evaluation, source, data) if jax.process_index() == 0 else {}),

@@ -28,6 +28,7 @@ from absl import app, flags, logging
 from absl.testing import flagsaver
 
 from jaxtag.errors import UsageError, UserError, did_you_mean, exit_status, printable
+from jaxtag.storage import store_errors
 
 if TYPE_CHECKING:
     from jaxtag.config.schema import Config
@@ -224,6 +225,9 @@ def _exit_status(call: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return exit_status(error)
     except Exception as error:
+        if (failure := store_errors.unexpected_error(error)) is not None:
+            print(f"error: {printable(str(failure))}", file=sys.stderr)
+            return exit_status(failure)
         traceback.print_exc()
         return exit_status(error)
     return 0

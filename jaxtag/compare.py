@@ -20,6 +20,7 @@ from jaxtag.comparison import runner, tables
 from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
 from jaxtag.errors import UsageError, UserError, did_you_mean, printable
 from jaxtag.storage.atomic_file import write_text
+from jaxtag.storage.paths import is_store, make_path
 
 FLAGS = flags.FLAGS
 
@@ -43,7 +44,9 @@ def main(_: list[str]) -> int:
     cli.require("output", ": the folder for the runs and the table")
     _check_names("architectures", FLAGS.architectures, ARCHITECTURES)
     _check_names("datasets", FLAGS.datasets, DATASETS)
-    output, failed = Path(FLAGS.output), False
+    output, failed = make_path(FLAGS.output, "--output"), False
+    if is_store(output):
+        raise UsageError(f"--output={output}: the logs of the runs need a local folder")
     results: tables.Results = {}
     for dataset in FLAGS.datasets:
         for architecture in FLAGS.architectures:

@@ -25,6 +25,7 @@ from jaxtag.config import flags as config_flags
 from jaxtag.config import schema
 from jaxtag.errors import UsageError, printable
 from jaxtag.storage.atomic_file import write_text
+from jaxtag.storage.paths import make_path
 
 FLAGS = flags.FLAGS
 
@@ -56,7 +57,7 @@ def main(_: list[str]) -> None:
     if all(files):
         print(json.dumps(_score_files(*files)))
         return
-    workdir = Path(FLAGS.workdir)
+    workdir = make_path(FLAGS.workdir, "--workdir")
     with cli.join_job():
         metrics = _evaluate(workdir)
         if jax.process_index() == 0:

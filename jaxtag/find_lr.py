@@ -9,13 +9,13 @@ last line on stdout is one JSON object with `suggested_learning_rate`.
 """
 
 import json
-from pathlib import Path
 
 from absl import flags
 
 from jaxtag import cli
 from jaxtag.config import flags as config_flags
 from jaxtag.errors import UsageError
+from jaxtag.storage.paths import make_path
 
 FLAGS = flags.FLAGS
 
@@ -36,7 +36,7 @@ def main(_: list[str]) -> None:
     if FLAGS.max_lr <= FLAGS.min_lr:
         raise UsageError(f"--max_lr={FLAGS.max_lr:g} must be above --min_lr={FLAGS.min_lr:g}")
     result = lr_finder.find_lr(
-        config, Path(FLAGS.output), FLAGS.num_steps, FLAGS.min_lr, FLAGS.max_lr
+        config, make_path(FLAGS.output, "--output"), FLAGS.num_steps, FLAGS.min_lr, FLAGS.max_lr
     )
     print(f"plot: {result.plot}")
     print(json.dumps({"suggested_learning_rate": result.suggestion}))

@@ -26,9 +26,11 @@ then their vectors stay on disk.
 `jaxtag.annotate --index=DIR` tags images with it.
 """
 
+import contextlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +41,8 @@ from tqdm import tqdm
 
 from jaxtag import cli
 from jaxtag.errors import UsageError, UserError, printable
+from jaxtag.storage import mirror, transfer
+from jaxtag.storage.paths import absolute, is_store, make_path
 
 if TYPE_CHECKING:
     from jaxtag.data.sources import Source
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from jaxtag.tag_index import IndexStorage, TagIndex
 
 FLAGS = flags.FLAGS
+_MANIFEST = "manifest.json"  # of an index; names its other files
 _IMAGES_PER_WRITE = 512  # what a run that is ended keeps
 
 
@@ -78,7 +83,10 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     subcommand, *paths = argv
     cli.require("index", ": the folder of the index")
-    _SUBCOMMANDS[subcommand](Path(FLAGS.index), paths)
+    folder = make_path(FLAGS.index, "--index")
+    write = subcommand not in ("search", "info")
+    with mirror.local_copy(folder, "--index", last=_MANIFEST, write=write) as local:
+        _SUBCOMMANDS[subcommand](local, paths)
 
 
 def _build(folder: Path, paths: list[str]) -> None:
@@ -216,7 +224,7 @@ def _images_of_flags(
     if FLAGS.dataset:
         return _images_of_dataset()
     if FLAGS.tags:
-        return (*_images_of_table(Path(FLAGS.tags)), None)
+        return (*_images_of_table(make_path(FLAGS.tags, "--tags")), None)
     names = _names(paths)
     return names, [[]] * len(names), None
 
@@ -240,11 +248,20 @@ def _images_of_table(path: Path) -> tuple[list[str], list[list[str]]]:
     if not path.is_file():
         raise UsageError(f"--tags={path}: there is no such file")
     tags: dict[str, list[str]] = {}
-    with SourceFiles(path.parent, lambda name: False) as source:
+    with contextlib.ExitStack() as stack:
+        folder = path.parent
+        if is_store(path):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxtag-")))
+            transfer.download(path, folder / path.name)
+        source = stack.enter_context(SourceFiles(folder, lambda name: False))
         table = annotation_tables.read_table(source, path.name)
         for row in table.rows:
             if row.kind != annotations.TAGS:
                 raise UserError(f"{row.location}: there are captions, and no tags")
+            if is_store(path) or is_store(row.file):
+                name = row.file if is_store(row.file) else os.fspath(path.parent / row.file)
+                tags.setdefault(name, []).extend(row.texts)
+                continue
             name = os.path.abspath(path.parent / row.file)
             if not os.path.exists(name):  # written on another machine, or moved
                 matches = source.locate(row.file)
@@ -263,7 +280,9 @@ def _names(paths: Sequence[str], indexed: Container[str] = ()) -> list[str]:
 
     others = [path for path in paths if path not in indexed]
     listed = files.list_files(others) if others else []
-    return [path for path in paths if path in indexed] + [os.path.abspath(name) for name in listed]
+    return [path for path in paths if path in indexed] + [
+        os.fspath(absolute(make_path(name))) for name in listed
+    ]
 
 
 def _add_images(

@@ -29,6 +29,7 @@ from jaxtag.config import flags as config_flags
 from jaxtag.distributed import compilation_cache
 from jaxtag.errors import UsageError, UserError
 from jaxtag.perf.profile import diff, measure, report, tables
+from jaxtag.storage.paths import is_store, make_path
 
 FLAGS = flags.FLAGS
 
@@ -66,7 +67,9 @@ def _diff(profiles: list[str]) -> None:
 def _profile() -> None:
     config = cli.required_config()
     cli.require("workdir", ": the folder that gets the folder `profile`")
-    folder = Path(FLAGS.workdir) / "profile"
+    folder = make_path(FLAGS.workdir, "--workdir") / "profile"
+    if is_store(folder):
+        raise UsageError(f"--workdir={FLAGS.workdir}: the profiler writes to a local folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -139,3 +139,22 @@ def tiny_run(own_config, tmp_path_factory) -> Path:
     jax.config.update("jax_disable_most_optimizations", unoptimized)
     assert done.status == 0, done.err
     return workdir
+
+
+@pytest.fixture(scope="session")
+def gcs_server():
+    """A fake of Cloud Storage for the session, which this process's clients reach."""
+    pytest.importorskip("gcsfs")
+    from fake_gcs import FakeGcs
+
+    with FakeGcs(["bucket"]) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def gcs(gcs_server):
+    """The fake of Cloud Storage without objects, faults and counts."""
+    gcs_server.clear()
+    return gcs_server

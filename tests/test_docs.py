@@ -75,6 +75,7 @@ UNTESTED = {
     ("CONTRIBUTING.md", "python3.11"): "makes an environment",
     ("CONTRIBUTING.md", ".ci/run"): "would run these tests",
     ("docs/guides/getting-started.md", "pip"): "installs packages",
+    ("docs/guides/buckets.md", "pip"): "needs a bucket; tests/test_stores.py",
     ("docs/guides/pods.md", "launch/tpu_pod.sh"): "needs Cloud TPU; tests/test_launch_clusters.py",
     ("docs/guides/pods.md", "kubectl"): "needs a cluster; tests/test_launch_clusters.py",
     ("docs/guides/pods.md", "sbatch"): "needs Slurm; tests/test_launch_slurm.py",

@@ -26,6 +26,7 @@ from ml_collections import config_flags
 from jaxtag.config import legacy, schema
 from jaxtag.config.schema import Config
 from jaxtag.errors import UsageError, did_you_mean
+from jaxtag.storage.paths import make_path
 
 flags.disclaim_key_flags()  # --config belongs to the command that calls `define`, and to its --help
 _NOT_OWN = object()
@@ -98,7 +99,7 @@ def _prepared(argv: list[str]) -> list[str]:
     overrides = [arg for arg in rest if re.match(r"--?config\.", arg)]
     if references:
         reference = references[-1]
-    elif workdirs and "config" in flags.FLAGS and (Path(workdirs[-1]) / "config.json").is_file():
+    elif workdirs and "config" in flags.FLAGS and _has_config(workdirs[-1]):
         reference = _SAVED + workdirs[-1]
     elif overrides:
         raise UsageError(f"{overrides[0]}: give --config=NAME too{did_you_mean('', names())}")
@@ -119,6 +120,10 @@ def _prepared(argv: list[str]) -> list[str]:
             remaining.append(f"--config.{name}{equals}{text}")
     request = json.dumps({"reference": reference, "values": values})
     return [remaining[0], f"--config={__file__}:{request}", *remaining[1:]]
+
+
+def _has_config(workdir: str) -> bool:
+    return (make_path(workdir, "--workdir") / "config.json").is_file()
 
 
 def _load_reference(reference: str) -> Config:

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from jaxtag import registry
 from jaxtag.config import legacy
 from jaxtag.errors import UsageError, UserError, did_you_mean
-from jaxtag.storage import json_files
+from jaxtag.storage import json_files, store_errors
+from jaxtag.storage.paths import make_path
 
 OFFLOADABLE = ("opt_state", "ema")  # parts of the state that may lie in the host's memory
 
@@ -418,8 +419,10 @@ def from_json(text: str, where: str = "config.json") -> Config:
 
 def load(workdir: str | Path) -> Config:
     """The configuration that a work directory was trained with."""
-    path = Path(workdir) / "config.json"
-    if not path.is_file():
+    path = make_path(workdir, "--workdir") / "config.json"
+    with store_errors.named(workdir, "--workdir"):
+        exists = path.is_file()
+    if not exists:
         raise UserError(
             f"{workdir} is no work directory: it has no config.json "
             "(give the --workdir of a run of jaxtag.train)"

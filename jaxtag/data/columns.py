@@ -29,17 +29,28 @@ def write_columns(folder: Path) -> None:
         folder: `DATA_DIR/<dataset>/<version>`.
     """
     info = tfds.builder_from_directory(folder).info
-    features = column_features(info.features)
-    parse = make_parser(features)
-    assert parse is not None  # which features have a column depends on it
     (folder / FOLDER).mkdir()
     for split in info.splits.values():
         for shard in split.file_instructions:
-            reader = RangeReader([shard])
-            starts = range(0, shard.take, _CHUNK)
-            chunks = (reader.read(start, min(start + _CHUNK, shard.take)) for start in starts)
-            records = (list(map(parse, chunk)) for chunk in chunks)
-            write_shard(columns_path(folder, shard.filename), features, records)
+            path = columns_path(folder, shard.filename)
+            write_columns_of_shard(path, shard, info.features)
+
+
+def write_columns_of_shard(path: Path, shard: Any, features: Mapping[str, Any]) -> None:
+    """Writes the columns of a shard of records, which are read from it.
+
+    Args:
+        path: The file of the columns.
+        shard: The shard's file instruction of tfds: `filename`, `skip`, `take`.
+        features: Of the records.
+    """
+    features = column_features(features)
+    parse = make_parser(features)
+    assert parse is not None  # which features have a column depends on it
+    reader = RangeReader([shard])
+    starts = range(0, shard.take, _CHUNK)
+    chunks = (reader.read(start, min(start + _CHUNK, shard.take)) for start in starts)
+    write_shard(path, features, (list(map(parse, chunk)) for chunk in chunks))
 
 
 def write_shard(
@@ -94,7 +105,11 @@ def iter_columns(
         shards: File instructions of tfds.
     """
     paths = [columns_path(folder, shard.filename) for shard in shards]
-    if not paths or not all(path.is_file() for path in paths):
+    try:
+        present = {path.name for path in (folder / FOLDER).iterdir()}
+    except FileNotFoundError:
+        return None
+    if not paths or not all(path.name in present for path in paths):
         return None
     import pyarrow.parquet
 

@@ -1,5 +1,6 @@
 """Image files named on a command line: which files are meant, and their bytes as records."""
 
+import errno
 import glob
 import os
 import re
@@ -11,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxtag.errors import UserError
+from jaxtag.errors import StorageError, UserError
+from jaxtag.storage import store_errors, transfer
+from jaxtag.storage.paths import is_store, make_path
+from jaxtag.storage.store_errors import retry
 
 MAX_BYTES = 1 << 28  # a larger file is no image that we would decode
 # A folder that several links lead to is listed at most so many times.
@@ -90,6 +94,8 @@ def is_system_file(name: str) -> bool:
 
 
 def _expand(path: str, left_out: Counter[str]) -> Iterable[str]:
+    if is_store(make_path(path)):
+        return _expand_in_store(path, left_out)
     if os.path.isdir(path):
         return _files_below(path, left_out)
     if os.path.lexists(path) or not glob.has_magic(path):
@@ -129,6 +135,30 @@ def _files_below(folder: str, left_out: Counter[str]) -> Iterator[str]:
     yield from unreadable
 
 
+def _expand_in_store(path: str, left_out: Counter[str]) -> list[str]:
+    """What a name or pattern of an object store stands for; see `list_files`."""
+    if not glob.has_magic(path):
+        return _objects_below(path, left_out) or [path]
+    scheme = path.partition("://")[0]
+    matches = retry(lambda: transfer.file_system(path).glob(path), path)
+    names = [f"{scheme}://{match}" for match in sorted(matches)]
+    return [file for name in names for file in _objects_below(name, left_out) or [name]]
+
+
+def _objects_below(folder: str, left_out: Counter[str]) -> list[str]:
+    files = []
+    for name in sorted(transfer.list_objects(folder)):
+        *folders, last = name.split("/")
+        suffix = os.path.splitext(last)[1].lower()
+        if any(map(is_system_folder, folders)) or is_system_file(last) or not last:
+            continue
+        if suffix[1:] in _OTHER_SUFFIXES:
+            left_out[suffix] += 1
+        else:
+            files.append(f"{folder.rstrip('/')}/{name}")
+    return files
+
+
 class ImageSource:
     """Images to predict, as records: `image`, `file` (as given), `error` (why there is no image).
 
@@ -157,6 +187,8 @@ def read(file: str) -> dict[str, Any]:
     """Reads one file as a record of `ImageSource`."""
     try:
         return {"image": _read_bytes(file), "file": file, "error": None}
+    except StorageError:  # the image may be good, and another attempt succeed
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
     except ValueError as error:  # a name with a null character, or what _read_bytes refuses
@@ -165,6 +197,8 @@ def read(file: str) -> dict[str, Any]:
 
 
 def _read_bytes(file: str) -> bytes:
+    if is_store(file):
+        return _read_object(file)
     status = os.stat(file)
     if stat.S_ISDIR(status.st_mode):  # one in which nothing could be found
         raise ValueError("a folder that cannot be listed")
@@ -173,3 +207,19 @@ def _read_bytes(file: str) -> bytes:
     if status.st_size > MAX_BYTES:
         raise ValueError(f"{status.st_size:,} bytes are more than the {MAX_BYTES:,} allowed")
     return Path(file).read_bytes()
+
+
+def _read_object(file: str) -> bytes:
+    system = transfer.file_system(file)
+    try:
+        data: bytes = retry(lambda: system.cat_file(file, end=MAX_BYTES + 1), file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file) from error
+    except Exception as error:
+        line = store_errors.as_user_error(error, file)
+        if isinstance(line, StorageError):
+            raise line from error
+        raise ValueError(store_errors.first_line(error)) from error
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"more than the {MAX_BYTES:,} bytes allowed")
+    return data

@@ -28,6 +28,7 @@ from jaxtag.data.record_parser import Parser, decode_text, make_parser, make_tfd
 from jaxtag.data.text import clean_names
 from jaxtag.errors import StorageError, UserError
 from jaxtag.storage import json_files
+from jaxtag.storage.paths import make_path
 
 Record = dict[str, Any]
 _SUMMARY = "summary.json"  # of prepare
@@ -124,7 +125,7 @@ class PreparedSource(Source):
     """
 
     def __init__(self, folder: Path, split: str):
-        self.folder = Path(folder)
+        self.folder = make_path(folder)
         self.split = split
         self.name = str(self.folder)
         self._opened: tuple[Any, tfds.features.FeaturesDict, Parser] | None = None

@@ -9,6 +9,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from jaxtag.errors import UserError
 from jaxtag.storage.atomic_file import write_text
+from jaxtag.storage.paths import make_path
 
 PAD = -1  # fills a row after its end: an id of no vocabulary
 BOS, EOS, UNK = 1, 2, 3  # in a vocabulary from `Tokenizer.train`
@@ -156,7 +157,7 @@ class Tokenizer:
             UserError: The file is absent, damaged, or was not written by jaxtag.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = make_path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the tokenizer {path}: {error}") from error
         try:

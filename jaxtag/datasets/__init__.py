@@ -10,9 +10,11 @@ from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.datasets.dry_run import describe_listing
 from jaxtag.datasets.forms.registry import FormChoice
 from jaxtag.datasets.prepared import data_dir, open_split
+from jaxtag.datasets.store_staging import local_source
 from jaxtag.datasets.summary import Summary
 from jaxtag.datasets.write import write_dataset
 from jaxtag.errors import UsageError, UserError
+from jaxtag.storage.paths import make_path
 
 __all__ = [
     "NAMES",
@@ -30,7 +32,7 @@ __all__ = [
 
 def _expanded(path: str | os.PathLike[str], setting: str) -> Path:
     try:
-        return Path(path).expanduser()
+        return make_path(path, setting).expanduser()
     except RuntimeError as error:  # a container whose user has no home
         raise UserError(f"{setting}={path}: {error}") from error
 
@@ -72,16 +74,18 @@ def prepare(
             process prepares the same data set.
     """
     builder, path = _resolved(dataset, source, form)
-    return write_dataset(
-        builder,
-        path,
-        _expanded(data_dir, "--data_dir"),
-        overwrite=overwrite,
-        keep_exif=keep_exif,
-        num_threads=num_threads,
-        wait_seconds=wait_seconds,
-        accept_doubtful=accept_doubtful,
-    )
+    folder = _expanded(data_dir, "--data_dir")
+    with local_source(path) as local:
+        return write_dataset(
+            builder,
+            local,
+            folder,
+            overwrite=overwrite,
+            keep_exif=keep_exif,
+            num_threads=num_threads,
+            wait_seconds=wait_seconds,
+            accept_doubtful=accept_doubtful,
+        )
 
 
 def dry_run(dataset: str, source: str | os.PathLike[str] | None, *, form: str | None = None) -> str:
@@ -91,7 +95,7 @@ def dry_run(dataset: str, source: str | os.PathLike[str] | None, *, form: str | 
         UsageError, UserError: As `prepare`.
     """
     builder, path = _resolved(dataset, source, form)
-    with builder.open_listing(path) as listing:
+    with local_source(path) as local, builder.open_listing(local) as listing:
         return describe_listing(dataset, listing)
 
 

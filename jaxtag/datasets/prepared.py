@@ -11,6 +11,7 @@ from jaxtag.data.sources import PreparedSource
 from jaxtag.datasets.builders import dataset_name
 from jaxtag.datasets.download_instructions import download_instructions
 from jaxtag.errors import UserError
+from jaxtag.storage.paths import make_path, require_gs
 
 _VERSION = re.compile(r"^\d+\.\d+\.\d+$")
 
@@ -19,7 +20,9 @@ def data_dir(flag: str | os.PathLike[str] | None = None) -> Path:
     """The folder of data sets: `flag`, else $TFDS_DATA_DIR, else tfds's own default."""
     folder = flag or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
     try:
-        return Path(folder).expanduser()
+        path = make_path(folder, "--data_dir").expanduser()
+        require_gs(path, "--data_dir", "ArrayRecord reads no records there")
+        return path
     except RuntimeError as error:  # a container whose user has no home
         raise UserError(f"the folder of data sets {folder}: {error}; give --data_dir") from error
 
@@ -66,7 +69,8 @@ def open_split(
             f"{folder} has no records in the split {split!r}: name another one with "
             "--config.data.train_split, --config.data.evaluation_split or --split"
         )
-    absent = [file.filename for file in files if not Path(file.filename).is_file()]
+    present = {path.name for path in folder.iterdir()}  # one request, on an object store
+    absent = [file.filename for file in files if os.path.basename(file.filename) not in present]
     if absent:
         raise UserError(
             f"{folder} is incomplete, {len(absent)} file(s) are missing, such as {absent[0]}: "

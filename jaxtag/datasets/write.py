@@ -9,6 +9,7 @@ not be decoded again.
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -21,11 +22,13 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from jaxtag.data.columns import write_columns
+from jaxtag.datasets import store_staging
 from jaxtag.datasets.base import ImageDatasetBuilder, Listing
 from jaxtag.datasets.summary import SUMMARY, Summary
 from jaxtag.datasets.verify import ImageVerifier, PrepareReport, VerifiedCache
 from jaxtag.errors import UserError, storage_error_kind
 from jaxtag.storage.atomic_file import write_text
+from jaxtag.storage.paths import is_store
 
 LEDGER = "ledger.jsonl"
 _STAGING, _REPLACED, _VERIFIED = ".preparing-", ".replaced-", ".examined"
@@ -45,8 +48,30 @@ def write_dataset(
     num_threads: int | None,
     wait_seconds: float,
     accept_doubtful: bool = False,
+    shards_to: Path | None = None,
 ) -> Summary:
-    """Prepares one data set unless it is there already; see `datasets.prepare`."""
+    """Prepares one data set unless it is there already; see `datasets.prepare`.
+
+    Args:
+        shards_to: A folder of a store that its shards go to, each when it is written.
+    """
+    if is_store(data_dir):
+        final = data_dir / builder_class.name / str(builder_class.VERSION)
+        return store_staging.write_dataset_to_store(
+            functools.partial(
+                write_dataset,
+                builder_class,
+                source,
+                overwrite=True,
+                keep_exif=keep_exif,
+                num_threads=num_threads,
+                wait_seconds=wait_seconds,
+                accept_doubtful=accept_doubtful,
+                shards_to=final,
+            ),
+            final,
+            overwrite=overwrite,
+        )
     version = str(builder_class.VERSION)
     folder = data_dir / builder_class.name
     final = folder / version
@@ -66,7 +91,7 @@ def write_dataset(
             try:
                 staging.mkdir()
                 built, summary = _build(
-                    builder_class, listing, cache, staging, keep_exif, num_threads
+                    builder_class, listing, cache, staging, keep_exif, num_threads, shards_to
                 )
                 _put_in_place(built, final)
                 cache.delete()
@@ -83,6 +108,7 @@ def _build(
     staging: Path,
     keep_exif: bool,
     num_threads: int | None,
+    shards_to: Path | None,
 ) -> tuple[Path, Summary]:
     """Writes everything below `staging`; returns the folder of the version, and the counts."""
     total = sum(len(images) for images in listing.splits.values())
@@ -102,7 +128,8 @@ def _build(
             report, cache, keep_exif=keep_exif, num_threads=num_threads, tick=bar.update
         )
         builder = builder_class(listing=listing, verify=verify, data_dir=str(staging))
-        builder.download_and_prepare(download_dir=str(staging / "downloads"))
+        with store_staging.shards_go_to(shards_to, builder.info.features):
+            builder.download_and_prepare(download_dir=str(staging / "downloads"))
     if not report.images:
         raise UserError(_no_images(builder_class.name, report))
     version = str(builder_class.VERSION)
@@ -110,7 +137,8 @@ def _build(
     summary = Summary.from_report(
         builder_class.name, version, listing, report, builder_class.COUNTS
     )
-    write_columns(built)
+    if shards_to is None:
+        write_columns(built)
     entries = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in report.ledger)
     write_text(built / LEDGER, "".join(entries))
     write_text(built / SUMMARY, summary.to_json())

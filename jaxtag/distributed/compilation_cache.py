@@ -5,6 +5,8 @@ from pathlib import Path
 
 import jax
 
+from jaxtag.storage.paths import make_path
+
 
 def use_compilation_cache() -> Path | None:
     """Keeps compiled programs on disk, so that a restart does not compile again.
@@ -26,4 +28,4 @@ def use_compilation_cache() -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    return Path(folder)
+    return make_path(folder, "$JAX_COMPILATION_CACHE_DIR")

@@ -44,6 +44,21 @@ def run_on_process_zero(call: Callable[[], Any], seconds: float = _WAIT_SECONDS)
     return _coordinator(service_client()).run_on_process_zero(call, seconds)
 
 
+def gather(value: Any, seconds: float = _WAIT_SECONDS) -> list[Any]:
+    """The values that all processes give, by their index, on each of them.
+
+    Args:
+        value: What JSON can hold.
+        seconds: Time limit to wait for the others.
+
+    Raises:
+        ProcessLostError: A process did not give its value within `seconds`.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    return _coordinator(service_client()).gather(value, seconds)
+
+
 def service_client() -> Any:
     """The client of JAX's coordination service, in a job of several processes."""
     client = distributed.global_state.client
@@ -78,16 +93,30 @@ class _Coordinator:
                 answer = {"error": str(error), "status": error.exit_status}
             self._client.key_value_set(key, json.dumps(answer))
         else:
-            try:
-                answer = json.loads(self._client.blocking_key_value_get(key, int(1000 * seconds)))
-            except jax.errors.JaxRuntimeError as error:
-                reason = _first_line(error)
-                raise ProcessLostError(f"process 0 did not answer: {reason}") from error
+            answer = self._get(key, seconds, 0)
         if "error" in answer:
             failure = UserError(answer["error"])
             failure.exit_status = answer["status"]
             raise failure
         return answer["result"]
+
+    def gather(self, value: Any, seconds: float) -> list[Any]:
+        key = f"jaxtag/gather/{next(self._call_numbers)}"
+        self._client.key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
+        count = jax.process_count()
+        # Process 0 collects and answers: with N processes 2 N messages, not N * N.
+        return self.run_on_process_zero(
+            lambda: [self._get(f"{key}/{index}", seconds, index) for index in range(count)],
+            2 * seconds,
+        )
+
+    def _get(self, key: str, seconds: float, process: int) -> Any:
+        """What `process` has said under `key`."""
+        try:
+            return json.loads(self._client.blocking_key_value_get(key, int(1000 * seconds)))
+        except jax.errors.JaxRuntimeError as error:
+            reason = _first_line(error)
+            raise ProcessLostError(f"process {process} did not answer: {reason}") from error
 
 
 @functools.lru_cache(maxsize=1)  # a new connection starts to count anew

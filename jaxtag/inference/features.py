@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.inference import predictor
 from jaxtag.inference.share import Share
+from jaxtag.storage.paths import absolute, make_path
 from jaxtag.weights.loader import load
 from jaxtag.weights.preprocessing import load_preprocessing
 
@@ -161,7 +161,7 @@ def from_description(description: dict[str, Any]) -> FeatureExtractor:
 
 def from_workdir(workdir: str, step: str | int = "newest") -> FeatureExtractor:
     """The features of a model trained by jaxtag.train: its embeddings, else its backbone's."""
-    return from_predictor(predictor.load(Path(workdir), step=step))
+    return from_predictor(predictor.load(workdir, step=step))
 
 
 def from_predictor(model: predictor.Predictor) -> FeatureExtractor:
@@ -206,7 +206,7 @@ def from_model(
 
     mesh = meshes.make_mesh()
     variables = jax.device_put(variables, meshes.replicated(mesh))
-    path = weights and str(Path(weights).resolve())
+    path = weights and str(absolute(make_path(weights, "--weights")))
     description = {"model": model, "weights": path, "image_size": size}
     image: transforms.ImageTransform = transforms.CenterCrop(size, preprocessing.crop)
     if preprocessing.squash:

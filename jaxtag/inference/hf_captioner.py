@@ -12,6 +12,7 @@ from jaxtag.config.schema import Config, DataConfig, ModelConfig
 from jaxtag.data.tokenizer import Tokenizer
 from jaxtag.errors import UserError
 from jaxtag.storage.atomic_file import write_text
+from jaxtag.storage.paths import make_path
 from jaxtag.tasks.caption.config import CaptionConfig, DecodingConfig
 from jaxtag.tasks.caption.task import CaptionTask
 from jaxtag.training import run_data
@@ -53,7 +54,7 @@ def import_captioner(source: str | Path, workdir: Path, max_length: int | None =
         UserError: a file is missing or damaged, the model is of another kind, or `workdir` holds a
             run already.
     """
-    folder = Path(source)
+    folder = make_path(source)
     hf_config = safetensors_io.read_json(folder / "config.json")
     _check_kind(folder, hf_config)
     if run_data.has_checkpoints(workdir):

@@ -12,6 +12,7 @@ from jaxtag.data.labels import LabelNames
 from jaxtag.errors import UserError, printable
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage.atomic_file import write_text
+from jaxtag.storage.paths import make_path
 from jaxtag.tasks.classify.config import ClassifyConfig
 from jaxtag.tasks.tag.config import TagConfig
 from jaxtag.training import run_data
@@ -35,7 +36,7 @@ def import_classifier(source: str | Path, workdir: Path) -> Config:
         UserError: a file is missing or damaged, the model or its labels are unknown, or `workdir`
             holds a run already.
     """
-    folder = Path(source)
+    folder = make_path(source)
     file = folder / "config.json"
     values = safetensors_io.read_json(file)
     if "architecture" in values:

@@ -20,6 +20,7 @@ from jaxtag.distributed import sharding
 from jaxtag.errors import UsageError, UserError
 from jaxtag.inference.prediction import Prediction
 from jaxtag.inference.share import Share
+from jaxtag.storage.paths import make_path
 from jaxtag.tasks.base import Predict, Row, Task
 from jaxtag.training import run_data
 from jaxtag.training.checkpoint import Checkpoints
@@ -153,7 +154,7 @@ def load(
     Raises:
         UserError: there is no such checkpoint, or it does not fit `config`.
     """
-    workdir = Path(workdir)
+    workdir = make_path(workdir, "--workdir")
     config = schema.load(workdir) if config is None else config
     vocabulary = run_data.load_vocabulary(config, workdir)
     mesh = meshes.make_mesh()  # the devices here need not be those of the training

@@ -6,6 +6,9 @@ half of one, and nobody can lead a write elsewhere by a link under a foreseeable
 `PATH` is followed; only plain files are replaced: a growing file goes straight into a device or
 pipe, and a whole file is refused there. An OSError (a full disk, a folder that is read-only)
 becomes a UserError that names the file.
+
+A file of an object store is written in this machine's temporary folder and uploaded when it is
+complete: an object has always appeared at once, and whole.
 """
 
 import contextlib
@@ -14,13 +17,17 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from jaxtag.errors import write_error
+from jaxtag.storage import store_errors, transfer
 from jaxtag.storage.lock import FolderLock
+from jaxtag.storage.paths import is_store, make_path
 
 # Python holds a byte of a file name that is not UTF-8 as half of a surrogate pair.
 # backslashreplace writes it as \udcXX, which means the same in JSON.
@@ -50,16 +57,21 @@ class AtomicFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], setting: str = "", *, resume: bool = False):
-        self._path, self._setting, self._resume = Path(path), setting, resume
+        self._path, self._setting, self._resume = make_path(path, setting), setting, resume
         self.resumed = False
         self._partial: Path | None = None
         self._lock: FolderLock | None = None
         self._file: TextIO | None = None
+        self._object: Path | None = None  # of a store, which `_target` is uploaded to
         with _os_error_as_user_error(self._path, setting):
-            _check_not_folder(self._path)
-            if is_stream(self._path):
+            if is_store(self._path):
+                self._object = self._path
+                self._target = _download_partials(self._path, resume)
+                descriptor = self._create()
+            elif is_stream(self._path):
                 descriptor = _open_stream(self._path)
             else:
+                _check_not_folder(self._path)
                 self._target = Path(os.path.realpath(self._path))
                 descriptor = self._create()
         self._file = open(  # noqa: SIM115
@@ -123,6 +135,11 @@ class AtomicFile:
             self._file.close()
             if self._partial is not None:
                 self._partial.replace(self._target)
+                if self._object is not None:
+                    transfer.upload(self._target, self._object)
+                    for partial in stale_partials(self._object):
+                        transfer.remove(partial)
+                    self._partial = None
         self.close()
 
     def close(self) -> None:
@@ -132,6 +149,18 @@ class AtomicFile:
                 self._file.close()
         if self._lock is not None:
             self._lock.release()
+        if self._object is not None:
+            self._leave_partial(self._object)
+
+    def _leave_partial(self, path: Path) -> None:
+        """Uploads what is not finished under its other name, and removes the local folder."""
+        partial, self._partial, self._object = self._partial, None, None
+        try:
+            if partial is not None and partial.exists() and partial.stat().st_size:
+                with _os_error_as_user_error(self._path, self._setting):
+                    transfer.upload(partial, path.with_name(partial.name))
+        finally:
+            shutil.rmtree(self._target.parent, ignore_errors=True)
 
 
 class AppendedFile:
@@ -208,7 +237,15 @@ def replacing(
         UserError: An OSError occurred in the block or when the file was renamed, or there is
             something at `path` that is no regular file.
     """
-    path = Path(path)
+    path = make_path(path, setting)
+    if is_store(path):
+        with tempfile.TemporaryDirectory(prefix="jaxtag-") as folder:
+            local = Path(folder) / path.name
+            local.touch()
+            with _os_error_as_user_error(path, setting):
+                yield local
+                transfer.upload(local, path)
+        return
     partial: Path | None = None
     try:
         with _os_error_as_user_error(path, setting):
@@ -234,21 +271,27 @@ def replacing(
 
 def stale_partials(path: str | os.PathLike[str]) -> list[Path]:
     """The unfinished files of `path`: of a process that writes it now, or of killed ones."""
+    if is_store(path):
+        target = make_path(path)
+        names = [name for name in transfer.list_names(target.parent) if _is_partial(name, target)]
+        return [target.parent / name for name in names]
     target = Path(os.path.realpath(path))
-    start = _short(target.name)
     try:
         names = sorted(os.listdir(target.parent))
     except OSError:
         return []
-    return [
-        target.parent / name
-        for name in names
-        if name.startswith(start) and _PARTIAL.fullmatch(name[len(start) :])
-    ]
+    return [target.parent / name for name in names if _is_partial(name, target)]
+
+
+def _is_partial(name: str, target: Path) -> bool:
+    start = _short(target.name)
+    return name.startswith(start) and bool(_PARTIAL.fullmatch(name[len(start) :]))
 
 
 def is_stream(path: Path) -> bool:
     """Whether `path` is a device, a pipe, a socket or one of the standard streams."""
+    if is_store(path):
+        return False
     if os.path.abspath(path).startswith(_STANDARD_STREAMS):
         return True
     try:
@@ -288,6 +331,15 @@ def open_for_lines(path: Path) -> int:
     return descriptor
 
 
+def _download_partials(path: Path, resume: bool) -> Path:
+    """Where a file of a store is written, in a folder of its own, with what there is of it."""
+    transfer.check_bucket(path)
+    folder = Path(tempfile.mkdtemp(prefix="jaxtag-"))
+    if resume:
+        transfer.download_all((p, folder / p.name) for p in stale_partials(path))
+    return folder / path.name
+
+
 def _open_stream(path: Path) -> int:
     # Opening a pipe that nobody reads would wait for ever; so it is refused.
     flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -305,8 +357,12 @@ def _open_stream(path: Path) -> int:
 def _os_error_as_user_error(path: Path, setting: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise write_error(path, error, setting) from error
+    except Exception as error:
+        if (line := store_errors.as_user_error(error, path, setting, "written")) is not None:
+            raise line from error
+        if isinstance(error, OSError):
+            raise write_error(path, error, setting) from error
+        raise
 
 
 def _check_not_folder(path: Path) -> None:

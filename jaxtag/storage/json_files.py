@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtag.errors import UserError
+from jaxtag.storage.paths import make_path
 
 _MAX_DEPTH = 64  # of lists and objects in each other; what walks the values is recursive
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -17,7 +18,7 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 def read(path: str | Path) -> Any:
     """The value of a JSON file in UTF-8. Raises UserError naming the file where it is damaged."""
     try:
-        data = Path(path).read_bytes()
+        data = make_path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     if is_lfs_pointer(data):

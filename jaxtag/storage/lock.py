@@ -157,13 +157,27 @@ class FolderLock:
         return self._file is not None and _same_file(self._path, self._file)
 
     def _refusal(self, holder: dict[str, Any]) -> UserError:
-        name = f"{self._setting}={self._subject}" if self._setting else str(self._subject)
-        who = f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown host')}"
-        since = f", since {holder['since']}" if "since" in holder else ""
         kind = "folder" if self._subject == self._folder else "file"
-        return UserError(
-            f"{name} is in use by {who}{since}: wait for it, end it, or take another {kind}"
-        )
+        return in_use_error(self._subject, holder, self._setting, kind)
+
+
+def in_use_error(
+    subject: str | os.PathLike[str], holder: dict[str, Any], setting: str, kind: str
+) -> UserError:
+    """What to say of a folder or file that another process holds.
+
+    Args:
+        subject: The folder or file.
+        holder: Its `host`, `pid` and `since`, where they are known.
+        setting: The flag that names it.
+        kind: "folder" or "file".
+    """
+    name = f"{setting}={subject}" if setting else str(subject)
+    who = f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown host')}"
+    since = f", since {holder['since']}" if "since" in holder else ""
+    return UserError(
+        f"{name} is in use by {who}{since}: wait for it, end it, or take another {kind}"
+    )
 
 
 def _close(file: int) -> None:

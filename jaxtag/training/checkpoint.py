@@ -14,6 +14,10 @@ adds the manifest there and renames the folder, so that a step folder appears at
 with its manifest. Only then are older steps removed. Whatever is killed in between leaves a
 temporary folder, which no reader looks at and which the next run that saves sweeps away.
 
+An object store renames no folder. Orbax writes into the step's own folder there, and a step counts
+once its manifest and Orbax's mark of the commit are there; it is removed by removing the manifest
+first.
+
 A buffer that the next step takes over (donation) stays whole until it is written: accelerators
 copy it to the host before `save` returns; on CPU Orbax holds a view of the buffer, and the runtime
 gives a donated step another buffer while a view is held (JAX 0.10; a test holds it to that).
@@ -24,7 +28,6 @@ any number may read.
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -42,11 +45,16 @@ from etils import epath
 
 from jaxtag.distributed import coordination
 from jaxtag.errors import UserError, storage_error_kind
-from jaxtag.training import checkpoint_manifest, checkpoint_structure, orbax_noise
+from jaxtag.storage import store_errors
+from jaxtag.storage.paths import absolute, make_path
+from jaxtag.training import (
+    checkpoint_folder,
+    checkpoint_manifest,
+    checkpoint_structure,
+    orbax_noise,
+    summed_handler,
+)
 
-_TEMPORARY = ".orbax-checkpoint-tmp"  # the suffix Orbax gives to a folder it is still writing
-_DELETING = ".deleting"
-_DAMAGED = ".damaged"
 _OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
 
 
@@ -90,7 +98,8 @@ class Checkpoints:
             raise ValueError(f"keep_best={keep_best} needs best_metric")
         if best_mode not in ("max", "min"):
             raise ValueError(f"best_mode={best_mode!r} must be 'max' or 'min'")
-        self.directory = epath.Path(directory).absolute()
+        checkpoint_folder.check_scheme(make_path(directory))
+        self.directory = epath.Path(absolute(make_path(directory)))
         self._keep_last, self._keep_best = keep_last, keep_best
         self._best_metric, self._sign = best_metric, 1 if best_mode == "max" else -1
         self._writer: ocp.AsyncCheckpointer | None = None
@@ -157,9 +166,11 @@ class Checkpoints:
             },
         )
         try:
-            writer.save(path, args=ocp.args.Composite(**items))
-        except OSError as error:
-            raise _failed_save(path, error) from error
+            writer.save(path, args=summed_handler.SummedArgs(**items))
+        except Exception as error:
+            if isinstance(error, OSError) or store_errors.as_user_error(error, path) is not None:
+                raise _failed_save(path, error) from error
+            raise
         self._current = step
         self._background = threading.Thread(target=self._finish, name="checkpoint", args=(writer,))
         self._background.start()
@@ -218,7 +229,7 @@ class Checkpoints:
                 create_directories_asynchronously=False,
                 post_finalization_callback=self._add_manifest,
             )
-            handler = ocp.CompositeCheckpointHandler(
+            handler = summed_handler.SummedHandler(
                 composite_options=ocp.CompositeOptions(async_options=options)
             )
             self._writer = ocp.AsyncCheckpointer(handler, async_options=options)
@@ -228,15 +239,14 @@ class Checkpoints:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._tidy()
-        except OSError as error:
+        except Exception as error:
+            line = store_errors.as_user_error(error, self.directory, verb="written")
+            if not isinstance(error, OSError) and line is None:
+                raise
             raise _failed_save(self.directory, error) from error
 
     def _tidy(self) -> None:
-        for path in list(self.directory.iterdir()):
-            step, suffix = path.name.split(".")[0], path.name.partition(".")[2]
-            if step.isdecimal() and f".{suffix}".startswith((_TEMPORARY, _DELETING)):
-                logging.info("Removing %s, left by a run that was killed", path)
-                path.rmtree()
+        checkpoint_folder.remove_unfinished(self.directory)
         for step in self.steps():
             path = self.directory / str(step)
             try:
@@ -245,16 +255,14 @@ class Checkpoints:
                     continue
             except checkpoint_manifest.DamagedCheckpointError as damage:
                 logging.warning("%s is damaged: %s", path, damage)
-            aside = _free_name(path, _DAMAGED)
-            path.rename(aside)
+            checkpoint_folder.set_aside(path)
             self._damaged.pop(step, None)
-            logging.warning("%s is set aside as %s", path, aside.name)
 
     def _add_manifest(self) -> None:
         """Called by Orbax on process 0, when all is written and before the folder is renamed."""
         assert self._saving is not None
         path, notes = self._saving
-        temporary = path.parent / (path.name + _TEMPORARY)
+        temporary = path.parent / (path.name + checkpoint_folder.TEMPORARY)
         # Where folders cannot be renamed (object stores) Orbax writes into the final one.
         checkpoint_manifest.write(temporary if temporary.exists() else path, notes)
 
@@ -272,10 +280,7 @@ class Checkpoints:
         keep = {*steps[-self._keep_last :], *self._by_score(steps)[: self._keep_best]}
         for step in steps:
             if step not in keep:
-                # Renamed first: a half-removed step must not look like a damaged one.
-                going = _free_name(self.directory / str(step), _DELETING)
-                (self.directory / str(step)).rename(going)
-                going.rmtree()
+                checkpoint_folder.remove_step(self.directory / str(step))
 
     def _by_score(self, steps: list[int]) -> list[int]:
         """Those of `steps` that have the best metric, the best first; of equals the newer."""
@@ -294,10 +299,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The finished steps in the folder, ascending; their contents are not looked at."""
-        if not self.directory.exists():
-            return []
-        names = [path.name for path in self.directory.iterdir() if path.name.isdecimal()]
-        return sorted(int(name) for name in names if name == str(int(name)))
+        return checkpoint_folder.steps(self.directory)
 
     def best_step(self) -> int | None:
         """The step with the best `best_metric`, or None where no step has one."""
@@ -370,13 +372,17 @@ class Checkpoints:
         return json.loads((path / "config" / "metadata").read_text())
 
     def _choose(self, step: int | None) -> int:
-        """The step to read, verified by process 0 for all processes."""
-        return coordination.run_on_process_zero(
-            lambda: self._newest_whole() if step is None else self._whole(step)
-        )
+        """The step to read, the same on all processes, verified by all of them."""
+        steps: list[int] = coordination.run_on_process_zero(self.steps)
+        if step is None:
+            return self._newest_whole(steps)
+        if step not in steps:
+            raise UserError(f"{self.directory} has no step {step}; it has {steps or 'none'}")
+        if (damage := self._damage(step)) is not None:
+            raise UserError(f"{self.directory / str(step)}: {damage}")
+        return step
 
-    def _newest_whole(self) -> int:
-        steps = self.steps()
+    def _newest_whole(self, steps: list[int]) -> int:
         if not steps:
             raise UserError(
                 f"no checkpoint in {self.directory}: train first, or name another --workdir"
@@ -390,24 +396,42 @@ class Checkpoints:
             "--workdir"
         )
 
-    def _whole(self, step: int) -> int:
-        steps = self.steps()
-        if step not in steps:
-            raise UserError(f"{self.directory} has no step {step}; it has {steps or 'none'}")
-        if (damage := self._damage(step)) is not None:
-            raise UserError(f"{self.directory / str(step)}: {damage}")
-        return step
-
     def _damage(self, step: int) -> str | None:
-        """Why `step` cannot be read, or None; verified and logged once, then remembered."""
+        """Why `step` cannot be read, or None; verified and logged once, then remembered.
+
+        Process 0 sees that all files are there; then each process reads its share of them.
+        """
         if step not in self._verified and step not in self._damaged:
-            try:
-                checkpoint_manifest.verify(self.directory / str(step))
+            path = self.directory / str(step)
+            damage = coordination.run_on_process_zero(lambda: _missing_or_cut(path))
+            if damage is None:
+                damages = coordination.gather(_changed(path))
+                damage = next(filter(None, damages), None)
+            if damage is None:
                 self._verified.add(step)
-            except checkpoint_manifest.DamagedCheckpointError as damage:
-                self._damaged[step] = str(damage)
-                logging.warning("%s is damaged: %s", self.directory / str(step), damage)
+            else:
+                self._damaged[step] = damage
+                logging.warning("%s is damaged: %s", path, damage)
         return self._damaged.get(step)
+
+
+def _missing_or_cut(path: epath.Path) -> str | None:
+    """What is missing of a checkpoint, or has another size, or None."""
+    try:
+        checkpoint_manifest.check_sizes(path)
+    except checkpoint_manifest.DamagedCheckpointError as damage:
+        return str(damage)
+    return None
+
+
+def _changed(path: epath.Path) -> str | None:
+    """What in this process's share of a checkpoint is not as it was written, or None."""
+    try:
+        manifest = checkpoint_manifest.read(path)
+        checkpoint_manifest.verify_share(path, manifest, jax.process_index(), jax.process_count())
+    except checkpoint_manifest.DamagedCheckpointError as damage:
+        return str(damage)
+    return None
 
 
 def _with_sharding(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -432,20 +456,16 @@ def _iterator_state(path: epath.Path) -> Any:
     return states[0]
 
 
-def _free_name(path: epath.Path, suffix: str) -> epath.Path:
-    numbers = itertools.chain([""], itertools.count(2))
-    names = (path.parent / f"{path.name}{suffix}{number}" for number in numbers)
-    return next(name for name in names if not name.exists())
-
-
 def _failed_save(path: epath.Path, error: BaseException) -> UserError:
-    number = _error_number(error)
-    if number is not None:
+    number, kind = _error_number(error), None
+    if (line := store_errors.as_user_error(error, path)) is not None:
+        kind, reason = type(line), store_errors.first_line(error)
+    elif number is not None:
         reason = os.strerror(number)
     else:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        reason = first_line.partition(" [tensorstore_spec=")[0]  # what follows helps no user
-    return storage_error_kind(number)(
+        reason = store_errors.first_line(error)
+    kind = kind or storage_error_kind(number)
+    return kind(
         f"checkpoint {path} could not be saved: {reason}. See that the folder is writable and "
         "the disk has room, then run the same command again: it goes on from the last checkpoint"
     )

@@ -17,6 +17,7 @@ from jaxtag.data.sources import Source
 from jaxtag.distributed import coordination, sharding, watchdog
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UserError
+from jaxtag.storage import store_lock
 from jaxtag.tasks.base import Data, Evaluation, Scores, Task
 from jaxtag.tasks.evaluator import Evaluator
 from jaxtag.training import callbacks as callback_module
@@ -141,6 +142,7 @@ def train(
             # of one moment.
             if finished or stop or (step > start and step % config.checkpoint_every == 0):
                 _check_workdir(workdir)
+                writer.flush()  # a resumed run goes on from here, also in what it has written
                 checkpoints.save(step, state, iterator, saved_config, metrics, notes)
                 for callback in callbacks:
                     callback.on_checkpoint(step)
@@ -269,7 +271,8 @@ def _open_writer(
 
 
 def _check_workdir(workdir: Path) -> None:
-    """Raises UserError where the work directory was removed under the run."""
+    """Raises UserError where the work directory was removed under the run, or taken over."""
+    store_lock.check_held()
     if jax.process_index() == 0 and not (workdir / "config.json").exists():
         raise UserError(
             f"{workdir} was removed or moved while the run wrote to it: what it had saved is gone "

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from tensorboardX import summary
@@ -26,7 +26,9 @@ from tqdm import tqdm
 from jaxtag import registry
 from jaxtag.config.schema import Config
 from jaxtag.errors import printable, write_error
+from jaxtag.storage import store_errors
 from jaxtag.storage.atomic_file import write_text
+from jaxtag.storage.growing_file import GrowingFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,9 @@ class MetricWriter:
     def write_text(self, text: str) -> None:
         """A message for the user."""
 
+    def flush(self) -> None:
+        """Called before each checkpoint: what was written must survive the end of the process."""
+
     def close(self) -> None:
         """Called once, at the end; flushes what is buffered."""
 
@@ -95,6 +100,10 @@ class MultiWriter(MetricWriter):
         for writer in self._writers:
             writer.write_text(text)
 
+    def flush(self) -> None:
+        for writer in self._writers:
+            writer.flush()
+
     def close(self) -> None:
         """Closes every writer, and then raises the first error of them."""
         with contextlib.ExitStack() as stack:
@@ -109,19 +118,24 @@ class JsonlMetricWriter(MetricWriter):
 
     def __init__(self) -> None:
         self._path = Path(self.FILE)
-        self._file: IO[bytes] | None = None
+        self._file: GrowingFile | None = None
 
     def open(self, run: RunInfo) -> None:
         self._path = run.workdir / self.FILE
         _drop_after(self._path, run.start_step)
         with _storage_errors(self._path):
-            self._file = self._path.open("ab", buffering=0)
+            self._file = GrowingFile(self._path)
 
     def write_scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
         assert self._file is not None, "open comes first"
         line = {"step": step, "split": split, **{name: float(v) for name, v in values.items()}}
         with _storage_errors(self._path):
-            _write_all(self._file, (json.dumps(line) + "\n").encode())
+            self._file.write((json.dumps(line) + "\n").encode())
+
+    def flush(self) -> None:
+        assert self._file is not None, "open comes first"
+        with _storage_errors(self._path):
+            self._file.flush()
 
     def close(self) -> None:
         if self._file is not None:
@@ -140,7 +154,7 @@ class TensorBoardWriter(MetricWriter):
 
     def __init__(self) -> None:
         self._path = Path(self.FOLDER)
-        self._file: IO[bytes] | None = None
+        self._file: GrowingFile | None = None
 
     def open(self, run: RunInfo) -> None:
         folder = run.workdir / self.FOLDER
@@ -149,7 +163,7 @@ class TensorBoardWriter(MetricWriter):
             name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
             paths = (folder / f"{name}.{number}" for number in itertools.count())
             self._path = next(path for path in paths if not path.exists())
-            self._file = self._path.open("xb", buffering=0)
+            self._file = GrowingFile(self._path, new=True)
         self._write(Event(file_version="brain.Event:2"), 0)
         # TensorBoard hides points of earlier event files from this step on, so that steps that a
         # run computes again, from a checkpoint or from the first one, do not show twice.
@@ -164,6 +178,11 @@ class TensorBoardWriter(MetricWriter):
         self._write(Event(summary=summary.image(name, image, dataformats="HWC")), step)
         self._write(Event(summary=summary.text(name, caption)), step)
 
+    def flush(self) -> None:
+        assert self._file is not None, "open comes first"
+        with _storage_errors(self._path):
+            self._file.flush()
+
     def close(self) -> None:
         if self._file is not None:
             with _storage_errors(self._path):
@@ -177,7 +196,7 @@ class TensorBoardWriter(MetricWriter):
         length = struct.pack("<Q", len(data))
         checks = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
         with _storage_errors(self._path):
-            _write_all(self._file, b"".join((length, next(checks), data, next(checks))))
+            self._file.write(b"".join((length, next(checks), data, next(checks))))
 
 
 class ProgressWriter(MetricWriter):
@@ -237,18 +256,15 @@ def read_metrics(workdir: Path, split: str) -> list[dict[str, float]]:
 
 @contextlib.contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
-    """An OSError becomes a UserError that names the file."""
+    """An error of the disk or the store becomes a UserError that names the file."""
     try:
         yield
-    except OSError as error:
-        raise write_error(path, error) from error
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    """Writes all of `data` to an unbuffered file; a full disk takes a part of it, then raises."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
+    except Exception as error:
+        if (line := store_errors.as_user_error(error, path, verb="written")) is not None:
+            raise line from error
+        if isinstance(error, OSError):
+            raise write_error(path, error) from error
+        raise
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -14,8 +14,10 @@ from jaxtag.distributed import coordination
 from jaxtag.errors import UserError, write_error
 from jaxtag.storage.atomic_file import write_text
 from jaxtag.storage.lock import FolderLock
+from jaxtag.storage.paths import is_store
+from jaxtag.storage.store_lock import StoreLock
 from jaxtag.tasks import common
-from jaxtag.training import run_data
+from jaxtag.training import checkpoint_folder, run_data
 
 
 def resolve_run_config(config: Config, workdir: Path, allow_changes: bool = False) -> Config:
@@ -46,7 +48,10 @@ def locked(workdir: Path) -> Iterator[None]:
         UserError: another run holds it (the message names its host and process), or it cannot be
             written.
     """
-    lock = FolderLock(workdir, "--workdir")
+    checkpoint_folder.check_scheme(workdir, "--workdir")
+    lock = (
+        StoreLock(workdir, "--workdir") if is_store(workdir) else FolderLock(workdir, "--workdir")
+    )
 
     def acquire() -> None:
         _make(workdir)

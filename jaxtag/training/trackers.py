@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxtag.config import schema
 from jaxtag.errors import UserError
+from jaxtag.storage.paths import is_store
 from jaxtag.training.metric_writer import MetricWriter, RunInfo
 
 
@@ -28,7 +29,7 @@ class WandbWriter(MetricWriter):
         id_file = run.workdir / "wandb_run_id"
         run_id = id_file.read_text().strip() if id_file.exists() else None
         self._run = wandb.init(
-            dir=str(run.workdir),
+            dir=None if is_store(run.workdir) else str(run.workdir),
             name=run.workdir.name,
             id=run_id,
             resume="allow",
@@ -66,6 +67,11 @@ class MlflowWriter(MetricWriter):
         except ImportError as error:
             raise UserError(_advice("mlflow", error)) from error
         if not mlflow.environment_variables.MLFLOW_TRACKING_URI.get():
+            if is_store(run.workdir):
+                raise UserError(
+                    f"config.metric_writers: mlflow keeps no files in {run.workdir}: set "
+                    "MLFLOW_TRACKING_URI"
+                )
             # Databases need all of mlflow, whose releases refuse the protobuf that jaxtag runs on.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             mlflow.set_tracking_uri((run.workdir / "mlruns").resolve().as_uri())

@@ -22,7 +22,6 @@ From Python:
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -32,6 +31,7 @@ from jaxtag import cli, models
 from jaxtag.errors import UsageError
 from jaxtag.models import registry
 from jaxtag.models.preprocessing import Preprocessing
+from jaxtag.storage.paths import make_path
 from jaxtag.weights import hf_config, safetensors_io
 from jaxtag.weights.loader import count_classes, load
 from jaxtag.weights.preprocessing import from_json, load_preprocessing, read_notes
@@ -97,8 +97,8 @@ def _import_run() -> None:
     from jaxtag.tasks.caption.config import CaptionConfig
 
     _require("source")
-    workdir = Path(FLAGS.workdir)
-    values = safetensors_io.read_json(Path(FLAGS.source) / "config.json")
+    workdir = make_path(FLAGS.workdir, "--workdir")
+    values = safetensors_io.read_json(make_path(FLAGS.source, "--source") / "config.json")
     if "architecture" in values or values.get("model_type") in hf_config.classifiers():
         config = hf_classifier.import_classifier(FLAGS.source, workdir)
         kind = "tagger" if config.task.TASK == "tag" else "classifier"
@@ -122,7 +122,7 @@ def _load_run() -> tuple[nn.Module, Any, dict[str, Any]]:
     """(model, variables, further arguments of `save`) of --workdir."""
     from jaxtag.inference import predictor
 
-    trained = predictor.load(Path(FLAGS.workdir), step=FLAGS.step)
+    trained = predictor.load(FLAGS.workdir, step=FLAGS.step)
     data, labels = trained.config.data, trained.task.label_names
     full_image = data.crop_scale == (1.0, 1.0) or data.eval_crop_pct is None
     details = {

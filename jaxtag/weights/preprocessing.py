@@ -8,6 +8,7 @@ from typing import Any
 from jaxtag.errors import UserError
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage import json_files
+from jaxtag.storage.paths import make_path
 from jaxtag.weights import safetensors_io
 
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}
@@ -31,7 +32,7 @@ def load_preprocessing(path: str | Path) -> Preprocessing | None:
     if "pretrained_cfg" in values:
         return _parse(file, _from_timm, values["pretrained_cfg"])
     noted = read_notes(safetensors_io.Tensors(path)).get("preprocessing")
-    return _parse(Path(path), from_json, noted) if noted else None
+    return _parse(make_path(path), from_json, noted) if noted else None
 
 
 def read_notes(tensors: safetensors_io.Tensors) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import copy
 import stat
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxtag.errors import UserError
-from jaxtag.storage import atomic_file, json_files
+from jaxtag.storage import atomic_file, json_files, transfer
+from jaxtag.storage.paths import is_store, make_path
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -50,7 +52,7 @@ class Tensors(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = make_path(path)
         self.metadata: dict[str, str] = {}
         self.unprefixed: frozenset[str] = frozenset()
         self._files: dict[str, tuple[Any, str]] = {}  # name -> (file, the tensor's name in it)
@@ -115,7 +117,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def folder_of(path: str | Path) -> Path:
     """The folder of the files that accompany the weights."""
-    return Path(path) if Path(path).is_dir() else Path(path).parent
+    path = make_path(path)
+    return path if path.is_dir() else path.parent
 
 
 def _files(path: Path) -> list[Path]:
@@ -163,7 +166,12 @@ def _open(path: Path) -> Any:
             start = file.read(512)
         if error := _wrong_format(path, start):
             raise error
-        return safe_open(path, "np")
+        if not is_store(path):
+            return safe_open(path, "np")
+        with tempfile.TemporaryDirectory(prefix="jaxtag-") as folder:
+            local = Path(folder) / path.name
+            transfer.download(path, local)
+            return safe_open(local, "np")  # mapped: it can be read after its name is gone
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is no whole safetensors file: {error}") from error
 

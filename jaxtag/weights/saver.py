@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from jaxtag.errors import UsageError, UserError
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage import atomic_file
+from jaxtag.storage.paths import make_path
 from jaxtag.weights import hf_config, mappings, param_mapping, safetensors_io, timm_config
 from jaxtag.weights.param_mapping import Table
 from jaxtag.weights.preprocessing import to_transformers
@@ -53,7 +54,7 @@ def save(
     num_classes = getattr(model, "num_classes", 0)
     if labels is not None and len(labels) != num_classes:
         raise UsageError(f"{len(labels)} labels were given for {num_classes} classes")
-    path = Path(path)
+    path = make_path(path)
     file = path if path.suffix == ".safetensors" else path / safetensors_io.SINGLE
     variables = jax.device_get(variables)
     flat = flatten_dict(variables, sep="/")

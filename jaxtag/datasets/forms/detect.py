@@ -106,9 +106,6 @@ def _detected(source: SourceFiles) -> Listing:
     if own.are_about_images:
         return _list_layout(source, likely, own)
     folders = list_class_folders(source, strict=bool(own.tables or own.refused))
-    possible = [entry for entry in layouts if entry[1].confidence == Confidence.POSSIBLE]
-    if folders is not None and folders.doubts and possible and not likely:
-        folders = None  # the years of an archive of photos that have keywords
     if folders is None:
         if own.tables:
             return list_own_tables(source, own.tables)

@@ -7,7 +7,6 @@ from jaxtag.datasets.forms import cvat
 from jaxtag.datasets.forms.base import FileForm, LayoutForm
 from jaxtag.datasets.forms.class_folders import ClassFolders
 from jaxtag.datasets.forms.json_forms import JSON_FORMS
-from jaxtag.datasets.forms.keywords import Keywords
 from jaxtag.datasets.forms.kohya import Kohya
 from jaxtag.datasets.forms.labelme import Labelme
 from jaxtag.datasets.forms.open_images import OpenImages
@@ -27,7 +26,6 @@ LAYOUT_FORMS: tuple[LayoutForm, ...] = (
     Labelme(),
     OpenImages(),
     Kohya(),
-    Keywords(),
 )
 CLASS_FOLDERS = ClassFolders()
 # Name -> title of the forms of single files.

@@ -13,18 +13,19 @@ from pathlib import Path
 
 from absl import logging
 
-from jaxtag.data import xmp_packet
-from jaxtag.data.embedded_metadata import EmbeddedMetadata, read_embedded
-from jaxtag.data.xmp_packet import XmpPacket
 from jaxtag.errors import UserError, printable, write_error
+from jaxtag.inference.writers import xmp_packet
 from jaxtag.inference.writers.base import Row
+from jaxtag.inference.writers.embedded_metadata import EmbeddedMetadata, read_embedded
 from jaxtag.inference.writers.sidecar_programs import (
     ANY_PROGRAM,
     PATH_FIELDS,
     KeywordField,
     SidecarProgram,
 )
+from jaxtag.inference.writers.xmp_packet import XmpPacket
 from jaxtag.storage import atomic_file
+from jaxtag.storage.paths import is_store, make_path
 
 _DC = "http://purl.org/dc/elements/1.1/"
 # It ends with a slash: exiv2, with which digiKam and darktable write, puts one there.
@@ -61,7 +62,7 @@ class XmpWriter:
         if "error" in row or not ("tags" in row or "caption" in row):
             return
         file = row["file"]
-        paths = self._program.paths(Path(file))
+        paths = self._program.paths(make_path(file))
         path = next((path for path in paths if path.exists()), paths[0])
         if self._last is not None and self._last[0] == path and self._last[1] != file:
             self._skip(path, "is the sidecar of two images and holds the keywords of the first")
@@ -70,7 +71,7 @@ class XmpWriter:
         try:
             content = self._updated(path, file, keywords(row, self._min_score), row.get("caption"))
             if content is not None:
-                if not path.parent.is_dir():
+                if not (is_store(path) or path.parent.is_dir()):
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
                 atomic_file.write_bytes(path, content)
         except OSError as error:
@@ -95,10 +96,11 @@ class XmpWriter:
     ) -> bytes | None:
         """The new content of a sidecar; None where it stays as it is."""
         if path.exists():
-            if path.stat().st_size > xmp_packet.MAX_BYTES:
+            with path.open("rb") as sidecar:
+                old = sidecar.read(xmp_packet.MAX_BYTES + 1)
+            if len(old) > xmp_packet.MAX_BYTES:
                 self._skip(path)
                 return None
-            old = path.read_bytes()
             try:
                 packet = XmpPacket(old)
             except ValueError:
@@ -108,8 +110,9 @@ class XmpWriter:
                 return None
             update(packet, tags, caption, self._program.fields)
             return None if packet.data == old else packet.data
-        other = Path(file).with_suffix(".xmp")
-        if other not in self._program.paths(Path(file)) and str(other) != file and other.exists():
+        image = make_path(file)
+        other = image.with_suffix(".xmp")
+        if other not in self._program.paths(image) and other != image and other.exists():
             self._skip(other)
             return None
         if not (tags or caption):

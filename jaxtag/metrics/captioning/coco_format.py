@@ -20,6 +20,7 @@ from jaxtag.errors import UserError
 from jaxtag.metrics import captioning
 from jaxtag.metrics.captioning import unspaced
 from jaxtag.storage import json_files
+from jaxtag.storage.paths import make_path
 
 Id = int | str
 
@@ -208,7 +209,7 @@ def _read(path: str | Path) -> Any:
 
 def _read_text(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return make_path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -24,6 +24,7 @@ from jaxtag.perf.profile import costs, memory, trace
 from jaxtag.perf.profile.attribution import ModuleTree, Origins
 from jaxtag.perf.profile.measure import Job, Measurement, Step
 from jaxtag.storage import json_files
+from jaxtag.storage.paths import make_path
 from jaxtag.tasks import common
 
 Profile = dict[str, Any]
@@ -109,7 +110,7 @@ def load(location: str) -> Profile:
     Raises:
         UserError: There is none, or the file is not a profile.
     """
-    path = Path(location)
+    path = make_path(location)
     candidates = (path, path / JSON_FILE, path / "profile" / JSON_FILE)
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:

@@ -9,6 +9,7 @@ import jax
 
 from jaxtag.config.schema import Config
 from jaxtag.distributed import watchdog
+from jaxtag.errors import UserError
 from jaxtag.perf import step_inputs
 from jaxtag.perf.profile import report
 from jaxtag.perf.profile.measure import (
@@ -19,6 +20,7 @@ from jaxtag.perf.profile.measure import (
     completion_time,
     start_trace,
 )
+from jaxtag.storage.paths import is_store
 from jaxtag.training.callbacks import Callback
 from jaxtag.training.setup import TrainSetup
 
@@ -41,6 +43,8 @@ class StepProfiler(Callback):
         self._setup, config = setup, setup.config
         if config.profiler_port is not None:
             jax.profiler.start_server(config.profiler_port)
+        if config.profile_steps is not None and is_store(workdir):
+            raise UserError("config.profile_steps: the profiler writes to a local --workdir alone")
         # Steps that an earlier process took are not taken again.
         self._steps = _remaining(config, step)
         first, last = self._steps or (0, 0)
