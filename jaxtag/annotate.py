@@ -20,10 +20,14 @@ With --index=DIR, an index of jaxtag.index, an image gets the tags of its neares
 It can be given alone, or beside --workdir: a tag that the model knows then gets the mean of both
 scores (0 where one does not name it), a tag that is newer than the model the index's score.
 
-Other outputs: --csv=FILE, a table; --sidecars, keywords beside each image for photo programs, where
-what somebody wrote stays; --gallery=DIR, a page to browse that can be searched by tag. The lines
-and the table, corrected by hand or not, are read by jaxtag.prepare, jaxtag.index and, of captions,
-by jaxtag.evaluate --results.
+Other outputs: --csv=FILE, a table; --sidecars or --embed, keywords beside or in each image for
+photo programs, where what somebody wrote stays; --gallery=DIR, a page to search by tag and to
+correct tags; --duplicates=FILE, images that are there twice, or were taken in a burst. The lines
+and the tables, corrected or not, are read by jaxtag.prepare, jaxtag.index and, of captions, by
+jaxtag.evaluate --results.
+
+Large archives: --processes=N shares the images among processes; --watch adds a line for each new
+file until it is stopped.
 """
 
 import contextlib
@@ -330,11 +334,7 @@ def _without_own(names: list[str], output: Path) -> list[str]:
     outputs = [make_path(path) for path in (output, FLAGS.csv, FLAGS.duplicates) if path]
     own = {_real(p) for path in outputs for p in (path, *atomic_file.stale_partials(path))}
     gallery = os.path.join(_real(FLAGS.gallery), "") if FLAGS.gallery else None
-    sidecars = {
-        os.fspath(path)
-        for name in names
-        for path in (f"{name}.xmp", make_path(name).with_suffix(".xmp"))
-    }
+    sidecars = {f"{stem}.xmp" for name in names for stem in (name, os.path.splitext(name)[0])}
 
     def is_own(name: str) -> bool:
         path = _real(name)

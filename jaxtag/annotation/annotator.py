@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class Annotator:
     @property
     def settings(self) -> dict[str, Any]:
         """What rows depend on, as JSON values."""
-        settings: dict[str, Any] = {"--top_k": self.top_k}
+        settings: dict[str, Any] = {"--top_k": "all" if self.top_k == sys.maxsize else self.top_k}
         if self.index is not None:
             settings["--index"] = str(self.index.folder.resolve())
         for number, model in enumerate(self.models):

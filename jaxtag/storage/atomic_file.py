@@ -112,12 +112,12 @@ class AtomicFile:
         """The file that is being written; None for a device or pipe."""
         return self._partial
 
-    def clear(self) -> None:
-        """Drops what was written so far."""
+    def truncate(self, size: int) -> None:
+        """Drops what was written behind the first `size` bytes."""
         assert self._file is not None
         with _os_error_as_user_error(self._path, self._setting):
             self._file.flush()
-            os.ftruncate(self._file.fileno(), 0)
+            os.ftruncate(self._file.fileno(), size)
 
     def replace(self, lines: Iterable[bytes]) -> None:
         """Puts other lines in the place of those written so far; nothing can be added then."""

@@ -1,7 +1,9 @@
 """annotate goes on where it was stopped, alone and as several processes: the same lines."""
 
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +14,9 @@ import pytest
 from calling import call
 from PIL import Image
 
+from jaxtag.annotation.names import read_names
+from jaxtag.annotation.processes import AnnotatorProcesses
+from jaxtag.errors import UserError
 from jaxtag.inference.writers import JsonlWriter
 
 NUM_IMAGES = 21
@@ -65,8 +70,8 @@ def test_a_stopped_run_goes_on_where_it_was(tiny_run, album, unbroken, tmp_path,
             annotate(tiny_run, album, output)
     (partial,) = tmp_path.glob("out.jsonl.*.partial")
     with partial.open("ab") as file:
-        file.write(b'{"file": "cut')
-    assert len(partial.read_text().splitlines()) == 13
+        file.write(b'{"file": "damaged\n\0\0\0\n{"file": "cut')
+    assert len(partial.read_text().splitlines()) == 15
     with monkeypatch.context() as patch:
         stop_after(NUM_IMAGES - 12, patch)  # what is there is not written again
         done = annotate(tiny_run, album, output, f"--csv={table}")
@@ -122,11 +127,37 @@ def test_two_processes_write_the_lines_of_one(tiny_run, album, unbroken, tmp_pat
     assert output.read_text() == unbroken
 
 
-def test_a_mistake_in_a_process_is_one_line(tiny_run, album, tmp_path):
+def test_what_goes_wrong_in_a_process_is_told():
+    with pytest.raises(UserError, match=r"^process 0 of --processes=1 ended with exit status 9"):
+        AnnotatorProcesses(functools.partial(os._exit, 9), 1)
+    with pytest.raises(UserError, match=r"^--names=absent\.csv cannot be read"):
+        AnnotatorProcesses(functools.partial(read_names, Path("absent.csv")), 1)
+
+
+def test_everything_besides(tiny_run, album, tmp_path):
+    """Keywords in the images, sidecars, groups, a gallery: of a captioner."""
+    copy, folder = tmp_path / "album", tmp_path / "gallery"
+    shutil.copytree(album, copy)
+    shutil.copy(copy / "0" / "00.png", copy / "copy.png")
+    flags = ["--embed", "--sidecars=immich", f"--duplicates={tmp_path}/twice.csv"]
+    (tmp_path / "names.csv").write_text("tag,name\ndog,Hund\n")
+    flags += [f"--gallery={folder}", f"--names={tmp_path}/names.csv"]
     output = tmp_path / "out.jsonl"
-    done = annotate(tiny_run, album, output, "--processes=2", "--step=7")
-    assert (done.status, done.out) == (1, "")
-    assert "has no step 7" in done.err and done.err.count("\n") == 1
+    pixels = [Image.open(path).tobytes() for path in sorted(copy.glob("1/*.png"))]
+    for _ in range(2):
+        done = annotate(tiny_run, copy, output, *flags)
+        assert done.status == 0, done.err
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        assert len(rows) == NUM_IMAGES + 1
+    assert [Image.open(path).tobytes() for path in sorted(copy.glob("1/*.png"))] == pixels
+    captioned = [row for row in rows if "caption" in row]
+    for row in captioned:
+        for path in (Path(row["file"]), Path(f"{row['file']}.xmp")):
+            assert row["caption"].encode() in path.read_bytes()
+        assert Path(f"{row['file']}_original").exists()
+    table = (tmp_path / "twice.csv").read_text()
+    assert "copy.png,same " in table or "00.png,same " in table  # pixels, or bytes
+    assert '"same ' in (folder / "pictures.js").read_text()
 
 
 def small_images(folder: Path, count: int) -> None:

@@ -196,6 +196,8 @@ def test_a_faulty_write_is_noticed(tmp_path, monkeypatch, damage):
         return new if damage == "keywords" else new[:place] + b"!" + new[place + 1 :]
 
     monkeypatch.setattr(xmp_containers, "replace_packet", faulty)
+    if damage == "pixels":  # they are compared, too, whatever the bytes are
+        monkeypatch.setattr(xmp_containers, "other_content", lambda data: b"")
     with pytest.raises(ValueError):
         embed_into(path, ["sea"], None)
     assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["exif.jpg"]

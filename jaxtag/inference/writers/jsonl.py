@@ -63,7 +63,7 @@ class JsonlWriter:
         partial = self._file.unfinished
         if not self.previous or partial is None:
             return
-        lines = _index(partial)
+        lines, _ = _index(partial)
         if list(lines) != list(names):
             with partial.open("rb") as file:
                 self._file.replace(_line(file, *lines[name]) for name in names if name in lines)
@@ -85,14 +85,15 @@ class JsonlWriter:
 
     def _resume(self, partial: Path, settings: dict[str, Any]) -> None:
         saved = _read_settings(self._settings)
-        lines = _index(partial) if self._file.resumed else {}
+        lines, size = _index(partial) if self._file.resumed else ({}, 0)
         if lines and saved is None:
             logging.warning("%s does not say how it was made: begun anew", printable(str(partial)))
-            self._file.clear()
+            self._file.truncate(0)
         elif lines and saved != settings:
             assert saved is not None
             raise _other_settings(self._path, partial, len(lines), saved, settings)
         else:
+            self._file.truncate(size)  # what a failing disk or power left behind is made anew
             self.previous = lines
         atomic_file.write_text(self._settings, json.dumps(settings, indent=1) + "\n", "--output")
 
@@ -114,7 +115,10 @@ class GrowingJsonlWriter:
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         self._file = AppendedFile(path, "--output")
         try:
-            self.previous = set(_index(self._file.path))
+            lines, size = _index(self._file.path)
+            if size < self._file.path.stat().st_size:
+                raise UserError(f"--output={path} is damaged at byte {size}: no line of annotate")
+            self.previous = set(lines)
             settings = json.loads(json.dumps(settings))
             settings_path = _settings_path(path)
             saved = _read_settings(settings_path) or settings  # an ordinary run leaves none
@@ -165,30 +169,40 @@ def _read_settings(path: Path) -> dict[str, Any] | None:
 
 
 def _differences(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    names = [name for name in {**saved, **settings} if saved.get(name) != settings.get(name)]
+    before, after = _flat(saved), _flat(settings)
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     name = names[0]
-    more = f" (and {', '.join(names[1:])})" if len(names) > 1 else ""
-    return f"{name} was {_value(saved.get(name))} and is {_value(settings.get(name))}{more}"
+    more = f" (and {', '.join(names[1:4])}{', …' * (len(names) > 4)})" if len(names) > 1 else ""
+    return f"{name} was {_value(before.get(name))} and is {_value(after.get(name))}{more}"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings without sections: `section.name` -> value."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = isinstance(value, Mapping) and value
+        flat |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return flat
 
 
 def _value(value: Any) -> str:
     if isinstance(value, list):
         return " at ".join(map(str, value))
-    return "not given" if value is None else str(value)
+    return "not given" if value in (None, {}) else str(value)
 
 
-def _index(path: Path) -> dict[str, tuple[int, int]]:
-    """The file of each line -> its offset and length."""
+def _index(path: Path) -> tuple[dict[str, tuple[int, int]], int]:
+    """The file of each line -> its offset and length; and the bytes of sound lines."""
     lines: dict[str, tuple[int, int]] = {}
     offset = 0
     with path.open("rb") as file:
         for line in file:
             try:
                 lines[json.loads(line)["file"]] = (offset, len(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path} is damaged at byte {offset}: {error}") from error
+            except (ValueError, KeyError, TypeError):
+                break
             offset += len(line)
-    return lines
+    return lines, offset
 
 
 def _line(file: BinaryIO, offset: int, length: int) -> bytes:
