@@ -72,7 +72,7 @@ def _start(arguments: argparse.Namespace, folder: str, environment: dict[str, st
         workers.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE))
     outputs = [worker.communicate()[0] for worker in workers]
     assert not any(worker.returncode for worker in workers)
-    rows = [json.loads(output) for output in outputs]
+    rows = [json.loads(output.splitlines()[-1]) for output in outputs]  # after what Gloo prints
     slowest = {
         name: min(max(row[name][i] for row in rows) for i in range(arguments.repeats))
         for name in rows[0]

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 from calling import call
-from fake_gcs import Fault
+from fake_gcs import Fault, faults_at_rate
 from PIL import Image
 
 from jaxtag.inference import predictor
+from jaxtag.storage import store_errors, store_lock
 from jaxtag.training import checkpoint_manifest
 from jaxtag.training.checkpoint import Checkpoints
 
@@ -147,6 +148,28 @@ def test_a_run_that_fails_goes_on_where_it_had_saved(gcs, config, local, monkeyp
     _equal_checkpoints("gs://bucket", local)
 
 
+@pytest.mark.slow
+def test_one_percent_of_failing_requests_lose_no_step(gcs, photos, config, tmp_path):
+    overrides = ("--config.total_steps=100", "--config.log_every=1", "--config.checkpoint_every=3")
+    data = f"{tmp_path}/data"
+    _call("prepare", "--dataset=tiny", f"--source={photos}", f"--data_dir={data}")
+    _call("train", f"--config={config}:data_dir={data}", f"--workdir={tmp_path}/run", *overrides)
+    gcs.faults = faults_at_rate(0.01)
+    _call("prepare", "--dataset=tiny", f"--source={photos}", "--data_dir=gs://bucket/data")
+    arguments = (f"--config={config}:data_dir=gs://bucket/data", "--workdir=gs://bucket/run")
+    _call("train", *arguments, *overrides)
+    faults = {kind: n for kind, n in gcs.requests.items() if kind.startswith("fault")}
+    print(f"{sum(gcs.requests.values())} requests, of which failed: {faults}")
+    metrics = gcs.read("run/metrics.jsonl").decode()
+    assert [line["step"] for line in _lines(metrics) if line["split"] == "train"] == [
+        *range(1, 101)
+    ]
+    assert _curve(metrics) == _curve((tmp_path / "run" / "metrics.jsonl").read_text())
+    gcs.faults = []
+    ours, theirs = (predictor.load(f"{folder}/run") for folder in ("gs://bucket", tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
+
+
 def test_damage_on_a_store_is_found_by_its_listing(gcs):
     directory = "gs://bucket/run/checkpoints"
     with Checkpoints(directory, keep_last=2) as checkpoints:
@@ -168,17 +191,15 @@ def test_damage_on_a_store_is_found_by_its_listing(gcs):
     assert again.steps() == [2, 3] and gcs.names("run/checkpoints/3.damaged/")
 
 
-def test_what_stays_unreachable_is_one_line_and_status_70(gcs, config, local, monkeypatch):
-    from jaxtag.storage import store_errors
-
+def test_what_stays_unreachable_is_one_line_and_status_70(gcs, config, monkeypatch):
     monkeypatch.setattr(store_errors, "_PAUSES", ())
+    quick = {"max_retries": 1, "initial_delay": "10ms", "max_delay": "10ms"}
+    monkeypatch.setattr(store_lock, "_RETRIES", quick)
     monkeypatch.setattr("gcsfs.retry.asyncio.sleep", _no_pause)
     gcs.faults = [Fault(503, rate=1.0)]
-    done = call(
-        "train", f"--config={config}:data_dir={local}/data", "--workdir=gs://bucket/r", *OVERRIDES
-    )
+    done = call("train", f"--config={config}:data_dir=none", "--workdir=gs://bucket/r", *OVERRIDES)
     assert done.status == 70 and "Traceback" not in done.err
-    assert done.err.splitlines()[-1].startswith("error: ")
+    assert done.err.splitlines()[-1].startswith("error: --workdir=gs://bucket/r cannot be written")
 
 
 async def _no_pause(_):

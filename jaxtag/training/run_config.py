@@ -65,6 +65,8 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def _make(workdir: Path) -> None:
+    if is_store(workdir):  # which has no empty folders
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
