@@ -20,6 +20,14 @@ With --index=DIR, an index of jaxtag.index, an image gets the tags of its neares
 It can be given alone, or beside --workdir: a tag that the model knows then gets the mean of both
 scores (0 where one does not name it), a tag that is newer than the model the index's score.
 
+Several processes annotate as they train (see jaxtag.train): each takes a stretch of the images and
+writes OUTPUT-00012-of-00064.jsonl, goes on where it was stopped, and
+
+    python -m jaxtag.annotate --merge --output=captions.jsonl
+
+puts the files together. Images are given by paths (of a .tar its members), by --files_from=LIST or
+by --dataset=NAME, a prepared data set.
+
 Other outputs: --csv=FILE, a table; --sidecars or --embed, keywords beside or in each image for
 photo programs, where what somebody wrote stays; --gallery=DIR, a page to search by tag and to
 correct tags; --duplicates=FILE, images that are there twice, or were taken in a burst. The lines
@@ -40,11 +48,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 from absl import flags
 from tqdm import tqdm
 
 from jaxtag import cli
+from jaxtag.annotation import inputs, shards
 from jaxtag.annotation.annotator import Annotator
 from jaxtag.annotation.names import read_names, rename, unknown
 from jaxtag.annotation.processes import AnnotatorProcesses
@@ -53,7 +64,7 @@ from jaxtag.config import flags as config_flags
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import files
-from jaxtag.distributed import compilation_cache
+from jaxtag.distributed import compilation_cache, mesh
 from jaxtag.errors import UsageError, UserError, did_you_mean, nearest, printable
 from jaxtag.inference import predictor, writers
 from jaxtag.inference.writers.sidecar_programs import get_program
@@ -104,6 +115,12 @@ def define_flags() -> None:
         lower_bound=1,
     )
     flags.DEFINE_bool("all_scores", False, "Every tag of each image with its score.")
+    flags.DEFINE_string("files_from", None, "File that lists the images, a path a line.")
+    flags.DEFINE_string("dataset", None, "Take the images of a prepared data set.")
+    flags.DEFINE_string("split", "train", "Split of --dataset.")
+    flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
+    flags.DEFINE_bool("merge", False, "Put the files of the processes of a job together: OUTPUT.")
+    cli.define_process_flags()
     flags.DEFINE_integer(
         "processes", 1, "Processes that share the images, and this machine's cores.", lower_bound=1
     )
@@ -128,22 +145,38 @@ def define_flags() -> None:
 
 
 def main(paths: list[str]) -> int:
-    if not ((FLAGS.workdir or FLAGS.index) and FLAGS.output and paths):
+    ways = [bool(paths), bool(FLAGS.files_from), bool(FLAGS.dataset)]
+    if FLAGS.merge and FLAGS.output and not any(ways):
+        return _merge(make_path(FLAGS.output, "--output"))
+    if not ((FLAGS.workdir or FLAGS.index) and FLAGS.output) or ways.count(True) != 1:
         raise UsageError(
             "usage: jaxtag.annotate --workdir=DIR [--index=DIR] --output=FILE.jsonl PATH… "
-            "(or --index alone)"
+            "(or --index alone; --files_from=LIST or --dataset=NAME instead of paths)"
         )
     get_program(FLAGS.sidecars or "any")
     if FLAGS.watch:
         return _watch(paths)
-    output, left_out = make_path(FLAGS.output, "--output"), Counter[str]()
+    with cli.join_job():
+        return _annotate(paths)
+
+
+def _annotate(paths: list[str]) -> int:
+    """Writes the lines of all images, or those of this process's share of them."""
+    output = make_path(FLAGS.output, "--output")
     configs = _configs()
-    names = _without_own(files.list_files(paths, left_out), output)
-    if left_out:
-        print(f"left out: {files.describe_left_out(left_out)}", file=sys.stderr)
+    images = _images(paths, output)
+    names = list(images)
     _refuse_stores(names)
-    num_kept = num_errors = 0
-    with contextlib.ExitStack() as stack:
+    index, count = jax.process_index(), jax.process_count()
+    if count > 1:
+        if FLAGS.csv or FLAGS.gallery or FLAGS.duplicates or FLAGS.processes > 1:
+            raise UsageError(
+                "several processes of a job write lines: --csv, --gallery and --duplicates go with "
+                "--merge, and --processes is for one machine"
+            )
+        output = shards.shard_path(output, index, count)
+        names = shards.own_stretch(names, index, count)
+    with mesh.on_local_devices(), contextlib.ExitStack() as stack:
         load = _loader(configs, _local_index(stack))
         annotator: Annotator | AnnotatorProcesses
         if FLAGS.processes == 1:
@@ -153,14 +186,39 @@ def main(paths: list[str]) -> int:
                 contextlib.closing(AnnotatorProcesses(load, FLAGS.processes))
             )
         names_of_tags = _names_of_tags(annotator)
-        lines = writers.JsonlWriter(output, annotator.settings | {"--names": names_of_tags})
+        settings = annotator.settings | {"--names": names_of_tags}
+        if count > 1 and writers.is_finished(output, settings, names):
+            print(f"{printable(str(output))} is complete", file=sys.stderr)
+            return 0
+        lines = writers.JsonlWriter(output, settings)
         stack.callback(lines.abort)
         threads = configs[0].data.num_threads if configs else Config().data.num_threads
         besides = _writers(stack, annotator.selects_tags, threads)
-        bar = stack.enter_context(
-            tqdm(total=len(names), unit="image", disable=not sys.stderr.isatty())
-        )
-        for row in lines.previous_rows(names):
+        own = {name: images[name] for name in names}
+        num_errors = _write_rows(annotator, lines, besides, own, names_of_tags)
+        lines.arrange(names)
+        for writer in besides:
+            writer.close()
+        lines.close(keep_settings=count > 1)
+    print(
+        f"{len(names) - num_errors} pictures annotated, {num_errors} could not be read: "
+        f"{printable(str(output))}",
+        file=sys.stderr if atomic_file.is_stream(output) else sys.stdout,
+    )
+    return _status(besides)
+
+
+def _write_rows(
+    annotator: Annotator | AnnotatorProcesses,
+    lines: writers.JsonlWriter,
+    besides: Sequence[writers.PredictionWriter],
+    images: dict[str, Any],
+    names_of_tags: dict[str, str],
+) -> int:
+    """Writes the rows of all images that have none yet; returns how many could not be read."""
+    num_kept = num_errors = 0
+    with tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
+        for row in lines.previous_rows(list(images)):
             for writer in besides:
                 writer.write(row)
             num_errors += "error" in row
@@ -168,21 +226,30 @@ def main(paths: list[str]) -> int:
             bar.update()
         if num_kept:
             print(f"{num_kept} lines of a stopped run are kept", file=sys.stderr)
-        for row in _rows(annotator, names, lines.previous):
+        for row in _rows(annotator, images, lines.previous):
             row = rename(row, names_of_tags)
             # The line comes last: where it is, nothing else is missing.
             for writer in (*besides, lines):
                 writer.write(row)
             num_errors += "error" in row
             bar.update()
-        lines.arrange(names)
+    return num_errors
+
+
+def _merge(output: Path) -> int:
+    """Writes the lines of all processes of a job as one file, and what else the flags name."""
+    num_rows = 0
+    with contextlib.ExitStack() as stack:
+        lines = writers.JsonlWriter(output)
+        stack.callback(lines.abort)
+        besides = _writers(stack, selects_tags=True, num_threads=Config().data.num_threads)
+        for row in shards.merged_rows(output):
+            for writer in (*besides, lines):
+                writer.write(row)
+            num_rows += 1
         for writer in (*besides, lines):
             writer.close()
-    print(
-        f"{len(names) - num_errors} pictures annotated, {num_errors} could not be read: "
-        f"{printable(str(output))}",
-        file=sys.stderr if atomic_file.is_stream(output) else sys.stdout,
-    )
+    print(f"{num_rows} lines merged: {printable(str(output))}")
     return _status(besides)
 
 
@@ -210,6 +277,19 @@ def _refuse_stores(names: list[str]) -> None:
         paths: list[str] = names if flag == "embed" else [*names, str(FLAGS[flag].value)]
         if store := next((path for path in paths if is_store(path)), None):
             raise UsageError(f"--{flag} needs local images and folders: {store} is none")
+
+
+def _images(paths: list[str], output: Path) -> dict[str, Any]:
+    """Name -> what the predictors take, of the images that the flags name."""
+    if FLAGS.dataset:
+        return inputs.list_records(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
+    if FLAGS.files_from:
+        return inputs.read_list(FLAGS.files_from)
+    left_out = Counter[str]()
+    names = _without_own(files.list_files(paths, left_out), output)
+    if left_out:
+        print(f"left out: {files.describe_left_out(left_out)}", file=sys.stderr)
+    return inputs.expand_tars(names)
 
 
 def _status(besides: list[writers.PredictionWriter]) -> int:
@@ -283,13 +363,14 @@ def _groups(names: list[str]) -> Iterator[list[str]]:
 
 
 def _rows(
-    annotator: Annotator | AnnotatorProcesses, names: list[str], previous: Container[str]
+    annotator: Annotator | AnnotatorProcesses, images: dict[str, Any], previous: Container[str]
 ) -> Iterator[Row]:
-    """The rows of files that have none yet, in order."""
+    """The rows of images that have none yet, in order."""
+    names = list(images)
     num_first = next((n for n, name in enumerate(names) if name not in previous), len(names))
-    pending = [name for name in names[num_first:] if name not in previous]
+    pending = [images[name] for name in names[num_first:] if name not in previous]
     if len(pending) == len(names) - num_first:  # in the batches of a run that was never stopped
-        return annotator.rows(names, num_first) if pending else iter(())
+        return annotator.rows(list(images.values()), num_first) if pending else iter(())
     return annotator.rows(pending)
 
 

@@ -7,13 +7,15 @@
 Features come from a run of jaxtag.train, from a backbone with pretrained weights, or are the pixels
 (see jaxtag.index). For each seed, k training images a class are drawn; on them a linear probe is
 fitted (multinomial logistic regression) and nearest neighbors vote, and both are scored on the
-whole test split. The last line is JSON: {k: {method: {"mean", "std", "accuracies"}}}.
+whole test split. Several processes share the images as they do in jaxtag.train. The last line is
+JSON: {k: {method: {"mean", "std", "accuracies"}}}.
 """
 
 import json
 import sys
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 from absl import flags
 
@@ -40,20 +42,32 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
     flags.DEFINE_list("shots", ["1", "2", "4", "8", "16"], "Numbers of images of each class.")
     flags.DEFINE_integer("seeds", 5, "How many times the images are drawn.", 1)
+    cli.define_process_flags()
 
 
 def main(_: list[str]) -> None:
     from jaxtag.inference import features
-    from jaxtag.tag_index import few_shot
 
     cli.require("dataset", ": a prepared data set of classes")
     shots = [int(text) if text.isdecimal() else 0 for text in FLAGS.shots]
     if not shots or min(shots) < 1:
         raise UsageError(f"--shots={','.join(FLAGS.shots)}: must be positive numbers")
-    extractor = features.from_flags(
-        FLAGS.workdir, FLAGS.step, FLAGS.model, FLAGS.weights, FLAGS.pixels
-    )
-    train, test = (_extract(extractor, split) for split in (FLAGS.train_split, FLAGS.test_split))
+    with cli.join_job():
+        extractor = features.from_flags(
+            FLAGS.workdir, FLAGS.step, FLAGS.model, FLAGS.weights, FLAGS.pixels
+        )
+        splits = (FLAGS.train_split, FLAGS.test_split)
+        train, test = (_extract(extractor, split) for split in splits)
+        if jax.process_index() == 0:
+            _report(train, test, shots)
+
+
+def _report(
+    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], shots: list[int]
+) -> None:
+    """Prints the accuracies, given the vectors and classes of both splits."""
+    from jaxtag.tag_index import few_shot
+
     accuracies = few_shot.evaluate(train, test, shots, FLAGS.seeds)
     summary = {}
     for k, methods in accuracies.items():
@@ -76,7 +90,7 @@ def _extract(extractor: "FeatureExtractor", split: str) -> tuple[np.ndarray, np.
     batches = list(extractor.of_source(source))
     positions = np.concatenate([batch.positions for batch in batches])
     num_errors = sum(len(batch.errors) for batch in batches)
-    if num_errors:
+    if num_errors and jax.process_index() == 0:
         print(f"left out of {split}: {num_errors} damaged images", file=sys.stderr)
     vectors = np.concatenate([batch.vectors for batch in batches])
     return vectors, sources.read_labels(source)[positions]

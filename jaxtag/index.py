@@ -16,7 +16,8 @@ of files with tags (--tags: CSV or JSON lines, as for jaxtag.prepare; files rela
 paths, which all get the tags of --tag. --two_pass_knn balances rare and frequent tags (2PKNN, Verma
 and Jawahar 2012): for data of many tags, most of them rare.
 
-A `build` that was interrupted goes on with the same command.
+A `build` that was interrupted goes on with the same command. Several processes share its images as
+they do in jaxtag.train.
 
 `add` adds images. `tag` gives images a tag, which may be new to the index, as may the images.
 `untag` takes a tag from images, or without paths from all. `search` writes a line for each image:
@@ -35,6 +36,7 @@ from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 from absl import flags
 from tqdm import tqdm
@@ -45,7 +47,7 @@ from jaxtag.storage import mirror, transfer
 from jaxtag.storage.paths import absolute, is_store, make_path
 
 if TYPE_CHECKING:
-    from jaxtag.data.sources import Source
+    from jaxtag.data.sources import DataSource, Source
     from jaxtag.inference.features import FeatureBatch, FeatureExtractor
     from jaxtag.tag_index import IndexStorage, TagIndex
 
@@ -78,6 +80,7 @@ def define_flags() -> None:
     flags.DEFINE_list("tag", [], "Tags, separated by commas.")
     flags.DEFINE_integer("top_k", 5, "Number of nearest images, and of tags, to print.", 1)
     cli.define_alias("count", "top_k")
+    cli.define_process_flags()
 
 
 def main(argv: list[str]) -> None:
@@ -90,24 +93,40 @@ def main(argv: list[str]) -> None:
 
 
 def _build(folder: Path, paths: list[str]) -> None:
+    from jaxtag.data.files import ImageSource
+    from jaxtag.distributed import coordination, mesh
     from jaxtag.inference import features
     from jaxtag.tag_index import DEFAULT_KNN, TWO_PASS, TagIndex
 
-    extractor = features.from_flags(
-        FLAGS.workdir, FLAGS.step, FLAGS.model, FLAGS.weights, FLAGS.pixels
-    )
-    images = _images_of_flags(paths)
-    index = TagIndex.create(
-        folder,
-        dimension=extractor.dimension,
-        metric=FLAGS.metric,
-        features=extractor.description,
-        knn=TWO_PASS if FLAGS.two_pass_knn else DEFAULT_KNN,
-        mesh=extractor.mesh,
-        building=True,
-    )
-    _add_images(index, extractor, *images)
-    index.finish_building()
+    index: TagIndex | None = None
+
+    def create() -> None:  # on process 0, which writes what all of them compute
+        nonlocal index
+        with mesh.on_local_devices():
+            index = TagIndex.create(
+                folder,
+                dimension=extractor.dimension,
+                metric=FLAGS.metric,
+                features=extractor.description,
+                knn=TWO_PASS if FLAGS.two_pass_knn else DEFAULT_KNN,
+                building=True,
+            )
+
+    with cli.join_job():
+        extractor = features.from_flags(
+            FLAGS.workdir, FLAGS.step, FLAGS.model, FLAGS.weights, FLAGS.pixels
+        )
+        names, tags, records = _images_of_flags(paths)
+        source: DataSource | None = records
+        coordination.run_on_process_zero(create)
+        if jax.process_count() > 1 and source is None:
+            source = ImageSource(names)
+        if index is not None:
+            _add_images(index, extractor, names, tags, source)
+            index.finish_building()
+        elif source is not None:
+            for _ in extractor.of_source(source):
+                pass
 
 
 def _add(folder: Path, paths: list[str]) -> None:
@@ -290,7 +309,7 @@ def _add_images(
     extractor: "FeatureExtractor",
     names: list[str],
     tags: list[list[str]],
-    source: "Source | None" = None,
+    source: "DataSource | None" = None,
 ) -> None:
     """Adds images that are not in the index yet; reports those that cannot be read."""
     if source is None:

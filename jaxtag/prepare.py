@@ -21,16 +21,28 @@ form is detected and said; --as=FORM reads it in another, --dry_run shows what w
 Without splits a tenth of the images is held out for validation; images of the same group, a further
 column, stay together.
 
+Data of any size: --num_shards=64 with --source=TABLE.jsonl, a line for each image as above, writes
+64 files a split without holding the table in memory, and goes on where it was stopped; with
+--beam_pipeline_options=runner=… the workers of Apache Beam write them, on many machines.
+
 Damaged images are left out and listed in ledger.jsonl beside the records; examples.png there shows
 some of the others. An interrupted preparation resumes with the same command: images that were
 verified before are not decoded again.
 """
 
 import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from jaxtag import cli
+from jaxtag.errors import UsageError
+from jaxtag.storage.paths import make_path
+
+if TYPE_CHECKING:
+    from jaxtag.datasets import Summary
 
 FLAGS = flags.FLAGS
 
@@ -79,6 +91,19 @@ def define_flags() -> None:
         "train has not, or that validation lacks, or folders that are called after dates.",
     )
     flags.DEFINE_integer(
+        "num_shards",
+        None,
+        "Files of each split, for data of any size: --source is a table of JSON lines, which is "
+        "never held in memory; shards are written one by one, and stay where a run is stopped.",
+        lower_bound=1,
+    )
+    flags.DEFINE_list(
+        "beam_pipeline_options",
+        None,
+        "With --num_shards: write them by the workers of Apache Beam, given its flags without "
+        "dashes, such as runner=DirectRunner,direct_num_workers=4.",
+    )
+    flags.DEFINE_integer(
         "workers", None, "Threads that read and check images; default: one a core.", lower_bound=1
     )
 
@@ -95,7 +120,22 @@ def main(_: list[str]) -> None:
         print(datasets.dry_run(FLAGS.dataset, FLAGS.source, form=form))
         return
     data_dir = datasets.data_dir(FLAGS.data_dir)
-    summary = datasets.prepare(
+    summary = _prepare_in_shards(data_dir) if FLAGS.num_shards else _prepare(data_dir, form)
+    print(summary)
+    assert summary.folder is not None
+    if summary.already:
+        print(f"was prepared already, in {summary.folder}; --overwrite prepares it again")
+    else:
+        contact_sheet = preview.draw_examples(summary.folder, next(iter(summary.splits)))
+        print(f"prepared in {summary.folder}, examples in {contact_sheet.name}")
+
+
+def _prepare(data_dir: Path, form: str | None) -> "Summary":
+    from jaxtag import datasets
+
+    if FLAGS.beam_pipeline_options is not None:
+        raise UsageError("--beam_pipeline_options goes with --num_shards")
+    return datasets.prepare(
         FLAGS.dataset,
         FLAGS.source,
         data_dir,
@@ -105,13 +145,23 @@ def main(_: list[str]) -> None:
         accept_doubtful=FLAGS.accept_doubtful,
         form=form,
     )
-    print(summary)
-    assert summary.folder is not None
-    if summary.already:
-        print(f"was prepared already, in {summary.folder}; --overwrite prepares it again")
-    else:
-        contact_sheet = preview.draw_examples(summary.folder, next(iter(summary.splits)))
-        print(f"prepared in {summary.folder}, examples in {contact_sheet.name}")
+
+
+def _prepare_in_shards(data_dir: Path) -> "Summary":
+    from jaxtag.datasets.sharded.prepare import prepare_in_shards
+
+    cli.require("source", ": a table of JSON lines, a line for each image")
+    options = FLAGS.beam_pipeline_options
+    return prepare_in_shards(
+        FLAGS.dataset,
+        make_path(FLAGS.source, "--source").expanduser(),
+        data_dir,
+        FLAGS.num_shards,
+        beam_options=None if options is None else [f"--{option}" for option in options],
+        overwrite=FLAGS.overwrite,
+        keep_exif=FLAGS.keep_exif,
+        num_threads=FLAGS.workers or len(os.sched_getaffinity(0)),
+    )
 
 
 def run() -> None:

@@ -31,6 +31,7 @@ from PIL import Image
 
 from jaxtag import datasets
 from jaxtag.config import flags, legacy, schema
+from jaxtag.data.shard_files import names_shard_files
 from jaxtag.models import registry
 
 ROOT = Path(__file__).parents[1]
@@ -296,7 +297,9 @@ def check_config(reference: str, overrides: list[str]) -> None:
     with mock.patch.object(sys, "argv", argv):  # ml_collections looks for overrides there
         values(argv)
     config = schema.check(holder.value)
-    assert config.data.dataset in {*datasets.NAMES, *OWN_DATASETS, "my_data:Noise"}
+    name = config.data.dataset
+    own = {*datasets.NAMES, *OWN_DATASETS, "my_data:Noise"}
+    assert name in own or names_shard_files(name)
 
 
 @pytest.fixture

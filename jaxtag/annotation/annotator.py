@@ -60,7 +60,7 @@ class Annotator:
             sizes.append(self.index.extractor.batch_size)
         return math.lcm(*sizes)
 
-    def rows(self, names: Sequence[str], start: int = 0) -> Iterator[Row]:
+    def rows(self, names: Sequence[Any], start: int = 0) -> Iterator[Row]:
         """The rows of the images from `start` on, in order.
 
         Raises:
@@ -72,7 +72,7 @@ class Annotator:
             next(rows)
         return rows
 
-    def share_rows(self, names: Sequence[str], share: Share) -> Iterator[Row]:
+    def share_rows(self, names: Sequence[Any], share: Share) -> Iterator[Row]:
         """The rows of a share of the images, in order."""
         if not self.models:
             assert self.index is not None

@@ -55,7 +55,7 @@ class AnnotatorProcesses:
         self.selects_tags: bool = descriptions[0]["selects_tags"]
         self.tags: list[str] = descriptions[0]["tags"]
 
-    def rows(self, names: Sequence[str], start: int = 0) -> Iterator[Row]:
+    def rows(self, names: Sequence[Any], start: int = 0) -> Iterator[Row]:
         """The rows of the images from `start` on, in order."""
         count = len(self._connections)
         for index in range(count):

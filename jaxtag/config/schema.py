@@ -68,7 +68,8 @@ class DataConfig:
     grayscale: bool = False  # one channel for the model, the mean of the three
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of normalization, on a scale of 0 to 1
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    num_workers: int = runtime(0)  # processes that decode; 0: threads of this process
+    # Processes that decode; 0: threads of this process; auto: as many as training waits for.
+    num_workers: int | str = runtime(0)
     num_threads: int = runtime(4)  # threads that decode, in each process
     shuffle: str | None = None  # full, blocks (see the guide of data), stored (0.1's); None: full
     shuffle_block_size: int = 128  # neighboring records read at once, of shuffle=blocks
@@ -332,7 +333,13 @@ def _check_profile_steps(config: Config) -> None:
 
 def _check_numbers(config: Config) -> None:
     at_least_0 = ["optimizer.ema_bn_batches", "optimizer.lookahead_steps", "evaluation.tta_shift"]
-    at_least_0 += ["data.num_workers", "data.num_threads"]
+    at_least_0 += ["data.num_threads"]
+    if isinstance(config.data.num_workers, int):
+        at_least_0 += ["data.num_workers"]
+    elif config.data.num_workers != "auto":
+        raise UsageError(
+            f"config.data.num_workers = {config.data.num_workers!r}: must be a number or auto"
+        )
     at_least_1 = ["batch_size", "log_every", "evaluate_every", "checkpoint_every", "stop_after"]
     at_least_1 += ["data.image_size", "optimizer.grad_accum_steps", "evaluation.batch_size"]
     at_least_1 += ["data.shuffle_block_size", "data.shuffle_buffer_size", "hang_timeout"]

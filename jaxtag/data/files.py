@@ -6,12 +6,13 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxtag.data.stored_images import StoredImage
 from jaxtag.errors import StorageError, UserError
 from jaxtag.storage import store_errors, transfer
 from jaxtag.storage.paths import is_store, make_path
@@ -163,11 +164,11 @@ class ImageSource:
     """Images to predict, as records: `image`, `file` (as given), `error` (why there is no image).
 
     Args:
-        images: Paths of files, encoded bytes, or arrays uint8 [H, W, 3]; the latter two have the
-            file "".
+        images: Paths of files, images in stores, encoded bytes, or arrays uint8 [H, W, 3]; the
+            latter two have the file "".
     """
 
-    def __init__(self, images: Sequence[str | bytes | np.ndarray]):
+    def __init__(self, images: Sequence[str | bytes | np.ndarray | StoredImage]):
         self._images = list(images)
 
     def __len__(self) -> int:
@@ -177,16 +178,22 @@ class ImageSource:
         """The records at `indices`; files are read."""
         return [self._record(self._images[index]) for index in indices]
 
-    def _record(self, image: str | bytes | np.ndarray) -> dict[str, Any]:
+    def _record(self, image: str | bytes | np.ndarray | StoredImage) -> dict[str, Any]:
         if isinstance(image, str):
             return read(image)
+        if isinstance(image, StoredImage):
+            return _record(image.file, image.read)
         return {"image": image, "file": "", "error": None}
 
 
 def read(file: str) -> dict[str, Any]:
     """Reads one file as a record of `ImageSource`."""
+    return _record(file, lambda: _read_bytes(file))
+
+
+def _record(file: str, read_image: Callable[[], Any]) -> dict[str, Any]:
     try:
-        return {"image": _read_bytes(file), "file": file, "error": None}
+        return {"image": read_image(), "file": file, "error": None}
     except StorageError:  # the image may be good, and another attempt succeed
         raise
     except OSError as error:

@@ -1,6 +1,7 @@
 """Records to batches: a global order from the seed alone, decoding in workers, exact resume."""
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 import grain
@@ -21,6 +22,7 @@ from jaxtag.data.files import ImageSource
 from jaxtag.data.image_reader import MAX_PIXELS
 from jaxtag.data.samplers import BlockShuffleSampler, ShuffleSampler
 from jaxtag.data.sources import DataSource
+from jaxtag.data.stored_images import StoredImage
 from jaxtag.data.transforms import ImageTransform
 from jaxtag.errors import UserError
 
@@ -36,7 +38,7 @@ def train_batches(
     seed: int,
     sampler: Callable[[int], np.ndarray] | None = None,
     rows: Sequence[int] | np.ndarray | None = None,
-    num_workers: int = 0,
+    num_workers: int | str = 0,
     num_threads: int = 2,
     buffer: int = 2,
 ) -> "BatchIterator":
@@ -55,7 +57,8 @@ def train_batches(
         sampler: From the number of a batch to its records, int [batch_size]; by default a
             `ShuffleSampler`.
         rows: The rows of the global batch that are for this process, ascending; by default all.
-        num_workers: Processes that decode; 0: threads of this process.
+        num_workers: Processes that decode; 0: threads of this process; auto: threads, until
+            `BatchIterator.restart` is called.
         num_threads: Threads that decode in each process that decodes, each a batch of its own (or,
             of cached rows, a part of the batch); 0: the calling thread, at each call.
         buffer: Batches decoded ahead for each thread or worker (which takes their memory).
@@ -77,12 +80,19 @@ def train_batches(
         return batch * batch_size + local_rows, sampler(batch)[local_rows]
 
     numbers = grain.MapDataset.range(sys.maxsize)
-    if not num_workers and not example.random and _total_bytes(source, example) <= _CACHE_BYTES:
+    is_small = not example.random and _total_bytes(source, example) <= _CACHE_BYTES
+    if num_workers in (0, "auto") and is_small:
         loader = CachedBatchLoader(source, example, batch_rows, max(1, num_threads))
-        batches = numbers.map(loader)
-        num_threads, buffer = min(1, num_threads), buffer * num_threads
-    elif isinstance(sampler, BlockShuffleSampler):
-        num_parts = min(max(1, num_workers), len(local_rows))
+        return BatchIterator(
+            numbers.map(loader),
+            num_workers=0,
+            num_threads=min(1, num_threads),
+            buffer=buffer * num_threads,
+            can_have_workers=False,
+        )
+
+    def in_parts(num_parts: int) -> grain.MapDataset:
+        assert isinstance(sampler, BlockShuffleSampler)
         blocks = BlockBatchLoader(
             source,
             example,
@@ -92,16 +102,15 @@ def train_batches(
             rows=local_rows,
             num_parts=num_parts,
         )
-        return BatchIterator(
-            numbers.map(blocks.load_part),
-            num_workers=num_workers and num_parts,
-            num_threads=num_threads,
-            buffer=buffer,
-            num_parts=num_parts,
-        )
-    else:
-        batches = numbers.map(batch_rows).map(BatchLoader(source, example, seed))
-    return BatchIterator(batches, num_workers=num_workers, num_threads=num_threads, buffer=buffer)
+        return numbers.map(blocks.load_part)
+
+    return BatchIterator(
+        numbers.map(batch_rows).map(BatchLoader(source, example, seed)),
+        num_workers=num_workers,
+        num_threads=num_threads,
+        buffer=buffer,
+        in_parts=in_parts if isinstance(sampler, BlockShuffleSampler) else None,
+    )
 
 
 def eval_batches(
@@ -110,7 +119,7 @@ def eval_batches(
     example: ExampleSpec,
     batch_size: int,
     rows: Sequence[int] | np.ndarray | None = None,
-    num_workers: int = 0,
+    num_workers: int | str = 0,
     num_threads: int = 2,
     buffer: int = 2,
 ) -> "BatchIterator":
@@ -125,11 +134,11 @@ def eval_batches(
 
 
 def image_batches(
-    images: Sequence[str | bytes | np.ndarray],
+    images: Sequence[str | bytes | np.ndarray | StoredImage],
     *,
     image: ImageTransform,
     batch_size: int,
-    num_workers: int = 0,
+    num_workers: int | str = 0,
     num_threads: int = 2,
     buffer: int = 2,
     max_pixels: int = MAX_PIXELS,
@@ -164,29 +173,35 @@ class BatchIterator(grain.DatasetIterator):
     size), and the same on all of them. It goes through `grain.checkpoint.CheckpointSave`.
 
     Args:
-        batches: Parts of batches in order.
-        num_parts: That make a batch, rows after rows.
+        batches: All of them.
+        num_workers: Processes that make them; 0 or auto: threads of this one.
+        num_threads: Of each process that makes batches.
+        buffer: Batches made ahead for each thread or worker.
+        can_have_workers: Whether processes may make them.
+        in_parts: From a number of parts to all batches in so many parts each, rows after rows:
+            where each worker is to make the same part of every batch.
     """
 
     def __init__(
         self,
         batches: grain.MapDataset,
         *,
-        num_workers: int,
+        num_workers: int | str,
         num_threads: int,
         buffer: int,
-        num_parts: int = 1,
+        can_have_workers: bool = True,
+        in_parts: Callable[[int], grain.MapDataset] | None = None,
     ):
         super().__init__()
-        self._num_parts = num_parts
-        self._batches = batches
-        self._num_workers = num_workers
+        self._parts, self._in_parts = batches, in_parts
+        self.can_have_workers = can_have_workers
         self._read_options = grain.ReadOptions(
             num_threads=num_threads, prefetch_buffer_size=num_threads * buffer
         )
         self._buffer = buffer
         self._taken = 0
         self._iterator: grain.DatasetIterator | None = None
+        self.restart(num_workers if isinstance(num_workers, int) else 0)
 
     def __next__(self) -> Batch:
         try:
@@ -201,6 +216,21 @@ class BatchIterator(grain.DatasetIterator):
         self._taken += 1
         return parts[0] if self._num_parts == 1 else _concatenate(parts)
 
+    def restart(self, num_workers: int) -> None:
+        """Goes on with other workers; what was decoded ahead is dropped."""
+        self.close()
+        self._num_workers = num_workers
+        self._num_parts = max(1, num_workers) if self._in_parts else 1
+        if self._in_parts:
+            self._parts = self._in_parts(self._num_parts)
+
+    def measure_decoding(self) -> float:
+        """Makes a batch, which is dropped; returns the seconds that this takes of one core."""
+        began, first = time.thread_time(), self._taken * self._num_parts
+        for number in range(first, first + self._num_parts):
+            _ = self._parts[number]
+        return time.thread_time() - began
+
     def start_prefetch(self) -> None:
         """Starts decoding ahead, before the first batch is asked for."""
         self._running_iterator()
@@ -214,7 +244,7 @@ class BatchIterator(grain.DatasetIterator):
     def _start(self) -> grain.DatasetIterator:
         # A slice that starts at the next batch, instead of the state of the workers: theirs would
         # bind a checkpoint to their number.
-        dataset = self._batches[self._taken * self._num_parts :].to_iter_dataset(self._read_options)
+        dataset = self._parts[self._taken * self._num_parts :].to_iter_dataset(self._read_options)
         if self._num_workers:
             _mark_flags_as_parsed()
             options = grain.MultiprocessingOptions(

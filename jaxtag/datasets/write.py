@@ -75,25 +75,25 @@ def write_dataset(
     version = str(builder_class.VERSION)
     folder = data_dir / builder_class.name
     final = folder / version
-    with _readable_errors(folder):
+    with readable_errors(folder):
         if final.exists() and not overwrite:
             _clean_if_free(folder)
-            return _load_summary(final)
+            return load_summary(final)
     # The source is listed first: a mistake in it leaves no trace in `data_dir`.
-    with _readable_errors(folder), builder_class.open_listing(source) as listing:
+    with readable_errors(folder), builder_class.open_listing(source) as listing:
         _settle_doubts(listing, accept_doubtful)
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder, wait_seconds), VerifiedCache(folder / _VERIFIED) as cache:
+        with lock(folder, wait_seconds), VerifiedCache(folder / _VERIFIED) as cache:
             _clean(folder)
             if final.exists() and not overwrite:
-                return _load_summary(final)
+                return load_summary(final)
             staging = folder / f"{_STAGING}{os.getpid()}"
             try:
                 staging.mkdir()
                 built, summary = _build(
                     builder_class, listing, cache, staging, keep_exif, num_threads, shards_to
                 )
-                _put_in_place(built, final)
+                put_in_place(built, final)
                 cache.delete()
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -164,7 +164,7 @@ def _no_images(dataset: str, report: PrepareReport) -> str:
     return "\n".join(lines)
 
 
-def _load_summary(final: Path) -> Summary:
+def load_summary(final: Path) -> Summary:
     try:
         return Summary.load(final)
     except (UserError, TypeError) as error:
@@ -174,7 +174,7 @@ def _load_summary(final: Path) -> Summary:
         ) from error
 
 
-def _put_in_place(built: Path, final: Path) -> None:
+def put_in_place(built: Path, final: Path) -> None:
     replaced = final.with_name(f"{_REPLACED}{final.name}")
     if final.exists():
         final.rename(replaced)
@@ -197,12 +197,12 @@ def _clean(folder: Path) -> None:
 def _clean_if_free(folder: Path) -> None:
     """As `_clean`, where there is something and no other process prepares the data set."""
     if any(path for kind in (_STAGING, _REPLACED) for path in folder.glob(f"{kind}*")):
-        with contextlib.suppress(UserError, OSError), _lock(folder, wait_seconds=0):
+        with contextlib.suppress(UserError, OSError), lock(folder, wait_seconds=0):
             _clean(folder)
 
 
 @contextlib.contextmanager
-def _lock(folder: Path, wait_seconds: float) -> Iterator[None]:
+def lock(folder: Path, wait_seconds: float) -> Iterator[None]:
     """Holds `folder/.lock`; the system releases it when the process ends, however it ends."""
     deadline = time.monotonic() + wait_seconds
     with open(folder / ".lock", "a", encoding="utf-8") as file:
@@ -235,7 +235,7 @@ def _check_space(folder: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def _readable_errors(folder: Path) -> Iterator[None]:
+def readable_errors(folder: Path) -> Iterator[None]:
     """Turns errors of the disk into messages; raises all others as they are.
 
     Such are a full or read-only disk and a file of the source that cannot be read; tfds wraps them

@@ -1,6 +1,8 @@
 """The mesh of devices, and how a batch is laid out on it."""
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -13,6 +15,7 @@ from jaxtag.errors import UserError
 _Result = TypeVar("_Result")
 
 AXES = ("data", "fsdp", "tensor")
+_local_only = contextvars.ContextVar("local_only", default=False)
 BATCH_AXES = ("data", "fsdp")  # a batch is split over these; `tensor` splits the layers
 
 
@@ -25,12 +28,13 @@ def make_mesh(
         data: Size of the axis; one of the three may be -1, which takes all remaining devices.
         fsdp: Likewise.
         tensor: Likewise.
-        devices: All of the job by default.
+        devices: By default all of the job, or within `on_local_devices` those of this process.
 
     Raises:
         UserError: The product of the sizes is not the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
+    if devices is None:
+        devices = jax.local_devices() if _local_only.get() else jax.devices()
     sizes = [data, fsdp, tensor]
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"config.mesh: sizes must be at least 1, one of them may be -1: {sizes}")
@@ -46,6 +50,16 @@ def make_mesh(
         return Mesh(_arrange_slices(sizes, slices, devices), AXES, axis_types=types)
     arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(arranged, AXES, axis_types=types)
+
+
+@contextlib.contextmanager
+def on_local_devices() -> Iterator[None]:
+    """A context in which meshes are of this process's devices, for work that it does by itself."""
+    token = _local_only.set(True)
+    try:
+        yield
+    finally:
+        _local_only.reset(token)
 
 
 def _arrange_slices(sizes: list[int], slices: int, devices: list[jax.Device]) -> np.ndarray:
@@ -90,7 +104,7 @@ def with_mesh(mesh: Mesh, function: Callable[..., _Result]) -> Callable[..., _Re
 def num_batch_shards() -> int:
     """Devices that split the batch of what is traced in `with_mesh`; 1 outside of a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else _num_shards(mesh)
+    return 1 if mesh.empty else num_shards(mesh)
 
 
 def constrain_batch(x: jax.Array) -> jax.Array:
@@ -108,7 +122,7 @@ def constrain_batch(x: jax.Array) -> jax.Array:
 
 def check_batch(mesh: Mesh, batch_size: int, field: str = "config.batch_size") -> None:
     """Raises UserError unless `batch_size` splits evenly over the mesh."""
-    shards = _num_shards(mesh)
+    shards = num_shards(mesh)
     if batch_size % shards:
         raise UserError(
             f"{field} = {batch_size} does not split over data x fsdp = {shards} devices; "
@@ -127,7 +141,7 @@ def local_row_indices(mesh: Mesh, batch_size: int) -> np.ndarray:
 
     Processes whose devices differ along `tensor` only have the same rows.
     """
-    size = batch_size // _num_shards(mesh)
+    size = batch_size // num_shards(mesh)
     return np.concatenate([shard * size + np.arange(size) for shard in _local_shards(mesh)])
 
 
@@ -148,13 +162,13 @@ def make_global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax
             start = local_shards.index((index[0].start or 0) // size) * size
             return rows[start : start + size]
 
-        shape = (size * _num_shards(mesh), *rows.shape[1:])
+        shape = (size * num_shards(mesh), *rows.shape[1:])
         return jax.make_array_from_callback(shape, sharding, shard)
 
     return {name: make_global(np.asarray(rows)) for name, rows in batch.items()}
 
 
-def _num_shards(mesh: Mesh | AbstractMesh) -> int:
+def num_shards(mesh: Mesh | AbstractMesh) -> int:
     """Shards that a batch is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -163,4 +177,4 @@ def _local_shards(mesh: Mesh) -> list[int]:
     """Indices of the shards that lie on devices of this process, ascending."""
     process = jax.process_index()
     is_local = np.vectorize(lambda device: device.process_index == process, otypes=[bool])
-    return np.flatnonzero(is_local(mesh.devices).reshape(_num_shards(mesh), -1).any(1)).tolist()
+    return np.flatnonzero(is_local(mesh.devices).reshape(num_shards(mesh), -1).any(1)).tolist()

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtag import augment, models
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline, transforms
-from jaxtag.data.sources import Source
+from jaxtag.data.sources import DataSource
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.inference import predictor
@@ -92,7 +92,7 @@ class FeatureExtractor:
         vectors = [part.vectors for part in parts]
         return np.concatenate(vectors) if vectors else np.zeros((0, self.dimension), np.float32)
 
-    def of_source(self, source: Source) -> Iterator[FeatureBatch]:
+    def of_source(self, source: DataSource) -> Iterator[FeatureBatch]:
         """The vectors of a prepared split, in order, some at a time; on all processes alike."""
         batches = pipeline.eval_batches(
             source,
@@ -121,7 +121,7 @@ class FeatureExtractor:
     @property
     def batch_size(self) -> int:
         """The size of the batches in which vectors are computed."""
-        shards = self.mesh.shape["data"]
+        shards = meshes.num_shards(self.mesh)
         return -(-self._config.evaluation.batch_size // shards) * shards
 
 

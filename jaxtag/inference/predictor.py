@@ -114,7 +114,7 @@ class Predictor:
 
     def batch_size(self, num_images: int) -> int:
         """The size of the batches in which so many images are predicted."""
-        shards = self.mesh.shape["data"]
+        shards = meshes.num_shards(self.mesh)
         batch_size = max(1, min(self.config.evaluation.batch_size, num_images))
         return -(-batch_size // shards) * shards  # whole rows for each device
 
@@ -157,15 +157,16 @@ def load(
     workdir = make_path(workdir, "--workdir")
     config = schema.load(workdir) if config is None else config
     vocabulary = run_data.load_vocabulary(config, workdir)
-    mesh = meshes.make_mesh()  # the devices here need not be those of the training
+    mesh = _make_mesh(config)
     task = run_data.task_class(config)(config, vocabulary)
     collections = dict(jax.eval_shape(task.init, jax.random.key(0)))
     params = collections.pop("params")
-    replicated = sharding.infer_sharding(params, mesh, ((r".*", "replicate"),))
+    rules = (*config.mesh.rules, *sharding.TRANSFORMER)
+    layout = sharding.infer_sharding(params, mesh, rules)
     shapes = {"params": params, "collections": collections}
     if config.optimizer.ema_decay is not None:
         shapes = {"ema": shapes}
-    shapes = sharding.shard_shapes(shapes, replicated, mesh)
+    shapes = sharding.shard_shapes(shapes, layout, mesh)
     with Checkpoints(
         workdir / "checkpoints",
         keep_last=config.checkpoint.keep_last,
@@ -179,6 +180,19 @@ def load(
     variables = {"params": state["params"], **state["collections"]}
     task.load_artifacts(workdir, restored.step)
     return Predictor(task, mesh, variables, restored.step, workdir)
+
+
+def _make_mesh(config: Config) -> Mesh:
+    """The devices here, which need not be those of the training, with weights split as there.
+
+    So a model that fits on no device by itself can be used. Where there are too few devices for
+    `config.mesh`, each of them holds the whole model.
+    """
+    sizes = (config.mesh.fsdp, config.mesh.tensor)
+    try:
+        return meshes.make_mesh(1 if -1 in sizes else -1, *sizes)
+    except UserError:
+        return meshes.make_mesh()
 
 
 def as_inputs(images: Any) -> tuple[list[Any], bool]:

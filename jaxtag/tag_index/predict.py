@@ -35,7 +35,7 @@ class IndexPredictor:
         return cls(folder, TagIndex(folder, extractor.mesh), extractor)
 
     def predict_rows(
-        self, files: Sequence[str], max_tags: int, share: Share | None = None
+        self, files: Sequence[Any], max_tags: int, share: Share | None = None
     ) -> Iterator[Row]:
         """Yields a row for each file, in order: its most likely tags.
 

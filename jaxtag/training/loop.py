@@ -31,6 +31,7 @@ from jaxtag.training import (
 )
 from jaxtag.training.callbacks import Callback, EarlyStopping
 from jaxtag.training.checkpoint import Checkpoints
+from jaxtag.training.input_monitor import InputMonitor
 from jaxtag.training.log_window import LogWindow
 from jaxtag.training.metric_writer import MetricWriter, MultiWriter, RunInfo
 from jaxtag.training.preemption import Preemption
@@ -116,6 +117,7 @@ def train(
         window, timer = LogWindow(config), StepTimer(startup, writer.write_text)
         for callback in callbacks:
             callback.on_start(setup, workdir, start)
+        input_monitor = InputMonitor(config.data, iterator, writer.write_text)
         evaluation, step = None, start
         while True:
             finished = step >= total or stopping.should_stop
@@ -159,7 +161,9 @@ def train(
             for callback in callbacks:
                 callback.on_step(step, state, outputs)
             if step % config.log_every == 0 or step == total:
-                writer.write_scalars(step, "train", window.read(step, timer))
+                scalars = window.read(step, timer)
+                writer.write_scalars(step, "train", scalars)
+                input_monitor.update(scalars)
                 _check_workdir(workdir)
                 timer.reset()
             checkpoints.check()

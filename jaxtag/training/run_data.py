@@ -19,6 +19,7 @@ from jaxtag.config.schema import Config, DataConfig
 from jaxtag.data.label_matching import match_labels
 from jaxtag.data.labels import LabelNames, listed
 from jaxtag.data.mixture import MixtureSource
+from jaxtag.data.shard_files import names_shard_files, open_shard_files
 from jaxtag.data.sources import Source, as_data_source
 from jaxtag.datasets.prepared import data_dir, open_split
 from jaxtag.distributed import coordination
@@ -96,12 +97,16 @@ def _open_train(settings: DataConfig) -> Source:
 def open_source(settings: DataConfig, split: str, data: Mapping[str, Any] | None = None) -> Source:
     """One split of `data`, or of the data set that `settings.dataset` names.
 
-    `package.module:Name` is a builder, or a function from the name of a split to a source.
+    `package.module:Name` is a builder, or a function from the name of a split to a source;
+    `tar:PATTERN` and `parquet:PATTERN` name files (see `jaxtag.data.shard_files`).
     """
     if data is not None:
         if split not in data:
             raise UsageError(f"data has no split {split!r}{did_you_mean(split, data)}")
         return as_data_source(data[split])
+    shard_files = open_shard_files(settings.dataset, split)
+    if shard_files is not None:
+        return shard_files
     factory = _source_factory(settings)
     if factory is not None:
         return as_data_source(factory(split))
@@ -174,7 +179,7 @@ def open_or_prepare(settings: DataConfig) -> Source:
     try:
         return open_source(settings, settings.train_split)
     except UserError:
-        if _source_factory(settings) is not None:
+        if names_shard_files(settings.dataset) or _source_factory(settings) is not None:
             raise
         embedded = not datasets.builder_class(settings.dataset).NEEDS_SOURCE
         if not embedded and settings.source_dir is None:

@@ -1,5 +1,6 @@
 """The pipeline: one global order, exact resume, whoever decodes; broken pictures."""
 
+import itertools
 import os
 import signal
 import time
@@ -327,3 +328,21 @@ def test_a_killed_worker_is_an_error_and_not_a_hang(example):
         next(batches)
     assert time.monotonic() - start < 40
     batches.close()
+
+
+def test_other_workers_go_on_with_the_same_batches(records, example):
+    def batches(num_workers):
+        return train_batches(
+            records, example=example, batch_size=8, seed=1, num_workers=num_workers, num_threads=1
+        )
+
+    expected = list(itertools.islice(batches(0), 3))
+    iterator = batches("auto")
+    taken = [next(iterator)]
+    assert iterator.measure_decoding() > 0
+    iterator.restart(1)
+    taken += [next(iterator), next(iterator)]
+    iterator.close()
+    for batch, other in zip(taken, expected, strict=True):
+        for name, values in other.items():
+            np.testing.assert_array_equal(batch[name], values)

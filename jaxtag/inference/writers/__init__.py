@@ -5,7 +5,7 @@ from jaxtag.inference.writers.csv import CsvWriter
 from jaxtag.inference.writers.duplicates import DuplicatesWriter
 from jaxtag.inference.writers.embed import EmbedWriter
 from jaxtag.inference.writers.gallery import GalleryWriter
-from jaxtag.inference.writers.jsonl import GrowingJsonlWriter, JsonlWriter
+from jaxtag.inference.writers.jsonl import GrowingJsonlWriter, JsonlWriter, is_finished
 from jaxtag.inference.writers.xmp import XmpWriter
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "JsonlWriter",
     "PredictionWriter",
     "XmpWriter",
+    "is_finished",
 ]

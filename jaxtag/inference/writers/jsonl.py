@@ -33,7 +33,7 @@ class JsonlWriter:
 
     def __init__(self, path: Path, settings: Mapping[str, Any] | None = None):
         self._path = path
-        self._settings = _settings_path(path)
+        self._settings, self._keeps_settings = _settings_path(path), False
         self._file = AtomicFile(path, "--output", resume=settings is not None)
         self.previous: dict[str, tuple[int, int]] = {}
         if settings is None or self._file.unfinished is None:
@@ -68,11 +68,17 @@ class JsonlWriter:
             with partial.open("rb") as file:
                 self._file.replace(_line(file, *lines[name]) for name in names if name in lines)
 
-    def close(self) -> None:
-        """Gives the file its name."""
+    def close(self, keep_settings: bool = False) -> None:
+        """Gives the file its name.
+
+        Args:
+            keep_settings: so that `is_finished` can tell how it was made.
+        """
         self._file.finish()
-        with contextlib.suppress(OSError):  # without lines nobody reads them
-            self._settings.unlink()
+        self._keeps_settings = keep_settings
+        if not keep_settings:
+            with contextlib.suppress(OSError):  # without lines nobody reads them
+                self._settings.unlink()
 
     def abort(self) -> None:
         """Gives the file up; what was written keeps another name."""
@@ -81,7 +87,8 @@ class JsonlWriter:
         with contextlib.suppress(OSError):  # of storage that fails: no line is lost
             if partial is not None and not (partial.exists() and partial.stat().st_size):
                 partial.unlink(missing_ok=True)
-                self._settings.unlink(missing_ok=True)
+                if not self._keeps_settings:
+                    self._settings.unlink(missing_ok=True)
 
     def _resume(self, partial: Path, settings: dict[str, Any]) -> None:
         saved = _read_settings(self._settings)
@@ -140,6 +147,15 @@ class GrowingJsonlWriter:
     def abort(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def is_finished(path: Path, settings: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Whether a file has the lines of these images, made with these settings, in order."""
+    if not path.is_file() or _read_settings(_settings_path(path)) != json.loads(
+        json.dumps(settings)
+    ):
+        return False
+    return list(_index(path)) == list(names)
 
 
 def _settings_path(output: Path) -> Path:
