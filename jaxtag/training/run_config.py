@@ -18,6 +18,7 @@ from jaxtag.storage.paths import is_store
 from jaxtag.storage.store_lock import StoreLock
 from jaxtag.tasks import common
 from jaxtag.training import checkpoint_folder, run_data
+from jaxtag.weights import reference
 
 
 def resolve_run_config(config: Config, workdir: Path, allow_changes: bool = False) -> Config:
@@ -84,8 +85,11 @@ def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
         data=dataclasses.replace(config.data, shuffle=config.data.shuffle or "full"),
         model=dataclasses.replace(config.model, scan=common.resolve_scan(config.model.scan)),
     )
-    if path.exists():
-        old = schema.load(workdir)
+    old = schema.load(workdir) if path.exists() else None
+    if config.model.pretrained is not None:
+        previous = None if old is None else old.model.pretrained
+        resolved.model.pretrained = reference.pin(config.model.pretrained, previous)
+    if old is not None:
         if config.model.scan is None:
             resolved.model.scan = old.model.scan
         if config.data.shuffle is None:
