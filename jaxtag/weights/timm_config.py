@@ -78,8 +78,16 @@ def parse_config(values: Mapping[str, Any], where: str) -> tuple[str, dict[str, 
     """The model's name here and its fields, from timm's configuration.
 
     Raises:
-        UserError: names `where`, and the architecture or argument that has no counterpart.
+        UserError: names `where`, and the architecture or argument that has no counterpart, or is of
+            another kind than it should be.
     """
+    try:
+        return _parse_config(values, where)
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
+        raise UserError(f"{where} cannot be used: {str(error)[:300]}") from error
+
+
+def _parse_config(values: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
     architecture = str(values.get("architecture")).partition(".")[0]
     pretrained = values.get("pretrained_cfg")
     pretrained = pretrained if isinstance(pretrained, dict) else {}

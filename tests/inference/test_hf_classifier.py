@@ -164,3 +164,13 @@ def test_timm_models_that_are_not_here_are_named(values, message) -> None:
         {"architecture": "tf_efficientnet_b0.ns_jft_in1k", "global_pool": "avg"}, "config.json"
     )
     assert (name, fields) == ("efficientnet_b0", {"padding": "same", "norm_eps": 1e-3})
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"model_args": ["x"]}, {"model_args": [3]}, {"model_args": 3}, {"global_pool": [1]},
+     {"model_args": {"mlp_ratio": "x"}}, {"pretrained_cfg": {"input_size": 3}}],
+)  # fmt: skip
+def test_a_configuration_of_timm_with_values_of_other_kinds_is_refused(odd):
+    with pytest.raises(UserError, match=r"^config\.json"):
+        timm_config.parse_config({"architecture": "vit_tiny_patch16_224", **odd}, "config.json")
