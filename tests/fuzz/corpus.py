@@ -268,7 +268,7 @@ def _official() -> list[Item]:
 def _forms() -> list[Item]:
     import form_files
 
-    tests = [_test_module(f"forms/test_{name}") for name in ("layout_forms", "parquet", "keywords")]
+    tests = [_test_module(f"forms/test_{name}") for name in ("layout_forms", "parquet")]
     forms = form_files.forms(*tests)
     return [
         _item(name, "form", files, [n for n in files if not n.endswith(".jpg")] or list(files))

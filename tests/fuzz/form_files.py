@@ -64,11 +64,11 @@ def _json_forms() -> dict[str, Files]:
     return forms
 
 
-def forms(layouts: ModuleType, parquets: ModuleType, keywords: ModuleType) -> dict[str, Files]:
+def forms(layouts: ModuleType, parquets: ModuleType) -> dict[str, Files]:
     """Form -> the files of a folder.
 
     Args:
-        layouts, parquets, keywords: the tests of these forms, for what they write.
+        layouts, parquets: the tests of these forms, for what they write.
     """
     yaml = layouts.YAML.format(train="images/train", val="images/val", names="['cat', 'dog']")
     table = parquets.table(0, 6, {"label": parquets.CLASSES}, label=[n % 2 for n in range(6)])
@@ -98,9 +98,5 @@ def forms(layouts: ModuleType, parquets: ModuleType, keywords: ModuleType) -> di
         "webdataset": {"train-000000.tar": shard, "train-000001.tar": layouts.shard(1, cls="1")},
         "parquet": {"data/train-00000-of-00001.parquet": parquets.parquet(table)},
         "arrow": {"train/data-00000-of-00001.arrow": parquets.stream(table)},
-        "keywords": {
-            f"20{n}/{n}.jpg": keywords.photo(20 * n, keywords.bag("subject", "sea", f"t{n % 2}"))
-            for n in range(10, 16)
-        },
         **_json_forms(),
     }
