@@ -12,13 +12,13 @@ from labelled import list_own
 from jaxtag import datasets
 from jaxtag.data import pipeline
 from jaxtag.data.decode import decode, open_image
+from jaxtag.data.embedded_metadata import read_embedded
 from jaxtag.data.image_reader import DecodeError
 from jaxtag.data.transforms import CenterCrop, Resize
 from jaxtag.datasets.archives import ReadError
 from jaxtag.datasets.base import ImageRecord
 from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.verify import ImageVerifier, PrepareReport, VerifiedCache
-from jaxtag.inference.writers.embedded_metadata import read_embedded
 
 
 def check_image(case: Path, rng: random.Random) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import re
 import warnings
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image, IptcImagePlugin
 
@@ -37,7 +37,7 @@ class EmbeddedMetadata:
     caption: str = ""
 
 
-def read_embedded(file: str) -> EmbeddedMetadata:
+def read_embedded(file: str | IO[bytes]) -> EmbeddedMetadata:
     """Reads what there is; a picture or a field that cannot be read has nothing."""
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
