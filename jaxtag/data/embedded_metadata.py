@@ -41,7 +41,8 @@ def read_embedded(file: str | IO[bytes]) -> EmbeddedMetadata:
     """Reads what there is; a picture or a field that cannot be read has nothing."""
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with make_path(file).open("rb") as opened, Image.open(opened) as image:
+        stream = make_path(file).open("rb") if isinstance(file, str) else file
+        with stream as opened, Image.open(opened) as image:
             iptc: dict[Any, Any] = {}
             with contextlib.suppress(Exception):
                 iptc = IptcImagePlugin.getiptcinfo(image) or {}
