@@ -189,7 +189,7 @@ class Config:
     total_epochs: float | None = None  # where total_steps is not given
     log_every: int = runtime(50)  # steps, as the next two
     evaluate_every: int = runtime(1000)
-    checkpoint_every: int = runtime(1000)
+    checkpoint_every: int = runtime(1000)  # and before each evaluation
     stop_after: int | None = runtime(None)  # evaluations without a better best_metric; None: never
     max_consecutive_nonfinite: int = runtime(20)  # steps in a row with a non-finite gradient
     hang_timeout: float = runtime(300.0)  # seconds within which each process must make progress

@@ -12,6 +12,7 @@ from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.distributed import coordination
 from jaxtag.errors import UserError, write_error
+from jaxtag.storage import mounts
 from jaxtag.storage.atomic_file import write_text
 from jaxtag.storage.lock import FolderLock
 from jaxtag.storage.paths import is_store
@@ -56,6 +57,8 @@ def locked(workdir: Path) -> Iterator[None]:
 
     def acquire() -> None:
         _make(workdir)
+        if not is_store(workdir):
+            mounts.check_folder_renames(workdir, "--workdir")
         lock.acquire()
 
     coordination.run_on_process_zero(acquire)
