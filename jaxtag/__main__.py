@@ -19,7 +19,6 @@ COMMANDS = (
     "compare",
     "compile",
     "profile",
-    "debug",
 )
 
 

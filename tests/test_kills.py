@@ -23,12 +23,12 @@ TRAIN = COMMANDS["train"]
 # Command -> its share of the kills.
 SHARES = {
     "train": 0.25,
-    "train, two processes": 0.15,
+    "train, two processes": 0.1,
     "prepare": 0.15,
     "annotate": 0.15,
     "index build": 0.1,
     "index add": 0.1,
-    "index remove": 0.1,
+    "index remove": 0.15,
 }
 MAX_IN_ROW = 4  # kills before the command may end
 # Of a process that is killed; of one that ends by itself, before or because the other was killed.
@@ -70,9 +70,11 @@ def test_killed_and_run_again(server, inputs, tmp_path, name):
 
 
 def _kill(moments: random.Random, unbroken: Ended) -> dict:
-    """When to kill, as `ForkServer.run` takes it: a process at a time, or some at a call."""
+    """When to kill, as `ForkServer.run` takes it: at a time, or at a call."""
     if unbroken.calls and moments.random() < 0.5:
         number = moments.randint(1, len(unbroken.calls))
         return {"faults": Faults(number, number, forks.KILL)}
-    index = moments.randrange(len(unbroken.statuses))
-    return {"kills": {index: moments.uniform(0, unbroken.seconds)}}
+    # One process, or all at once, as a machine that loses its power.
+    indices = range(len(unbroken.statuses))
+    victims = indices if moments.random() < 0.5 else [moments.choice(indices)]
+    return {"kills": dict.fromkeys(victims, moments.uniform(0, unbroken.seconds))}

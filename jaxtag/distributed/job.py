@@ -16,9 +16,7 @@ _LOST = ("gloo", "nccl", "connection", "unavailable", "deadline_exceeded", "abor
 
 
 @contextlib.contextmanager
-def join(
-    process: initialize.ProcessInfo | None, initialization_timeout: int | None = None
-) -> Iterator[None]:
+def join(process: initialize.ProcessInfo | None, initialization_timeout: int) -> Iterator[None]:
     """Connects this process to its job for the duration of the context.
 
     Leaving the context normally waits for all processes. Leaving it with an exception tells the
@@ -27,7 +25,7 @@ def join(
     Args:
         process: As `initialize.detect_cluster` returns it; None, a single process, only watches
             itself for hangs.
-        initialization_timeout: Seconds to wait for the other processes; see `initialize`.
+        initialization_timeout: Seconds to wait for the other processes.
     """
     if process is None:
         watchdog.current().start(alone=True)

@@ -15,10 +15,11 @@ from jaxtag.datasets.table_columns import TwoKindsError
 
 
 class Confidence(enum.IntEnum):
-    """How sure a form is: likely, or sure by files that are its tool's own."""
+    """How sure a form is: of its tool's own files, likely, or what else can be read."""
 
-    LIKELY = 1
-    SURE = 2
+    POSSIBLE = 1
+    LIKELY = 2
+    SURE = 3
 
 
 @dataclass(frozen=True)
