@@ -47,6 +47,7 @@ TIMM_V3 = [
     ["cn_r1_k1_s1_c96"],
 ]
 TIMM_EFFICIENTNET = [["ds_r1_k3_s1_e1_c16_se0.25"], ["ir_r2_k5_s2_e6_c24_se0.25"]]
+TIMM_LITE = [["ds_r1_k3_s2_e1_c16"], ["ir_r2_k5_s2_e2_c24"], ["ir_r1_k3_s2_e2_c32"]]
 
 
 def timm_model(kind: type, blocks: list, **fields) -> nn.Module:
@@ -119,6 +120,10 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         norm_layer=partial(nn.BatchNorm2d, eps=1e-3),
     ),
     "efficientnet_transformers": transformers_efficientnet,
+    "efficientnet_lite_timm": lambda: timm_model(
+        TIMM, TIMM_LITE, num_features=1280, stem_size=32, act_layer=nn.ReLU6, pad_type="same",
+        norm_layer=partial(nn.BatchNorm2d, eps=1e-3),
+    ),
 }  # fmt: skip
 
 # Names and shapes of the full-size models: library/our name -> what makes the model.
@@ -129,6 +134,8 @@ FULL_SIZE: dict[str, Callable[[], nn.Module]] = {
     "timm/mobilenet_v3_small": partial(timm.create_model, "mobilenetv3_small_100"),
     "timm/efficientnet_b0": partial(timm.create_model, "efficientnet_b0"),
     "timm/efficientnet_b7": partial(timm.create_model, "tf_efficientnet_b7"),
+    "timm/efficientnet_lite0": partial(timm.create_model, "tf_efficientnet_lite0"),
+    "timm/efficientnet_lite4": partial(timm.create_model, "tf_efficientnet_lite4"),
     "torchvision/mobilenet_v2": torchvision.models.mobilenet_v2,
     "torchvision/mobilenet_v3_large": torchvision.models.mobilenet_v3_large,
     "torchvision/mobilenet_v3_small": torchvision.models.mobilenet_v3_small,

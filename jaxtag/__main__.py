@@ -19,6 +19,7 @@ COMMANDS = (
     "compare",
     "compile",
     "profile",
+    "debug",
 )
 
 

@@ -1,6 +1,12 @@
 """Captions or tags images: files, folders, glob patterns.
 
     python -m jaxtag.annotate --workdir=runs/coco --output=captions.jsonl photos/ 'more/*.png'
+    python -m jaxtag.annotate --model=efficientnet_lite0 --output=tags.jsonl photos/
+
+--model takes a REF: the work directory of a run (--workdir says the same); a published checkpoint,
+as a folder or a file of weights (safetensors, .bin, .pt, .pth, .msgpack) or as
+hf:owner/name[@revision][/file]; or the name of a model whose weights an installed package brings.
+What a checkpoint does not say of itself, --backbone and --labels say.
 
 Writes a line for each image, in the order given. A captioner writes {"file": …, "caption": …,
 "score": …}; the score is the caption's log-probability, with beam search divided by its length
@@ -13,11 +19,11 @@ where a run was stopped. A device or pipe, such as /dev/stdout, is written to di
 links are followed; system files and files that are no pictures are left out, and counted. Exit
 status 1: keywords could not be written into some file.
 
-Several runs, --workdir=A --workdir=B, are merged: the tags of all, each with its highest score, and
+Several models, --model=A --model=B, are merged: the tags of all, each with its highest score, and
 the caption of the first captioner.
 
 With --index=DIR, an index of jaxtag.index, an image gets the tags of its nearest neighbors there.
-It can be given alone, or beside --workdir: a tag that the model knows then gets the mean of both
+It can be given alone, or beside --model: a tag that the model knows then gets the mean of both
 scores (0 where one does not name it), a tag that is newer than the model the index's score.
 
 Several processes annotate as they train (see jaxtag.train): each takes a stretch of the images and
@@ -66,7 +72,8 @@ from jaxtag.config.schema import Config
 from jaxtag.data import files
 from jaxtag.distributed import compilation_cache, mesh
 from jaxtag.errors import UsageError, UserError, did_you_mean, nearest, printable
-from jaxtag.inference import predictor, writers
+from jaxtag.inference import checkpoint, predictor, writers
+from jaxtag.inference.checkpoint import CheckpointOptions
 from jaxtag.inference.writers.sidecar_programs import get_program
 from jaxtag.storage import atomic_file, mirror
 from jaxtag.storage.paths import is_store, make_path
@@ -80,7 +87,16 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     config_flags.define()
     flags.DEFINE_multi_string(
-        "workdir", [], "Folder of a run of jaxtag.train; several times for several runs."
+        "model",
+        [],
+        "REF of a model: a work directory, hf:owner/name, …; several times for several.",
+    )
+    flags.DEFINE_multi_string("workdir", [], "The same, of the folder of a run.")
+    flags.DEFINE_string(
+        "backbone", None, "Architecture of weights that do not say it, of jaxtag.list_models()."
+    )
+    flags.DEFINE_list(
+        "labels", [], "Names of the classes of a checkpoint: a,b,…, a file of them, or imagenet."
     )
     flags.DEFINE_string("index", None, "Folder of a tag index (see jaxtag.index).")
     flags.DEFINE_string("output", None, "File to write, JSON lines.")
@@ -148,9 +164,9 @@ def main(paths: list[str]) -> int:
     ways = [bool(paths), bool(FLAGS.files_from), bool(FLAGS.dataset)]
     if FLAGS.merge and FLAGS.output and not any(ways):
         return _merge(make_path(FLAGS.output, "--output"))
-    if not ((FLAGS.workdir or FLAGS.index) and FLAGS.output) or ways.count(True) != 1:
+    if not ((_models() or FLAGS.index) and FLAGS.output) or ways.count(True) != 1:
         raise UsageError(
-            "usage: jaxtag.annotate --workdir=DIR [--index=DIR] --output=FILE.jsonl PATH… "
+            "usage: jaxtag.annotate --model=REF [--index=DIR] --output=FILE.jsonl PATH… "
             "(or --index alone; --files_from=LIST or --dataset=NAME instead of paths)"
         )
     get_program(FLAGS.sidecars or "any")
@@ -192,7 +208,7 @@ def _annotate(paths: list[str]) -> int:
             return 0
         lines = writers.JsonlWriter(output, settings)
         stack.callback(lines.abort)
-        threads = configs[0].data.num_threads if configs else Config().data.num_threads
+        threads = ((configs[0] if configs else None) or Config()).data.num_threads
         besides = _writers(stack, annotator.selects_tags, threads)
         own = {name: images[name] for name in names}
         num_errors = _write_rows(annotator, lines, besides, own, names_of_tags)
@@ -374,36 +390,43 @@ def _rows(
     return annotator.rows(pending)
 
 
-def _loader(configs: Sequence[Config], index: str | None) -> Callable[[], Annotator]:
-    return functools.partial(_load, tuple(FLAGS.workdir), configs, FLAGS.step, index, _top_k())
+def _loader(configs: Sequence[Config | None], index: str | None) -> Callable[[], Annotator]:
+    options = CheckpointOptions(FLAGS.backbone, checkpoint.parse_labels(FLAGS.labels))
+    models = tuple(zip(_models(), configs, strict=True))
+    return functools.partial(_load, models, options, FLAGS.step, index, _top_k())
 
 
 def _load(
-    workdirs: Sequence[str],
-    configs: Sequence[Config],
+    references: Sequence[tuple[str, Config | None]],
+    options: CheckpointOptions,
     step: str,
     index: str | None,
     top_k: int | None,
 ) -> Annotator:
     """The models and the index that the flags name."""
-    config = configs[0] if configs else Config()  # an index alone has no run
-    if config.compilation_cache:
+    config = references[0][1] if references else None
+    if (config or Config()).compilation_cache:  # a checkpoint and an index have no run
         compilation_cache.use_compilation_cache()
     models = [
-        predictor.load(workdir, run_config, step)
-        for workdir, run_config in zip(workdirs, configs, strict=True)
+        predictor.load(reference, run_config, step, options) for reference, run_config in references
     ]
     return Annotator(models, IndexPredictor.load(Path(index)) if index else None, top_k)
 
 
-def _configs() -> list[Config]:
-    """The configuration of each run, one of them changed by --config."""
-    saved = [schema.load(workdir) for workdir in FLAGS.workdir]
-    if len(saved) < 2:
-        return [schema.check(FLAGS.config or config) for config in saved]
-    if FLAGS.config not in (None, saved[-1]):
-        raise UsageError("--config changes one run: give one --workdir")
-    return [schema.check(config) for config in saved]
+def _models() -> list[str]:
+    """The REFs of the models."""
+    return [*FLAGS.workdir, *FLAGS.model]
+
+
+def _configs() -> list[Config | None]:
+    """The configuration of each run, one of them changed by --config; None for a checkpoint."""
+    runs = [model for model in _models() if schema.is_workdir(model)]
+    saved = {run: schema.check(schema.load(run)) for run in runs}
+    if FLAGS.config not in (None, *list(saved.values())[-1:]):
+        if len(runs) != 1 or len(_models()) != 1:
+            raise UsageError("--config changes one run: give one --workdir")
+        saved = {runs[0]: schema.check(FLAGS.config)}
+    return [saved.get(model) for model in _models()]
 
 
 def _top_k() -> int | None:

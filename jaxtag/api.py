@@ -13,6 +13,7 @@ from jaxtag.data.sources import Source
 from jaxtag.distributed import watchdog
 from jaxtag.errors import UserError
 from jaxtag.inference import predictor
+from jaxtag.inference.checkpoint import CheckpointOptions
 from jaxtag.inference.predictor import Predictor
 from jaxtag.inference.writers import prediction_file
 from jaxtag.storage.paths import make_path
@@ -25,17 +26,28 @@ from jaxtag.training.metric_writer import MetricWriter
 from jaxtag.training.timer import StartupTimer
 
 
-def load(workdir: str | os.PathLike[str], step: str | int = "newest") -> Predictor:
-    """Loads a trained model for predictions and features (see `Predictor`).
+def load(
+    reference: str | os.PathLike[str],
+    step: str | int = "newest",
+    *,
+    backbone: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> Predictor:
+    """Loads a model for predictions and features (see `Predictor`).
 
     Args:
-        workdir: of a run of `fit` or of the command `train`.
-        step: of the checkpoint: "newest", "best", or a number.
+        reference: the work directory of a run of `fit` or of the command `train`; or a published
+            checkpoint: a file or folder of weights, `hf:owner/name[@revision][/file]`, or the name
+            of a model whose weights an installed package brings.
+        step: of a run's checkpoint: "newest", "best", or a number.
+        backbone: the architecture of published weights that do not say it.
+        labels: the names of their classes, likewise.
 
     Raises:
         UserError: there is no such run or checkpoint.
     """
-    return predictor.load(workdir, step=step)
+    options = CheckpointOptions(backbone, None if labels is None else tuple(labels))
+    return predictor.load(reference, step=step, options=options)
 
 
 def fit(
@@ -91,7 +103,7 @@ def fit(
 
 
 def evaluate(
-    workdir: str | os.PathLike[str],
+    reference: str | os.PathLike[str],
     split: str | None = None,
     data: Mapping[str, Any] | None = None,
     *,
@@ -99,12 +111,13 @@ def evaluate(
     step: str | int = "newest",
     predictions: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a trained model on a split.
+    """Metrics of a model on a split.
 
     Args:
+        reference: as of `load`.
         split: by default the run's evaluation split.
         data: sources by the names of splits, instead of the run's data set.
-        config: by default the run's own.
+        config: by default the run's own; of a published checkpoint it names the data.
         step: "newest", "best" or a number.
         predictions: file to write, .jsonl, .npz or .parquet: the truth and all scores of each
             image.
@@ -121,15 +134,19 @@ def evaluate(
     """
     if predictions is not None:
         prediction_file.check_path(make_path(predictions, "--predictions"))
-    model = predictor.load(workdir, config, step)
-    split = split or model.config.data.evaluation_split
-    source = run_data.open_source(model.config.data, split, data)
+    model = predictor.load(reference, config, step)
+    settings, is_run = model.config.data, schema.is_workdir(model.workdir)
+    if config is not None and not is_run:
+        settings.dataset, settings.data_dir = config.data.dataset, config.data.data_dir
+    split = split or settings.evaluation_split
+    source = run_data.open_source(settings, split, data)
     task, source = run_data.match_to_run(model.task, source)
     task.all_scores = predictions is not None
     evaluation = Evaluator(task, model.mesh)(model.variables, source, split)
     watchdog.expect(None)
     if jax.process_index() == 0:
-        evaluation.save_artifacts(make_path(workdir), model.step)
+        if is_run:
+            evaluation.save_artifacts(model.workdir, model.step)
         if predictions is not None:
             names = getattr(task.vocabulary, "names", ())
             prediction_file.write_predictions(make_path(predictions), evaluation, names)

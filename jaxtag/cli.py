@@ -154,7 +154,11 @@ def define_process_flags() -> None:
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0 of the job.")
     flags.DEFINE_integer("num_processes", None, "Processes of the job; detected on clusters.")
     flags.DEFINE_integer("process_id", None, "Index of this process, starting at 0.")
-    flags.DEFINE_integer("initialization_timeout", 300, "Seconds to wait for other processes.")
+    flags.DEFINE_integer(
+        "initialization_timeout",
+        None,
+        "Seconds to wait for the other processes; by default 1800 on a cluster, 300 elsewhere.",
+    )
     define_alias("start_timeout", "initialization_timeout")
 
 
@@ -163,10 +167,11 @@ def join_job() -> contextlib.AbstractContextManager[None]:
     # Imported here, so that commands that score files start quickly.
     from jaxtag.distributed import initialize, job
 
+    seconds = flags.FLAGS.initialization_timeout
     process = initialize.detect_cluster(
-        flags.FLAGS.coordinator_address, flags.FLAGS.num_processes, flags.FLAGS.process_id
+        flags.FLAGS.coordinator_address, flags.FLAGS.num_processes, flags.FLAGS.process_id, seconds
     )
-    return job.join(process, flags.FLAGS.initialization_timeout)
+    return job.join(process, seconds)
 
 
 def _set_up_process() -> None:

@@ -1,20 +1,20 @@
 """Evaluates a trained model, or anyone's captions in COCO's results format.
 
     python -m jaxtag.evaluate --workdir=runs/shapes --split=test
+    python -m jaxtag.evaluate --model=hf:owner/name --dataset=my_classes
     python -m jaxtag.evaluate --results=captions.json --references=captions_val2014.json
 
-The last line on stdout is one JSON object of metrics; with --workdir it is also in
-DIR/evaluation.json, there with each tag of a tagger or class of a classifier by itself, and with
-the confusion matrix of a classifier. The labels of the data are matched with the model's by name; a
-label that the model does not know is refused. Decoding can be changed:
---config.task.decoding.method=greedy. --predictions=FILE writes the truth and every score of every
-image: JSON lines by name, npz or Parquet as arrays.
+--model is any REF (see jaxtag.annotate); --workdir says the same. The last line on stdout is one
+JSON object of metrics; of a run it is also in DIR/evaluation.json, there with each tag of a tagger
+or class of a classifier by itself, and with the confusion matrix of a classifier. The labels of the
+data are matched with the model's by name; a label that the model does not know is refused. Decoding
+can be changed: --config.task.decoding.method=greedy. --predictions=FILE writes the truth and every
+score of every image: JSON lines by name, npz or Parquet as arrays.
 """
 
 import json
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from absl import flags
 from jaxtag import cli
 from jaxtag.config import flags as config_flags
 from jaxtag.config import schema
+from jaxtag.config.schema import Config
 from jaxtag.errors import UsageError, printable
 from jaxtag.storage.atomic_file import write_text
 from jaxtag.storage.paths import make_path
@@ -33,7 +34,10 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     config_flags.define()
     cli.define_process_flags()
-    flags.DEFINE_string("workdir", None, "Folder of a run of jaxtag.train.")
+    flags.DEFINE_string("model", None, "REF of a model: a work directory, hf:owner/name, ….")
+    flags.DEFINE_string("workdir", None, "The same, of the folder of a run.")
+    flags.DEFINE_string("dataset", None, "Data set; by default the run's.")
+    flags.DEFINE_string("data_dir", None, "Where data sets are kept; by default as the run says.")
     flags.DEFINE_string("split", None, "Split; by default the run's evaluation split.")
     flags.DEFINE_string("step", "newest", "Checkpoint: newest, best, or its step.")
     flags.DEFINE_string(
@@ -52,14 +56,16 @@ def define_flags() -> None:
 
 def main(_: list[str]) -> None:
     files = (FLAGS.results, FLAGS.references)
-    if any(files) == bool(FLAGS.workdir) or (any(files) and not all(files)):
-        raise UsageError("give either --workdir, or both --results and --references")
+    if FLAGS.model and FLAGS.workdir:
+        raise UsageError("--model and --workdir name the same: give one")
+    reference = FLAGS.model or FLAGS.workdir
+    if any(files) == bool(reference) or (any(files) and not all(files)):
+        raise UsageError("give either --model (or --workdir), or both --results and --references")
     if all(files):
         print(json.dumps(_score_files(*files)))
         return
-    workdir = make_path(FLAGS.workdir, "--workdir")
     with cli.join_job():
-        metrics = _evaluate(workdir)
+        metrics = _evaluate(reference)
         if jax.process_index() == 0:
             metrics = _finite(metrics)
             shown = {
@@ -68,7 +74,8 @@ def main(_: list[str]) -> None:
                 if not isinstance(value, dict) and name != "advice"
             }
             print(json.dumps(shown))  # first: should the file not be writable
-            write_text(workdir / "evaluation.json", _to_json(metrics) + "\n")
+            if schema.is_workdir(reference):
+                write_text(make_path(reference) / "evaluation.json", _to_json(metrics) + "\n")
 
 
 def _score_files(results: str, references: str) -> dict[str, float]:
@@ -77,17 +84,17 @@ def _score_files(results: str, references: str) -> dict[str, float]:
     return coco_format.score_files(results, references)
 
 
-def _evaluate(workdir: Path) -> dict[str, Any]:
+def _evaluate(reference: str) -> dict[str, Any]:
     # Imported here: scoring files needs neither data sets nor a compiler.
     from jaxtag import api
     from jaxtag.distributed import compilation_cache
     from jaxtag.tasks import evaluator
 
-    config = schema.check(FLAGS.config or schema.load(workdir))
+    config = _config(reference)
     if config.compilation_cache:
         compilation_cache.use_compilation_cache()
     metrics = api.evaluate(
-        workdir, FLAGS.split, config=config, step=FLAGS.step, predictions=FLAGS.predictions
+        reference, FLAGS.split, config=config, step=FLAGS.step, predictions=FLAGS.predictions
     )
     if jax.process_index() == 0:
         numbers = {n: v for n, v in metrics.items() if isinstance(v, float)}
@@ -95,6 +102,19 @@ def _evaluate(workdir: Path) -> dict[str, Any]:
         lines = [evaluator.table({"model": numbers, **baselines}), metrics.get("advice")]
         print(printable("\n".join(filter(None, lines))), file=sys.stderr)
     return metrics
+
+
+def _config(reference: str) -> Config:
+    """The run's configuration; of a published checkpoint one with the data of the flags."""
+    from jaxtag.weights.reference import resolve  # imports models, which scoring files needs not
+
+    published = resolve(reference).is_published
+    if published and FLAGS.dataset is None:
+        raise UsageError(f"--model={reference} was not trained here: give --dataset=NAME too")
+    config = Config(total_steps=0) if published else FLAGS.config or schema.load(reference)
+    config.data.dataset = FLAGS.dataset or config.data.dataset
+    config.data.data_dir = FLAGS.data_dir or config.data.data_dir
+    return schema.check(config)
 
 
 def _finite(value: Any) -> Any:

@@ -1,14 +1,16 @@
 """Measures few-shot accuracy: classification after k labeled images of each class.
 
   python -m jaxtag.few_shot --workdir=RUN --dataset=cifar10 [--shots=1,2,4,8,16] [--seeds=5]
+  python -m jaxtag.few_shot --model=efficientnet_lite0 --dataset=cifar10
   python -m jaxtag.few_shot --model=resnet18 --weights=FILE --dataset=cifar10
   python -m jaxtag.few_shot --pixels=16 --dataset=cifar10
 
 Features come from a run of jaxtag.train, from a backbone with pretrained weights, or are the pixels
-(see jaxtag.index). For each seed, k training images a class are drawn; on them a linear probe is
-fitted (multinomial logistic regression) and nearest neighbors vote, and both are scored on the
-whole test split. Several processes share the images as they do in jaxtag.train. The last line is
-JSON: {k: {method: {"mean", "std", "accuracies"}}}.
+(see jaxtag.index); they are computed once and kept in the user's cache. For each seed, k training
+images a class are drawn; on them a linear probe is fitted (multinomial logistic regression) and
+nearest neighbors vote, and both are scored on the whole test split. Several processes share the
+images as they do in jaxtag.train. The last line is JSON: {k: {method: {"mean", "std",
+"accuracies"}}}.
 """
 
 import json
@@ -84,16 +86,12 @@ def _extract(extractor: "FeatureExtractor", split: str) -> tuple[np.ndarray, np.
     """The vectors [N, D] and classes [N] of a split's readable images."""
     from jaxtag import datasets
     from jaxtag.data import sources
+    from jaxtag.inference import feature_cache
 
     source = datasets.open_split(FLAGS.dataset, split, FLAGS.data_dir)
     source.class_names()  # raises UserError if there are none
-    batches = list(extractor.of_source(source))
-    positions = np.concatenate([batch.positions for batch in batches])
-    num_errors = sum(len(batch.errors) for batch in batches)
-    if num_errors and jax.process_index() == 0:
-        print(f"left out of {split}: {num_errors} damaged images", file=sys.stderr)
-    vectors = np.concatenate([batch.vectors for batch in batches])
-    return vectors, sources.read_labels(source)[positions]
+    split_features = feature_cache.split_features(extractor, source)
+    return split_features.vectors, sources.read_labels(source)[split_features.positions]
 
 
 def run() -> None:

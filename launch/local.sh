@@ -8,6 +8,7 @@ launch/local.sh [--processes=N] [--restarts=N] COMMAND [ARGUMENT…]
 
   COMMAND   train, evaluate, annotate, prepare, …: runs python -m jaxtag.COMMAND ARGUMENT…
             test: runs the tests, two files at a time; ARGUMENT… goes to pytest
+            install: only makes the environment
 
 The first call creates .venv in the checkout and installs jaxtag there with the versions of
 constraints.txt (with CUDA if nvidia-smi lists a GPU); later calls install again only after changes
@@ -21,7 +22,9 @@ of pyproject.toml or constraints.txt. Relative paths are relative to the current
   LD_PRELOAD     is set to tcmalloc where it is installed (on Debian and Ubuntu: apt install
                  libtcmalloc-minimal4), unless you set it: faster steps on CPU
   PYTHON=PATH    the Python to create .venv with; otherwise the first of python3.11, python3.12,
-                 python3.13, python3 that is 3.11 or newer
+                 python3.13, python3 that is 3.11 or newer; where none is, uv fetches 3.11 (pip
+                 installs uv into .uv where it is absent)
+  JAXTAG_EXTRAS  extras to install, such as tpu; by default test, and cuda with a GPU
 
   launch/local.sh train --config=shapes_caption --workdir=runs/shapes
 END
@@ -40,22 +43,46 @@ readonly saved_status=75 transient_status=70 # see docs/guides/pods.md
 readonly patience=90 # seconds in which the other processes notice that one has ended
 
 find_python() {
-  local candidate
-  for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3; do
+  local candidate candidates=(python3.11 python3.12 python3.13 python3)
+  [[ -z "${PYTHON:-}" ]] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
     if "$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
       >/dev/null 2>&1; then
       echo "$candidate"
       return
     fi
-    [[ -z "${PYTHON:-}" ]] || fail 1 "PYTHON=$PYTHON is not Python 3.11 or newer with venv"
   done
-  fail 1 "no Python 3.11 or newer with the venv module found: install it (on Debian and Ubuntu: \
-apt install python3 python3-venv) or name one with PYTHON=PATH"
+  return 1
+}
+
+find_uv() {
+  local candidate
+  for candidate in uv "$HOME/.local/bin/uv" "$root/.uv/bin/uv"; do
+    if command -v "$candidate"; then return; fi
+  done
+  python3 -m pip install --quiet --target "$root/.uv" uv >&2 && echo "$root/.uv/bin/uv"
+}
+
+make_environment() {
+  local base
+  if base="$(find_python)"; then
+    echo "launch/local.sh: creating $environment with $base" >&2
+    "$base" -m venv --clear "$environment"
+  elif [[ -n "${PYTHON:-}" ]]; then
+    fail 1 "PYTHON=$PYTHON is not Python 3.11 or newer with venv"
+  elif base="$(find_uv)"; then
+    echo "launch/local.sh: creating $environment with Python 3.11 by $base" >&2
+    "$base" venv --quiet --clear --seed --python 3.11 "$environment" >&2 ||
+      fail 1 "uv could not fetch Python 3.11 (above)"
+  else
+    fail 1 "no Python 3.11 or newer with the venv module found: install it (on Debian and Ubuntu: \
+apt install python3 python3-venv), install uv, or name one with PYTHON=PATH"
+  fi
 }
 
 install() {
-  local extras=test stamp="$environment/jaxtag-installed" state base
-  if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
+  local extras="${JAXTAG_EXTRAS:-test}" stamp="$environment/jaxtag-installed" state
+  if [[ -z "${JAXTAG_EXTRAS:-}" ]] && command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
     extras=test,cuda
   fi
   state="$extras $root $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
@@ -63,9 +90,7 @@ install() {
     return
   fi
   if ! "$python" -m pip --version >/dev/null 2>&1; then # missing, or its Python was removed
-    base="$(find_python)"
-    echo "launch/local.sh: creating $environment with $base" >&2
-    "$base" -m venv --clear "$environment"
+    make_environment
   fi
   echo "launch/local.sh: installing jaxtag[$extras] into $environment" >&2
   (cd "$root" && "$python" -m pip install --quiet --disable-pip-version-check \
@@ -219,6 +244,8 @@ shift
 
 if [[ "$name" == test ]]; then
   command=("$python" -m pytest -n 2 --dist loadfile "$@")
+elif [[ "$name" == install ]]; then
+  command=(true)
 elif [[ "$name" =~ ^[a-z_]+$ ]] &&
   [[ -f "$root/jaxtag/$name.py" || -f "$root/jaxtag/$name/__main__.py" ]]; then
   command=("$python" -m "jaxtag.$name" "$@")

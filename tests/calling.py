@@ -30,7 +30,7 @@ class Done:
 def call(name: str, *arguments: object) -> Done:
     """`jaxtag NAME ARGUMENTS…` without the start of a process.
 
-    An exception that the command lets through, which a user would see as a traceback, comes here.
+    An exception that nobody foresaw is status 70, and its traceback in `err`.
     """
     argv = ["jaxtag", name, *map(os.fspath, map(_plain, arguments))]
     out, err = io.StringIO(), io.StringIO()

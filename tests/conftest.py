@@ -52,6 +52,14 @@ def freed_memory_is_given_back():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """The user's cache folder, where features are kept, is the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_are_dropped():
     """Compiled programs of a file of tests end with it: a process of the suite stays small."""

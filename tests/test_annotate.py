@@ -385,7 +385,7 @@ def test_several_runs_in_one_call(tiny_run, kinds, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--output={tmp}/o", "{tmp}"], 2, "usage: jaxtag.annotate --workdir=DIR"),
+        (["--output={tmp}/o", "{tmp}"], 2, "usage: jaxtag.annotate --model=REF"),
         (["--workdir={run}", "{tmp}"], 2, "usage: jaxtag.annotate"),
         (["--workdir={run}", "--output={tmp}/o"], 2, "usage: jaxtag.annotate"),
         (["--workdir={run}", "--output={tmp}/o", "{tmp}"], 1, "no files in {tmp}"),

@@ -68,18 +68,17 @@ RUN = {
 # (page, first word of the block): why it is not tested.
 UNTESTED = {
     ("README.md", "pip"): "installs packages",
-    (
-        "README.md",
-        "launch/tpu_pod.sh",
-    ): "needs Cloud TPU; tests/test_launch_clusters.py",
+    ("README.md", "launch/tpu_pod.sh"): "needs machines; tests/test_docs_pods.py",
     ("BUILD.md", "mkdocs"): "a server; the build is test_site_builds_without_warnings",
     ("CONTRIBUTING.md", "python3.11"): "makes an environment",
     ("CONTRIBUTING.md", ".ci/run"): "would run these tests",
     ("docs/guides/getting-started.md", "pip"): "installs packages",
     ("docs/guides/buckets.md", "pip"): "needs a bucket; tests/test_stores.py",
-    ("docs/guides/pods.md", "launch/tpu_pod.sh"): "needs Cloud TPU; tests/test_launch_clusters.py",
-    ("docs/guides/pods.md", "kubectl"): "needs a cluster; tests/test_launch_clusters.py",
-    ("docs/guides/pods.md", "sbatch"): "needs Slurm; tests/test_launch_slurm.py",
+    ("docs/guides/pods.md", "launch/ssh.sh"): "needs machines; tests/test_docs_pods.py",
+    ("docs/guides/pods.md", "launch/tpu_pod.sh"): "needs Cloud TPU; tests/test_docs_pods.py",
+    ("docs/guides/pods.md", "docker"): "needs Docker; tests/test_docs_pods.py",
+    ("docs/guides/pods.md", "sbatch"): "needs Slurm; tests/test_docs_pods.py",
+    ("docs/guides/pods.md", "sky"): "needs SkyPilot; tests/test_docs_pods.py",
 }
 
 

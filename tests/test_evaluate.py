@@ -134,8 +134,8 @@ def test_caption_files_are_scored_as_the_library_scores_them(caption_files, caps
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 2, "give either --workdir, or both --results and --references"),
-        (["--workdir={run}", "--results=a", "--references=b"], 2, "give either --workdir"),
+        ([], 2, "give either --model (or --workdir), or both --results and --references"),
+        (["--workdir={run}", "--results=a", "--references=b"], 2, "give either --model"),
         (["--results=a.json"], 2, "both --results and --references"),
         (["--results={tmp}/a.json", "--references=b"], 1, "b: cannot be read: No such"),
         (["--workdir={tmp}/none"], 1, "{tmp}/none is no work directory"),

@@ -14,6 +14,7 @@ from jaxtag.training.preemption import RESTART_STATUS
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / "launch" / "slurm.sbatch"])
+SOURCED = {"remote_run.sh"}
 
 # Does what the script asks of Python: creates an environment with itself, logs every call.
 FAKE_PYTHON = """#!/usr/bin/env bash
@@ -100,13 +101,13 @@ def launch(checkout):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_syntax(script):
     subprocess.run(["bash", "-n", script], check=True)
-    assert os.access(script, os.X_OK)
+    assert os.access(script, os.X_OK) is (script.name not in SOURCED)
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs Debian's shellcheck")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck(script):
-    done = subprocess.run(["shellcheck", script], capture_output=True, text=True)
+    done = subprocess.run(["shellcheck", "-x", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -156,6 +157,38 @@ def test_wrong_use(launch, arguments, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert not launch.seen("")
+
+
+OLD_PYTHON = """#!/usr/bin/env bash
+echo "old|$*" >> "$CALLS"
+[[ "$1" != -c ]] || exit 1  # it is Python 3.10
+[[ "$2 $3 $4" == "pip install --quiet" ]] || exit 1
+target="$6"; mkdir -p "$target/bin"; cp "$UV" "$target/bin/uv"
+"""
+UV = """#!/usr/bin/env bash
+echo "uv|$*" >> "$CALLS"
+mkdir -p "${@: -1}/bin" && cp "$NEW_PYTHON" "${@: -1}/bin/python"
+"""
+
+
+def test_where_python_is_3_10_uv_fetches_a_newer_one(launch, checkout, monkeypatch, tmp_path):
+    binaries = tmp_path / "bin"
+    (binaries / "python3.11").rename(tmp_path / "new_python")
+    for name in ("python3.11", "python3.12", "python3.13"):
+        (binaries / name).write_text("#!/bin/sh\nexit 127\n")
+    (binaries / "python3").write_text(OLD_PYTHON)
+    (tmp_path / "uv").write_text(UV)
+    for path in (*binaries.iterdir(), tmp_path / "uv"):
+        path.chmod(0o755)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    named = {"UV": str(tmp_path / "uv"), "NEW_PYTHON": str(tmp_path / "new_python")}
+    done = launch("install", JAXTAG_EXTRAS="tpu", **named)
+    assert done.returncode == 0, done.stderr
+    (created,) = launch.seen("uv|venv")
+    assert "--seed --python 3.11" in created and created.endswith(f"{checkout}/.venv")
+    assert "--editable .[tpu] --constraint" in launch.seen("-m pip install --quiet --disable")[0]
+    assert launch("train", JAXTAG_EXTRAS="tpu", **named).returncode == 0
+    assert not launch.seen("uv|venv") and len(launch.seen("jaxtag.train")) == 1
 
 
 def test_no_python(launch):

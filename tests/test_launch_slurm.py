@@ -140,7 +140,7 @@ def test_a_killed_task_does_not_end_the_job(slurm, own_config, tmp_path):
     tasks = [int(pid) for pid in tasks.stdout.split() if _is_python(int(pid))]
     os.kill(max(tasks), signal.SIGKILL)
     assert job.wait() == ("COMPLETED", "0:0"), job.output()[-4000:]
-    assert "starting again (20 left)" in job.output()
+    assert "starting again (1 left)" in job.output()
     assert "going on from step" in job.output()
     assert (workdir / "results.json").exists()
 

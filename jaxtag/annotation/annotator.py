@@ -48,7 +48,7 @@ class Annotator:
             settings["--index"] = str(self.index.folder.resolve())
         for number, model in enumerate(self.models):
             config = schema.to_dict(model.config)
-            settings[f"model {number}"] = [str(model.workdir.resolve()), f"step {model.step}"]
+            settings[f"model {number}"] = [model.reference, f"step {model.step}"]
             settings[f"--config.task of model {number}"] = config["task"]
             settings[f"--config.data.image_size of model {number}"] = config["data"]["image_size"]
         return settings

@@ -17,6 +17,7 @@ from jaxtag.config import schema
 from jaxtag.data import sources
 from jaxtag.data.sources import Source
 from jaxtag.datasets import prepared
+from jaxtag.inference.feature_cache import split_features
 from jaxtag.inference.features import FeatureExtractor, from_pixels, from_workdir
 from jaxtag.metrics import multilabel
 from jaxtag.tag_index import DEFAULT_KNN, VectorIndex, voting
@@ -37,30 +38,22 @@ def evaluate(workdir: Path) -> dict[str, float]:
 
 
 def _evaluate(extractor: FeatureExtractor, train: Source, evaluation: Source) -> dict[str, float]:
-    positions, vectors = _vectors(extractor, train)
+    features = split_features(extractor, train)
+    positions, vectors = features.positions, features.vectors
     center = vectors.mean(0)  # without it, raw pixels all point in the same direction
     index = VectorIndex(extractor.dimension, "cosine", extractor.mesh)
     index.add(vectors - center)
     tags = _tag_matrix(train)[positions]
-    positions, queries = _vectors(extractor, evaluation)
-    similarities, neighbors = index.search(queries - center, DEFAULT_KNN.neighbors)
+    queries = split_features(extractor, evaluation)
+    similarities, neighbors = index.search(queries.vectors - center, DEFAULT_KNN.neighbors)
     scores = voting.vote(similarities, neighbors, tags, DEFAULT_KNN.temperature)
-    targets = _tag_matrix(evaluation)[positions].toarray().astype(bool)
+    targets = _tag_matrix(evaluation)[queries.positions].toarray().astype(bool)
     if "label" in evaluation.features:
         correct = targets[np.arange(len(targets)), scores.argmax(1)]
         return {"top1": float(correct.mean()), "examples": float(len(correct))}
     known = np.ones_like(targets)
     metrics = multilabel.ranking_metrics(scores, targets, known)
     return {**metrics, "examples": float(len(targets))}
-
-
-def _vectors(extractor: FeatureExtractor, source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """(positions [M], vectors [M, D]) of the images that can be decoded."""
-    batches = list(extractor.of_source(source))
-    return (
-        np.concatenate([batch.positions for batch in batches]),
-        np.concatenate([batch.vectors for batch in batches]),
-    )
 
 
 def _tag_matrix(source: Source) -> csr_array:

@@ -26,7 +26,6 @@ from ml_collections import config_flags
 from jaxtag.config import legacy, schema
 from jaxtag.config.schema import Config
 from jaxtag.errors import UsageError, did_you_mean
-from jaxtag.storage.paths import make_path
 
 flags.disclaim_key_flags()  # --config belongs to the command that calls `define`, and to its --help
 _NOT_OWN = object()
@@ -94,12 +93,12 @@ def prepare_arguments(argv: Sequence[str]) -> list[str]:
 
 def _prepared(argv: list[str]) -> list[str]:
     references = [arg.partition("=")[2] for arg in argv if re.match(r"--?config=", arg)]
-    workdirs = [arg.partition("=")[2] for arg in argv if re.match(r"--?workdir=", arg)]
+    workdirs = [arg.partition("=")[2] for arg in argv if re.match(r"--?(workdir|model)=", arg)]
     rest = [arg for arg in argv if not re.match(r"--?config=", arg)]
     overrides = [arg for arg in rest if re.match(r"--?config\.", arg)]
     if references:
         reference = references[-1]
-    elif workdirs and "config" in flags.FLAGS and _has_config(workdirs[-1]):
+    elif workdirs and "config" in flags.FLAGS and schema.is_workdir(workdirs[-1]):
         reference = _SAVED + workdirs[-1]
     elif overrides:
         raise UsageError(f"{overrides[0]}: give --config=NAME too{did_you_mean('', names())}")
@@ -120,10 +119,6 @@ def _prepared(argv: list[str]) -> list[str]:
             remaining.append(f"--config.{name}{equals}{text}")
     request = json.dumps({"reference": reference, "values": values})
     return [remaining[0], f"--config={__file__}:{request}", *remaining[1:]]
-
-
-def _has_config(workdir: str) -> bool:
-    return (make_path(workdir, "--workdir") / "config.json").is_file()
 
 
 def _load_reference(reference: str) -> Config:
@@ -184,7 +179,7 @@ def _joined(argv: Sequence[str]) -> list[str]:
     joined, position = [], 0
     while position < len(argv):
         arg = argv[position]
-        if re.fullmatch(r"--?(config(\.[\w.]+)?|workdir)", arg) and position + 1 < len(argv):
+        if re.fullmatch(r"--?(config(\.[\w.]+)?|workdir|model)", arg) and position + 1 < len(argv):
             arg, position = f"{arg}={argv[position + 1]}", position + 1
         joined.append(arg)
         position += 1

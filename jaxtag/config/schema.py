@@ -83,7 +83,7 @@ class ModelConfig:
 
     backbone: str = "vit_small_patch16"  # a name of jaxtag.list_models(), or package.module:Name
     kwargs: dict[str, Any] = field(default_factory=_no_kwargs)  # fields of its module: {"depth": 4}
-    pretrained: str | None = None  # safetensors (see jaxtag.weights) that the backbone starts from
+    pretrained: str | None = None  # REF of the weights that the backbone starts from
     decoder_width: int = 384
     decoder_depth: int = 6
     decoder_heads: int = 6
@@ -189,7 +189,7 @@ class Config:
     total_epochs: float | None = None  # where total_steps is not given
     log_every: int = runtime(50)  # steps, as the next two
     evaluate_every: int = runtime(1000)
-    checkpoint_every: int = runtime(1000)
+    checkpoint_every: int = runtime(1000)  # and before each evaluation
     stop_after: int | None = runtime(None)  # evaluations without a better best_metric; None: never
     max_consecutive_nonfinite: int = runtime(20)  # steps in a row with a non-finite gradient
     hang_timeout: float = runtime(300.0)  # seconds within which each process must make progress
@@ -435,6 +435,17 @@ def load(workdir: str | Path) -> Config:
             "(give the --workdir of a run of jaxtag.train)"
         )
     return from_dict(json_files.read(path), str(path))
+
+
+def is_workdir(path: str | Path) -> bool:
+    """Whether a path is a work directory: its config.json is neither transformers' nor timm's."""
+    file = make_path(path) / "config.json"
+    with store_errors.named(path, "--workdir"):
+        exists = file.is_file()
+    if not exists:
+        return False
+    values = json_files.read(file)
+    return not isinstance(values, dict) or not {"model_type", "architecture"} & values.keys()
 
 
 def _from_dict(kind: type, values: Any, where: str, prefix: str) -> Any:

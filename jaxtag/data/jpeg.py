@@ -151,10 +151,12 @@ def _mend(header: JpegHeader, patches: list[tuple[int, int]], gaps: list[tuple[i
         for offset, value in patches:
             mended[offset] = value
         data = bytes(mended)
-    for start, end in reversed(gaps):
-        data = data[:start] + data[end:]
-        header.frame -= (end - start) * (header.frame >= end)
-        header.scan -= (end - start) * (header.scan >= end)
+    if gaps:
+        starts = [0, *(end for _, end in gaps)]
+        stops = [*(start for start, _ in gaps), len(data)]
+        data = b"".join(data[start:stop] for start, stop in zip(starts, stops, strict=True))
+        header.frame -= sum(end - start for start, end in gaps if end <= header.frame)
+        header.scan -= sum(end - start for start, end in gaps if end <= header.scan)
     header.data = data
 
 

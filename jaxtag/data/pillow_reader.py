@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
@@ -30,6 +31,12 @@ from jaxtag.data.tiff import count_pages
 _T = TypeVar("_T")
 # Decoders of these take many times the memory or time of others for a pixel.
 _SLOW_PIXELS = {"JPEG2000": 16_000_000, "AVIF": 50_000_000, "HEIF": 50_000_000, "WEBP": 40_000_000}
+# Pillow parses numbers in Python: 1.6 s for a million pixels.
+_SLOW_PIXELS["PPM as text"] = 2_000_000
+_PLAIN_PPM = (b"P1", b"P2", b"P3")
+# Its header is read byte by byte in Python, a comment of any length with it.
+_PPM_HEADER = re.compile(rb"P\S{1,6}+(?:(?:\s|#[^\r\n]*+[\r\n])++\d{1,10}+){2}")
+_MAX_PPM_HEADER = 1 << 16
 # Plugins that run other programs (EPS starts Ghostscript) stay out. JPEG includes MPO.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "HEIF")
 
@@ -44,6 +51,8 @@ class PillowReader(ImageReader):
     """
 
     def __init__(self, data: bytes, max_pixels: int, orientation: int | None = None):
+        if data[:1] == b"P" and not _PPM_HEADER.match(data, 0, _MAX_PPM_HEADER):
+            raise DecodeError(_reason(Image.UnidentifiedImageError(), data))
         try:
             self._image = _open_by_pillow(data, _formats())
         except Exception as error:  # damaged headers raise anything from Pillow's plugins
@@ -64,6 +73,8 @@ class PillowReader(ImageReader):
     def _check_cost(self) -> None:
         """Refuses what would take very long or very much memory, by what its header says."""
         kind = self._image.format or ""
+        if kind == "PPM" and self._data[:2] in _PLAIN_PPM:
+            kind = "PPM as text"
         width, height = self._image.size
         is_large = width * height > _SLOW_PIXELS.get(kind, MAX_PIXELS)
         if kind == "WEBP" and width * height > LARGE_PIXELS:

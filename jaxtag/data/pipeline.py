@@ -8,6 +8,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from jaxtag.data import shared_memory
 from jaxtag.data.batching import (
     PADDING,
     Batch,
@@ -24,7 +25,7 @@ from jaxtag.data.samplers import BlockShuffleSampler, ShuffleSampler
 from jaxtag.data.sources import DataSource
 from jaxtag.data.stored_images import StoredImage
 from jaxtag.data.transforms import ImageTransform
-from jaxtag.errors import UserError
+from jaxtag.errors import TransientError, UserError
 
 _SHARED_FROM_BYTES = 1 << 16
 _CACHE_BYTES = 512 << 20
@@ -109,6 +110,7 @@ def train_batches(
         num_workers=num_workers,
         num_threads=num_threads,
         buffer=buffer,
+        batch_bytes=_image_bytes(example.image, len(local_rows)),
         in_parts=in_parts if isinstance(sampler, BlockShuffleSampler) else None,
     )
 
@@ -130,7 +132,13 @@ def eval_batches(
     """
     batch_rows = _in_order(len(source), batch_size, rows)
     batches = batch_rows.map(BatchLoader(source, example, seed=0))
-    return BatchIterator(batches, num_workers=num_workers, num_threads=num_threads, buffer=buffer)
+    return BatchIterator(
+        batches,
+        num_workers=num_workers,
+        num_threads=num_threads,
+        buffer=buffer,
+        batch_bytes=_image_bytes(example.image, len(_local_rows(batch_size, rows))),
+    )
 
 
 def image_batches(
@@ -163,6 +171,7 @@ def image_batches(
         num_workers=num_workers,
         num_threads=num_threads,
         buffer=buffer,
+        batch_bytes=_image_bytes(image, batch_size),
     )
 
 
@@ -177,6 +186,7 @@ class BatchIterator(grain.DatasetIterator):
         num_workers: Processes that make them; 0 or auto: threads of this one.
         num_threads: Of each process that makes batches.
         buffer: Batches made ahead for each thread or worker.
+        batch_bytes: Of the images of a batch, which workers hand over in shared memory.
         can_have_workers: Whether processes may make them.
         in_parts: From a number of parts to all batches in so many parts each, rows after rows:
             where each worker is to make the same part of every batch.
@@ -189,6 +199,7 @@ class BatchIterator(grain.DatasetIterator):
         num_workers: int | str,
         num_threads: int,
         buffer: int,
+        batch_bytes: int = 0,
         can_have_workers: bool = True,
         in_parts: Callable[[int], grain.MapDataset] | None = None,
     ):
@@ -199,6 +210,7 @@ class BatchIterator(grain.DatasetIterator):
             num_threads=num_threads, prefetch_buffer_size=num_threads * buffer
         )
         self._buffer = buffer
+        self._batch_bytes = batch_bytes
         self._taken = 0
         self._iterator: grain.DatasetIterator | None = None
         self.restart(num_workers if isinstance(num_workers, int) else 0)
@@ -209,9 +221,9 @@ class BatchIterator(grain.DatasetIterator):
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
-            raise UserError(
-                f"a data worker died ({error}): often it was killed for want of memory; use "
-                "fewer workers, a smaller buffer or a smaller batch"
+            raise TransientError(
+                f"a data worker died ({error}): often it was killed for want of memory "
+                f"({shared_memory.describe()}); use fewer workers or a smaller batch"
             ) from error
         self._taken += 1
         return parts[0] if self._num_parts == 1 else _concatenate(parts)
@@ -247,6 +259,10 @@ class BatchIterator(grain.DatasetIterator):
         dataset = self._parts[self._taken * self._num_parts :].to_iter_dataset(self._read_options)
         if self._num_workers:
             _mark_flags_as_parsed()
+            if self._batch_bytes >= _SHARED_FROM_BYTES:
+                # Those in a worker's buffer, and the one that it makes.
+                parts_ahead = self._num_workers * (self._buffer + 1)
+                shared_memory.check_room(parts_ahead * self._batch_bytes // self._num_parts)
             options = grain.MultiprocessingOptions(
                 num_workers=self._num_workers, per_worker_buffer_size=self._buffer
             )
@@ -275,6 +291,10 @@ class BatchIterator(grain.DatasetIterator):
 def _concatenate(parts: Sequence[Batch]) -> Batch:
     """A batch of its parts, rows after rows."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _image_bytes(image: ImageTransform, count: int) -> int:
+    return count * 3 * image.size**2
 
 
 def _total_bytes(source: DataSource, example: ExampleSpec) -> int:

@@ -7,7 +7,7 @@ mean something are kept, so that tables of millions of rows fit in memory.
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from jaxtag.data.spreadsheet import unescape_cell
@@ -42,6 +42,7 @@ from jaxtag.errors import UserError, nearest
 _TAG_SEPARATORS = re.compile(r"[;|]")  # in one field
 _ANNOTATED = {"tags", "scores", "error"}  # columns of jaxtag.annotate, which writes ; between tags
 _MAX_FIELD_CHARACTERS = 1 << 24  # csv allows 1 << 17
+_MAX_SHARED = 10_000  # texts that are kept once
 _MAX_FLAGS = len({*PRESENT, *ABSENT, *UNSURE})
 
 
@@ -106,7 +107,8 @@ def _read_cells(
         indices = _meant_columns(header, where, kind)
         cells = _Cells([header[index] for index in indices])
         is_last_text = name.lower().endswith(".txt") and is_caption_column((header or [""])[-1])
-        shared: dict[str, str] = {}  # names of files, classes and splits that come many times
+        shared: dict[str, str] = {}  # classes and splits, which come many times
+        file_columns = {indices.index(n) for n in indices if header[n] in FILE + FILE_ID}
         for fields in reader:
             if is_last_text and len(fields) > len(header):  # Kaggle's Flickr8k: commas in captions
                 fields[len(header) - 1 :] = [delimiter.join(fields[len(header) - 1 :])]
@@ -120,7 +122,10 @@ def _read_cells(
             elif any(map(str.strip, fields)):
                 cells.lines.append(reader.line_num)
                 row = [unescape_cell(fields[index]) for index in indices]
-                cells.rows.append(tuple(shared.setdefault(value, value) for value in row))
+                for number, value in enumerate(row):
+                    if number not in file_columns and len(shared) < _MAX_SHARED:
+                        row[number] = shared.setdefault(value, value)
+                cells.rows.append(tuple(row))
     except csv.Error as error:
         raise UserError(f"{where}, line {reader.line_num}: {error}") from error
     return cells
@@ -156,49 +161,57 @@ def _table_of_cells(where: str, cells: _Cells, kind: str | None, odd: OddEntries
         table.warnings.append(f"{where}: the column {text_column!r} is taken as the class")
     is_caption = is_caption_column(text_column)
     if text_column is None:
-        texts, unknown = _flagged(cells, flags)
+        flagged, unknown = _flagged(cells, flags)
         table.names = sorted({clean_name(name) for name in flags} - {""})
+        text_index = 0
     else:
-        texts = _texts(cells, text_column, file_column, where, table.warnings)
-        unknown = {}
+        splitter = _splitter(cells, text_column, file_column, where, table.warnings)
+        flagged, unknown = [], {}
+        text_index = header.index(text_column)
     is_label = text_column is not None and not is_caption and text_column not in MANY
     _add_unknown(cells, unknown)
     has_split = column(header, SPLIT + VALIDATION) is not None
     group_index = header.index(GROUP[0]) if GROUP[0] in header else None
     file_index = header.index(file_column)
-    files: dict[str, str] = {}  # as written -> as compared
+    written, file = "", ""
+    shared: dict[str, str] = {}
     for number, (line, row) in enumerate(zip(cells.lines, cells.rows, strict=True)):
         location = f"{where}, line {line}"
-        written = row[file_index]
-        file = files.get(written) or files.setdefault(written, clean_file(written))
-        if not file:
+        if row[file_index] != written:  # rows of an image follow each other
+            written, file = row[file_index], clean_file(row[file_index])
+        if not file or not written:
             odd.add(location, "the name of the image is empty")
             continue
+        texts = flagged[number] if text_column is None else splitter(row[text_index])
+        cells.rows[number] = ()  # of millions of rows only one copy is kept
         table.rows.append(
             Row(
                 location,
                 file,
                 CAPTIONS if is_caption else TAGS,
-                texts[number] if is_caption else clean_tags(texts[number]),
+                texts if is_caption else [shared.setdefault(tag, tag) for tag in clean_tags(texts)],
                 split_of(dict(zip(header, row, strict=True))) if has_split else None,
                 clean_name(row[group_index]) if group_index is not None else "",
-                clean_tags(unknown.get(number, ())),
+                clean_tags(unknown[number]) if number in unknown else (),
                 is_label=is_label,
             )
         )
     return table
 
 
-def _texts(
+def _splitter(
     cells: _Cells, text_column: str, file_column: str, where: str, warnings: list[str]
-) -> list[list[str]]:
-    """The captions, tags or class of each row."""
-    fields = cells.values(text_column)
+) -> Callable[[str], list[str]]:
+    """The function that makes captions, tags or a class of a field."""
     if is_caption_column(text_column):
-        return [[value] for value in fields]
+        return _as_one
     if set(cells.header) >= _ANNOTATED:
-        return [_TAG_SEPARATORS.split(value) for value in fields]
-    return _split_tags(fields, text_column, file_column, where, warnings)
+        return _TAG_SEPARATORS.split
+    return _tag_splitter(cells.values(text_column), text_column, file_column, where, warnings)
+
+
+def _as_one(field: str) -> list[str]:
+    return [field]
 
 
 def _flagged(cells: _Cells, flags: Sequence[str]) -> tuple[list[list[str]], dict[int, list[str]]]:
@@ -225,13 +238,13 @@ def _add_unknown(cells: _Cells, unknown: dict[int, list[str]]) -> None:
             unknown.setdefault(number, []).extend(_TAG_SEPARATORS.split(value))
 
 
-def _split_tags(
+def _tag_splitter(
     fields: list[str], text_column: str, file_column: str, where: str, warnings: list[str]
-) -> list[list[str]]:
-    """Splits the fields of a column of tags; warns where a separator is doubtful."""
+) -> Callable[[str], list[str]]:
+    """The function that splits a field of tags; warns where a separator is doubtful."""
     filled = [value for value in fields if value.strip()]
     if any(_TAG_SEPARATORS.search(value) for value in filled):
-        return [_TAG_SEPARATORS.split(value) for value in fields]
+        return _TAG_SEPARATORS.split
     with_commas = [value for value in filled if "," in value]
     if 2 * len(with_commas) > len(filled):
         warnings.append(
@@ -244,8 +257,8 @@ def _split_tags(
             f"{where}: the tags in {text_column!r} are taken as separated by blanks, such as "
             f"{max(filled, key=len)[:60]!r}: write ; between tags of several words"
         )
-        return [value.split() for value in fields]
-    return [[value] for value in fields]
+        return str.split
+    return _as_one
 
 
 def _blanks_separate(fields: list[str], text_column: str, file_column: str) -> bool:

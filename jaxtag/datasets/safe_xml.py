@@ -26,7 +26,7 @@ def root_name(source: SourceFiles, name: str) -> str:
     names: list[str] = []
     parser = _parser()
     parser.StartElementHandler = lambda tag, attributes: names.append(tag)
-    with contextlib.suppress(expat.ExpatError, UserError):
+    with contextlib.suppress(expat.ExpatError, LookupError, UserError):  # an unknown encoding
         parser.Parse(start, False)
     return names[0] if names else ""
 
@@ -56,6 +56,8 @@ def root_children(source: SourceFiles, name: str) -> Iterator[Element]:
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
         raise UserError(f"{where}, line {error.lineno}: no XML: {reason}") from error
+    except LookupError as error:
+        raise UserError(f"{where}: no XML: {error}") from error  # an unknown encoding
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 

@@ -112,7 +112,7 @@ def _objects(data: bytes) -> tuple[set[int], set[int]]:
         if "<!DOCTYPE" in text:  # entities could grow without bounds
             raise ValueError("it has a document type, which no file of VOC has")
         root = ElementTree.fromstring(text)
-    except (ValueError, ElementTree.ParseError) as error:
+    except (ValueError, LookupError, ElementTree.ParseError) as error:
         raise ValueError(f"malformed: {error}") from error
     present: set[int] = set()
     difficult: set[int] = set()

@@ -18,13 +18,17 @@ from jax._src import clusters
 from jax.experimental import multihost_utils
 
 from jaxtag.distributed import rendezvous
-from jaxtag.errors import ProcessLostError, UsageError, UserError
+from jaxtag.errors import ProcessLostError, TransientError, UsageError, UserError
 
-# A process whose heartbeat stops for so long counts as lost, and JAX ends the others.
-HEARTBEAT_SECONDS = 30
+# A process whose heartbeat stops for so long counts as lost, and JAX ends the others. On clusters
+# longer than a host stands still that compiles with all its cores, swaps or is moved.
+_HEARTBEAT_SECONDS = 100
+_LOCAL_HEARTBEAT_SECONDS = 30  # on one machine
 _SHUTDOWN_SECONDS = 30
 _CONNECT_SECONDS = 60  # after the rendezvous, when all are there
-_RESOLVE_SECONDS = 60  # for the coordinator's name, on TPUs
+# For all processes to come: a cluster starts pods and machines one after the other.
+_CLUSTER_SECONDS = 1800
+_FLAGS_SECONDS = 300
 _MAX_TABLE_ROWS = 32  # a pod has thousands of processes
 _LOOPBACK = re.compile(r"(localhost|127\.[\d.]+|\[?::1\]?)$")
 
@@ -52,20 +56,27 @@ def detect_cluster(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    seconds: int | None = None,
 ) -> ProcessInfo | None:
     """Describes this process, by the arguments and, for those that are None, by the cluster.
+
+    Args:
+        coordinator_address: HOST:PORT of process 0.
+        num_processes: Processes of the job.
+        process_id: Index of this one.
+        seconds: Time limit for the machine of process 0 to come; by default 30 minutes.
 
     Returns:
         None if there is one process only.
 
     Raises:
         UsageError: The arguments and the cluster do not say enough, or contradict each other.
-        UserError: The cluster's own information cannot be read.
+        TransientError: The cluster's own information cannot be read, or process 0 does not come.
     """
     from_flags = (coordinator_address, num_processes, process_id)
     local_device_ids, detected_by = None, "flags"
     if None in from_flags and (cluster := _detected_cluster()) is not None:
-        address, count, index = _query(cluster, *from_flags)
+        address, count, index = _query(cluster, *from_flags, seconds or _CLUSTER_SECONDS)
         coordinator_address = address if coordinator_address is None else coordinator_address
         num_processes = count if num_processes is None else num_processes
         process_id = index if process_id is None else process_id
@@ -89,12 +100,13 @@ def detect_cluster(
     return process
 
 
-def initialize(process: ProcessInfo, seconds: int) -> str:
+def initialize(process: ProcessInfo, seconds: int | None = None) -> str:
     """Joins the job on JAX's distributed runtime; on CPU with Gloo's collectives.
 
     Args:
         process: As `detect_cluster` returns it.
-        seconds: Time limit for all processes to come.
+        seconds: Time limit for all processes to come; by default 30 minutes on a cluster, and 5
+            where flags describe the job.
 
     Returns:
         A readable table of the processes and their devices on process 0; "" on the others.
@@ -104,6 +116,8 @@ def initialize(process: ProcessInfo, seconds: int) -> str:
         UserError: Two disagree about what the job is.
     """
     host, _, port = process.coordinator_address.rpartition(":")
+    if seconds is None:
+        seconds = _FLAGS_SECONDS if process.detected_by == "flags" else _CLUSTER_SECONDS
     try:
         own = rendezvous.Peer(process.process_id, process.num_processes)
         peers = rendezvous.rendezvous(host.strip("[]"), int(port), own, seconds)
@@ -122,7 +136,9 @@ def initialize(process: ProcessInfo, seconds: int) -> str:
         process.local_device_ids,
         cluster_detection_method="deactivate",  # `detect_cluster` has done it
         initialization_timeout=_CONNECT_SECONDS,
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        heartbeat_timeout_seconds=(
+            _LOCAL_HEARTBEAT_SECONDS if _LOOPBACK.match(host) else _HEARTBEAT_SECONDS
+        ),
         shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
     )
     devices_per_process = _devices_per_process()
@@ -187,6 +203,7 @@ def _query(
     coordinator_address: str | None,
     num_processes: int | None,
     process_id: int | None,
+    seconds: int,
 ) -> tuple[str | None, int | None, int | None]:
     """(address, count, index) as `cluster` knows them, each None if the argument says it."""
     try:
@@ -197,11 +214,11 @@ def _query(
         if coordinator_address is None:
             port = os.environ.get("JAX_COORDINATOR_PORT")
             address = cluster.get_coordinator_address(
-                timeout_secs=_RESOLVE_SECONDS, override_coordinator_port=port
+                timeout_secs=seconds, override_coordinator_port=port
             )
         return address, count, cluster.get_process_id() if process_id is None else None
     except Exception as error:  # each cluster is queried by other means, which raise anything
-        raise UserError(
+        raise TransientError(
             f"this looks like a job of {cluster.__name__}, but its processes cannot be detected: "
             f"{error}. Give --coordinator_address, --num_processes and --process_id"
         ) from error

@@ -16,7 +16,9 @@ _LOST = ("gloo", "nccl", "connection", "unavailable", "deadline_exceeded", "abor
 
 
 @contextlib.contextmanager
-def join(process: initialize.ProcessInfo | None, initialization_timeout: int) -> Iterator[None]:
+def join(
+    process: initialize.ProcessInfo | None, initialization_timeout: int | None = None
+) -> Iterator[None]:
     """Connects this process to its job for the duration of the context.
 
     Leaving the context normally waits for all processes. Leaving it with an exception tells the
@@ -25,7 +27,7 @@ def join(process: initialize.ProcessInfo | None, initialization_timeout: int) ->
     Args:
         process: As `initialize.detect_cluster` returns it; None, a single process, only watches
             itself for hangs.
-        initialization_timeout: Seconds to wait for the other processes.
+        initialization_timeout: Seconds to wait for the other processes; see `initialize`.
     """
     if process is None:
         watchdog.current().start(alone=True)

@@ -3,11 +3,11 @@
 It watches a single process too: for a hang, in a read or in a lock, and above all for one that was
 told to stop and does not.
 
-JAX ends all processes when the heartbeat of one stops (`initialize.HEARTBEAT_SECONDS`). It does not
-when a process lives but hangs, in a read of a network file system or in a collective that another
-process never enters; and where one process fails over a user's mistake, the others would exit with
-the status that asks for a restart. A thread polls the coordination service once a second for the
-failure of a peer, and compares the clock with the deadline that the main thread last set.
+JAX ends all processes when the heartbeat of one stops (`initialize._HEARTBEAT_SECONDS`). It does
+not when a process lives but hangs, in a read of a network file system or in a collective that
+another process never enters; and where one process fails over a user's mistake, the others would
+exit with the status that asks for a restart. A thread polls the coordination service once a second
+for the failure of a peer, and compares the clock with the deadline that the main thread last set.
 """
 
 import faulthandler

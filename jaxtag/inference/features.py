@@ -1,6 +1,10 @@
 """Images as vectors: by a trained model, a backbone with published weights, or their pixels."""
 
 import dataclasses
+import functools
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,9 +22,10 @@ from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.inference import predictor
 from jaxtag.inference.share import Share
-from jaxtag.storage.paths import absolute, make_path
 from jaxtag.weights.loader import load
+from jaxtag.weights.packages import PACKAGES
 from jaxtag.weights.preprocessing import load_preprocessing
+from jaxtag.weights.reference import resolve
 
 _ADAPTED = ("head", "image_size")
 
@@ -56,6 +61,7 @@ class FeatureExtractor:
     _image: transforms.ImageTransform
     _compute: Callable[[jax.Array], jax.Array]
     _config: Config
+    _variables: Any
 
     def of_files(self, files: Sequence[Any], share: Share | None = None) -> Iterator[FeatureBatch]:
         """The vectors of files (or encoded bytes, or arrays), in order, some at a time.
@@ -118,6 +124,16 @@ class FeatureExtractor:
         arrays = meshes.make_global_batch({"image": images}, self.mesh)
         return np.asarray(self._compute(arrays["image"]))
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of all that vectors depend on: model, weights, preprocessing."""
+        description = {**self.description, "image": repr(self._image)}
+        digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self._variables):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
     @property
     def batch_size(self) -> int:
         """The size of the batches in which vectors are computed."""
@@ -138,7 +154,9 @@ def from_flags(
     if workdir is not None:
         return from_workdir(workdir, step)
     if model is not None:
-        return from_model(model, weights)
+        if ":" in model or os.path.exists(model):
+            return from_workdir(model, step)
+        return from_model(model, weights or (model if model in PACKAGES else None))
     assert pixels is not None
     return from_pixels(pixels)
 
@@ -160,7 +178,7 @@ def from_description(description: dict[str, Any]) -> FeatureExtractor:
 
 
 def from_workdir(workdir: str, step: str | int = "newest") -> FeatureExtractor:
-    """The features of a model trained by jaxtag.train: its embeddings, else its backbone's."""
+    """The features of a model by its REF: its embeddings, else its backbone's."""
     return from_predictor(predictor.load(workdir, step=step))
 
 
@@ -175,14 +193,14 @@ def from_predictor(model: predictor.Predictor) -> FeatureExtractor:
             return _pooled(module, _subtree(variables, path_in_tree), task.normalize(images))
 
     image = task.image_transform(train=False)
-    description = {"workdir": str(model.workdir.resolve()), "step": model.step}
+    description = {"workdir": model.reference, "step": model.step}
     return _extractor(description, model.mesh, image, compute, model.variables, model.config)
 
 
 def from_model(
     model: str, weights: str | None = None, image_size: int | None = None
 ) -> FeatureExtractor:
-    """Of a backbone by name, with weights from safetensors, or at random (seed 0)."""
+    """Of a backbone by name, with the weights of a REF, or at random (seed 0)."""
     if model not in models.list_models():
         raise UsageError(f"--model={model}: unknown{did_you_mean(model, models.list_models())}")
     preprocessing = (weights and load_preprocessing(weights)) or models.get_preprocessing(model)
@@ -206,8 +224,8 @@ def from_model(
 
     mesh = meshes.make_mesh()
     variables = jax.device_put(variables, meshes.replicated(mesh))
-    path = weights and str(absolute(make_path(weights, "--weights")))
-    description = {"model": model, "weights": path, "image_size": size}
+    pinned = weights and resolve(weights).pinned
+    description = {"model": model, "weights": pinned, "image_size": size}
     image: transforms.ImageTransform = transforms.CenterCrop(size, preprocessing.crop)
     if preprocessing.squash:
         image = transforms.Resize(size)
@@ -245,6 +263,7 @@ def _extractor(
         image,
         lambda images: run(variables, images),
         config or Config(),
+        variables,
     )
 
 

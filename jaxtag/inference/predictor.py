@@ -18,12 +18,13 @@ from jaxtag.data import pipeline
 from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import sharding
 from jaxtag.errors import UsageError, UserError
+from jaxtag.inference.checkpoint import CheckpointOptions, open_checkpoint
 from jaxtag.inference.prediction import Prediction
 from jaxtag.inference.share import Share
-from jaxtag.storage.paths import make_path
 from jaxtag.tasks.base import Predict, Row, Task
 from jaxtag.training import run_data
 from jaxtag.training.checkpoint import Checkpoints
+from jaxtag.weights.reference import Reference, ResolvedReference, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Predictor:
         task: with its model, vocabulary and configuration.
         variables: of the model: the averaged ones where the run has any.
         step: of the checkpoint.
-        workdir: that it came from.
+        workdir: that it came from, or the files of a published checkpoint.
+        reference: of these, that holds elsewhere and tomorrow too.
     """
 
     task: Task
@@ -50,6 +52,7 @@ class Predictor:
     variables: Any
     step: int
     workdir: Path
+    reference: str
 
     @property
     def config(self) -> Config:
@@ -142,19 +145,27 @@ class Predictor:
 
 
 def load(
-    workdir: str | os.PathLike[str], config: Config | None = None, step: str | int = "newest"
+    reference: Reference,
+    config: Config | None = None,
+    step: str | int = "newest",
+    options: CheckpointOptions | None = None,
 ) -> Predictor:
     """Loads a trained model without its optimizer.
 
     Args:
-        workdir: of a run of jaxtag.train, on whatever devices it ran.
+        reference: any REF (see `jaxtag.weights.reference`): the work directory of a run of
+            jaxtag.train, on whatever devices it ran, or a published checkpoint.
         config: the run's own by default.
-        step: "newest", "best" (by config.checkpoint.best_metric), or a number.
+        step: of a run: "newest", "best" (by config.checkpoint.best_metric), or a number.
+        options: for what a published checkpoint does not say of itself.
 
     Raises:
         UserError: there is no such checkpoint, or it does not fit `config`.
     """
-    workdir = make_path(workdir, "--workdir")
+    resolved = resolve(reference)
+    if resolved.is_published:
+        return _load_published(resolved, options)
+    workdir = resolved.path
     config = schema.load(workdir) if config is None else config
     vocabulary = run_data.load_vocabulary(config, workdir)
     mesh = _make_mesh(config)
@@ -179,7 +190,14 @@ def load(
     state = restored.state.get("ema", restored.state)
     variables = {"params": state["params"], **state["collections"]}
     task.load_artifacts(workdir, restored.step)
-    return Predictor(task, mesh, variables, restored.step, workdir)
+    return Predictor(task, mesh, variables, restored.step, workdir, resolved.pinned)
+
+
+def _load_published(reference: ResolvedReference, options: CheckpointOptions | None) -> Predictor:
+    opened = open_checkpoint(reference, options)
+    mesh = meshes.make_mesh()
+    variables = jax.device_put(opened.variables, meshes.replicated(mesh))
+    return Predictor(opened.task, mesh, variables, 0, reference.path, reference.pinned)
 
 
 def _make_mesh(config: Config) -> Mesh:

@@ -1,4 +1,4 @@
-"""EfficientNet (Tan and Le 2019, arXiv:1905.11946), B0 to B7 by compound scaling.
+"""EfficientNet (Tan and Le 2019, arXiv:1905.11946), B0 to B7 and Lite0 to Lite4.
 
 With the same weights it computes what torchvision, timm (its `tf_` models: `padding="same"`,
 `norm_eps=1e-3`) and `transformers.EfficientNetModel` (the same fields as `tf_`) compute.
@@ -41,21 +41,30 @@ class EfficientNet(MobileNetBase):
         stages: (expansion, kernel, stride of the first block, channels, blocks) of each.
         depth: multiplies the blocks of every stage.
         drop_path: probability of dropping the last block's branch in training, growing from 0.
+        lite: EfficientNet-Lite, for integer arithmetic: ReLU6 in place of SiLU, no
+            squeeze-and-excite, and stem, first and last stage and head as in B0, but that the last
+            stage has `width`.
     """
 
     stages: tuple[tuple[int, int, int, int, int], ...] = STAGES
     depth: float = 1.0
     drop_path: float = 0.2
+    lite: bool = False
 
     def repeats(self) -> list[int]:
         """The blocks of each stage."""
-        return [math.ceil(stage[-1] * self.depth) for stage in self.stages]
+        counts = [math.ceil(stage[-1] * self.depth) for stage in self.stages]
+        if self.lite:
+            counts[0], counts[-1] = self.stages[0][-1], self.stages[-1][-1]
+        return counts
 
     @nn.compact
     def __call__(self, images: Images, train: bool = False) -> dict[str, Array]:
-        conv = partial(ConvNorm, activation=nn.silu, **self.common())
-        excite = partial(SqueezeExcite, activation=nn.silu, dtype=self.dtype)
-        stem = make_divisible(32 * self.width)
+        activation = nn.relu6 if self.lite else nn.silu
+        conv = partial(ConvNorm, activation=activation, **self.common())
+        excite = partial(SqueezeExcite, activation=activation, dtype=self.dtype)
+        ends_width = 1.0 if self.lite else self.width
+        stem = make_divisible(32 * ends_width)
         x = conv(features=stem, kernel_size=3, stride=2, name="stem")(images, train)
         block = layers.remat_block(InvertedResidual, self.remat)
         repeats, num_blocks = self.repeats(), 0
@@ -66,14 +75,14 @@ class EfficientNet(MobileNetBase):
                     expanded=x.shape[-1] * expansion,
                     kernel_size=kernel,
                     stride=1 if index else stride,
-                    activation=nn.silu,
-                    excite=partial(excite, max(1, x.shape[-1] // 4)),
+                    activation=activation,
+                    excite=None if self.lite else partial(excite, max(1, x.shape[-1] // 4)),
                     drop_path=self.drop_path * num_blocks / sum(repeats),
                     common=self.common(),
                     name=f"stage{stage + 1}_{index}",
                 )(x, train)
                 num_blocks += 1
-        x = conv(features=make_divisible(1280 * self.width), name="last")(x, train)
+        x = conv(features=make_divisible(1280 * ends_width), name="last")(x, train)
         return self.outputs(x, x.mean((1, 2)), train)
 
 
@@ -97,4 +106,31 @@ for _size, (_width, _depth, _dropout, _image_size, _resize) in enumerate(_SIZES)
         depth=_depth,
         dropout=_dropout,
         **(_LARGE_NORM if _size >= 5 else {}),
+    )(EfficientNet)
+
+# Width, depth, dropout; image size, shorter side before the center crop (the authors').
+_LITE_SIZES = (
+    (1.0, 1.0, 0.2, 224, 256),
+    (1.0, 1.1, 0.2, 240, 272),
+    (1.1, 1.2, 0.3, 260, 292),
+    (1.2, 1.4, 0.3, 280, 312),
+    (1.4, 1.8, 0.3, 300, 332),
+)
+for _size, (_width, _depth, _dropout, _image_size, _resize) in enumerate(_LITE_SIZES):
+    register_model(
+        f"efficientnet_lite{_size}",
+        Preprocessing(
+            _image_size,
+            mean=(127 / 255,) * 3,
+            std=(128 / 255,) * 3,
+            interpolation="bicubic",
+            crop=_image_size / _resize,
+        ),
+        lite=True,
+        width=_width,
+        depth=_depth,
+        dropout=_dropout,
+        padding="same",
+        norm_eps=1e-3,
+        norm_momentum=0.99,
     )(EfficientNet)

@@ -1,6 +1,7 @@
 """Evaluation: runs a task over a split, every example once, on any number of processes."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -35,17 +36,26 @@ class Evaluator:
             for name in self._config.evaluation.metrics
         ]
 
-    def __call__(self, variables: Any, source: Source, split: str) -> Evaluation:
+    def __call__(
+        self,
+        variables: Any,
+        source: Source,
+        split: str,
+        on_batch: Callable[[], None] | None = None,
+    ) -> Evaluation:
         """Evaluates every example of `source` once, on any number of processes.
 
         Args:
             split: the name of the source.
+            on_batch: called on every process before each batch; may raise to end the evaluation.
         """
         sums: dict[str, np.ndarray] = {}
         parts: dict[str, list[np.ndarray]] = {"index": []}
         images: dict[int, np.ndarray] = {}
         key = jax.random.key(self._config.seed)
         for number, batch in enumerate(self._batches(source)):
+            if on_batch is not None:
+                on_batch()
             arrays = meshes.make_global_batch(batch, self._mesh)
             counts, rows = self._step(variables, arrays, jax.random.fold_in(key, number))
             for name, value in jax.device_get(counts).items():
@@ -76,9 +86,10 @@ class Evaluator:
             num_workers=config.data.num_workers,
             num_threads=config.data.num_threads,
         )
-        for batch in batches:
-            watchdog.expect(_PATIENCE * config.hang_timeout)
-            yield batch
+        with contextlib.closing(batches):
+            for batch in batches:
+                watchdog.expect(_PATIENCE * config.hang_timeout)
+                yield batch
 
 
 def keep_images(batch: pipeline.Batch, images: dict[int, np.ndarray], limit: int) -> None:

@@ -176,6 +176,19 @@ class Checkpoints:
         self._background.start()
         return True
 
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds metrics to a step that was saved before it was evaluated, in the background.
+
+        Waits for its save. Steps that are no longer among the best are removed then.
+        """
+        self.wait()
+        values = {name: float(value) for name, value in metrics.items()}
+        self._saving = (self.directory / str(step), {})  # what `check` names
+        self._background = threading.Thread(
+            target=self._join_metrics, name="checkpoint", args=(step, values)
+        )
+        self._background.start()
+
     def check(self) -> None:
         """Raises `UserError` if a background save failed; costs nothing, call it every step."""
         if self._failure is not None:
@@ -271,6 +284,15 @@ class Checkpoints:
         try:
             writer.wait_until_finished()
             if jax.process_index() == 0:
+                self._remove_old()
+        except BaseException as error:  # handed to the main thread by check()
+            self._failure = error
+
+    def _join_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Runs in a thread: adds to the manifest, then removes the steps that need not be kept."""
+        try:
+            if jax.process_index() == 0:
+                checkpoint_manifest.add_metrics(self.directory / str(step), metrics)
                 self._remove_old()
         except BaseException as error:  # handed to the main thread by check()
             self._failure = error

@@ -63,6 +63,18 @@ def write(directory: os.PathLike | str, notes: Mapping[str, Any]) -> None:
     folder = epath.Path(directory)
     files = _listed_sums(folder) if is_store(folder) else _collected_sums(folder)
     body = {"files": dict(sorted(files.items())), "notes": dict(notes), "checksum": "crc32c"}
+    _write(folder, body)
+
+
+def add_metrics(directory: os.PathLike | str, metrics: Mapping[str, float]) -> None:
+    """Writes the manifest of a finished folder anew, with `metrics` among its notes."""
+    manifest = read(directory)
+    notes = {**manifest.notes, "metrics": {**manifest.notes["metrics"], **metrics}}
+    body = {"files": dict(manifest.files), "notes": notes, "checksum": manifest.checksum}
+    _write(epath.Path(directory), body)
+
+
+def _write(folder: epath.Path, body: Mapping[str, Any]) -> None:
     text = json.dumps({"crc": _crc_of_body(body), **body}, indent=1)
     if is_store(folder):  # an object appears at once and whole
         store_errors.retry(lambda: (folder / NAME).write_text(text), folder)

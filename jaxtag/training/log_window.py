@@ -1,5 +1,6 @@
 """Metrics of the steps between two log lines, and the checks on them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,8 +24,19 @@ class LogWindow:
     def add(self, metrics: dict[str, Any]) -> None:
         self._metrics.append(metrics)
 
-    def read(self, step: int, timer: StepTimer) -> dict[str, float]:
-        """Means over the window, which starts anew. Waits for its last step."""
+    def read(
+        self, step: int, timer: StepTimer, describe_nonfinite: Callable[[int], str]
+    ) -> dict[str, float]:
+        """Means over the window, which starts anew. Waits for its last step.
+
+        Args:
+            step: Steps made so far.
+            timer: Of the steps.
+            describe_nonfinite: Says which records spoiled a step.
+
+        Raises:
+            UserError: Too many steps in a row were not finite, or too many images broken.
+        """
         fetched = jax.device_get(self._metrics)
         seconds, data_wait = timer.window()  # now that its steps have ended
         steps, self._metrics = len(fetched), []
@@ -32,7 +44,8 @@ class LogWindow:
             name: np.sum([np.asarray(item[name], np.float64) for item in fetched], axis=0)
             for name in fetched[0]
         }
-        self._check_gradients(step, [item["skipped_in_row"][0] for item in fetched])
+        in_row = [item["skipped_in_row"][0] for item in fetched]
+        self._check_gradients(step, in_row, describe_nonfinite)
         self._check_images(*sums["corrupt_images"])
         counters = ("skipped_in_row", "skipped_steps", "corrupt_images", "learning_rate")
         values = {
@@ -48,16 +61,21 @@ class LogWindow:
         values["data_wait_fraction"] = data_wait
         return values
 
-    def _check_gradients(self, step: int, in_row: list[float]) -> None:
+    def _check_gradients(
+        self, step: int, in_row: list[float], describe_nonfinite: Callable[[int], str]
+    ) -> None:
         limit = self._config.max_consecutive_nonfinite
         for position, count in enumerate(in_row):
             if count >= limit:
                 last = step - len(in_row) + position
+                first = last - int(count) + 1
                 raise UserError(
-                    f"the gradient was not finite in {int(count)} steps in a row, "
-                    f"{last - int(count) + 1} to {last}; these changed nothing. Lower "
-                    "config.optimizer.learning_rate, set config.optimizer.grad_clip_norm, or take "
-                    "config.model.dtype=float32 (limit: config.max_consecutive_nonfinite)"
+                    f"the gradient was not finite in {int(count)} steps in a row, {first} to "
+                    f"{last}; these changed nothing. In step {first} "
+                    f"{describe_nonfinite(first)}. Look at them with python -m jaxtag.debug "
+                    f"replay --workdir=DIR --step={first}; lower config.optimizer.learning_rate, "
+                    "set config.optimizer.grad_clip_norm, or take config.model.dtype=float32 "
+                    "(limit: config.max_consecutive_nonfinite)"
                 )
 
     def _check_images(self, corrupt: float, images: float) -> None:

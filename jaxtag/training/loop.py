@@ -22,6 +22,7 @@ from jaxtag.tasks.base import Data, Evaluation, Scores, Task
 from jaxtag.tasks.evaluator import Evaluator
 from jaxtag.training import callbacks as callback_module
 from jaxtag.training import (
+    example_losses,
     initialization,
     metric_writer,
     precise_bn,
@@ -34,7 +35,7 @@ from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.input_monitor import InputMonitor
 from jaxtag.training.log_window import LogWindow
 from jaxtag.training.metric_writer import MetricWriter, MultiWriter, RunInfo
-from jaxtag.training.preemption import Preemption
+from jaxtag.training.preemption import Preemption, StopRequested
 from jaxtag.training.setup import TrainSetup, make_config_mesh
 from jaxtag.training.timer import StartupTimer, StepTimer
 from jaxtag.training.train_state import TrainState
@@ -106,7 +107,7 @@ def train(
         Preemption(config.hang_timeout) as preemption,
     ):
         restarts.record_start(workdir, checkpoints.steps)
-        state, start = _restore_or_init(setup, checkpoints, iterator, data, workdir)
+        state, start, evaluated = _restore_or_init(setup, checkpoints, iterator, data, workdir)
         startup.done("state")
         iterator.start_prefetch()
         total = setup.total_steps
@@ -118,36 +119,46 @@ def train(
         for callback in callbacks:
             callback.on_start(setup, workdir, start)
         input_monitor = InputMonitor(config.data, iterator, writer.write_text)
-        evaluation, step = None, start
+        evaluation, step, completed = None, start, False
         while True:
             finished = step >= total or stopping.should_stop
             stop = preemption.requested(step)
-            metrics: dict[str, float] = {}
             watchdog.expect(config.hang_timeout * _PATIENCE)
-            due = finished or (step > start and step % config.evaluate_every == 0)
+            due = finished or (
+                step % config.evaluate_every == 0 and (step > start or not evaluated)
+            )
             if due:  # also where it is told to stop: the bits must not depend on that
                 state = recalibrate(state)
-            if finished or (due and not stop):
+            # Save, then evaluate, draw and step: a checkpoint holds the state and the place in the
+            # data of one moment, and an evaluation that is killed loses nothing.
+            if due or stop or (step > start and step % config.checkpoint_every == 0):
+                _check_workdir(workdir)
+                writer.flush()  # a resumed run goes on from here, also in what it has written
+                if checkpoints.save(step, state, iterator, saved_config, notes=notes):
+                    for callback in callbacks:
+                        callback.on_checkpoint(step)
+            if due and not stop:
                 source = held_out if finished else subset
-                evaluation = evaluate(
-                    state.evaluation_variables, source, config.data.evaluation_split
-                )
+                try:
+                    evaluation = evaluate(
+                        state.evaluation_variables,
+                        source,
+                        config.data.evaluation_split,
+                        on_batch=functools.partial(preemption.check, step),
+                    )
+                except StopRequested:
+                    break
+                _report_evaluation(writer, task, step, evaluation, workdir)
                 # The best step is chosen on the same images each time.
                 metrics = evaluation.subset_metrics(len(subset))
-                _report_evaluation(writer, task, step, evaluation, workdir)
+                writer.flush()
+                checkpoints.add_metrics(step, metrics)
                 for callback in callbacks:
                     callback.on_evaluation(step, evaluation)
                 timer.reset()
+                completed = finished
                 if stopping.update(metrics.get(best_metric)) and not finished:
                     continue  # evaluates the whole split at this very step, as each run ends
-            # Save, then draw, then step: a checkpoint holds the state and the place in the data
-            # of one moment.
-            if finished or stop or (step > start and step % config.checkpoint_every == 0):
-                _check_workdir(workdir)
-                writer.flush()  # a resumed run goes on from here, also in what it has written
-                checkpoints.save(step, state, iterator, saved_config, metrics, notes)
-                for callback in callbacks:
-                    callback.on_checkpoint(step)
             if finished or stop:
                 break
             watchdog.expect(config.hang_timeout * (_PATIENCE if step == start else 1))
@@ -161,7 +172,8 @@ def train(
             for callback in callbacks:
                 callback.on_step(step, state, outputs)
             if step % config.log_every == 0 or step == total:
-                scalars = window.read(step, timer)
+                describe = functools.partial(example_losses.describe_step, setup, state, batches)
+                scalars = window.read(step, timer, describe)
                 writer.write_scalars(step, "train", scalars)
                 input_monitor.update(scalars)
                 _check_workdir(workdir)
@@ -172,7 +184,7 @@ def train(
         iterator.close()
     _check_workdir(workdir)
     watchdog.expect(None)
-    return TrainResult(state, evaluation if finished else None, preempted=not finished)
+    return TrainResult(state, evaluation if completed else None, preempted=not completed)
 
 
 def _restore_or_init(
@@ -181,18 +193,34 @@ def _restore_or_init(
     iterator: pipeline.BatchIterator,
     data: Data,
     workdir: Path,
-) -> tuple[TrainState, int]:
+) -> tuple[TrainState, int, bool]:
     """The state and step of the newest checkpoint, with `iterator` moved there; else a new state.
+
+    Returns:
+        (state, step, whether an evaluation that was due at the step has come to its end).
 
     Raises:
         UserError: the checkpoint was saved with other labels than those of `data`.
     """
     if not coordination.run_on_process_zero(lambda: bool(checkpoints.steps())):
-        return initialization.init_state(setup, data.train), 0
+        return initialization.init_state(setup, data.train), 0, True
     restored = checkpoints.restore(setup.shapes, iterator=iterator, renamed=train_state.RENAMED)
     path = run_data.vocabulary_path(setup.config, workdir)
     run_data.check_saved_labels(path, data.vocabulary, restored.notes)
-    return restored.state, restored.step
+    evaluated = bool(restored.notes["metrics"])
+    if not evaluated:
+        metrics = coordination.run_on_process_zero(lambda: _written_metrics(workdir, restored.step))
+        evaluated = bool(metrics)
+        if evaluated:  # killed before they joined the checkpoint
+            checkpoints.add_metrics(restored.step, metrics)
+    return restored.state, restored.step, evaluated
+
+
+def _written_metrics(workdir: Path, step: int) -> dict[str, float]:
+    """What `metrics.jsonl` has of the evaluation at a step, if anything."""
+    entries = metric_writer.read_metrics(workdir, "evaluation")
+    metrics = next((entry for entry in reversed(entries) if entry["step"] == step), {})
+    return {name: value for name, value in metrics.items() if name not in ("step", "split")}
 
 
 def training_batches(task: Task, source: Source) -> Callable[[], pipeline.BatchIterator]:

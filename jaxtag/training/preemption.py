@@ -10,6 +10,7 @@ Slurm script (`scontrol requeue`), `launch/local.sh --restarts`. The other statu
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -28,7 +29,12 @@ RESTART_STATUS = os.EX_TEMPFAIL  # 75
 
 # Launchers and terminals send a signal to a process and to its group: within this time, once.
 _ONE_REQUEST_SECONDS = 1.0
+_calls = itertools.count()  # of `requested`; JAX wants them to grow over a process's life
 _SAVING_SECONDS = 300.0  # until a step has ended, where the caller names no limit
+
+
+class StopRequested(Exception):
+    """The run was told to stop; raised by `Preemption.check`."""
 
 
 class Preemption:
@@ -58,6 +64,7 @@ class Preemption:
     def __init__(self, seconds: float = _SAVING_SECONDS) -> None:
         self._seconds = seconds
         self._flag = threading.Event()
+        self._agreed = False  # all processes stop at the same call of `requested`
         self._interrupted = False
         self._previous: dict[int, Any] = {}
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
@@ -95,10 +102,24 @@ class Preemption:
             self._watches = False
 
     def requested(self, step: int) -> bool:
-        """Whether to save and stop now; to be called on every process, at the same steps."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._flag.is_set()
+        """Whether to save and stop now; to be called on every process, equally often.
+
+        Args:
+            step: Of the run, for the log.
+        """
+        if jax.process_count() == 1:
+            return self._flag.is_set()
+        # JAX agrees on the first call that no process has made yet.
+        if not self._agreed and multihost_utils.reached_preemption_sync_point(next(_calls)):
+            self._agreed = True
+            if jax.process_index() == 0:
+                _tell(f"told to stop: all processes stop at step {step}")
+        return self._agreed
+
+    def check(self, step: int) -> None:
+        """Raises StopRequested where the run was told to stop; see `requested`."""
+        if self.requested(step):
+            raise StopRequested
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._interrupted:

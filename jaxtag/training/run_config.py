@@ -12,12 +12,14 @@ from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.distributed import coordination
 from jaxtag.errors import UserError, write_error
+from jaxtag.storage import mounts
 from jaxtag.storage.atomic_file import write_text
 from jaxtag.storage.lock import FolderLock
 from jaxtag.storage.paths import is_store
 from jaxtag.storage.store_lock import StoreLock
 from jaxtag.tasks import common
 from jaxtag.training import checkpoint_folder, run_data
+from jaxtag.weights import reference
 
 
 def resolve_run_config(config: Config, workdir: Path, allow_changes: bool = False) -> Config:
@@ -55,6 +57,8 @@ def locked(workdir: Path) -> Iterator[None]:
 
     def acquire() -> None:
         _make(workdir)
+        if not is_store(workdir):
+            mounts.check_folder_renames(workdir, "--workdir")
         lock.acquire()
 
     coordination.run_on_process_zero(acquire)
@@ -84,8 +88,11 @@ def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
         data=dataclasses.replace(config.data, shuffle=config.data.shuffle or "full"),
         model=dataclasses.replace(config.model, scan=common.resolve_scan(config.model.scan)),
     )
-    if path.exists():
-        old = schema.load(workdir)
+    old = schema.load(workdir) if path.exists() else None
+    if config.model.pretrained is not None:
+        previous = None if old is None else old.model.pretrained
+        resolved.model.pretrained = reference.pin(config.model.pretrained, previous)
+    if old is not None:
         if config.model.scan is None:
             resolved.model.scan = old.model.scan
         if config.data.shuffle is None:

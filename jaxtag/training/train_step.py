@@ -142,7 +142,7 @@ def _gradient(
         changed, new = part(collections, small, jax.random.fold_in(key, index))
         return (changed, jax.tree.map(jnp.add, sums, new)), None
 
-    small = jax.tree.map(lambda x: _split(x, parts), batch)
+    small = jax.tree.map(lambda x: split_batch(x, parts), batch)
     first = jax.tree.map(lambda x: x[0], small)
     shapes = jax.eval_shape(lambda: part(state.collections, first, key)[1])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -153,6 +153,6 @@ def _gradient(
     return grads, weight, metrics, changed
 
 
-def _split(x: jax.Array, parts: int) -> jax.Array:
+def split_batch(x: jax.Array, parts: int) -> jax.Array:
     """[B, …] -> [parts, B / parts, …] by every parts-th row: each device keeps its examples."""
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)

@@ -1,18 +1,21 @@
-"""Imports and exports weights of torchvision, timm and transformers, as safetensors.
+"""Imports and exports weights of torchvision, timm and transformers.
 
-  python -m jaxtag.weights import --source=FILE_OR_FOLDER --model=resnet50 \\
+  python -m jaxtag.weights import --source=REF --model=resnet50 \\
       --output=FILE.safetensors [--num_classes=N] [--adapt=head,image_size,channels]
-  python -m jaxtag.weights import --source=FOLDER --workdir=DIR [--max_length=N]
+  python -m jaxtag.weights import --source=REF --workdir=DIR [--max_length=N]
   python -m jaxtag.weights export --source=FILE.safetensors --library=timm --output=FILE_OR_FOLDER
   python -m jaxtag.weights export --workdir=RUN [--step=best] --library=transformers --output=DIR
+  python -m jaxtag.weights export --workdir=RUN --hub_folder=DIR [--push=owner/name]
 
 `import` writes a file with jaxtag's parameter names; it also holds the model's name and its
 preprocessing. With --workdir it makes a work directory, for jaxtag.annotate and jaxtag.evaluate:
 of a captioner (a VisionEncoderDecoderModel of a ViT and a GPT-2, with its tokenizer), or of a
-classifier that names its classes (transformers' id2label, timm's label_names). `export` writes such
-a file, or the model that a run of jaxtag.train has trained, with the parameter names of another
-library; a folder for transformers or timm also gets the labels and the preprocessing. Pickled files
-(.bin, .pt, .pth) are refused: the message says how to convert.
+classifier that names its classes (transformers' id2label, timm's label_names, --labels). `export`
+writes such a file, or the model that a run of jaxtag.train has trained, with the parameter names of
+another library; a folder for transformers or timm also gets the labels and the preprocessing. A
+source is any REF (see jaxtag.annotate). Of .bin, .pt and .pth files tensors are read, and nothing
+is executed. --hub_folder gets safetensors, the config.json of timm or transformers, preprocessing,
+labels and a model card; --push uploads it.
 
 From Python:
 
@@ -22,7 +25,8 @@ From Python:
 """
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 from absl import flags
@@ -32,16 +36,22 @@ from jaxtag.errors import UsageError
 from jaxtag.models import registry
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage.paths import make_path
+from jaxtag.tasks.caption.config import CaptionConfig
 from jaxtag.weights import hf_config, safetensors_io
 from jaxtag.weights.loader import count_classes, load
 from jaxtag.weights.preprocessing import from_json, load_preprocessing, read_notes
+from jaxtag.weights.reference import resolve
 from jaxtag.weights.saver import save
+from jaxtag.weights.tensors import Tensors
+
+if TYPE_CHECKING:
+    from jaxtag.inference.predictor import Predictor
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("source", None, "safetensors: a file, or a folder of one or its shards.")
+    flags.DEFINE_string("source", None, "REF of weights: a file, a folder, hf:owner/name, ….")
     flags.DEFINE_string("model", None, "Name of a model of jaxtag.models.list_models().")
     flags.DEFINE_string("output", None, "File to write, *.safetensors, or a folder (export).")
     flags.DEFINE_string("library", None, "Names to write: torchvision, timm or transformers.")
@@ -50,8 +60,17 @@ def define_flags() -> None:
     flags.DEFINE_integer("channels", 3, "Number of input channels.")
     flags.DEFINE_list("adapt", [], "What may differ: head, image_size, channels.")
     flags.DEFINE_string("workdir", None, "Folder of a run: to create (import), or to export.")
+    flags.DEFINE_list(
+        "labels", [], "Names of the classes, where --source has none: a,b,…, a file, or imagenet."
+    )
     flags.DEFINE_integer("max_length", None, "Maximum tokens of a caption; by default the files'.")
     cli.define_alias("length", "max_length")
+    flags.DEFINE_string(
+        "hub_folder",
+        None,
+        "Folder to write (export): what the Hugging Face Hub wants of a run's model.",
+    )
+    flags.DEFINE_string("push", None, "Repository to upload --hub_folder to, owner/name.")
     flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
 
 
@@ -93,23 +112,23 @@ def _import() -> None:
 
 def _import_run() -> None:
     """Makes a work directory of a captioner, or of a classifier or tagger that names its labels."""
-    from jaxtag.inference import hf_captioner, hf_classifier
-    from jaxtag.tasks.caption.config import CaptionConfig
+    from jaxtag.inference import checkpoint
 
     _require("source")
     workdir = make_path(FLAGS.workdir, "--workdir")
-    values = safetensors_io.read_json(make_path(FLAGS.source, "--source") / "config.json")
-    if "architecture" in values or values.get("model_type") in hf_config.classifiers():
-        config = hf_classifier.import_classifier(FLAGS.source, workdir)
-        kind = "tagger" if config.task.TASK == "tag" else "classifier"
-        print(f"a {kind} with {config.model.backbone} of {FLAGS.source}: {workdir}")
+    options = checkpoint.CheckpointOptions(FLAGS.model, checkpoint.parse_labels(FLAGS.labels))
+    config = checkpoint.import_checkpoint(FLAGS.source, workdir, options, FLAGS.max_length)
+    if isinstance(config.task, CaptionConfig):
+        print(f"a captioner of {config.task.max_length} tokens at most: {workdir}")
         return
-    task = hf_captioner.import_captioner(FLAGS.source, workdir, FLAGS.max_length).task
-    assert isinstance(task, CaptionConfig)
-    print(f"a captioner of {task.max_length} tokens at most: {workdir}")
+    kind = "tagger" if config.task.TASK == "tag" else "classifier"
+    print(f"a {kind} with {config.model.backbone} of {FLAGS.source}: {workdir}")
 
 
 def _export() -> None:
+    if FLAGS.hub_folder:
+        _publish()
+        return
     _require("library", "output")
     if bool(FLAGS.source) == bool(FLAGS.workdir):
         raise UsageError("give either --source=FILE of jaxtag's, or --workdir of a run")
@@ -118,8 +137,27 @@ def _export() -> None:
     print(f"{type(model).__name__} with the names of {FLAGS.library}: {FLAGS.output}")
 
 
+def _publish() -> None:
+    """Writes the folder of a run's model for the Hub, and uploads it."""
+    from jaxtag.weights import publish
+
+    _require("workdir")
+    folder = Path(FLAGS.hub_folder)
+    trained, details = _load_trained()
+    library = publish.write_folder(folder, trained, details)
+    print(f"{trained.config.model.backbone} with the names of {library}: {folder}")
+    if FLAGS.push:
+        print(publish.push(folder, FLAGS.push))
+
+
 def _load_run() -> tuple[nn.Module, Any, dict[str, Any]]:
     """(model, variables, further arguments of `save`) of --workdir."""
+    trained, details = _load_trained()
+    return trained.task.model, trained.variables, details
+
+
+def _load_trained() -> tuple["Predictor", dict[str, Any]]:
+    """(the model of --workdir, further arguments of `save`)."""
     from jaxtag.inference import predictor
 
     trained = predictor.load(FLAGS.workdir, step=FLAGS.step)
@@ -139,12 +177,12 @@ def _load_run() -> tuple[nn.Module, Any, dict[str, Any]]:
             squash=full_image,
         ),
     }
-    return trained.task.model, trained.variables, details
+    return trained, details
 
 
 def _load_file() -> tuple[nn.Module, Any, dict[str, Any]]:
     """(model, variables, further arguments of `save`) of --source, a file with jaxtag's names."""
-    notes = read_notes(safetensors_io.Tensors(FLAGS.source))
+    notes = read_notes(Tensors(resolve(FLAGS.source).path))
     name = FLAGS.model or notes.get("model")
     if name is None:
         raise UsageError(f"{FLAGS.source} does not say of which model it is: give --model=NAME")
@@ -174,11 +212,12 @@ def _fields_of_flags(name: str) -> dict[str, Any]:
 def _fields_of_source() -> dict[str, Any]:
     """The fields that the files determine: the number of classes, and the epsilon of a ViT."""
     fields: dict[str, Any] = {}
-    tensors = safetensors_io.Tensors(FLAGS.source)
+    source = resolve(FLAGS.source).path
+    tensors = Tensors(source)
     num_classes = count_classes(tensors, _create(FLAGS.model, {"num_classes": 1}))
     if num_classes:
         fields["num_classes"] = num_classes
-    config = safetensors_io.read_json(safetensors_io.folder_of(FLAGS.source) / "config.json")
+    config = safetensors_io.read_json(safetensors_io.folder_of(source) / "config.json")
     epsilon = hf_config.epsilon(config)
     if epsilon is not None and "norm_eps" in registry.field_names(FLAGS.model):
         fields["norm_eps"] = epsilon

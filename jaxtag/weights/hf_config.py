@@ -171,6 +171,8 @@ def _vit(model: ViT, _: int | None) -> dict[str, Any]:
 
 
 def _efficientnet(model: EfficientNet, image_size: int | None) -> dict[str, Any]:
+    if model.lite:
+        raise ValueError("it has no EfficientNet-Lite")
     if image_size is None:
         raise ValueError("its EfficientNet is made for one image size: say image_size")
     if image_size % 2:

@@ -25,7 +25,9 @@ from jaxtag.weights.adapt import (
 )
 from jaxtag.weights.param_mapping import Entry, Table
 from jaxtag.weights.prefixes import remove_prefix
-from jaxtag.weights.safetensors_io import Tensors, is_finite
+from jaxtag.weights.reference import Reference, resolve
+from jaxtag.weights.safetensors_io import is_finite
+from jaxtag.weights.tensors import Tensors
 
 # In files, but without effect: counters, unused poolers, causal masks, tied copies.
 _IGNORED = re.compile(
@@ -36,14 +38,14 @@ _MAX_PROBLEMS = 4  # that one error names
 
 
 def load(
-    path: str | Path,
+    path: Reference,
     model: nn.Module,
     *,
     adapt: Iterable[str] = (),
     channels: int = 3,
     image_size: int | None = None,
 ) -> dict[str, Any]:
-    """Loads the variables of `model` from safetensors of torchvision, timm, transformers or jaxtag.
+    """Loads the variables of `model` from weights of torchvision, timm, transformers or jaxtag.
 
     The source library is detected from the tensor names; a prefix that all of them share
     (`module.`, `_orig_mod.`, `model.` …) is taken off. Tensors of any float type become float32
@@ -51,7 +53,9 @@ def load(
     epsilon than the model has, a line on stderr says so.
 
     Args:
-        path: a file, or a folder with `model.safetensors` or its shards and their index.
+        path: any REF (see `jaxtag.weights.reference`): a file, a folder with `model.safetensors`,
+            `pytorch_model.bin` or shards and their index, `hf:owner/name`, the name of a model
+            whose weights an installed package brings.
         model: a backbone of `create_model` with the `num_classes` it is to have, or a captioner.
         adapt: what may differ between file and model. "head": a classifier that is missing or has
             other classes is initialized by the model, and one that the model lacks is ignored.
@@ -65,12 +69,13 @@ def load(
         {"params": …} and, with batch norm, "batch_stats": float32 `jax.Array`s.
 
     Raises:
-        UserError: the file is damaged, a pickle, holds NaN or infinite numbers, or does not fit;
+        UserError: the file is damaged, names code, holds NaN or infinite numbers, or does not fit;
             the error names what does not.
     """
     adapt = tuple(adapt)
     if unknown := [name for name in adapt if name not in ADAPTATIONS]:
         raise UsageError(f"adapt={unknown[0]!r}: must be among {', '.join(ADAPTATIONS)}")
+    path = resolve(path).path
     inputs = model_inputs(model, channels, image_size)
     shapes = variable_shapes(model, inputs)
     tensors, library, table = match(Tensors(path), model, shapes)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from jaxtag.errors import UserError
-from jaxtag.weights.safetensors_io import Tensors
+from jaxtag.weights.tensors import Tensors
 
 _MAX_NAMES = 3  # that an error lists
 _MIN_SHARE = 0.3  # of all names that a prefix must explain; an average beside leaves it a half

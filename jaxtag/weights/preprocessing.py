@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from jaxtag.errors import UserError
+from jaxtag.models import registry
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage import json_files
-from jaxtag.storage.paths import make_path
 from jaxtag.weights import safetensors_io
+from jaxtag.weights.reference import Reference, resolve
+from jaxtag.weights.tensors import Tensors
 
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}
 
 
-def load_preprocessing(path: str | Path) -> Preprocessing | None:
-    """The preprocessing that the weights at `path` (a file or folder) need; None if not given.
+def load_preprocessing(path: Reference) -> Preprocessing | None:
+    """The preprocessing that the weights `path` (any REF) need; None if not given.
 
     Reads `preprocessor_config.json` of transformers, `config.json` of timm (`pretrained_cfg`), or
     the notes of a file of jaxtag's.
@@ -23,6 +25,9 @@ def load_preprocessing(path: str | Path) -> Preprocessing | None:
     Raises:
         UserError: it is damaged, or is not supported.
     """
+    path, _, model = resolve(path)
+    if model is not None:
+        return registry.get_preprocessing(model)
     folder = safetensors_io.folder_of(path)
     file = folder / "preprocessor_config.json"
     if values := safetensors_io.read_json(file):
@@ -31,11 +36,11 @@ def load_preprocessing(path: str | Path) -> Preprocessing | None:
     values = safetensors_io.read_json(file)
     if "pretrained_cfg" in values:
         return _parse(file, _from_timm, values["pretrained_cfg"])
-    noted = read_notes(safetensors_io.Tensors(path)).get("preprocessing")
-    return _parse(make_path(path), from_json, noted) if noted else None
+    noted = read_notes(Tensors(path)).get("preprocessing")
+    return _parse(path, from_json, noted) if noted else None
 
 
-def read_notes(tensors: safetensors_io.Tensors) -> dict[str, Any]:
+def read_notes(tensors: Tensors) -> dict[str, Any]:
     """The notes in a file of jaxtag's; empty for other files."""
     notes = json_files.parse(tensors.metadata.get("jaxtag", "{}"), f"{tensors.path}: its note")
     return notes if isinstance(notes, dict) else {}

@@ -78,8 +78,16 @@ def parse_config(values: Mapping[str, Any], where: str) -> tuple[str, dict[str, 
     """The model's name here and its fields, from timm's configuration.
 
     Raises:
-        UserError: names `where`, and the architecture or argument that has no counterpart.
+        UserError: names `where`, and the architecture or argument that has no counterpart, or is of
+            another kind than it should be.
     """
+    try:
+        return _parse_config(values, where)
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
+        raise UserError(f"{where} cannot be used: {str(error)[:300]}") from error
+
+
+def _parse_config(values: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
     architecture = str(values.get("architecture")).partition(".")[0]
     pretrained = values.get("pretrained_cfg")
     pretrained = pretrained if isinstance(pretrained, dict) else {}
@@ -120,6 +128,7 @@ def _parse_architecture(architecture: str) -> tuple[str, dict[str, Any]] | None:
             r"(tf_)?efficientnet_(b[0-7])",
             lambda m: (f"efficientnet_{m[2]}", dict(_TF if m[1] else _TORCH)),
         ),
+        (r"tf_(efficientnet_lite[0-4])", lambda m: (m[1], {})),
         (
             r"mobilenetv([12])_(\d{3})",
             lambda m: (f"mobilenet_v{m[1]}", {"width": int(m[2]) / 100, **_TORCH}),
@@ -172,11 +181,17 @@ def _mobile_arguments(model: Any) -> dict[str, Any]:
 
 
 def _efficientnet(model: EfficientNet) -> _Named | None:
-    for size in range(8):
-        published: Any = models.create_model(f"efficientnet_b{size}")
-        if (published.width, published.depth) == (model.width, model.depth):
-            named = (f"efficientnet_b{size}", _mobile_arguments(model))
-            return named if model.stages == STAGES else None
+    names = [f"efficientnet_lite{size}" for size in range(5)]
+    names += [f"efficientnet_b{size}" for size in range(8)]
+    for name in names:
+        published: Any = models.create_model(name)
+        scales = (model.lite, model.width, model.depth)
+        if (published.lite, published.width, published.depth) == scales:
+            named = (f"tf_{name}", {}) if model.lite else (name, _mobile_arguments(model))
+            is_published = model.stages == STAGES and (
+                not model.lite or (model.padding, model.norm_eps) == tuple(_TF.values())
+            )
+            return named if is_published else None
     return None
 
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 
 import cv2
@@ -440,3 +441,28 @@ def test_flipped_bytes_never_raise_anything_else(kind):
 def test_the_smallest_pictures():
     for kind in ("JPEG", "PNG", "GIF"):
         assert decode(save(Image.new("RGB", (1, 1), "white"), kind), min_size=8).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"P3 2000 1001 255\n" + b"0 " * 30, "2,000,000 pixels allowed in PPM as text"),
+        (b"P1 2000 1001\n" + b"0 " * 30, "2,000,000 pixels allowed in PPM as text"),
+        (b"P6\n#" + b"x" * 10_000_000 + b"\n2 2 255\n" + bytes(12), "no image format"),
+        (b"P6" + b" " * 10_000_000 + b"\n2 2 255\n" + bytes(12), "no image format"),
+        (b"P6" + b"\n#" * 5_000_000 + b"\n2 2 255\n" + bytes(12), "no image format"),
+    ],
+)
+def test_text_that_is_parsed_in_python_is_bounded(data, message):
+    start = time.process_time()
+    with pytest.raises(DecodeError, match=message):
+        decode(data)
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"P6 2 2 255\n", b"P6\n#a\n# b\n2\t2 #c\n255\n", b"P6\n" + b"\n" * 9999 + b"2 2 255\n"],
+)
+def test_headers_of_ppm(header):
+    assert decode(header + bytes(range(12)))[1, 1].tolist() == [9, 10, 11]

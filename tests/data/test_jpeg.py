@@ -237,3 +237,12 @@ def test_an_image_stands_alike_before_and_after_its_metadata_go(segments, is_tur
     np.testing.assert_array_equal(decode(strip(data)), decode(data))
     assert decode_into(data, np.empty_like(SCENE)) is not is_turned
     assert b"xmpmeta" not in strip(data)
+
+
+def test_many_gaps_between_segments_take_no_time():
+    sound = jpeg()
+    data = sound[:2] + b"\0\xff\xfe\0\2" * 100_000 + sound[2:]
+    start = time.process_time()
+    np.testing.assert_array_equal(decode(data), decode(sound))
+    assert open_image(data).notes == ("100000 bytes between its segments",)
+    assert time.process_time() - start < 5

@@ -346,3 +346,15 @@ def test_other_workers_go_on_with_the_same_batches(records, example):
     for batch, other in zip(taken, expected, strict=True):
         for name, values in other.items():
             np.testing.assert_array_equal(batch[name], values)
+
+
+def test_workers_check_the_shared_memory_that_their_batches_take(monkeypatch):
+    checked = []
+    monkeypatch.setattr(pipeline.shared_memory, "check_room", checked.append)
+    spec = ExampleSpec(Resize(64))
+    batches = train_batches(
+        MemoryRecords(), example=spec, batch_size=8, seed=0, num_workers=2, buffer=3
+    )
+    batches.start_prefetch()
+    batches.close()
+    assert checked == [2 * (3 + 1) * 8 * 64 * 64 * 3]

@@ -5,14 +5,11 @@ import json
 
 import pytest
 from labelled import lay, list_own, picture
+from mutations import VALUES, changed, places
 
 from jaxtag.errors import UserError
 
 IMAGES = {f"{n}.jpg": picture(20 * n) for n in range(8)}
-VALUES = [
-    *(None, True, -1, 0, 1.5, float("nan"), float("inf"), 10**30, "", " ", "x", "\0", "\ud83d"),
-    *("../0.jpg", "/", "0.jpg\n1.jpg", [], {}, [None], [[]], {"id": 1}, [1, "a"], "9" * 5000),
-]
 COCO = {
     "images": [{"id": n, "file_name": f"{n}.jpg"} for n in range(8)],
     "categories": [{"id": 1, "name": "a", "supercategory": "s"}, {"id": 2, "name": "b"}],
@@ -29,31 +26,6 @@ FORMS = {
     ],
     "list.json": [{"file_name": f"{n}.jpg", "captions": ["a", "b"]} for n in range(8)],
 }  # fmt: skip
-
-
-def places(value, path=()):
-    """The path to each value inside of one, and to the value itself; of lists the first two."""
-    yield path
-    items = value.items() if isinstance(value, dict) else ()
-    items = enumerate(value[:2]) if isinstance(value, list) else items
-    for key, item in items:
-        yield from places(item, (*path, key))
-
-
-def changed(content, path, value):
-    """A copy of `content` with another value at `path`; without it where that is `places`."""
-    content = copy.deepcopy(content)
-    if not path:
-        return value
-    *above, last = path
-    parent = content
-    for key in above:
-        parent = parent[key]
-    if value is places:
-        del parent[last]
-    else:
-        parent[last] = value
-    return content
 
 
 @pytest.mark.parametrize("form", FORMS)

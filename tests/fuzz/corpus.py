@@ -41,7 +41,7 @@ def _item(name: str, check: str, files: dict[str, bytes | str], mutable=None) ->
 
 @functools.cache
 def items(kind: str) -> list[Item]:
-    """The items of "images", "tables", "archives", "official", "runs", or of "all".
+    """The items of "images", "tables", "archives", "official", "forms", "runs", or of "all".
 
     Those of "faulty" are at fault, each in another way.
     """
@@ -197,7 +197,9 @@ def _deflated(files: dict[str, bytes | str]) -> bytes:
 
 def _test_module(name: str) -> ModuleType:
     """A file of tests, for the official layouts that it lays out."""
-    spec = importlib.util.spec_from_file_location(f"fuzzed_{name}", _DATASETS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        f"fuzzed_{Path(name).name}", _DATASETS / f"{name}.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -263,6 +265,17 @@ def _official() -> list[Item]:
     return found
 
 
+def _forms() -> list[Item]:
+    import form_files
+
+    tests = [_test_module(f"forms/test_{name}") for name in ("layout_forms", "parquet")]
+    forms = form_files.forms(*tests)
+    return [
+        _item(name, "form", files, [n for n in files if not n.endswith(".jpg")] or list(files))
+        for name, files in forms.items()
+    ]
+
+
 def _runs() -> list[Item]:
     """The files of runs, of indexes, of weights and of prepared data sets."""
     import run_files
@@ -288,5 +301,6 @@ _KINDS = {
     "tables": _tables,
     "archives": _archives,
     "official": _official,
+    "forms": _forms,
     "runs": _runs,
 }

@@ -2,7 +2,7 @@
 
     python tests/fuzz/runner.py KIND SEED COUNT FOLDER
 
-KIND is images, tables, archives, official or runs.
+KIND is images, tables, archives, official, forms or runs.
 """
 
 import json

@@ -12,13 +12,13 @@ from labelled import list_own
 from jaxtag import datasets
 from jaxtag.data import pipeline
 from jaxtag.data.decode import decode, open_image
+from jaxtag.data.embedded_metadata import read_embedded
 from jaxtag.data.image_reader import DecodeError
 from jaxtag.data.transforms import CenterCrop, Resize
 from jaxtag.datasets.archives import ReadError
 from jaxtag.datasets.base import ImageRecord
 from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.datasets.verify import ImageVerifier, PrepareReport, VerifiedCache
-from jaxtag.inference.writers.embedded_metadata import read_embedded
 
 
 def check_image(case: Path, rng: random.Random) -> None:
@@ -55,6 +55,21 @@ def check_own(case: Path, rng: random.Random) -> None:
         for image in images:
             image.file.encode()
             json.dumps(dict(image.fields), ensure_ascii=False).encode()
+    if rng.random() < 0.03:
+        _prepare("mine", case)
+
+
+def check_form(case: Path, rng: random.Random) -> None:
+    """A folder in the form of a tool, listed, and its images read."""
+    with datasets.builder_class("mine").open_listing(case) as listing:
+        for images in listing.splits.values():
+            for image in images:
+                image.file.encode()
+                json.dumps(dict(image.fields), ensure_ascii=False).encode()
+                try:
+                    image.load()
+                except ReadError as error:
+                    assert str(error)
     if rng.random() < 0.03:
         _prepare("mine", case)
 
@@ -196,6 +211,8 @@ def check_prepared(case: Path, rng: random.Random) -> None:
     source = datasets.open_split("mine", "train", case)
     for record in source.__getitems__(range(len(source))):
         assert record["file"] is not None
+    source.read_range(0, len(source))
+    list(source.iter_fields(["file", "label"]))
     source.fingerprint()
     source.class_names()
     str(_load_summary(source.folder))
@@ -238,6 +255,7 @@ def _traceback(case: Path, rng: random.Random) -> None:
 CHECKS: dict[str, Any] = {
     "image": check_image,
     "own": check_own,
+    "form": check_form,
     "scores": check_scores,
     "archive": check_archive,
     "config": check_config,

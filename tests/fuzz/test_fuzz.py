@@ -12,11 +12,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import runner
 
-KINDS = ("images", "tables", "archives", "official", "runs")
+KINDS = ("images", "tables", "archives", "official", "forms", "runs")
 
 
 def test_sound_files_are_accepted_and_some_mutations_refused(tmp_path):
-    outcome = runner.run("all", 0, 300, tmp_path)
+    outcome = runner.run("all", 0, 330, tmp_path)
     assert outcome.faults == []
     assert outcome.counts["accepted"] > 90  # that many are sound
     assert outcome.counts["refused"] > 50

@@ -14,7 +14,8 @@ from stored import REFERENCES
 
 from jaxtag.config import schema as configuration
 from jaxtag.errors import UserError
-from jaxtag.inference import hf_captioner, predictor
+from jaxtag.inference import predictor
+from jaxtag.inference.checkpoint import import_checkpoint
 
 FILE = REFERENCES / "weights_captioner.safetensors"
 
@@ -98,29 +99,29 @@ def test_evaluate_uses_it_at_once(workdir, tiny_data) -> None:
 def test_older_tokenizer_files_and_a_length_of_ones_own(stored, tmp_path, workdir) -> None:
     left_out = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
     source = unpack(stored, tmp_path / "source", left_out)
-    config = hf_captioner.import_captioner(source, tmp_path / "run", max_length=9)
+    config = import_checkpoint(source, tmp_path / "run", max_length=9)
     assert (config.task.max_length, config.task.decoding.method) == (9, "greedy")
     old, new = (predictor.load(folder).vocabulary for folder in (tmp_path / "run", workdir))
     text = ["two red circles; it's <|endoftext|> a star!"]
     np.testing.assert_array_equal(old.encode(text, 64), new.encode(text, 64))
     with pytest.raises(UserError, match="holds a run already"):
-        hf_captioner.import_captioner(source, tmp_path / "run")
+        import_checkpoint(source, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     "without, changes, message",
     [
-        ((), {"model_type": "vit"}, "VisionEncoderDecoderModel"),
+        ((), {"model_type": "vit"}, "does not name the classes"),
         ((), {"decoder": {"model_type": "bert"}}, r"decoder\.model_type = 'bert'"),
         (("preprocessor_config.json",), {}, "preprocessor_config"),
         (("tokenizer.json", "vocab.json"), {}, "neither tokenizer.json nor"),
-        (("config.json",), {}, "VisionEncoderDecoderModel"),
+        (("config.json",), {}, "give --backbone=NAME"),
     ],
 )
 def test_what_cannot_be_imported_is_named(stored, tmp_path, without, changes, message) -> None:
     source = unpack(stored, tmp_path / "source", without, **changes)
     with pytest.raises(UserError, match=message):
-        hf_captioner.import_captioner(source, tmp_path / "run")
+        import_checkpoint(source, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -129,7 +130,7 @@ def test_untied_output_weights_are_refused(stored, tmp_path) -> None:
     weights = {n.removeprefix("weights/"): t for n, t in stored[0].items() if "weights/" in n}
     tied = weights["decoder.transformer.wte.weight"]
     save_file({**weights, "decoder.lm_head.weight": tied}, source / "model.safetensors")
-    hf_captioner.import_captioner(source, tmp_path / "run")
+    import_checkpoint(source, tmp_path / "run")
     save_file({**weights, "decoder.lm_head.weight": 2 * tied}, source / "model.safetensors")
     with pytest.raises(UserError, match=r"lm_head"):
-        hf_captioner.import_captioner(source, tmp_path / "other")
+        import_checkpoint(source, tmp_path / "other")

@@ -14,7 +14,7 @@ from jaxtag import models, weights
 from jaxtag.config import schema
 from jaxtag.errors import UserError
 from jaxtag.inference import predictor
-from jaxtag.inference.hf_classifier import import_classifier
+from jaxtag.inference.checkpoint import import_checkpoint
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.weights import hf_config, timm_config
 
@@ -66,7 +66,7 @@ def test_an_exported_classifier_comes_back(tmp_path, model, variables, library: 
     row = json.loads((tmp_path / "o.jsonl").read_text())
     assert {tag["tag"] for tag in row["tags"]} <= {"cat", "dog", "fox"} and row["tags"]
     with pytest.raises(UserError, match="holds a run already"):
-        import_classifier(source, tmp_path / "run")
+        import_checkpoint(source, tmp_path / "run")
 
 
 def test_a_multi_label_model_becomes_a_tagger(tmp_path, model, variables) -> None:
@@ -79,7 +79,7 @@ def test_a_multi_label_model_becomes_a_tagger(tmp_path, model, variables) -> Non
         "multi_label_classification"
     )
     assert weights.load_preprocessing(source) == squashed
-    config = import_classifier(source, tmp_path / "run")
+    config = import_checkpoint(source, tmp_path / "run")
     assert (config.task.TASK, config.data.eval_crop_pct) == ("tag", None)
     names = json.loads((tmp_path / "run/tags.json").read_text())
     assert names == ["crane (0)", "dog", "crane (2)"]  # each its own
@@ -104,14 +104,14 @@ def test_what_cannot_be_imported_is_named(tmp_path, model, variables, changes, m
     values = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**values, **changes}))
     with pytest.raises(UserError, match=message):
-        import_classifier(source, tmp_path / "run")
+        import_checkpoint(source, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_without_preprocessing_it_is_refused(tmp_path, model, variables) -> None:
     source = export(tmp_path / "hf", model, variables, "transformers", preprocessing=None)
     with pytest.raises(UserError, match=r"preprocessor_config\.json"):
-        import_classifier(source, tmp_path / "run")
+        import_checkpoint(source, tmp_path / "run")
 
 
 FIELDS = {
@@ -121,13 +121,14 @@ FIELDS = {
     "mobilenet_v2": {"width": 1.4},
     "mobilenet_v3_small": {"width": 0.75},
     "efficientnet_b1": {"padding": "same"},
+    "efficientnet_lite2": {},
     "vit_small_patch32": {"pool": "gap"},
 }
 # The same function for what is in both configurations.
 IGNORED = ("norm_momentum", "dropout", "drop_path")
 
 
-NOT_OF_TRANSFORMERS = ("mobilenet_v3_small", "vit_small_patch32")
+NOT_OF_TRANSFORMERS = ("efficientnet_lite2", "mobilenet_v3_small", "vit_small_patch32")
 CONFIGURATIONS = [("timm", name) for name in FIELDS] + [
     ("transformers", name) for name in FIELDS if name not in NOT_OF_TRANSFORMERS
 ]
@@ -151,7 +152,7 @@ def test_configurations_are_inverse(library: str, name: str) -> None:
     "values, message",
     [
         ({"architecture": "swin_tiny"}, "swin_tiny"),
-        ({"architecture": "vit_giant_patch14_224"}, "vit_giant"),
+        ({"architecture": "vit_colossal_patch14_224"}, "vit_colossal"),
         ({"architecture": "resnet50", "model_args": {"stem_type": "deep"}}, "stem_type"),
         ({"architecture": "resnet50", "global_pool": "max"}, "global_pool"),
     ],
@@ -163,3 +164,13 @@ def test_timm_models_that_are_not_here_are_named(values, message) -> None:
         {"architecture": "tf_efficientnet_b0.ns_jft_in1k", "global_pool": "avg"}, "config.json"
     )
     assert (name, fields) == ("efficientnet_b0", {"padding": "same", "norm_eps": 1e-3})
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"model_args": ["x"]}, {"model_args": [3]}, {"model_args": 3}, {"global_pool": [1]},
+     {"model_args": {"mlp_ratio": "x"}}, {"pretrained_cfg": {"input_size": 3}}],
+)  # fmt: skip
+def test_a_configuration_of_timm_with_values_of_other_kinds_is_refused(odd):
+    with pytest.raises(UserError, match=r"^config\.json"):
+        timm_config.parse_config({"architecture": "vit_tiny_patch16_224", **odd}, "config.json")

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from jaxtag.data.xmp_packet import XmpPacket
 from jaxtag.errors import UsageError
 from jaxtag.inference.writers import XmpWriter
 from jaxtag.inference.writers.sidecar_programs import get_program
-from jaxtag.inference.writers.xmp_packet import XmpPacket
 
 DC = "http://purl.org/dc/elements/1.1/"
 DIGIKAM_NS = "http://www.digikam.org/ns/1.0/"

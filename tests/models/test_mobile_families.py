@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 from source_tensors import source_shapes
 from stored import REFERENCES
@@ -36,6 +37,7 @@ TRANSFORMERS_STAGES = tuple(
         efficientnet.STAGES, (64, 24, 40, 40, 96, 96, 128), strict=True
     )
 )  # fmt: skip
+LITE_STAGES = ((1, 3, 2, 16, 1), (2, 5, 2, 24, 2), (2, 3, 2, 32, 1))
 CASES = {
     "mobilenet_v1_timm": (
         MobileNetV1,
@@ -55,6 +57,10 @@ CASES = {
     "efficientnet_timm": (
         EfficientNet,
         {"width": 0.25, "stages": ((1, 3, 1, 64, 1), (6, 5, 2, 96, 2)), **TENSORFLOW},
+    ),
+    "efficientnet_lite_timm": (
+        EfficientNet,
+        {"lite": True, "stages": LITE_STAGES, **TENSORFLOW},
     ),
     "efficientnet_transformers": (
         EfficientNet,
@@ -118,6 +124,24 @@ def test_tables_cover_every_tensor(case: str) -> None:
 def test_torchvision_has_no_v1() -> None:
     with pytest.raises(ValueError, match='"timm" or "transformers"'):
         mappings.tables(MobileNetV1())["torchvision"](MobileNetV1())
+
+
+def test_tables_cover_the_installed_packages_names() -> None:
+    """Of efficientnet_pytorch: the same tensors as timm's under other names, in another order."""
+    for name in ("efficientnet_lite0", "efficientnet_b0"):
+        model = models.create_model(name, num_classes=1000)
+        table = mappings.tables(model)["efficientnet_pytorch"](model)
+        variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+        assert set(table) == set(flatten_dict(variables, sep="/"))
+        names = param_mapping.source_names(table)
+        assert len(set(names)) == len(names) and "_blocks.1._expand_conv.weight" in names
+
+
+def test_a_lite_is_in_timm_alone() -> None:
+    model = models.create_model("efficientnet_lite0", num_classes=3)
+    for library in ("torchvision", "transformers"):
+        with pytest.raises(ValueError, match="no EfficientNet-Lite"):
+            mappings.tables(model)[library](model)
 
 
 @pytest.mark.parametrize("module", [MobileNetV2, EfficientNet])

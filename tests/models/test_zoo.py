@@ -20,9 +20,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 CLASSES = 5
 
 # Parameters with 1000 classes, and 1e9 multiply-adds at the model's image size: torchvision's
-# (`weights.meta`), but for MobileNet V1 (table 8 of its paper, Keras), AlexNet of two towers (Sze
-# et al. 2017, arXiv:1703.09039, table II) and the small ViTs (timm; Touvron et al. 2021,
-# arXiv:2012.12877).
+# (`weights.meta`), but for MobileNet V1 (table 8 of its paper, Keras), EfficientNet-Lite (timm,
+# counted by PyTorch's FlopCounterMode), AlexNet of two towers (Sze et al. 2017, arXiv:1703.09039,
+# table II) and the small ViTs (timm; Touvron et al. 2021, arXiv:2012.12877).
 PUBLISHED = {
     "alexnet": (61_100_840, 0.714),
     "alexnet_two_tower": (60_965_224, 0.724),
@@ -34,6 +34,11 @@ PUBLISHED = {
     "efficientnet_b5": (30_389_784, 10.266),
     "efficientnet_b6": (43_040_704, 19.068),
     "efficientnet_b7": (66_347_960, 37.746),
+    "efficientnet_lite0": (4_652_008, 0.385),
+    "efficientnet_lite1": (5_416_680, 0.600),
+    "efficientnet_lite2": (6_092_072, 0.860),
+    "efficientnet_lite3": (8_197_096, 1.383),
+    "efficientnet_lite4": (13_006_568, 2.553),
     "mobilenet_v1": (4_231_976, 0.569),
     "mobilenet_v2": (3_504_872, 0.301),
     "mobilenet_v3_large": (5_483_032, 0.217),

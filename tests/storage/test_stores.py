@@ -99,14 +99,13 @@ def test_a_growing_file_is_uploaded_when_it_must_survive(gcs, folder):
 
 
 @pytest.mark.parametrize("kind", [503, 429, 500, "cut", "lost"])
-def test_a_fault_that_passes_is_not_noticed(gcs, folder, quick_retries, kind):
+def test_a_fault_that_passes_is_not_noticed(gcs, folder, quick_retries, tmp_path, kind):
     data = os.urandom(7_000_000)  # uploaded and read in parts
     gcs.faults = [Fault(kind, nth=frozenset({2, 4, 7, 9}))]
     atomic_file.write_bytes(folder / "big", data)
     assert gcs.read("run/big") == data
-    transfer.download(folder / "big", local := make_path(f"/tmp/jaxtag-test-{os.getpid()}"))
-    assert local.read_bytes() == data
-    local.unlink()
+    transfer.download(folder / "big", tmp_path / "big")
+    assert (tmp_path / "big").read_bytes() == data
     assert gcs.requests[f"fault {kind}"] >= 2
 
 

@@ -279,6 +279,17 @@ def test_last_and_best_stay_together(tmp_path):
     assert Checkpoints(tmp_path, keep_last=1).best_step() is None
 
 
+def test_metrics_join_a_saved_step_and_decide_which_is_best(tmp_path):
+    with Checkpoints(tmp_path, keep_last=1, keep_best=1, best_metric="CIDEr") as checkpoints:
+        for step, score in {1: 0.9, 2: 0.5, 3: 0.95}.items():
+            checkpoints.save(step, {"x": jnp.float32(step)})
+            checkpoints.add_metrics(step, {"CIDEr": score})
+            checkpoints.wait()
+            assert checkpoints.steps() == {1: [1], 2: [1, 2], 3: [3]}[step]
+        assert checkpoints.best_step() == 3
+        checkpoint_manifest.verify(tmp_path / "3")
+
+
 def test_old_steps_go_only_when_the_new_one_is_there(tmp_path, monkeypatch):
     def fail(folder, notes):
         raise OSError(28, "No space left on device")

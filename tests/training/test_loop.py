@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 import time
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from tiny import tiny_config
 
 from jaxtag import datasets
@@ -15,7 +17,15 @@ from jaxtag.errors import UserError
 from jaxtag.inference import predictor
 from jaxtag.tasks.caption.config import CaptionConfig, DecodingConfig
 from jaxtag.tasks.caption.task import CaptionTask
-from jaxtag.training import log_window, loop, preemption, run_config, run_data
+from jaxtag.training import (
+    checkpoint_manifest,
+    log_window,
+    loop,
+    preemption,
+    run_config,
+    run_data,
+)
+from jaxtag.training.preemption import StopRequested
 from jaxtag.training.timer import StartupTimer, StepTimer
 
 
@@ -72,6 +82,54 @@ def test_a_stopped_run_goes_on_bit_for_bit(unbroken, tiny_data, tmp_path, monkey
     assert steps == [2, 4, 6]  # the window that was cut at 3 ends where it would have ended
 
 
+def test_stopped_in_an_evaluation_it_has_saved_and_evaluates_when_it_goes_on(
+    unbroken, tiny_data, tmp_path, monkeypatch
+):
+    config = tiny_config(tiny_data)
+    with monkeypatch.context() as patch:
+
+        def stop(self, step):
+            raise StopRequested
+
+        patch.setattr(preemption.Preemption, "check", stop)
+        first = _run(config, tmp_path)
+    assert first.preempted and first.evaluation is None
+    assert _saved_metrics(tmp_path) == {}
+    second = _run(config, tmp_path)
+    for ours, theirs in zip(_leaves(second.state), _leaves(unbroken[1].state), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert _evaluations(tmp_path) == _evaluations(unbroken[0])
+    assert _saved_metrics(tmp_path)["CIDEr"] == _evaluations(tmp_path)[3]["CIDEr"]
+
+
+def test_an_evaluation_whose_metrics_were_written_is_not_repeated(
+    unbroken, tiny_data, tmp_path, monkeypatch
+):
+    """The run was killed before they joined the checkpoint."""
+    workdir = tmp_path / "run"
+    shutil.copytree(unbroken[0], workdir)
+    for step in (4, 6):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    folder = workdir / "checkpoints" / "3"
+    manifest = checkpoint_manifest.read(folder)
+    notes = {**manifest.notes, "metrics": {}}
+    without = {"files": dict(manifest.files), "notes": notes, "checksum": manifest.checksum}
+    checkpoint_manifest._write(epath.Path(folder), without)
+    monkeypatch.setattr(preemption.Preemption, "requested", lambda self, step: step == 3)
+    evaluation = _evaluations(workdir)[3]
+    assert _run(tiny_config(tiny_data), workdir).preempted
+    assert _saved_metrics(workdir)["CIDEr"] == evaluation["CIDEr"]
+
+
+def _saved_metrics(workdir):
+    return checkpoint_manifest.read(workdir / "checkpoints" / "3").notes["metrics"]
+
+
+def _evaluations(workdir):
+    rows = [line for line in _lines(workdir) if line.pop("split") == "evaluation"]
+    return {row.pop("step"): row for row in rows}
+
+
 def test_a_finished_run_only_evaluates_again(unbroken, tiny_data):
     workdir, outcome = unbroken
     again = _run(tiny_config(tiny_data), workdir)
@@ -113,8 +171,9 @@ def test_the_average_is_what_is_used(unbroken):
 def test_gradients_that_are_not_finite_stop_the_run(tiny_data, tmp_path):
     config = tiny_config(tiny_data, max_consecutive_nonfinite=2, log_every=3)
     config.data = dataclasses.replace(config.data, std=(0.0, 0.0, 0.0))
-    with pytest.raises(UserError, match="2 steps in a row, 0 to 1"):
+    with pytest.raises(UserError, match="2 steps in a row, 0 to 1") as raised:
         _run(config, tmp_path)
+    assert "the loss of 8 of 8 examples is not finite, records of process 0: " in str(raised.value)
 
 
 def test_too_many_broken_pictures_stop_the_run(tiny_data, tmp_path, monkeypatch):
@@ -208,7 +267,7 @@ def test_a_windows_rate_counts_the_time_of_its_last_steps(monkeypatch):
     names = ("loss", "learning_rate", "skipped_steps", "skipped_in_row")
     for _ in range(2):
         window.add({**dict.fromkeys(names, one), "corrupt_images": (np.float32(0), np.float32(8))})
-    values = window.read(2, clock)
+    values = window.read(2, clock, str)
     clock.close()
     assert values["seconds_per_step"] >= 0.25
     assert values["images_per_second"] <= 32

@@ -83,7 +83,7 @@ FORMATS = {
     "lfs.bin": (b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "Git LFS"),
     "page.safetensors": (b"\n<!DOCTYPE html><html>", "no whole safetensors.*web page"),
     "array.npy": (b"\x93NUMPY\x01\x00", "NumPy"),
-    "flax_model.msgpack": (b"\x82\xa6params", "msgpack"),
+    "flax_model.msgpack": (b"\x82\xa6params", "damaged msgpack"),
     "keras.h5": (b"\x89HDF\r\n\x1a\n", "HDF5"),
     "renamed.safetensors": (b"\x89HDF\r\n\x1a\n", "HDF5"),
 }

@@ -238,19 +238,20 @@ def test_unknown_words_are_refused(timm_file) -> None:
         weights.load(timm_file, vit(), adapt=("heads",))
 
 
-def test_pickles_are_refused_with_the_way_out(tmp_path, timm_file) -> None:
+def test_pickles_are_told_by_their_content(tmp_path, timm_file) -> None:
     with zipfile.ZipFile(tmp_path / "zip.safetensors", "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02.")
     legacy = tmp_path / "legacy.safetensors"
     legacy.write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.")
-    named = tmp_path / "pytorch_model.bin"
-    named.write_bytes(timm_file.read_bytes())
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
-    for path in (tmp_path / "zip.safetensors", legacy, named, folder):
-        with pytest.raises(UserError, match=r"pickle.*\n.*\n.*torch.load.*\n.*save_file"):
+    for path in (tmp_path / "zip.safetensors", legacy, folder):
+        with pytest.raises(UserError, match="no file of PyTorch's weights"):
             weights.load(path, vit())
+    named = tmp_path / "pytorch_model.bin"
+    named.write_bytes(timm_file.read_bytes())
+    assert weights.load(named, vit())
 
 
 def damaged(data: bytes) -> dict[str, bytes]:
@@ -287,7 +288,7 @@ def test_what_is_no_weight_is_refused(tmp_path, timm_file) -> None:
         weights.load(written(tmp_path, tensors), vit())
     with pytest.raises(UserError, match="no such file"):
         weights.load(tmp_path / "absent", vit())
-    with pytest.raises(UserError, match="neither"):
+    with pytest.raises(UserError, match="holds no weights"):
         weights.load(_empty(tmp_path), vit())
     with pytest.raises(UserError, match="several files"):
         weights.load(tmp_path, vit())

@@ -15,11 +15,10 @@ from jaxtag.datasets.table_columns import TwoKindsError
 
 
 class Confidence(enum.IntEnum):
-    """How sure a form is: of its tool's own files, likely, or what else can be read."""
+    """How sure a form is: likely, or sure by files that are its tool's own."""
 
-    POSSIBLE = 1
-    LIKELY = 2
-    SURE = 3
+    LIKELY = 1
+    SURE = 2
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Finds the form that a source is in, and lists its images; refuses to guess between several."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from jaxtag.datasets.annotated_listing import count_located, list_tables
@@ -11,6 +11,7 @@ from jaxtag.datasets.forms.base import Confidence, Evidence, LayoutForm
 from jaxtag.datasets.forms.label_maps import name_numbers
 from jaxtag.datasets.forms.registry import (
     CLASS_FOLDERS,
+    FALLBACK_FORMS,
     LAYOUT_FORMS,
     TABLE_FORMS,
     FormChoice,
@@ -97,37 +98,54 @@ class _Tables:
 
 
 def _detected(source: SourceFiles) -> Listing:
-    layouts = [(form, seen) for form in LAYOUT_FORMS if (seen := form.detect(source))]
+    layouts = _fitting(source, LAYOUT_FORMS)
     sure = [entry for entry in layouts if entry[1].confidence == Confidence.SURE]
     if sure:
         return _list_layout(source, sure, _tables_beside(source))
     own = _Tables.of(source)
-    likely = [entry for entry in layouts if entry[1].confidence == Confidence.LIKELY]
     if own.are_about_images:
-        return _list_layout(source, likely, own)
+        return _list_layout(source, layouts, own)
     folders = list_class_folders(source, strict=bool(own.tables or own.refused))
-    if folders is None:
-        if own.tables:
-            return list_own_tables(source, own.tables)
-        if likely or layouts:
-            return _list_layout(source, likely or layouts, own)
-        if own.refused:
-            raise own.refused[0]
-        raise UserError(unknown_layout(source))
-    if likely:
+    if folders is not None and layouts:
         seen = Evidence(Confidence.LIKELY, "the names of the folders")
-        _refuse_several(source, [*likely, (CLASS_FOLDERS, seen)], [])
-    folders.form = _described(CLASS_FOLDERS.title, "", folders)
-    for error in own.refused:
-        location, _, reason = str(error).partition(": ")
-        folders.problems.append((location, reason))
+        _refuse_several(source, [*layouts, (CLASS_FOLDERS, seen)], [])
+    if folders is None and own.tables:
+        return list_own_tables(source, own.tables)
+    # Folders that are called after dates are those of an archive, whose photos may have keywords.
+    if not layouts and (folders is None or folders.doubts):
+        layouts = _fitting(source, FALLBACK_FORMS)
+    if layouts:
+        listing = _list_layout(source, layouts, own)
+        listing.problems += [_as_problem(error) for error in own.refused]
+        return listing
+    if folders is not None:
+        return _class_folders(source, folders, own)
+    if own.refused:
+        raise own.refused[0]
+    raise UserError(unknown_layout(source))
+
+
+def _fitting(source: SourceFiles, forms: Sequence[LayoutForm]) -> list[tuple[LayoutForm, Evidence]]:
+    """The forms that the source may be in, with what says so."""
+    return [(form, evidence) for form in forms if (evidence := form.detect(source))]
+
+
+def _class_folders(source: SourceFiles, listing: Listing, own: _Tables) -> Listing:
+    """The listing of class folders, which says why tables are not used."""
+    listing.form = _described(CLASS_FOLDERS.title, "", listing)
+    listing.problems += [_as_problem(error) for error in own.refused]
     for table in own.tables:
-        folders.problems.append((table.path, "the folders of classes are used, not this table"))
-        folders.warnings.append(
+        listing.problems.append((table.path, "the folders of classes are used, not this table"))
+        listing.warnings.append(
             f"{table.path} names few of the images, and the folders of classes are used: "
             f"--source={source.path / table.path} takes the table"
         )
-    return folders
+    return listing
+
+
+def _as_problem(error: NotATableError) -> tuple[str, str]:
+    location, _, reason = str(error).partition(": ")
+    return location, reason
 
 
 def _tables_beside(source: SourceFiles) -> _Tables:

@@ -99,7 +99,8 @@ def _read(content: Any, where: str, kind: str | None) -> Table:
             odd.add(location, 'it has no image in "data"')
             continue
         annotations = entry.get("annotations") or entry.get("completions")
-        sound = [a for a in annotations or [] if isinstance(a, dict) and not a.get("was_cancelled")]
+        listed = annotations if isinstance(annotations, list) else []
+        sound = [a for a in listed if isinstance(a, dict) and not a.get("was_cancelled")]
         if not sound:
             table.problems.append((location, f"{file} was not annotated, or skipped"))
             continue

@@ -7,6 +7,7 @@ from jaxtag.datasets.forms import cvat
 from jaxtag.datasets.forms.base import FileForm, LayoutForm
 from jaxtag.datasets.forms.class_folders import ClassFolders
 from jaxtag.datasets.forms.json_forms import JSON_FORMS
+from jaxtag.datasets.forms.keywords import Keywords
 from jaxtag.datasets.forms.kohya import Kohya
 from jaxtag.datasets.forms.labelme import Labelme
 from jaxtag.datasets.forms.open_images import OpenImages
@@ -27,11 +28,13 @@ LAYOUT_FORMS: tuple[LayoutForm, ...] = (
     OpenImages(),
     Kohya(),
 )
+# Tried where nothing else is found.
+FALLBACK_FORMS: tuple[LayoutForm, ...] = (Keywords(),)
 CLASS_FOLDERS = ClassFolders()
 # Name -> title of the forms of single files.
 _FILE_FORMS: tuple[FileForm, ...] = (*JSON_FORMS[::-1], cvat.FORM)
 TABLE_FORMS = {"table": "a table", **{form.name: form.title for form in _FILE_FORMS}}
-_LAYOUTS = {form.name: form for form in (*LAYOUT_FORMS, CLASS_FOLDERS)}
+_LAYOUTS = {form.name: form for form in (*LAYOUT_FORMS, CLASS_FOLDERS, *FALLBACK_FORMS)}
 NAMES = (*TABLE_FORMS, *_LAYOUTS)
 
 

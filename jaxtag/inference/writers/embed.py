@@ -12,14 +12,15 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageSequence
 
+from jaxtag.data import xmp_packet
+from jaxtag.data.embedded_metadata import read_embedded
 from jaxtag.data.files import MAX_BYTES
 from jaxtag.data.image_reader import MAX_PIXELS
+from jaxtag.data.xmp_packet import XmpPacket
 from jaxtag.errors import StorageError, UserError, printable, write_error
-from jaxtag.inference.writers import xmp, xmp_containers, xmp_packet
+from jaxtag.inference.writers import xmp, xmp_containers
 from jaxtag.inference.writers.base import Row
-from jaxtag.inference.writers.embedded_metadata import read_embedded
 from jaxtag.inference.writers.sidecar_programs import KeywordField
-from jaxtag.inference.writers.xmp_packet import XmpPacket
 from jaxtag.storage import atomic_file
 
 BACKUP_SUFFIX = "_original"  # as exiftool's

@@ -100,7 +100,8 @@ class JsonlWriter:
             assert saved is not None
             raise _other_settings(self._path, partial, len(lines), saved, settings)
         else:
-            self._file.truncate(size)  # what a failing disk or power left behind is made anew
+            if self._file.resumed:
+                self._file.truncate(size)  # what a failing disk or power left is made anew
             self.previous = lines
         atomic_file.write_text(self._settings, json.dumps(settings, indent=1) + "\n", "--output")
 

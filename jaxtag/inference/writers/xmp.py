@@ -13,17 +13,17 @@ from pathlib import Path
 
 from absl import logging
 
+from jaxtag.data import xmp_packet
+from jaxtag.data.embedded_metadata import EmbeddedMetadata, read_embedded
+from jaxtag.data.xmp_packet import XmpPacket
 from jaxtag.errors import UserError, printable, write_error
-from jaxtag.inference.writers import xmp_packet
 from jaxtag.inference.writers.base import Row
-from jaxtag.inference.writers.embedded_metadata import EmbeddedMetadata, read_embedded
 from jaxtag.inference.writers.sidecar_programs import (
     ANY_PROGRAM,
     PATH_FIELDS,
     KeywordField,
     SidecarProgram,
 )
-from jaxtag.inference.writers.xmp_packet import XmpPacket
 from jaxtag.storage import atomic_file
 from jaxtag.storage.paths import is_store, make_path
 

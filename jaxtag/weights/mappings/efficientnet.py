@@ -1,4 +1,4 @@
-"""Parameter names of EfficientNet in torchvision, timm and transformers."""
+"""Parameter names of EfficientNet in torchvision, timm, transformers, efficientnet_pytorch."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -10,7 +10,8 @@ from jaxtag.weights.param_mapping import Table, head, join
 
 
 def torchvision(model: EfficientNet) -> Table:
-    """Maps `torchvision.models.efficientnet_b0` to `_b7`."""
+    """Maps `torchvision.models.efficientnet_b0` to `_b7`. Raises ValueError for a Lite."""
+    _refuse_lite(model, "torchvision")
     last = f"features.{len(model.stages) + 1}"
     tables = [
         conv_norm("stem", "features.0.0", "features.0.1"),
@@ -23,11 +24,11 @@ def torchvision(model: EfficientNet) -> Table:
 
 
 def timm(model: EfficientNet) -> Table:
-    """Maps timm's `efficientnet_b0`, `tf_efficientnet_b0` and other sizes."""
+    """Maps timm's `efficientnet_b0`, `tf_efficientnet_b0`, `tf_efficientnet_lite0` …."""
     tables = [conv_norm("stem", "conv_stem", "bn1"), conv_norm("last", "conv_head", "bn2")]
     for stage, index, expands in _blocks(model):
         target, source = f"stage{stage + 1}_{index}", f"blocks.{stage}.{index}"
-        tables.append(timm_block(target, source, expands, excites=True))
+        tables.append(timm_block(target, source, expands, excites=not model.lite))
     return join([*tables, head(model.num_classes, "classifier")])
 
 
@@ -35,8 +36,9 @@ def transformers(model: EfficientNet) -> Table:
     """Maps `transformers.EfficientNetForImageClassification`, at its configuration's image size.
 
     Raises:
-        ValueError: the model is so narrow that transformers' computes another function.
+        ValueError: the model is a Lite, or so narrow that transformers' computes another function.
     """
+    _refuse_lite(model, "transformers")
     channels = [
         make_divisible(c * model.width) for c in (32, *(stage[3] for stage in model.stages))
     ]
@@ -67,7 +69,37 @@ def transformers(model: EfficientNet) -> Table:
     return join([*tables, head(model.num_classes, "classifier")])
 
 
-TABLES = {"torchvision": torchvision, "timm": timm, "transformers": transformers}
+def efficientnet_pytorch(model: EfficientNet) -> Table:
+    """Maps the package of this name, and TensorFlow's checkpoints that were converted with it."""
+    tables = [conv_norm("stem", "_conv_stem", "_bn0"), conv_norm("last", "_conv_head", "_bn1")]
+    names = {
+        "expand": ("_expand_conv", "_bn0"),
+        "depthwise": ("_depthwise_conv", "_bn1"),
+        "project": ("_project_conv", "_bn2"),
+    }
+    for number, (stage, index, expands) in enumerate(_blocks(model)):
+        target, source = f"stage{stage + 1}_{index}", f"_blocks.{number}"
+        for part, (convolution, norm) in names.items():
+            if part != "expand" or expands:
+                parts = (f"{source}.{convolution}", f"{source}.{norm}")
+                tables.append(conv_norm(f"{target}/{part}", *parts))
+        if not model.lite:
+            parts = (f"{source}._se_reduce", f"{source}._se_expand")
+            tables.append(excite(f"{target}/squeeze_excite", *parts))
+    return join([*tables, head(model.num_classes, "_fc")])
+
+
+TABLES = {
+    "torchvision": torchvision,
+    "timm": timm,
+    "transformers": transformers,
+    "efficientnet_pytorch": efficientnet_pytorch,
+}
+
+
+def _refuse_lite(model: EfficientNet, library: str) -> None:
+    if model.lite:
+        raise ValueError(f"{library} has no EfficientNet-Lite")
 
 
 def _blocks(model: EfficientNet) -> Iterator[tuple[int, int, bool]]:

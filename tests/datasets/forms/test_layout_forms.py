@@ -280,3 +280,18 @@ def test_webdataset_of_captions_and_of_objects(tmp_path):
     with pytest.raises(UserError, match=r"--as=webdataset:captions or --as=webdataset:tags"):
         list_own(source)
     assert "label" in list_own(source, "webdataset:tags").features
+
+
+@pytest.mark.parametrize("tool", ["cvat", "voc"])
+def test_an_unknown_encoding_of_xml_is_told(tmp_path, tool):
+    """Such a name comes from a damaged file; Python's reader knows no line for it."""
+    if tool == "cvat":
+        files = {"annotations.xml": CVAT.replace('"utf-8"', '"utf-88"'), "b.jpg": picture(1)}
+        with pytest.raises(UserError):
+            list_own(lay(tmp_path, files))
+        return
+    files = {f"{name}.jpg": picture(n) for n, name in enumerate("abcde")}
+    files |= {f"{name}.xml": voc(f"{name}.jpg", "cat") for name in "abcd"}
+    files["e.xml"] = '<?xml version="1.0" encoding="utf-88"?>' + voc("e.jpg", "cat")
+    listing = list_own(lay(tmp_path, files))
+    assert len(listed(listing)) == 4

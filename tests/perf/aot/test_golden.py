@@ -44,7 +44,9 @@ def test_partition_specs(name):
     """On a mesh that splits in every way."""
     config = flags.load(name)
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 2, 2, 2
-    setup = lower.plan(config, step_inputs.num_outputs(config), jax.devices())
+    own = name.startswith("my_")  # data of a size that nobody knows
+    num_outputs = VOCABULARY if own else step_inputs.num_outputs(config)
+    setup = lower.plan(config, num_outputs, jax.devices())
     golden.check(f"partition_specs/{name}.txt", lines(setup.param_shardings))
 
 

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import re
 import warnings
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image, IptcImagePlugin
 
@@ -37,11 +37,12 @@ class EmbeddedMetadata:
     caption: str = ""
 
 
-def read_embedded(file: str) -> EmbeddedMetadata:
+def read_embedded(file: str | IO[bytes]) -> EmbeddedMetadata:
     """Reads what there is; a picture or a field that cannot be read has nothing."""
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with make_path(file).open("rb") as opened, Image.open(opened) as image:
+        stream = make_path(file).open("rb") if isinstance(file, str) else file
+        with stream as opened, Image.open(opened) as image:
             iptc: dict[Any, Any] = {}
             with contextlib.suppress(Exception):
                 iptc = IptcImagePlugin.getiptcinfo(image) or {}

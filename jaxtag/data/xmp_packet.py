@@ -259,7 +259,7 @@ def _elements(data: bytes) -> tuple[list[_Element], list[_Element]]:
     try:
         data.decode("utf-8")
         parser.Parse(data, True)
-    except (expat.ExpatError, UnicodeDecodeError) as error:
+    except (expat.ExpatError, UnicodeDecodeError, LookupError) as error:
         raise ValueError(f"no XMP packet: {error}") from error
     return outer, descriptions
 
