@@ -105,8 +105,8 @@ def resolve(reference: Reference) -> ResolvedReference:
     close = nearest(text, packages.PACKAGES, cutoff=0.7)
     hint = f"did you mean {close}?" if close else f"there are: {', '.join(packages.PACKAGES)}"
     raise UserError(
-        f"{text} is no work directory, file or folder, no hf:owner/name, and no model whose "
-        f"weights a package brings ({hint})"
+        f"{text} is no work directory: there is no such file or folder, and it is neither "
+        f"hf:owner/name nor a model whose weights a package brings ({hint})"
     )
 
 
