@@ -60,6 +60,7 @@ def test_killed_and_run_again(server, inputs, tmp_path, name):
             kills += ended.statuses.count(-signal.SIGKILL)
             if ended.timed_out or not set(ended.statuses) <= {*STATUSES, int(command.once)}:
                 failed.append(f"statuses {ended.statuses}: {ended.err}")
+                print(failed[-1], flush=True)
         left = trials.command.result(target)
         wrong = [] if command.parts(left, trials.whole, trials.before) else ["half output"]
         if wrong := wrong + trials.finish(target, left):
