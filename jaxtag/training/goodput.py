@@ -4,18 +4,23 @@ The terms are those of Google's ml-goodput-measurement: what is not goodput is b
 process start is a segment of `goodput.json`, which process 0 rewrites with every log line.
 """
 
-import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
 from jaxtag.errors import UserError
 from jaxtag.storage import json_files
 from jaxtag.storage.atomic_file import write_text
+from jaxtag.tasks.base import Evaluation
+from jaxtag.training.callbacks import Callback
+from jaxtag.training.metric_writer import MetricWriter
+from jaxtag.training.setup import TrainSetup
+from jaxtag.training.timer import StartupTimer
 
 FILE = "goodput.json"
 BADPUT = (
@@ -88,48 +93,82 @@ def report(segments: Sequence[Segment]) -> Report:
     return Report(productive / total, {kind: value / total for kind, value in seconds.items()})
 
 
-class GoodputRecorder:
-    """Records the present segment.
+class GoodputRecorder(Callback, MetricWriter):
+    """Records the segment of this process: its phases as a callback, as a writer at each log line.
+
+    What passes between two calls belongs to the later one: an evaluation, a save, a step.
 
     Args:
         workdir: its `goodput.json` has the earlier segments.
-        began: start of the process, seconds since the epoch.
+        startup: the phases before the first step.
     """
 
-    def __init__(self, workdir: Path, began: float):
-        self._path = workdir / FILE
+    def __init__(self, workdir: Path, startup: StartupTimer):
+        self._path, self._startup = workdir / FILE, startup
         try:
             self._earlier = load(self._path)
         except UserError as error:  # no reason not to train
             logging.warning("%s; goodput is counted from this start on", error)
             self._earlier = []
+        began = time.time() - startup.seconds
         self._segment = Segment(began, began, 0, 0, {})
+        self._last, self._logged = time.perf_counter(), 0
 
-    def start(self, first_step: int) -> None:
-        """Sets the step from which this process goes on."""
-        self._segment.first_step = self._segment.step = first_step
+    def on_start(self, setup: TrainSetup, workdir: Path, step: int) -> None:
+        self._segment.first_step = self._segment.step = self._logged = step
+        state = "checkpoint_restore" if step else "training_preparation"
+        kinds = {"imports": "accelerator_initialization", "state": state}
+        for phase, seconds in self._startup.parts.items():
+            self._add(kinds.get(phase, "training_preparation"), seconds)
+        self._lap()
 
-    def add(self, kind: str, seconds: float) -> None:
-        """Adds time to a kind of badput."""
-        assert kind in BADPUT, kind
+    def on_step(self, step: int, state: Any, metrics: dict[str, Any]) -> None:
+        seconds = self._lap()
+        if step == self._segment.first_step + 1:
+            self._add("program_startup", seconds)
+        self._segment.step = step
+
+    def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        self._add("evaluation", self._lap())
+
+    def on_checkpoint(self, step: int) -> None:
+        self._add("checkpoint_save", self._lap())
+
+    def write_scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        if split == "train":
+            seconds = values["seconds_per_step"] * (step - self._logged)
+            self._add("data_loading", values["data_wait_fraction"] * seconds)
+            self._logged = step
+            self._write()
+
+    def close(self) -> None:
+        self._write()
+
+    def report(self) -> Report:
+        """The shares of the run up to now, with all earlier processes."""
+        return report(self._segments())
+
+    @property
+    def hours(self) -> float:
+        """From the start of the first process until now."""
+        segments = self._segments()
+        return (segments[-1].ended - segments[0].began) / 3600
+
+    def _segments(self) -> list[Segment]:
+        self._segment.ended = time.time()
+        return [*self._earlier, self._segment]
+
+    def _write(self) -> None:
+        values = [dataclasses.asdict(segment) for segment in self._segments()]
+        write_text(self._path, json.dumps(values, indent=1) + "\n")
+
+    def _add(self, kind: str, seconds: float) -> None:
         self._segment.seconds[kind] = self._segment.seconds.get(kind, 0.0) + seconds
 
-    @contextlib.contextmanager
-    def measure(self, kind: str) -> Iterator[None]:
-        """Adds the time within to a kind of badput."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(kind, time.perf_counter() - began)
-
-    def write(self, step: int) -> Report:
-        """Writes the segment up to `step`, and returns the report of the run."""
-        self._segment.step, self._segment.ended = step, time.time()
-        segments = [*self._earlier, self._segment]
-        values = [dataclasses.asdict(segment) for segment in segments]
-        write_text(self._path, json.dumps(values, indent=1) + "\n")
-        return report(segments)
+    def _lap(self) -> float:
+        """Seconds since the last call."""
+        previous, self._last = self._last, time.perf_counter()
+        return self._last - previous
 
 
 def load(path: Path) -> list[Segment]:

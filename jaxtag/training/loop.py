@@ -32,6 +32,7 @@ from jaxtag.training import (
 )
 from jaxtag.training.callbacks import Callback, EarlyStopping
 from jaxtag.training.checkpoint import Checkpoints
+from jaxtag.training.goodput import GoodputRecorder
 from jaxtag.training.input_monitor import InputMonitor
 from jaxtag.training.log_window import LogWindow
 from jaxtag.training.metric_writer import MetricWriter, MultiWriter, RunInfo
@@ -97,7 +98,8 @@ def train(
     evaluate = Evaluator(task, setup.mesh)
     bn_batches = config.optimizer.ema_bn_batches
     recalibrate = precise_bn.make_bn_recalibration(task, setup.mesh, batches, bn_batches)
-    callbacks = [*callback_module.from_config(config), *callbacks]
+    goodput = GoodputRecorder(workdir, startup)
+    callbacks = [goodput, *callback_module.from_config(config), *callbacks]
     best_metric = config.checkpoint.best_metric or task.headline_metrics[0]
     stopping = EarlyStopping(config.stop_after, _history(config, workdir, best_metric))
     saved_config, notes = schema.to_dict(config), run_data.checkpoint_notes(config, workdir, data)
@@ -113,7 +115,7 @@ def train(
         total = setup.total_steps
         run = RunInfo(workdir, start, total, config)
         ended = start > 0 and (start >= total or stopping.should_stop)
-        writer = _open_writer(config, metric_writers, run, ended)
+        writer = _open_writer(config, [goodput, *metric_writers], run, ended)
         writer.write_text(_opening(setup, len(data.train), start))
         window, timer = LogWindow(config), StepTimer(startup, writer.write_text)
         for callback in callbacks:
@@ -180,6 +182,8 @@ def train(
                 timer.reset()
             checkpoints.check()
         timer.close()
+        if not ended:
+            writer.write_text(f"{goodput.report()} of {goodput.hours:.2f} h")
         writer.close()
         iterator.close()
     _check_workdir(workdir)

@@ -18,19 +18,24 @@ class StartupTimer:
 
     def __init__(self, since: float | None = None):
         self._last = time.perf_counter() if since is None else since
-        self._parts: dict[str, float] = {}
+        self.parts: dict[str, float] = {}  # phase -> seconds
 
     def done(self, part: str) -> bool:
         """Ends the phase `part`; returns False, and changes nothing, if it had ended before."""
-        if part in self._parts:
+        if part in self.parts:
             return False
         now = time.perf_counter()
-        self._parts[part], self._last = now - self._last, now
+        self.parts[part], self._last = now - self._last, now
         return True
 
+    @property
+    def seconds(self) -> float:
+        """The time since the first phase began."""
+        return sum(self.parts.values()) + time.perf_counter() - self._last
+
     def __str__(self) -> str:
-        parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in self._parts.items())
-        return f"first step after {sum(self._parts.values()):.2f} s: {parts}"
+        parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in self.parts.items())
+        return f"first step after {sum(self.parts.values()):.2f} s: {parts}"
 
 
 class StepTimer:

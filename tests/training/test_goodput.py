@@ -4,6 +4,7 @@ import pytest
 
 from jaxtag.training import goodput
 from jaxtag.training.goodput import GoodputRecorder, Segment
+from jaxtag.training.timer import StartupTimer
 
 FIRST = Segment(100.0, 200.0, 0, 80, {"program_startup": 15.0, "evaluation": 5.0})
 SECOND = Segment(210.0, 310.0, 60, 150, {"checkpoint_restore": 10.0})
@@ -36,21 +37,41 @@ def test_a_process_that_fell_before_its_first_step_and_one_that_lost_all():
 
 
 def test_what_is_recorded_is_read_by_the_next_process(tmp_path):
-    recorder = GoodputRecorder(tmp_path, began=FIRST.began)
-    recorder.start(0)
-    recorder.add("evaluation", 2.0)
-    with recorder.measure("checkpoint_save"):
-        pass
-    recorder.write(40)
-    later = GoodputRecorder(tmp_path, began=FIRST.began + 1e9)
-    later.start(30)
-    later.write(50)
+    recorder = GoodputRecorder(tmp_path, _startup())
+    recorder.on_start(None, tmp_path, 0)
+    recorder.on_step(1, None, {})
+    recorder.on_checkpoint(1)
+    recorder.on_step(2, None, {})
+    recorder.on_evaluation(2, None)
+    recorder.write_scalars(2, "train", {"data_wait_fraction": 0.5, "seconds_per_step": 3.0})
+    recorder.write_scalars(2, "evaluation", {})
+    later = GoodputRecorder(tmp_path, _startup())
+    later.on_start(None, tmp_path, 1)
+    later.on_step(2, None, {})
+    later.close()
     first, second = goodput.load(tmp_path / goodput.FILE)
-    assert (first.step, second.first_step, second.step) == (40, 30, 50)
-    assert first.seconds["evaluation"] == 2.0 and first.seconds["checkpoint_save"] >= 0
+    assert (first.first_step, first.step, second.first_step, second.step) == (0, 2, 1, 2)
+    assert set(first.seconds) == {
+        "accelerator_initialization",
+        "training_preparation",
+        "program_startup",
+        "checkpoint_save",
+        "evaluation",
+        "data_loading",
+    }
+    assert first.seconds["data_loading"] == 3.0
+    assert "checkpoint_restore" in second.seconds
+    assert first.began <= first.ended <= second.ended
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", '[{"began": 1}]', '{"a": 1}'])
 def test_a_damaged_file_costs_the_history_alone(tmp_path, text):
     (tmp_path / goodput.FILE).write_text(text)
-    assert GoodputRecorder(tmp_path, began=0.0).write(3).goodput >= 0
+    assert GoodputRecorder(tmp_path, _startup()).report().goodput >= 0
+
+
+def _startup():
+    startup = StartupTimer()
+    startup.done("imports")
+    startup.done("state")
+    return startup
