@@ -47,10 +47,7 @@ file until it is stopped.
 import contextlib
 import functools
 import os
-import signal
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
@@ -61,11 +58,11 @@ from absl import flags
 from tqdm import tqdm
 
 from jaxtag import cli
-from jaxtag.annotation import inputs, shards
+from jaxtag.annotation import inputs, shards, watch
 from jaxtag.annotation.annotator import Annotator
 from jaxtag.annotation.names import read_names, rename, unknown
+from jaxtag.annotation.outputs import Outputs, exit_status
 from jaxtag.annotation.processes import AnnotatorProcesses
-from jaxtag.annotation.watch import POLL_SECONDS, Watcher
 from jaxtag.config import flags as config_flags
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
@@ -80,7 +77,6 @@ from jaxtag.storage.paths import is_store, make_path
 from jaxtag.tag_index.predict import IndexPredictor
 from jaxtag.tasks.base import Row
 
-_WATCH_SIZES = (8, 1)  # files predicted together
 FLAGS = flags.FLAGS
 
 
@@ -178,11 +174,10 @@ def main(paths: list[str]) -> int:
 
 def _annotate(paths: list[str]) -> int:
     """Writes the lines of all images, or those of this process's share of them."""
-    output = make_path(FLAGS.output, "--output")
-    configs = _configs()
-    images = _images(paths, output)
-    names = list(images)
-    _refuse_stores(names)
+    outputs, configs = _outputs(), _configs()
+    images = _images(paths, outputs)
+    names, output = list(images), outputs.output
+    outputs.check_local(names)
     index, count = jax.process_index(), jax.process_count()
     if count > 1:
         if FLAGS.csv or FLAGS.gallery or FLAGS.duplicates or FLAGS.processes > 1:
@@ -209,7 +204,7 @@ def _annotate(paths: list[str]) -> int:
         lines = writers.JsonlWriter(output, settings)
         stack.callback(lines.abort)
         threads = ((configs[0] if configs else None) or Config()).data.num_threads
-        besides = _writers(stack, annotator.selects_tags, threads)
+        besides = outputs.make_writers(stack, annotator.selects_tags, threads)
         own = {name: images[name] for name in names}
         num_errors = _write_rows(annotator, lines, besides, own, names_of_tags)
         lines.arrange(names)
@@ -221,7 +216,7 @@ def _annotate(paths: list[str]) -> int:
         f"{printable(str(output))}",
         file=sys.stderr if atomic_file.is_stream(output) else sys.stdout,
     )
-    return _status(besides)
+    return exit_status(besides)
 
 
 def _write_rows(
@@ -258,7 +253,8 @@ def _merge(output: Path) -> int:
     with contextlib.ExitStack() as stack:
         lines = writers.JsonlWriter(output)
         stack.callback(lines.abort)
-        besides = _writers(stack, selects_tags=True, num_threads=Config().data.num_threads)
+        threads = Config().data.num_threads
+        besides = _outputs().make_writers(stack, selects_tags=True, num_threads=threads)
         for row in shards.merged_rows(output):
             for writer in (*besides, lines):
                 writer.write(row)
@@ -266,7 +262,7 @@ def _merge(output: Path) -> int:
         for writer in (*besides, lines):
             writer.close()
     print(f"{num_rows} lines merged: {printable(str(output))}")
-    return _status(besides)
+    return exit_status(besides)
 
 
 def _names_of_tags(annotator: Annotator | AnnotatorProcesses) -> dict[str, str]:
@@ -285,33 +281,17 @@ def _names_of_tags(annotator: Annotator | AnnotatorProcesses) -> dict[str, str]:
     return names
 
 
-def _refuse_stores(names: list[str]) -> None:
-    """Raises UsageError where an output needs local files and a path is of an object store."""
-    for flag in ("embed", "gallery", "duplicates"):
-        if not FLAGS[flag].value:
-            continue
-        paths: list[str] = names if flag == "embed" else [*names, str(FLAGS[flag].value)]
-        if store := next((path for path in paths if is_store(path)), None):
-            raise UsageError(f"--{flag} needs local images and folders: {store} is none")
-
-
-def _images(paths: list[str], output: Path) -> dict[str, Any]:
+def _images(paths: list[str], outputs: Outputs) -> dict[str, Any]:
     """Name -> what the predictors take, of the images that the flags name."""
     if FLAGS.dataset:
         return inputs.list_records(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
     if FLAGS.files_from:
         return inputs.read_list(FLAGS.files_from)
     left_out = Counter[str]()
-    names = _without_own(files.list_files(paths, left_out), output)
+    names = outputs.without_own(files.list_files(paths, left_out))
     if left_out:
         print(f"left out: {files.describe_left_out(left_out)}", file=sys.stderr)
     return inputs.expand_tars(names)
-
-
-def _status(besides: list[writers.PredictionWriter]) -> int:
-    """The exit status: 1 where keywords could not be written."""
-    keywords = [w for w in besides if isinstance(w, writers.XmpWriter | writers.EmbedWriter)]
-    return 1 if any(writer.num_failed for writer in keywords) else 0
 
 
 def _watch(paths: list[str]) -> int:
@@ -325,39 +305,30 @@ def _watch(paths: list[str]) -> int:
         raise UsageError(f"--watch: there is no {missing[0]}")
     if store := next((path for path in (*paths, FLAGS.output) if is_store(path)), None):
         raise UsageError(f"--watch looks after local folders and files: {store} is none")
-    output, configs = Path(FLAGS.output), _configs()
-    annotator = _loader(configs, FLAGS.index)()
-    for size in _WATCH_SIZES:  # compiled before a file waits for it
-        list(annotator.rows([""] * size))
+    outputs = _outputs()
+    annotator = _loader(_configs(), FLAGS.index)()
+    watch.compile_programs(annotator)
     with contextlib.ExitStack() as stack:
         names_of_tags = _names_of_tags(annotator)
-        lines = writers.GrowingJsonlWriter(output, annotator.settings | {"--names": names_of_tags})
+        settings = annotator.settings | {"--names": names_of_tags}
+        lines = writers.GrowingJsonlWriter(outputs.output, settings)
         stack.callback(lines.abort)
-        besides = _writers(stack, annotator.selects_tags, num_threads=1)
-        watcher = stack.enter_context(Watcher())
-        stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            stack.callback(signal.signal, number, signal.getsignal(number))
-            signal.signal(number, lambda *_: stop.set())
-        print(f"watching: {len(lines.previous)} files have a line", file=sys.stderr, flush=True)
-        while not stop.is_set():
-            started = time.monotonic()
-            new = [name for name in _listed(paths) if name not in lines.previous]
-            for names in _groups(watcher.complete(_without_own(new, output))):
-                if stop.is_set():
-                    break
-                for row in annotator.rows(names):
-                    if not watcher.is_final(row["file"], "error" not in row):
-                        continue
-                    for writer in (*besides, lines):
-                        writer.write(rename(row, names_of_tags))
-                    lines.previous.add(row["file"])
-            # The walk over very many files takes no more than half of the time.
-            stop.wait(max(POLL_SECONDS, time.monotonic() - started))
+        besides = outputs.make_writers(stack, annotator.selects_tags, num_threads=1)
+
+        def write(row: Row) -> None:
+            for writer in (*besides, lines):
+                writer.write(rename(row, names_of_tags))
+            lines.previous.add(row["file"])
+
+        def list_new() -> list[str]:
+            return outputs.without_own([n for n in _listed(paths) if n not in lines.previous])
+
+        message = f"watching: {len(lines.previous)} files have a line"
+        watch.watch(annotator, list_new, write, message)
         for writer in (*besides, lines):
             writer.close()
-    print(f"{len(lines.previous)} files have a line: {printable(str(output))}")
-    return _status(besides)
+    print(f"{len(lines.previous)} files have a line: {printable(str(outputs.output))}")
+    return exit_status(besides)
 
 
 def _listed(paths: list[str]) -> list[str]:
@@ -366,16 +337,6 @@ def _listed(paths: list[str]) -> list[str]:
         return files.list_files(paths)
     except UserError:
         return []
-
-
-def _groups(names: list[str]) -> Iterator[list[str]]:
-    """The names in groups of the sizes for which there are programs."""
-    large, small = _WATCH_SIZES
-    whole = len(names) // large * large
-    for first in range(0, whole, large):
-        yield names[first : first + large]
-    for first in range(whole, len(names), small):
-        yield names[first : first + small]
 
 
 def _rows(
@@ -413,6 +374,19 @@ def _load(
     return Annotator(models, IndexPredictor.load(Path(index)) if index else None, top_k)
 
 
+def _outputs() -> Outputs:
+    return Outputs(
+        output=make_path(FLAGS.output, "--output"),
+        csv=FLAGS.csv,
+        duplicates=FLAGS.duplicates,
+        gallery=FLAGS.gallery,
+        sidecars=FLAGS.sidecars,
+        embed=FLAGS.embed,
+        min_score=FLAGS.min_score,
+        all_scores=FLAGS.all_scores,
+    )
+
+
 def _models() -> list[str]:
     """The REFs of the models."""
     return [*FLAGS.workdir, *FLAGS.model]
@@ -433,26 +407,6 @@ def _top_k() -> int | None:
     return sys.maxsize if FLAGS.all_scores else FLAGS.top_k
 
 
-def _without_own(names: list[str], output: Path) -> list[str]:
-    """`names` without the files that this or an earlier run wrote among the images."""
-    outputs = [make_path(path) for path in (output, FLAGS.csv, FLAGS.duplicates) if path]
-    own = {_real(p) for path in outputs for p in (path, *atomic_file.stale_partials(path))}
-    gallery = os.path.join(_real(FLAGS.gallery), "") if FLAGS.gallery else None
-    sidecars = {f"{stem}.xmp" for name in names for stem in (name, os.path.splitext(name)[0])}
-
-    def is_own(name: str) -> bool:
-        path = _real(name)
-        in_gallery = gallery is not None and path.startswith(gallery)
-        return path in own or in_gallery or name in sidecars
-
-    return [name for name in names if not is_own(name)]
-
-
-def _real(path: str | os.PathLike[str]) -> str:
-    """A path without links, of which object stores have none."""
-    return os.fspath(path) if is_store(path) else os.path.realpath(path)
-
-
 def _local_index(stack: contextlib.ExitStack) -> str | None:
     """The folder of --index; that of a store is copied, and the copy removed with `stack`."""
     if not FLAGS.index:
@@ -460,34 +414,6 @@ def _local_index(stack: contextlib.ExitStack) -> str | None:
     folder = make_path(FLAGS.index, "--index")
     copy = mirror.local_copy(folder, "--index", last="manifest.json", write=False)
     return os.fspath(stack.enter_context(copy))
-
-
-def _writers(
-    stack: contextlib.ExitStack, selects_tags: bool, num_threads: int
-) -> list[writers.PredictionWriter]:
-    """The writers besides the lines' that the flags name; `stack` gives up what is not finished."""
-    outputs: list[writers.PredictionWriter] = []
-
-    def add(writer: writers.PredictionWriter) -> None:
-        stack.callback(writer.abort)
-        outputs.append(writer)
-
-    if FLAGS.csv:
-        add(writers.CsvWriter(make_path(FLAGS.csv, "--csv")))
-    min_score = FLAGS.min_score
-    if min_score is None:  # thresholds have selected the tags of a tagger already
-        min_score = 0.0 if selects_tags and not FLAGS.all_scores else 0.5
-    if FLAGS.sidecars:
-        add(writers.XmpWriter(min_score, get_program(FLAGS.sidecars)))
-    if FLAGS.embed:
-        add(writers.EmbedWriter(min_score, get_program(FLAGS.sidecars or "any").fields))
-    duplicates = None
-    if FLAGS.duplicates:
-        duplicates = writers.DuplicatesWriter(Path(FLAGS.duplicates), num_threads)
-        add(duplicates)
-    if FLAGS.gallery:
-        add(writers.GalleryWriter(Path(FLAGS.gallery), num_threads, duplicates))
-    return outputs
 
 
 def run() -> None:

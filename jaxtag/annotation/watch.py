@@ -1,15 +1,22 @@
-"""Which of the new files of a folder are written to the end."""
+"""Annotates the new files of folders as soon as they are written to the end."""
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
 import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-POLL_SECONDS = 1.0
+from jaxtag.annotation.annotator import Annotator
+from jaxtag.tasks.base import Row
+
+_BATCH_SIZES = (8, 1)  # files predicted together
+_POLL_SECONDS = 1.0
 _SETTLE_SECONDS = 1.5  # without a change
 _RETRY_SECONDS = 5.0
 _DAMAGED_SECONDS = 60.0  # without a change, before an image that cannot be decoded is damaged
@@ -85,6 +92,55 @@ class Watcher:
             return False
         del self._candidates[name]
         return True
+
+
+def compile_programs(annotator: Annotator) -> None:
+    """Compiles the programs of all batch sizes, before a file waits for them."""
+    for size in _BATCH_SIZES:
+        list(annotator.rows([""] * size))
+
+
+def watch(
+    annotator: Annotator,
+    list_new: Callable[[], list[str]],
+    write: Callable[[Row], None],
+    message: str,
+) -> None:
+    """Writes a row for each new file until the process gets SIGINT or SIGTERM.
+
+    Args:
+        annotator: Predicts.
+        list_new: The files that have no row yet.
+        write: Gets each row.
+        message: Printed on stderr when it looks for files, and signals end it.
+    """
+    with contextlib.ExitStack() as stack:
+        watcher = stack.enter_context(Watcher())
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, lambda *_: stop.set())
+        print(message, file=sys.stderr, flush=True)
+        while not stop.is_set():
+            started = time.monotonic()
+            for names in _batches(watcher.complete(list_new())):
+                if stop.is_set():
+                    break
+                for row in annotator.rows(names):
+                    if watcher.is_final(row["file"], "error" not in row):
+                        write(row)
+            # The walk over very many files takes no more than half of the time.
+            stop.wait(max(_POLL_SECONDS, time.monotonic() - started))
+
+
+def _batches(names: list[str]) -> Iterator[list[str]]:
+    """The names in batches of the sizes for which there are programs."""
+    large, small = _BATCH_SIZES
+    whole = len(names) // large * large
+    for first in range(0, whole, large):
+        yield names[first : first + large]
+    for first in range(whole, len(names), small):
+        yield names[first : first + small]
 
 
 def is_open_for_writing(name: str) -> bool:
