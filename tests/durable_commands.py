@@ -115,7 +115,8 @@ def board_points(workdir: Path) -> dict[str, dict[int, list[float]]]:
     """Tag -> step -> values of the scalars that TensorBoard shows, without times.
 
     As its reader does, a file is read up to the first event that was cut off, and a start of a
-    session hides what earlier files have from its step on.
+    session hides what earlier files have from its step on. A point of an evaluation that was made
+    anew, since its line was missing, may be there twice.
     """
     points: dict[str, dict[int, list[float]]] = {}
     for path in sorted((workdir / "board").glob("events.*")):
@@ -127,9 +128,9 @@ def board_points(workdir: Path) -> dict[str, dict[int, list[float]]]:
                 if value.WhichOneof("value") == "simple_value" and (
                     value.tag.rpartition("/")[2] not in _TIMES
                 ):
-                    points.setdefault(value.tag, {}).setdefault(event.step, []).append(
-                        value.simple_value
-                    )
+                    values = points.setdefault(value.tag, {}).setdefault(event.step, [])
+                    if value.simple_value not in values:
+                        values.append(value.simple_value)
     return {tag: by_step for tag, by_step in points.items() if by_step}
 
 
@@ -149,7 +150,8 @@ def _train_result(workdir: Path) -> dict[str, Any]:
         checkpoint_manifest.verify(path)
     own = {path.name: _digest(path.read_bytes()) for path in workdir.glob("*.*") if path.is_file()}
     own = {name: digest for name, digest in own.items() if not _STRAY.search(name)}
-    own.pop("metrics.jsonl", None)
+    for name in ("metrics.jsonl", "goodput.json"):  # they hold times
+        own.pop(name, None)
     return {
         **own,
         "metrics": metric_lines(workdir),

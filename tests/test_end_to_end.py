@@ -299,7 +299,8 @@ def scores_of(workdir: Path) -> dict[str, dict[str, float]]:
 
 def test_it_learns_and_leaves_its_artifacts(run) -> None:
     run.case.check_scores(scores_of(run.workdir))
-    common = {"board", "checkpoints", "config.json", "data.json", "metrics.jsonl", "results.json"}
+    common = {"board", "checkpoints", "config.json", "data.json", "goodput.json", "metrics.jsonl"}
+    common |= {"results.json"}
     assert {path.name for path in run.workdir.iterdir()} == common | run.case.artifacts
     sheet = next(name for name in run.case.artifacts if name.endswith(".png"))
     assert Image.open(run.workdir / sheet).size[0] > 100
@@ -385,7 +386,10 @@ def test_a_stopped_run_goes_on_to_the_bits_of_an_unbroken_one(run, tmp_path, mon
     assert int(state.step) == config.total_steps
     check_same_bits(state, unbroken)
     # The end makes some things anew: what was saved on the way has to be the same as well.
-    for step in config.checkpoint_every, config.total_steps:
+    checkpoints = (tmp_path / "unbroken" / "checkpoints").iterdir()
+    steps = sorted(int(path.name) for path in checkpoints if path.name.isdecimal())
+    assert len(steps) > 1 and steps[-1] == config.total_steps
+    for step in steps:
         one, other = (
             jaxtag.load(tmp_path / name, step).variables for name in ("unbroken", "broken")
         )

@@ -150,6 +150,7 @@ def test_fit_takes_objects(tmp_path) -> None:
         "config.json",
         "counts.png",
         "data.json",
+        "goodput.json",
         "results.json",
     }
     metrics = jaxtag.evaluate(tmp_path / "run", data=sources)

@@ -28,6 +28,7 @@ def test_what_a_finished_run_leaves(tiny_run):
         "captions.png",
         "checkpoints",
         "config.json",
+        "goodput.json",
         "data.json",
         "metrics.jsonl",
         "results.json",

@@ -84,8 +84,8 @@ def prepare_arguments(argv: Sequence[str]) -> list[str]:
     """Command line -> command line for ml_collections, every --config.… checked by name.
 
     Without --config, the configuration of --workdir serves (evaluate, annotate). Names of jaxtag
-    0.1 are translated. Keyword arguments (`--config.model.kwargs.depth=3`) and None, which
-    ml_collections cannot set, are set by `get_config`.
+    0.1 are translated. What ml_collections cannot set is set by `get_config`: keyword arguments
+    (`--config.model.kwargs.depth=3`), None, and fields of several types.
     """
     _ARGUMENTS[:] = _prepared(_joined(argv))
     return list(_ARGUMENTS)
@@ -145,7 +145,7 @@ def _own_value(config: Config, name: str, text: str) -> Any:
         return value
     if text == "None" and schema.allows_none(config, name):
         return None
-    return _NOT_OWN
+    return _literal(text) if schema.is_of_several_types(config, name) else _NOT_OWN
 
 
 def _set(config: Config, name: str, value: Any) -> None:

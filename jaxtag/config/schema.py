@@ -262,10 +262,20 @@ def split_kwargs(config: Config, dotted: str) -> tuple[str | None, str]:
 
 def allows_none(config: Config, dotted: str) -> bool:
     """Whether None is a value of a field."""
+    return _fits(None, _field_type(config, dotted))
+
+
+def is_of_several_types(config: Config, dotted: str) -> bool:
+    """Whether a field takes values of several types, None aside."""
+    options = typing.get_args(_field_type(config, dotted))
+    is_union = typing.get_origin(_field_type(config, dotted)) is types.UnionType
+    return is_union and len([kind for kind in options if kind is not types.NoneType]) > 1
+
+
+def _field_type(config: Config, dotted: str) -> Any:
     *sections, name = dotted.split(".")
     holder = get(config, ".".join(sections)) if sections else config
-    types_of = {item.name: item.type for item in dataclasses.fields(holder)}
-    return _fits(None, types_of[name])
+    return {item.name: item.type for item in dataclasses.fields(holder)}[name]
 
 
 def check(config: Config) -> Config:

@@ -5,12 +5,14 @@ themselves hold the images too. `VERSION/columns/SHARD.parquet` has the records 
 their order. Data sets that were prepared without them are read record by record.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
 
+from jaxtag.data.arrow_errors import arrow_errors
 from jaxtag.data.range_reader import RangeReader
 from jaxtag.data.record_parser import make_parser
 from jaxtag.storage.atomic_file import replacing
@@ -113,11 +115,15 @@ def iter_columns(
         return None
     import pyarrow.parquet
 
-    with paths[0].open("rb") as file:
+    with _damage(paths[0]), paths[0].open("rb") as file:
         names = set(pyarrow.parquet.read_schema(file).names)
     if not names.issuperset(fields):
         return None
     return _iter_rows(paths, shards, list(fields))
+
+
+def _damage(path: Path) -> contextlib.AbstractContextManager[None]:
+    return arrow_errors(path, "delete its folder, and the records are read instead")
 
 
 def _iter_rows(
@@ -127,7 +133,7 @@ def _iter_rows(
 
     for path, shard in zip(paths, shards, strict=True):
         start = 0
-        with path.open("rb") as file:
+        with _damage(path), path.open("rb") as file:
             table = pyarrow.parquet.ParquetFile(file)
             for batch in table.iter_batches(_CHUNK, columns=fields):
                 first = max(0, shard.skip - start)

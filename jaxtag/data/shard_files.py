@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtag.data.arrow_errors import arrow_errors
 from jaxtag.data.sources import Record, RecordSource
 from jaxtag.errors import UserError
 from jaxtag.storage.local_cache import cached_arrays
@@ -172,7 +173,9 @@ class ParquetRecords(ShardRecords):
             table = self._groups.pop(key, None)
             if table is None:
                 columns = [*self._columns, *(["image"] if with_image else [])]
-                table = _parquet(self.paths[number]).read_row_group(group, columns=columns)
+                path = self.paths[number]
+                with arrow_errors(path):
+                    table = _parquet(path).read_row_group(group, columns=columns)
             self._groups[key] = table
             if len(self._groups) > _ROW_GROUPS:
                 self._groups.popitem(last=False)
@@ -283,10 +286,7 @@ def _open(path: str) -> int:
 
 
 def _parquet(path: str) -> Any:
-    import pyarrow
     import pyarrow.parquet
 
-    try:
+    with arrow_errors(path):
         return pyarrow.parquet.ParquetFile(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as Parquet: {error}") from error

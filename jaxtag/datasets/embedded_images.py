@@ -19,6 +19,7 @@ import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 
+from jaxtag.data.arrow_errors import arrow_errors
 from jaxtag.datasets.archives import MAX_GROWTH, Archive, ReadError
 from jaxtag.datasets.layout import starts_like_image
 from jaxtag.datasets.odd_entries import NotATableError
@@ -51,15 +52,20 @@ class EmbeddedImages(Archive):
     schema: pyarrow.Schema
     column: str
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, where: str):
+        self.path, self._where = path, where
         self.members = []
         self.names: list[str | None] = []
         self._lock = threading.Lock()
 
-    @abc.abstractmethod
     def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
-        """The values of some columns, row by row."""
+        """Yields the values of some columns, row by row. Raises UserError where it is damaged."""
+        with _readable(self._where):
+            yield from self._rows(columns)
+
+    @abc.abstractmethod
+    def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """The same, with errors of pyarrow."""
 
     @abc.abstractmethod
     def _bytes(self, row: int) -> bytes:
@@ -104,7 +110,7 @@ class ParquetImages(EmbeddedImages):
     """
 
     def __init__(self, source: SourceFiles, name: str):
-        super().__init__(Path(name))
+        super().__init__(Path(name), source.where(name))
         self._file = open_parquet(source, name)
         self.schema = self._file.schema_arrow
         self.column = image_column(self.schema, source.where(name))
@@ -116,7 +122,7 @@ class ParquetImages(EmbeddedImages):
         with _readable(source.where(name)):
             self._list()
 
-    def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+    def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         for batch in self._file.iter_batches(batch_size=4096, columns=columns):
             yield from batch.to_pylist()
 
@@ -157,8 +163,8 @@ class ArrowImages(EmbeddedImages):
     """
 
     def __init__(self, source: SourceFiles, name: str):
-        super().__init__(Path(name))
         where = source.where(name)
+        super().__init__(Path(name), where)
         path = source.local_path(name)
         if path is None:
             raise UserError(f"{where}: an Arrow file in an archive is not read: unpack it")
@@ -178,7 +184,7 @@ class ArrowImages(EmbeddedImages):
         self._starts = [0, *itertools.accumulate(batch.num_rows for batch in batches)]
         self._list()
 
-    def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+    def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         for batch in self._record_batches:
             yield from batch.select(columns).to_pylist()
 
@@ -269,9 +275,9 @@ def _name(number: int, written: str, data: bytes, taken: set[str]) -> str:
 
 @contextlib.contextmanager
 def _readable(where: str) -> Iterator[None]:
-    """Turns errors of pyarrow into UserErrors that name the file."""
+    """Turns errors of pyarrow and of the archive around a file into UserErrors that name it."""
     try:
-        yield
-    except (pyarrow.ArrowException, ReadError, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{where}: damaged, or of another kind: {reason}") from error
+        with arrow_errors(where):
+            yield
+    except ReadError as error:
+        raise UserError(f"{where}: damaged, or of another kind: {error}") from error

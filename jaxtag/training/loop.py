@@ -35,7 +35,7 @@ from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.goodput import GoodputRecorder
 from jaxtag.training.input_monitor import InputMonitor
 from jaxtag.training.log_window import LogWindow
-from jaxtag.training.metric_writer import MetricWriter, MultiWriter, RunInfo
+from jaxtag.training.metric_writer import JsonlMetricWriter, MetricWriter, MultiWriter, RunInfo
 from jaxtag.training.preemption import Preemption, StopRequested
 from jaxtag.training.setup import TrainSetup, make_config_mesh
 from jaxtag.training.timer import StartupTimer, StepTimer
@@ -297,6 +297,8 @@ def _open_writer(
     what that step's evaluation was stays as it was written.
     """
     writers = [*metric_writer.from_config(config), *extra] if jax.process_index() == 0 else []
+    # Last: where metrics.jsonl has an evaluation, all others have it too, whenever it is killed.
+    writers.sort(key=lambda writer: isinstance(writer, JsonlMetricWriter))
     if writers and ended:
         entries = metric_writer.read_metrics(run.workdir, "evaluation")
         if any(entry["step"] == run.start_step for entry in entries):

@@ -14,7 +14,7 @@ from jaxtag.config import (
 def get_config(steps: int = 60) -> Config:
     return Config(
         task=CountConfig(),
-        batch_size=16,
+        batch_size=32,
         total_steps=steps,
         log_every=10,
         evaluate_every=20,

@@ -35,7 +35,7 @@ def own(tmp_path, count=8):
 def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch, capsys, decoded):
     source, folder = own(tmp_path), tmp_path / "d/mine"
     with monkeypatch.context() as stopped:
-        stopped.setattr(write, "_put_in_place", lambda *_: 1 / 0)
+        stopped.setattr(write, "put_in_place", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             datasets.prepare("mine", source, tmp_path / "d")
     assert len(decoded) == 8
