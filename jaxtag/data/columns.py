@@ -67,12 +67,13 @@ def write_shard(
     import pyarrow.parquet  # when needed: it takes a fifth of a second
 
     schema = pyarrow.schema([(name, _arrow_type(kind)) for name, kind in features.items()])
-    with (
-        replacing(path) as partial,
-        pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer,
-    ):
+    # In memory first, without images they are small: pyarrow's errors of a disk have no number.
+    content = pyarrow.BufferOutputStream()
+    with pyarrow.parquet.ParquetWriter(content, schema, compression="zstd") as writer:
         for chunk in chunks:
             writer.write_table(pyarrow.Table.from_pylist(list(chunk), schema))
+    with replacing(path) as partial:
+        partial.write_bytes(content.getvalue())
 
 
 def column_features(features: Mapping[str, Any]) -> dict[str, Any]:

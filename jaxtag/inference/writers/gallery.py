@@ -43,7 +43,6 @@ class GalleryWriter:
         folder: new, empty, or a gallery, which is replaced; thumbnails that are newer than their
             images are kept.
         num_threads: threads that make thumbnails.
-
         duplicates: its groups are shown; it is to be closed first.
 
     Raises:
@@ -57,7 +56,9 @@ class GalleryWriter:
             index = folder / _DATA_FILE
             # A killed run leaves the data unfinished.
             is_gallery = index.exists() or bool(atomic_file.stale_partials(index))
-            if any(folder.iterdir()) and not is_gallery:
+            # So does one that failed at its start, with the lock alone.
+            others = [path for path in folder.iterdir() if path.name != f".{_DATA_FILE}.lock"]
+            if others and not is_gallery:
                 raise UserError(f"--gallery={folder} holds other files: name a new folder")
             self._index = AtomicFile(index, "--gallery")  # now no other process writes here
             _unlink_links(folder)

@@ -156,7 +156,8 @@ def is_finished(path: Path, settings: Mapping[str, Any], names: Sequence[str]) -
         json.dumps(settings)
     ):
         return False
-    return list(_index(path)) == list(names)
+    lines, _ = _index(path)
+    return list(lines) == list(names)
 
 
 def _settings_path(output: Path) -> Path:
