@@ -212,14 +212,6 @@ def _index_parts(left: dict, whole: dict, before: dict) -> bool:
     return left in ({}, before, whole, {**whole, "images": {}, "tags": []})
 
 
-def _compile_result(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = files(folder)
-    if "output" in result:
-        report = json.loads((folder / "output").read_text(encoding="utf-8"))
-        result["output"] = sorted(report)  # it holds times
-    return result
-
-
 # --- what they start from
 
 
@@ -283,11 +275,6 @@ def _evaluate(inputs: Inputs, folder: Path) -> list[str]:
     return ["evaluate", f"--workdir={folder}", f"--predictions={folder}/predictions.jsonl"]
 
 
-def _compile(inputs: Inputs, folder: Path) -> list[str]:
-    outputs = [f"--{name}={folder / name}" for name in ("output", "hlo", "executable")]
-    return ["compile", f"--config={inputs.config}", "--topology=v5e:1x1", *outputs]
-
-
 def two_processes(argv: list[str]) -> list[list[str]]:
     """The command lines of a job of two processes."""
     job = [f"--coordinator_address=localhost:{jobs.free_port()}", "--num_processes=2"]
@@ -304,7 +291,6 @@ COMMANDS = {
     "index compact": Command(_index_compact, _index_result, _copy_index, _index_parts),
     "weights export": Command(_export, files),
     "evaluate": Command(_evaluate, files, _copy_run),
-    "compile": Command(_compile, _compile_result),
 }
 
 

@@ -280,11 +280,12 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     data = path.read_bytes() if path.exists() else b""
     for line in data.splitlines():
         try:
-            entry = json.loads(line)
+            text = line.decode()
+            entry = json.loads(text)
         except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict) and type(entry.get("step")) is int:
-            yield line.decode(), entry
+            yield text, entry
 
 
 def _duration(seconds: float) -> str:

@@ -13,14 +13,14 @@ import pytest
 from calling import call
 from flax.traverse_util import flatten_dict
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 from stored import REFERENCES
 
 from jaxtag import models, weights
 from jaxtag.errors import UserError
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.models.vit import interpolate_positions
-from jaxtag.weights import adapt, mappings
+from jaxtag.weights import adapt, mappings, safetensors_io
 from jaxtag.weights.param_mapping import source_names, source_shapes
 
 VIT = {"patch_size": 8, "width": 24, "depth": 2, "heads": 2, "mlp_dim": 48, "image_size": 32}
@@ -364,3 +364,20 @@ def test_command_refuses_in_one_line(arguments, status, message) -> None:
     assert message in done.err
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
+
+
+def test_files_are_those_of_the_safetensors_library(tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {
+        f"{dtype}.{name}": rng.normal(size=(3, number)).astype(np.dtype(dtype))
+        for number, dtype in enumerate(
+            ("float32", "float64", "float16", "bfloat16", "int64", "bool")
+        )
+        for name in ("b", "a")
+    }
+    tensors |= {"scalar": np.array(3.0, np.float32), "every other": np.arange(6.0)[::2]}
+    path = tmp_path / "w.safetensors"
+    safetensors_io.write(path, tensors, {"format": "pt", "note": "ü"})
+    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    whole["scalar"] = tensors["scalar"]
+    assert path.read_bytes() == save(whole, {"format": "pt", "note": "ü"})
