@@ -53,5 +53,5 @@ def rename(row: Row, names: Mapping[str, str]) -> Row:
 
 def unknown(names: Mapping[str, str], tags: Iterable[str]) -> list[str]:
     """The tags of a table that no model has."""
-    known = set(tags)
-    return [tag for tag in names if tag not in known]
+    model_tags = set(tags)
+    return [tag for tag in names if tag not in model_tags]

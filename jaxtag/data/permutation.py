@@ -83,8 +83,8 @@ def _add(value: Words, other: Words, modulus: Words) -> Words:
     return np.minimum(total, total - modulus)  # which wraps around where total < modulus
 
 
-def _mix(words: np.ndarray) -> np.ndarray:
+def _mix(values: np.ndarray) -> np.ndarray:
     """The finalizer of splitmix64: each bit of its input changes half the bits of its output."""
-    words = (words ^ (words >> np.uint64(30))) * _FACTOR
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    values = (values ^ (values >> np.uint64(30))) * _FACTOR
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

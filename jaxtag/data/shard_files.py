@@ -157,13 +157,13 @@ class ParquetRecords(ShardRecords):
         ends = self._group_ends[number]
         group = int(np.searchsorted(ends, row, side="right"))
         table = self._group(number, group, with_image)
-        place = row - int(ends[group - 1] if group else 0)
+        index = row - int(ends[group - 1] if group else 0)
         record: Record = {"file": f"{self.paths[number]}/{row}"}
         for column, field in self._columns.items():
-            value = table[column][place].as_py()
+            value = table[column][index].as_py()
             record[field] = [value] if field == "captions" and isinstance(value, str) else value
         if with_image:
-            image = table["image"][place].as_py()
+            image = table["image"][index].as_py()
             record["image"] = (image["bytes"] if isinstance(image, dict) else image) or b""
         return record
 
@@ -224,19 +224,19 @@ def _index_tar(path: str) -> dict[str, np.ndarray]:
                 stem, _, ending = base.partition(".")
                 ending = "image" if ending.lower() in _IMAGES else ending.lower()
                 if member.isreg() and ending in ("image", *_TEXTS):
-                    place = (member.offset_data, member.size)
-                    examples.setdefault(folder + slash + stem, {}).setdefault(ending, place)
+                    span = (member.offset_data, member.size)
+                    examples.setdefault(folder + slash + stem, {}).setdefault(ending, span)
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"{path} cannot be read as a tar without compression: {error}") from error
-    examples = {key: places for key, places in examples.items() if "image" in places}
+    examples = {key: spans for key, spans in examples.items() if "image" in spans}
     keys = [key.encode("utf-8", "surrogateescape") for key in examples]
-    places = {
+    spans = {
         name: np.array([parts.get(name, (0, -1)) for parts in examples.values()], np.int64).reshape(
             -1, 2
         )
         for name in ("image", *_TEXTS)
     }
-    return {"key": np.array(keys, dtype=np.bytes_), **places}
+    return {"key": np.array(keys, dtype=np.bytes_), **spans}
 
 
 def _fields_of_text(ending: str, text: str, file: str) -> Record:

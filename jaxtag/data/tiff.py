@@ -98,9 +98,13 @@ def _directory(data: bytes, offset: int, order: str) -> tuple[_Directory, int]:
         if kind not in _SIZES or not 0 < number <= _MAX_VALUES:
             continue
         size = _SIZES[kind] * number
-        place = start + 8 if size <= 4 else struct.unpack_from(f"{order}I", data, start + 8)[0]
-        if place + size <= len(data):
-            entries[tag] = struct.unpack_from(f"{order}{number}{_FORMATS[kind]}", data, place)
+        value_offset = (
+            start + 8 if size <= 4 else struct.unpack_from(f"{order}I", data, start + 8)[0]
+        )
+        if value_offset + size <= len(data):
+            entries[tag] = struct.unpack_from(
+                f"{order}{number}{_FORMATS[kind]}", data, value_offset
+            )
     end = offset + 2 + 12 * count
     following = struct.unpack_from(f"{order}I", data, end)[0] if end + 4 <= len(data) else 0
     return entries, following

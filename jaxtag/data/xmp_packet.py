@@ -105,15 +105,15 @@ class XmpPacket:
             return
         element = self._find(namespace, name)
         old = _list_items(element) if element is not None else []
-        kept = [item for item in old if item.text in items]
-        if not kept:
+        remaining = [item for item in old if item.text in items]
+        if not remaining:
             self._remove(namespace, name)
             if items:
                 self._insert(namespace, prefix, name, container, items)
             return
         edits = [(*self._with_space(item), b"") for item in old if item.text not in items]
-        present = [item.text for item in kept]
-        last = kept[-1]
+        present = [item.text for item in remaining]
+        last = remaining[-1]
         space = self.data[self._with_space(last)[0] : last.start]
         tag = self._tag_name(last)
         new = [f"<{tag}>{escape(text)}</{tag}>" for text in items if text not in present]

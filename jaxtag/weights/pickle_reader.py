@@ -293,10 +293,10 @@ _VALUES = {
 
 def _resolve(module: str, name: str) -> _Name:
     """What stands for a name. Raises ForeignNameError for one that is no part of a tensor."""
-    known = _NAMES.get((module, name))
-    if known is None:
+    stand_in = _NAMES.get((module, name))
+    if stand_in is None:
         raise ForeignNameError(printable(f"{module}.{name}")[:200])
-    return known
+    return stand_in
 
 
 def _ordered_dict(arguments: Sequence[Any]) -> dict[Any, Any]:

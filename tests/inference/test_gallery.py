@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from prediction_rows import make_rows, write
 
 from jaxtag.data import duplicates
 from jaxtag.datasets import annotation_tables
@@ -20,38 +21,10 @@ from jaxtag.errors import UserError
 from jaxtag.inference import writers
 from jaxtag.inference.writers.gallery import doubt
 
-HOSTILE = '<img src=x onerror="document.title=1">'
-
 
 @pytest.fixture
 def lines(tmp_path) -> list[dict]:
-    """What annotate says of five files, one of them broken, names and tags of all kinds."""
-    album = tmp_path / "album"
-    album.mkdir()
-    names = ["dog.jpg", "déjà:vu #1.png", f"{HOSTILE.replace('/', '')}.png", "tall.png"]
-    sizes = [(640, 480), (50, 40), (30, 30), (10, 900)]
-    for name, size in zip(names, sizes, strict=True):
-        Image.new("RGB", size, (200, 30, 30)).save(album / name)
-    tags = [
-        [("dog", 0.9), ("grass", 0.4)],
-        [("cat", 0.8), ("dog", 0.6)],
-        [(HOSTILE, 0.7), ("a; b, c", 0.6)],
-        [],
-    ]
-    results = [
-        {"file": str(album / name), "tags": [{"tag": t, "score": s} for t, s in one]}
-        for name, one in zip(names, tags, strict=True)
-    ]
-    results[3]["caption"] = "a red line & nothing else"
-    results.append({"file": str(album / "broken.jpg"), "error": "the file is empty"})
-    (album / "broken.jpg").touch()
-    return results
-
-
-def write(writer, lines: list[dict]) -> None:
-    for line in lines:
-        writer.write(line)
-    writer.close()
+    return make_rows(tmp_path)
 
 
 def data_of(folder: Path) -> list[dict]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
+from prediction_rows import HOSTILE, make_rows, write
 
 from jaxtag.data.spreadsheet import unescape_cell
 from jaxtag.datasets import annotation_tables
@@ -15,40 +16,13 @@ from jaxtag.datasets.source_files import SourceFiles
 from jaxtag.inference import writers
 from jaxtag.inference.writers.xmp import document
 
-HOSTILE = '<img src=x onerror="document.title=1">'
 DC = "{http://purl.org/dc/elements/1.1/}"
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 
 
 @pytest.fixture
 def lines(tmp_path) -> list[dict]:
-    """What annotate says of five files, one of them broken, names and tags of all kinds."""
-    album = tmp_path / "album"
-    album.mkdir()
-    names = ["dog.jpg", "déjà:vu #1.png", f"{HOSTILE.replace('/', '')}.png", "tall.png"]
-    sizes = [(640, 480), (50, 40), (30, 30), (10, 900)]
-    for name, size in zip(names, sizes, strict=True):
-        Image.new("RGB", size, (200, 30, 30)).save(album / name)
-    tags = [
-        [("dog", 0.9), ("grass", 0.4)],
-        [("cat", 0.8), ("dog", 0.6)],
-        [(HOSTILE, 0.7), ("a; b, c", 0.6)],
-        [],
-    ]
-    results = [
-        {"file": str(album / name), "tags": [{"tag": t, "score": s} for t, s in one]}
-        for name, one in zip(names, tags, strict=True)
-    ]
-    results[3]["caption"] = "a red line & nothing else"
-    results.append({"file": str(album / "broken.jpg"), "error": "the file is empty"})
-    (album / "broken.jpg").touch()
-    return results
-
-
-def write(writer, lines: list[dict]) -> None:
-    for line in lines:
-        writer.write(line)
-    writer.close()
+    return make_rows(tmp_path)
 
 
 def read_table(path: Path) -> list[dict]:

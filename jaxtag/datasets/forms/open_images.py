@@ -80,8 +80,8 @@ class OpenImages(AnnotatedForm):
             )
         ordered = sorted(used)
         for image_id, entry in labels.items():
-            known = entry.absent | set(entry.present)
-            unknown = [label for label in ordered if label not in known] if is_masked else []
+            verified = entry.absent | set(entry.present)
+            unknown = [label for label in ordered if label not in verified] if is_masked else []
             path = images[image_id]
             table.rows.append(
                 Row(

@@ -82,12 +82,12 @@ def _image_of(source: SourceFiles, by_stem: dict[str, str], name: str, file: str
     above = posixpath.dirname(folder)
     stem = base.rpartition(".")[0]
     folders = (folder, *(posixpath.join(above, name) for name in _IMAGE_FOLDERS))
-    for place in folders:
-        path = posixpath.join(place, file)
+    for parent in folders:
+        path = posixpath.join(parent, file)
         if file and path in source:
             return path
-        if posixpath.join(place, stem) in by_stem:
-            return by_stem[posixpath.join(place, stem)]
+        if posixpath.join(parent, stem) in by_stem:
+            return by_stem[posixpath.join(parent, stem)]
     return None
 
 

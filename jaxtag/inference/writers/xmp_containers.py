@@ -64,7 +64,7 @@ def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 def _split_jpeg(data: bytes) -> tuple[bytes, bytes, bytes]:
     """A new segment goes behind the first ones, JFIF's and EXIF's."""
-    place, offsets_from = 2, len(data)
+    insert_at, offsets_from = 2, len(data)
     for marker, start, end in _jpeg_segments(data):
         content = start + 4
         if data.startswith(_JPEG_EXTENDED_XMP, content):
@@ -76,9 +76,9 @@ def _split_jpeg(data: bytes) -> tuple[bytes, bytes, bytes]:
                 raise ContainerError("it holds several images, and its XMP is between them")
             packet = data[content + len(_JPEG_XMP) : end]
             return data[:start], packet, data[end:]
-        if start == place and (marker == _APP0 or data.startswith(b"Exif\0", content)):
-            place = end
-    return data[:place], b"", data[place:]
+        if start == insert_at and (marker == _APP0 or data.startswith(b"Exif\0", content)):
+            insert_at = end
+    return data[:insert_at], b"", data[insert_at:]
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -100,16 +100,16 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def _split_png(data: bytes) -> tuple[bytes, bytes, bytes]:
     """A new chunk goes behind the header."""
-    offset, place = len(_PNG), 0
+    offset, insert_at = len(_PNG), 0
     while offset + 12 <= len(data):
         kind = data[offset + 4 : offset + 8]
         end = offset + 12 + int.from_bytes(data[offset : offset + 4])
-        place = place or end
+        insert_at = insert_at or end
         content = data[offset + 8 : end - 4]
         if kind == b"iTXt" and content.startswith(_PNG_XMP):
             return data[:offset], _png_text(content), data[end:]
         if kind == b"IEND":
-            return data[:place], b"", data[place:]
+            return data[:insert_at], b"", data[insert_at:]
         offset = end
     raise ContainerError("its chunks cannot be followed")
 
@@ -130,7 +130,7 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
 def _split_webp(data: bytes) -> tuple[bytes, bytes, bytes]:
     """A new chunk goes to the end; a file in the simple format becomes an extended one."""
     chunks: list[bytes] = []
-    packet, place = b"", None
+    packet, insert_at = b"", None
     offset, stop = 12, 8 + int.from_bytes(data[4:8], "little")
     if stop + stop % 2 < len(data) or stop > len(data):
         raise ContainerError("its chunks cannot be followed")
@@ -138,8 +138,8 @@ def _split_webp(data: bytes) -> tuple[bytes, bytes, bytes]:
         kind = data[offset : offset + 4]
         size = int.from_bytes(data[offset + 4 : offset + 8], "little")
         end = offset + 8 + size + size % 2
-        if kind == b"XMP " and place is None:
-            packet, place = data[offset + 8 : offset + 8 + size], len(chunks)
+        if kind == b"XMP " and insert_at is None:
+            packet, insert_at = data[offset + 8 : offset + 8 + size], len(chunks)
         else:
             chunks.append(data[offset:end])
         offset = end
@@ -150,8 +150,8 @@ def _split_webp(data: bytes) -> tuple[bytes, bytes, bytes]:
         chunks[0] = chunks[0][:8] + bytes([flags]) + chunks[0][9:]
     else:
         chunks.insert(0, _webp_extended_header(chunks[0]))
-    place = len(chunks) if place is None else place
-    return data[:12] + b"".join(chunks[:place]), packet, b"".join(chunks[place:])
+    insert_at = len(chunks) if insert_at is None else insert_at
+    return data[:12] + b"".join(chunks[:insert_at]), packet, b"".join(chunks[insert_at:])
 
 
 def _webp_extended_header(image: bytes) -> bytes:
