@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from jaxtag.data import columns, sources
 from jaxtag.data.sources import PreparedSource
+from jaxtag.errors import UserError
 
 COUNT = 11
 
@@ -100,3 +101,16 @@ def test_a_file_beside_each_shard(folder):
     assert len(names) == 6 and names[3].endswith("train.array_record-00000-of-00003.parquet")
     schema = pyarrow.parquet.read_schema(folder / "columns" / names[3])
     assert sorted(schema.names) == ["captions", "file", "label", "tags"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "overwritten"])
+def test_damaged_columns_are_one_line_that_names_the_file(folder, tmp_path, damage):
+    copy = tmp_path / "1.0.0"
+    shutil.copytree(folder, copy)
+    for path in (copy / "columns").iterdir():
+        data = path.read_bytes()
+        footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+        cut, overwritten = data[:-9], data[:4] + b"x" * (footer - 4) + data[footer:]
+        path.write_bytes(cut if damage == "cut" else overwritten)
+    with pytest.raises(UserError, match=r"\.parquet: damaged, or of another kind: .*; delete"):
+        list(PreparedSource(copy, "test").iter_fields(["captions"]))

@@ -275,3 +275,11 @@ def test_100000_images_open_and_scroll(tmp_path):
     assert result["last"].endswith("IMG_099999.jpg") and result["found"] == 10
     assert result["cards"] < 150
     assert result["first"] < 3000 and result["step"] < 50 and result["search"] < 1000
+
+
+def test_a_gallery_that_failed_at_its_start_is_begun_again(lines, tmp_path):
+    folder = tmp_path / "gallery"
+    folder.mkdir()
+    (folder / ".pictures.js.lock").touch()  # all that a full disk let it write
+    write(writers.GalleryWriter(folder, num_threads=1), lines)
+    assert len(data_of(folder)) == len(lines)

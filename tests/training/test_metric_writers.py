@@ -7,7 +7,7 @@ import pytest
 
 from jaxtag.config import Config
 from jaxtag.errors import UserError
-from jaxtag.training import metric_writer, trackers
+from jaxtag.training import loop, metric_writer, trackers
 from jaxtag.training.metric_writer import MetricWriter, MultiWriter, RunInfo
 
 
@@ -117,3 +117,15 @@ def test_damaged_lines_are_left_out(tmp_path) -> None:
     writer.open(run_info(tmp_path, start_step=2))
     writer.close()
     assert path.read_bytes() == sound + b"\n"
+
+
+def test_an_evaluation_is_in_every_other_writer_before_it_is_in_metrics_jsonl(tmp_path):
+    class Killed(MetricWriter):
+        def write_scalars(self, step, split, values) -> None:
+            raise KeyboardInterrupt
+
+    run = RunInfo(tmp_path, 0, 4, Config(total_steps=4, metric_writers=("jsonl",)))
+    writer = loop._open_writer(run.config, [Killed()], run, ended=False)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write_scalars(2, "evaluation", {"accuracy": 0.5})
+    assert metric_writer.read_metrics(tmp_path, "evaluation") == []
