@@ -41,14 +41,17 @@ class Linear(nn.Module):
     features: tuple[int, ...]
     kernel_init: Initializer = xavier
     dtype: Dtype = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[AnyArray, "*B D"]) -> Float[Array, "..."]:
         width = x.shape[-1]
         kernel = self.param("kernel", self._init_kernel, (width, *self.features))
-        bias = self.param("bias", nn.initializers.zeros, self.features)
         x, kernel = (jnp.asarray(array).astype(self.dtype) for array in (x, kernel))
         y = checkpoint_name(_project(x, kernel), _PROJECTED)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, self.features)
         return y + bias.astype(self.dtype)
 
     def _init_kernel(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
@@ -263,6 +266,26 @@ def chunked_map(function: Callable[..., Array], chunks: int, *operands: Array) -
 def gelu_exact(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
     """x * Phi(x) by erf, as PyTorch has it; `jax.nn.gelu` takes erfc, three times as costly."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * jnp.asarray(0.5**0.5, x.dtype)))
+
+
+def quick_gelu(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """x * sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP was trained with."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+# By transformers' names; "gelu_tanh" is its gelu_pytorch_tanh.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu_exact,
+    "gelu_tanh": jax.nn.gelu,
+    "quick_gelu": quick_gelu,
+}
+
+
+def get_activation(name: str) -> Callable[[Array], Array]:
+    """The activation by its name in `ACTIVATIONS`. Raises ValueError for an unknown one."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {name!r}")
+    return ACTIVATIONS[name]
 
 
 class MLP(nn.Module):

@@ -16,6 +16,7 @@ from jaxtag.models import (  # noqa: F401
 )
 from jaxtag.models.decoder import Captioner, Decoder
 from jaxtag.models.embedder import Embedder
+from jaxtag.models.image_text import ImageText
 from jaxtag.models.ml_decoder import MLDecoder
 from jaxtag.models.registry import (
     create_model,
@@ -25,6 +26,7 @@ from jaxtag.models.registry import (
     module_class,
     register_model,
 )
+from jaxtag.models.text_encoder import TextEncoder
 from jaxtag.models.vit import ViT
 
 create, names, preprocessing_of = create_model, list_models, get_preprocessing  # names of 0.1
@@ -33,7 +35,9 @@ __all__ = [
     "Captioner",
     "Decoder",
     "Embedder",
+    "ImageText",
     "MLDecoder",
+    "TextEncoder",
     "ViT",
     "create_model",
     "field_names",

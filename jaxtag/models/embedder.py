@@ -30,13 +30,14 @@ class Embedder(nn.Module):
     @nn.compact
     def __call__(self, images: Images, train: bool = False) -> dict[str, Array]:
         pooled = self.backbone(images, train)["pooled"].astype(jnp.float32)
-        outputs = {"embedding": _l2_normalize(nn.Dense(self.size, name="projection")(pooled))}
+        outputs = {"embedding": l2_normalize(nn.Dense(self.size, name="projection")(pooled))}
         if self.proxies:
             proxies = self.param("proxies", _proxy_init, (self.proxies, self.size))
-            outputs["proxies"] = _l2_normalize(proxies)
+            outputs["proxies"] = l2_normalize(proxies)
         return outputs
 
 
-def _l2_normalize(vectors: Float[Array, "N D"]) -> Float[Array, "N D"]:
+def l2_normalize(vectors: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    """Divides each row by its length."""
     squares = jnp.square(vectors).sum(-1, keepdims=True)
     return vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))

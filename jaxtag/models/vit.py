@@ -3,8 +3,6 @@
 With the same weights it computes what `transformers.ViTModel` computes.
 """
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,9 +11,9 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxtag.array_types import AnyArray
-from jaxtag.distributed import mesh
-from jaxtag.kernels import attention, layers
+from jaxtag.kernels import layers
 from jaxtag.kernels.conv import Conv
+from jaxtag.models.encoder_block import EncoderBlock
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.models.registry import register_model
 
@@ -34,36 +32,6 @@ PATCHES = {
     **dict.fromkeys(("tiny", "small", "base", "large"), (8, 14, 16, 32)),
     **dict.fromkeys(("so400m", "huge", "giant"), (14, 16)),
 }
-
-
-class ViTBlock(nn.Module):
-    """One encoder layer; `rate` is its drop-path rate."""
-
-    heads: int
-    mlp_dim: int
-    norm_eps: float
-    dropout: float
-    drop_path: bool
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B N D"], rate: Float[Array, ""], train: bool
-    ) -> tuple[Float[Array, "B N D"], None]:
-        x = mesh.constrain_batch(x)
-        norm = partial(layers.LayerNorm, self.norm_eps, self.dtype)
-        width = x.shape[-1]
-        qkv = layers.Linear((3, width), dtype=self.dtype, name="qkv")(norm(name="norm1")(x))
-        query, key, value = attention.split_parts(qkv, self.heads)
-        attended = attention.attention(query, key, value)
-        out = layers.Linear((width,), dtype=self.dtype, name="out")
-        x = x + self._regularize(out(attention.merge_heads(attended)), rate, train)
-        mlp = layers.MLP(self.mlp_dim, layers.gelu_exact, dtype=self.dtype, name="mlp")
-        return x + self._regularize(mlp(norm(name="norm2")(x)), rate, train), None
-
-    def _regularize(self, branch: Array, rate: Array, train: bool) -> Array:
-        branch = layers.Dropout(self.dropout)(branch, train)
-        return layers.DropPath()(branch, rate, train) if self.drop_path else branch
 
 
 class PatchEmbed(nn.Module):
@@ -200,7 +168,7 @@ class ViT(nn.Module):
 
     def _encode(self, x: Array, train: bool) -> Array:
         block = layers.layer_stack(
-            ViTBlock, scan=self.scan, remat=self.remat, depth=self.depth, in_axes=(0,)
+            EncoderBlock, scan=self.scan, remat=self.remat, depth=self.depth, in_axes=(0,)
         )
         fields = {
             "heads": self.heads,
