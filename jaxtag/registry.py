@@ -23,6 +23,10 @@ _PARTS: dict[str, dict[str, Any]] = {
         "margin": "jaxtag.losses.classification:margin_loss",
         "softmax": "jaxtag.losses.classification:softmax_cross_entropy",
     },
+    "contrastive_loss": {
+        "clip": "jaxtag.losses.contrastive:clip",
+        "siglip": "jaxtag.losses.contrastive:siglip",
+    },
     "metric_loss": {
         "arcface": "jaxtag.losses.metric.proxies:arcface",
         "contrastive": "jaxtag.losses.metric.pairs:contrastive",
