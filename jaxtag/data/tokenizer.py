@@ -27,39 +27,55 @@ class Tokenizer:
     processes can hold it.
 
     Attributes:
-        bos_id: The token that starts a caption.
+        bos_id: The token that starts a text; None where nothing does (SigLIP).
         eos_id: The token that ends one; it may be the same.
+        pad_id: What fills a row after its end: `PAD`, or the id that a published model wants.
         truncated: Number of captions that `encode` has cut so far, in this process.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer):
         self._backend = backend
-        # The ids around an empty text are those that start and end a caption.
-        self.bos_id, self.eos_id = backend.encode("").ids or (BOS, EOS)
+        # The ids around an empty text are those that start and end one.
+        around = backend.encode("").ids or [BOS, EOS]
+        self.bos_id: int | None = around[0] if len(around) == 2 else None
+        self.eos_id: int = around[-1]
+        self.pad_id: int = (backend.padding or {"pad_id": PAD})["pad_id"]
         added = backend.get_added_tokens_decoder()
         self._special = frozenset(i for i, token in added.items() if token.special)
         self.truncated = 0
 
     @classmethod
     def from_pretrained(
-        cls, backend: tokenizers.Tokenizer, bos_id: int, eos_id: int
+        cls, backend: tokenizers.Tokenizer, bos_id: int | None, eos_id: int, pad_id: int = PAD
     ) -> "Tokenizer":
-        """Wraps the tokenizer of a published model whose captions start and end with these ids.
+        """Wraps the tokenizer of a published model.
+
+        Args:
+            backend: As `weights.tokenizer_files.read_backend` returns it; changed.
+            bos_id: The id that starts a text; None for nothing.
+            eos_id: The id that ends one.
+            pad_id: The id that fills a row; by default `PAD`, which models read as "nothing here".
 
         Raises:
             UserError: The tokenizer has no such ids.
         """
-        bos, eos = (backend.id_to_token(i) for i in (bos_id, eos_id))
-        if bos is None or eos is None:
+        around = [i for i in (bos_id, eos_id) if i is not None]
+        ids = around if pad_id == PAD else [*around, pad_id]
+        tokens = {i: backend.id_to_token(i) or "" for i in ids}
+        if "" in tokens.values():
             raise UserError(
-                f"the tokenizer has {backend.get_vocab_size()} ids, so that captions cannot start "
-                f"with {bos_id} and end with {eos_id}"
+                f"the tokenizer has {backend.get_vocab_size()} ids, so that texts cannot start "
+                f"with {bos_id}, end with {eos_id} and be filled with {pad_id}"
             )
-        backend.add_special_tokens([bos, eos])
+        backend.add_special_tokens(list(tokens.values()))
         backend.no_truncation()
         backend.no_padding()
+        if pad_id != PAD:
+            backend.enable_padding(pad_id=pad_id, pad_token=tokens[pad_id])
+        before = [tokens[i] for i in around[:-1]]
         backend.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A {eos}", special_tokens=[(bos, bos_id), (eos, eos_id)]
+            single=" ".join([*before, "$A", tokens[eos_id]]),
+            special_tokens=[(tokens[i], i) for i in set(around)],
         )
         return cls(backend)
 
@@ -104,23 +120,21 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     def encode(self, texts: Sequence[str], max_length: int) -> np.ndarray:
-        """Encodes texts as int32 [N, max_length]: `bos_id`, the text, `eos_id`, then `PAD`.
+        """Encodes texts as int32 [N, max_length]: `bos_id`, the text, `eos_id`, then `pad_id`.
 
-        A text of more than `max_length - 2` tokens is cut there (and still ends with `eos_id`);
-        `truncated` counts these.
+        A text that does not fit is cut (and still ends with `eos_id`); `truncated` counts these.
         """
         if max_length < 3:
             raise ValueError(f"max_length is {max_length}: <bos>, <eos> and one token need 3")
-        out = np.full((len(texts), max_length), PAD, np.int32)
-        out[:, 0] = self.bos_id
+        out = np.full((len(texts), max_length), self.pad_id, np.int32)
+        start = [] if self.bos_id is None else [self.bos_id]
+        room = max_length - len(start) - 1
         for row, text in zip(out, texts, strict=True):
             # A caption that spells "<eos>" is text, never the end of a sequence.
             ids = self._plain(text)
-            if len(ids) > max_length - 2:
-                ids = ids[: max_length - 2]
-                self.truncated += 1
-            row[1 : 1 + len(ids)] = ids
-            row[1 + len(ids)] = self.eos_id
+            self.truncated += len(ids) > room
+            ids = [*start, *ids[:room], self.eos_id]
+            row[: len(ids)] = ids
         return out
 
     def _plain(self, text: str) -> list[int]:
@@ -168,7 +182,7 @@ class Tokenizer:
                 "in a new work directory"
             ) from error
         first_tokens = tuple(backend.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))
-        has_template = len(backend.encode("").ids) == 2  # made by `from_pretrained`
+        has_template = len(backend.encode("").ids) in (1, 2)  # made by `from_pretrained`
         if first_tokens != SPECIAL_TOKENS and not has_template:
             raise UserError(
                 f"the tokenizer {path} starts with {first_tokens}, not with {SPECIAL_TOKENS}: "

@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
 
 from jaxtag.config import schema
 from jaxtag.config.schema import Config, DataConfig, ModelConfig
@@ -18,6 +16,7 @@ from jaxtag.weights import safetensors_io
 from jaxtag.weights.loader import load
 from jaxtag.weights.preprocessing import load_preprocessing
 from jaxtag.weights.tensors import Tensors
+from jaxtag.weights.tokenizer_files import read_backend
 
 _MAX_LENGTH = 20  # of captions, where the files do not say: transformers' default
 # Settings of `config.json` that the captioner supports: part -> key -> (the value, default).
@@ -55,7 +54,7 @@ def open_captioner(folder: Path, max_length: int | None = None) -> Checkpoint:
     _check_kind(folder, hf_config)
     settings = _Settings(folder, hf_config)
     config = schema.check(_config(folder, hf_config, settings, max_length))
-    tokenizer = Tokenizer.from_pretrained(_tokenizer(folder), settings.start, settings.end)
+    tokenizer = Tokenizer.from_pretrained(read_backend(folder), settings.start, settings.end)
     task = CaptionTask(config, tokenizer)
     model = task.captioner
     whole = model.clone(decoder=model.decoder.clone(max_length=_positions(hf_config)))
@@ -165,21 +164,3 @@ def _config(
 
 def _positions(hf_config: dict[str, Any]) -> int:
     return hf_config["decoder"].get("n_positions", 1024)
-
-
-def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
-    """GPT-2's byte-level BPE, in either form that transformers writes."""
-    whole, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
-    try:
-        if whole.is_file():
-            return tokenizers.Tokenizer.from_file(str(whole))
-        if not (vocab.is_file() and merges.is_file()):
-            raise UserError(f"{folder} has neither tokenizer.json nor vocab.json and merges.txt")
-        backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-    except UserError:
-        raise
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{folder}: its tokenizer is damaged: {error}") from error
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return backend

@@ -114,7 +114,7 @@ def test_older_tokenizer_files_and_a_length_of_ones_own(stored, tmp_path, workdi
         ((), {"model_type": "vit"}, "does not name the classes"),
         ((), {"decoder": {"model_type": "bert"}}, r"decoder\.model_type = 'bert'"),
         (("preprocessor_config.json",), {}, "preprocessor_config"),
-        (("tokenizer.json", "vocab.json"), {}, "neither tokenizer.json nor"),
+        (("tokenizer.json", "vocab.json"), {}, r"neither tokenizer\.json, nor"),
         (("config.json",), {}, "give --backbone=NAME"),
     ],
 )
