@@ -64,6 +64,10 @@ class DataConfig:
     )  # of the image's area; (1, 1): all of it
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)  # width : height of the crop
     eval_crop_pct: float | None = None  # of the shorter side in evaluation; None: all
+    # How a published model took its images in evaluation: crop, squash (to a square), pad (on a
+    # white square); bilinear, or bicubic as Pillow resizes.
+    eval_fit: str = "crop"
+    eval_interpolation: str = "bilinear"
     flip: bool = False  # random horizontal flip; captions may say left and right
     grayscale: bool = False  # one channel for the model, the mean of the three
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of normalization, on a scale of 0 to 1

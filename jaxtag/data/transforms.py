@@ -6,6 +6,7 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from jaxtag.data.image_reader import ImageReader
 
@@ -148,6 +149,95 @@ class Resize:
         """Writes the resized image."""
         del rng
         write_crop(image, (0, 0, image.height, image.width), out)
+
+
+FITS = ("crop", "squash", "pad")
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+INTERPOLATIONS = tuple(_FILTERS)
+
+
+@dataclass(frozen=True)
+class PillowResize:
+    """A resize that equals Pillow's bit by bit, as published models were evaluated with it.
+
+    It decodes the whole image and weighs all pixels: several times the work of `CenterCrop`.
+
+    Attributes:
+        crop_pct: The image is resized to floor(size / crop_pct), then its center is cropped.
+        fit: "crop" (the shorter side has that size), "squash" (both sides), or "pad" (both sides of
+            the image on a white square).
+        interpolation: One of `INTERPOLATIONS`.
+    """
+
+    size: int
+    crop_pct: float = 1.0
+    fit: str = "crop"
+    interpolation: str = "bicubic"
+
+    @property
+    def random(self) -> bool:
+        """False: nothing is drawn."""
+        return False
+
+    @property
+    def full_image(self) -> bool:
+        """Whether nothing is cut off a square image."""
+        return self.crop_pct == 1
+
+    def __post_init__(self) -> None:
+        CenterCrop(self.size, self.crop_pct)  # checks both
+        for name, choices in (("fit", FITS), ("interpolation", INTERPOLATIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {self}")
+
+    def __call__(
+        self, image: ImageReader, rng: np.random.Generator | None, out: np.ndarray
+    ) -> None:
+        """Writes the resized image."""
+        del rng
+        pixels = image.pixels()
+        if self.fit == "pad":
+            pixels = _pad_to_square(pixels)
+        size = math.floor(self.size / self.crop_pct + 1e-6)
+        height, width = pixels.shape[:2]
+        if self.fit == "crop":
+            shorter = min(height, width)
+            height, width = (int(size * side / shorter) for side in (height, width))
+        else:
+            height = width = size
+        resized = Image.fromarray(pixels).resize((width, height), _FILTERS[self.interpolation])
+        top, left = (height - self.size) // 2, (width - self.size) // 2
+        out[...] = np.asarray(resized)[top : top + self.size, left : left + self.size]
+
+
+def evaluation_transform(
+    size: int, crop_pct: float | None, fit: str = "crop", interpolation: str = "bilinear"
+) -> ImageTransform:
+    """The transform of evaluation: the fast ones of OpenCV where they do, else Pillow's.
+
+    Args:
+        size: Pixels, both sides.
+        crop_pct: As of `PillowResize`; None for the whole image, squashed.
+        fit: As of `PillowResize`.
+        interpolation: "bilinear" or "bicubic"; the former need not equal Pillow's to the bit.
+    """
+    if crop_pct is None:
+        crop_pct, fit = 1.0, "pad" if fit == "pad" else "squash"
+    if interpolation == "bilinear" and fit == "crop":
+        return CenterCrop(size, crop_pct)
+    if interpolation == "bilinear" and fit == "squash" and crop_pct == 1:
+        return Resize(size)
+    return PillowResize(size, crop_pct, fit, interpolation)
+
+
+def _pad_to_square(pixels: np.ndarray) -> np.ndarray:
+    """The image in the middle of a white square of its longer side."""
+    height, width = pixels.shape[:2]
+    side = max(height, width)
+    square = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
 
 
 def write_crop(image: ImageReader, box: Box, out: np.ndarray) -> None:

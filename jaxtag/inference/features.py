@@ -226,9 +226,9 @@ def from_model(
     variables = jax.device_put(variables, meshes.replicated(mesh))
     pinned = weights and resolve(weights).pinned
     description = {"model": model, "weights": pinned, "image_size": size}
-    image: transforms.ImageTransform = transforms.CenterCrop(size, preprocessing.crop)
-    if preprocessing.squash:
-        image = transforms.Resize(size)
+    image = transforms.evaluation_transform(
+        size, preprocessing.crop, preprocessing.fit, preprocessing.interpolation
+    )
     return _extractor(description, mesh, image, compute, variables)
 
 

@@ -38,6 +38,7 @@ class _Description:
         fields: of its module.
         labels: names of the classes.
         multi_label: an image has any number of the labels.
+        is_wd: it is one of the WD taggers, which take BGR images on a white square.
     """
 
     where: Path
@@ -45,6 +46,7 @@ class _Description:
     fields: dict[str, Any]
     labels: Sequence[Any] | None
     multi_label: bool = False
+    is_wd: bool = False
 
 
 def open_classifier(reference: ResolvedReference, options: CheckpointOptions) -> Checkpoint:
@@ -71,11 +73,15 @@ def open_classifier(reference: ResolvedReference, options: CheckpointOptions) ->
             f"{described.where.parent} says nowhere how images are prepared: it lacks a "
             "preprocessor_config.json, or a pretrained_cfg in timm's config.json"
         )
+    if described.is_wd:
+        preprocessing = dataclasses.replace(preprocessing, crop=1.0, squash=False, pad=True)
     config = schema.check(_config(described, preprocessing))
     task = run_data.task_class(config)(config, names)
     variables = load(
         reference.path, task.model, channels=task.channels, image_size=preprocessing.image_size
     )
+    if described.is_wd:
+        variables = _take_rgb(variables)
     _describe_preprocessing(preprocessing)
     return Checkpoint(task, {**_other_collections(task), **variables})
 
@@ -104,11 +110,23 @@ def _describe(reference: ResolvedReference, options: CheckpointOptions) -> _Desc
         return _Description(path, name, notes.get("fields", {}), None)
     multi_label = values.get("problem_type") == "multi_label_classification"
     tags = _selected_tags(file.parent / "selected_tags.csv")
-    return _Description(file, parsed, fields, tags or labels, multi_label or tags is not None)
+    is_wd = tags is not None
+    return _Description(file, parsed, fields, tags or labels, multi_label or is_wd, is_wd)
+
+
+def _take_rgb(variables: dict[str, Any]) -> dict[str, Any]:
+    """The variables of a model for BGR images, as those of the same model for RGB images.
+
+    The kernel over the image has its input channels in the opposite order.
+    """
+    params = dict(variables["params"])
+    first = next(name for name in ("patch_embed", "stem") if name in params)
+    params[first] = {**params[first], "kernel": params[first]["kernel"][:, :, ::-1]}
+    return {**variables, "params": params}
 
 
 def _selected_tags(path: Path) -> list[str] | None:
-    """The names of WD14's taggers, in order; None where there is no such file."""
+    """The names of the WD taggers' tags, in order; None where there is no such file."""
     if not path.is_file():
         return None
     try:
@@ -119,16 +137,15 @@ def _selected_tags(path: Path) -> list[str] | None:
 
 
 def _describe_preprocessing(preprocessing: Preprocessing) -> None:
-    """Says on stderr how images are prepared, and where that differs from what the files ask."""
+    """Says on stderr how images are prepared."""
     size, crop = preprocessing.image_size, preprocessing.crop
-    part = "the whole image" if preprocessing.squash else f"the middle {crop:.0%}"
-    print(f"images: {part}, resized to {size}x{size} pixels", file=sys.stderr)
-    if preprocessing.interpolation != "bilinear":
-        print(
-            f"note: the files ask for {preprocessing.interpolation} resizing and images are "
-            "resized bilinearly here: scores differ slightly",
-            file=sys.stderr,
-        )
+    part = "the whole image" if crop == 1 and preprocessing.fit != "crop" else f"middle {crop:.0%}"
+    if preprocessing.pad:
+        part += " on a white square"
+    print(
+        f"images: {part}, resized to {size}x{size} pixels ({preprocessing.interpolation})",
+        file=sys.stderr,
+    )
 
 
 def _config(described: _Description, preprocessing: Preprocessing) -> Config:
@@ -138,7 +155,11 @@ def _config(described: _Description, preprocessing: Preprocessing) -> Config:
         total_steps=0,
         data=DataConfig(
             image_size=preprocessing.image_size,
-            eval_crop_pct=None if preprocessing.squash else preprocessing.crop,
+            eval_crop_pct=None
+            if preprocessing.crop == 1 and preprocessing.fit != "crop"
+            else preprocessing.crop,
+            eval_fit=preprocessing.fit,
+            eval_interpolation=preprocessing.interpolation,
             grayscale=len(preprocessing.mean) == 1,
             mean=preprocessing.mean,
             std=preprocessing.std,

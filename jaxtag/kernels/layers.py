@@ -302,6 +302,19 @@ class MLP(nn.Module):
         return Linear((x.shape[-1],), self.out_init, self.dtype, name="fc2")(h)
 
 
+class SwiGLU(nn.Module):
+    """silu(x W1) * (x W2), projected (Shazeer 2020, arXiv:2002.05202), through `hidden` units."""
+
+    hidden: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        gated = Linear((2, self.hidden), dtype=self.dtype, name="fc1")(x)
+        gate, value = (part.squeeze(-2) for part in jnp.split(gated, 2, axis=-2))
+        return Linear((x.shape[-1],), dtype=self.dtype, name="fc2")(jax.nn.silu(gate) * value)
+
+
 def layer_stack(
     block: type[nn.Module], *, scan: bool, remat: str, depth: int, in_axes: tuple[Any, ...]
 ) -> Any:

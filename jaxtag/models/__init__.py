@@ -7,6 +7,7 @@ from jaxtag.models import (  # noqa: F401
     airbench,
     alexnet,
     capsnet,
+    convnext,
     efficientnet,
     mobilenet,
     mobilenet_v3,

@@ -16,8 +16,10 @@ class EncoderBlock(nn.Module):
 
     Attributes:
         drop_path: whether `rate` may be other than 0.
-        activation: of the feed-forward, one of `layers.ACTIVATIONS`.
+        activation: of the feed-forward, one of `layers.ACTIVATIONS`, or "swiglu" (`layers.SwiGLU`).
         causal: position t attends to positions 0 to t only.
+        layer_scale: each branch is multiplied by a learned vector, which starts as this (Touvron et
+            al. 2021, arXiv:2103.17239, section 2.2); None for none.
     """
 
     heads: int
@@ -28,6 +30,7 @@ class EncoderBlock(nn.Module):
     dtype: Dtype
     activation: str = "gelu"
     causal: bool = False
+    layer_scale: float | None = None
 
     @nn.compact
     def __call__(
@@ -41,11 +44,20 @@ class EncoderBlock(nn.Module):
         mask = jnp.tril(jnp.ones((length, length), bool)) if self.causal else None
         attended = attention.attention(query, key, value, mask)
         out = layers.Linear((width,), dtype=self.dtype, name="out")
-        x = x + self._regularize(out(attention.merge_heads(attended)), rate, train)
-        activation = layers.get_activation(self.activation)
-        mlp = layers.MLP(self.mlp_dim, activation, dtype=self.dtype, name="mlp")
-        return x + self._regularize(mlp(norm(name="norm2")(x)), rate, train), None
+        attended = out(attention.merge_heads(attended))
+        x = x + self._branch("scale1", attended, rate, train)
+        return x + self._branch("scale2", self._mlp(norm(name="norm2")(x)), rate, train), None
 
-    def _regularize(self, branch: Array, rate: Array, train: bool) -> Array:
+    def _mlp(self, x: Array) -> Array:
+        if self.activation == "swiglu":
+            return layers.SwiGLU(self.mlp_dim, self.dtype, name="mlp")(x)
+        activation = layers.get_activation(self.activation)
+        return layers.MLP(self.mlp_dim, activation, dtype=self.dtype, name="mlp")(x)
+
+    def _branch(self, name: str, branch: Array, rate: Array, train: bool) -> Array:
+        """A residual branch, scaled and regularized."""
+        if self.layer_scale is not None:
+            init = nn.initializers.constant(self.layer_scale)
+            branch = branch * self.param(name, init, branch.shape[-1:]).astype(branch.dtype)
         branch = layers.Dropout(self.dropout)(branch, train)
         return layers.DropPath()(branch, rate, train) if self.drop_path else branch

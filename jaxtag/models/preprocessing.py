@@ -17,7 +17,8 @@ class Preprocessing:
         interpolation: "bilinear" or "bicubic", of the resize.
         crop: in evaluation the shorter side is resized to `image_size / crop`, then the center is
             cropped.
-        squash: in evaluation the whole image is resized to a square instead; nothing is cut off.
+        squash: in evaluation both sides are resized to `image_size / crop` instead.
+        pad: in evaluation the image is padded to a white square before that.
     """
 
     image_size: int = 224
@@ -26,3 +27,11 @@ class Preprocessing:
     interpolation: str = "bilinear"
     crop: float = 0.875
     squash: bool = False
+    pad: bool = False
+
+    @property
+    def fit(self) -> str:
+        """How an image becomes a square, as `config.data.eval_fit` names it."""
+        if self.pad:
+            return "pad"
+        return "squash" if self.squash else "crop"

@@ -3,6 +3,8 @@
 With the same weights it computes what `transformers.ViTModel` computes.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -87,16 +89,26 @@ class ConvStem(nn.Module):
 class ViT(nn.Module):
     """Normalized images to named outputs.
 
-    `features` [B, N, D] (after the last norm, class token first where there is one), `grid`
-    [B, h, w, D] (the patches alone), `pooled` [B, D], and `logits` [B, num_classes] (float32).
+    `features` [B, N, D] (after the last norm; class token, distillation token, registers and
+    patches, what there is of them), `grid` [B, h, w, D] (the patches alone), `pooled` [B, D], and
+    `logits` [B, num_classes] (float32).
 
     Attributes:
         image_size: the size (or height and width) of the position embeddings; any other size at
-            call interpolates them bicubically. Pixels beyond a whole number of patches are cut off.
+            call interpolates them bicubically, with antialiasing where there are registers (as
+            transformers and timm do). Pixels beyond a whole number of patches are cut off.
         stem: "patch" (one projection of each patch) or "conv" (`ConvStem`).
         class_token: a learned first token; `pool="cls"` needs it.
-        pool: "cls" (the class token) or "gap" (the mean over the patches).
+        distilled: a distillation token after the class token, with a head of its own; `logits` are
+            the mean of both heads' (Touvron et al. 2021, arXiv:2012.12877, section 4).
+        registers: learned tokens without positions before the patches (Darcet et al. 2024,
+            arXiv:2309.16588).
+        no_embed_class: the patches alone have positions, the class token has none.
+        pool: "cls" (the class token), "gap" (the mean over the patches) or "cls_gap" (both side by
+            side, `pooled` [B, 2 D]).
+        fc_norm: the last norm is over `pooled` instead, and `features` are without.
         num_classes: 0 for a backbone alone; else there is a linear head over `pooled`.
+        activation: of the feed-forward, as `layer_scale`: see `EncoderBlock`.
         drop_path: the rate of the last layer, growing linearly from 0 at the first.
         dtype: of the computation; parameters are float32.
         scan: one scan over layers with stacked parameters, instead of a layer after the other.
@@ -111,8 +123,14 @@ class ViT(nn.Module):
     image_size: int | tuple[int, int] = 224
     stem: str = "patch"
     class_token: bool = True
+    distilled: bool = False
+    registers: int = 0
+    no_embed_class: bool = False
     pool: str = "cls"
+    fc_norm: bool = False
     num_classes: int = 0
+    activation: str = "gelu"
+    layer_scale: float | None = None
     dropout: float = 0.0
     drop_path: float = 0.0
     norm_eps: float = 1e-6
@@ -126,11 +144,33 @@ class ViT(nn.Module):
         x, (h, w) = self._embed(jnp.asarray(images))
         x = layers.Dropout(self.dropout)(x, train)
         x = self._encode(x, train)
-        x = layers.LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
-        patches = x[:, 1:] if self.class_token else x
-        pooled = x[:, 0] if self.pool == "cls" else patches.mean(1)
-        grid = patches.reshape(x.shape[0], h, w, self.width)
-        return layers.backbone_outputs(x, pooled, self.num_classes) | {"grid": grid}
+        norm = layers.LayerNorm(self.norm_eps, self.dtype, name="norm")
+        x = x if self.fc_norm else norm(x)
+        patches = x[:, self.num_prefix_tokens :]
+        pooled = self._pool(x, patches)
+        outputs = layers.backbone_outputs(
+            x, norm(pooled) if self.fc_norm else pooled, self.num_classes
+        )
+        if self.distilled and self.num_classes:
+            head = layers.Linear((self.num_classes,), nn.initializers.zeros, name="head_dist")
+            outputs["logits"] = (outputs["logits"] + head(x[:, 1].astype(jnp.float32))) / 2
+        return outputs | {"grid": patches.reshape(x.shape[0], h, w, self.width)}
+
+    @property
+    def num_positioned_tokens(self) -> int:
+        """How many tokens before the patches have positions."""
+        return 0 if self.no_embed_class else self.class_token + self.distilled
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """How many tokens are before the patches."""
+        return self.class_token + self.distilled + self.registers
+
+    def _pool(self, x: Array, patches: Array) -> Array:
+        if self.pool == "cls":
+            return x[:, 0]
+        mean = patches.mean(1)
+        return mean if self.pool == "gap" else jnp.concatenate([x[:, 0], mean], -1)
 
     def _check(self, images: AnyArray) -> None:
         if images.ndim != 4 or min(images.shape[1:3]) < self.patch_size:
@@ -142,11 +182,13 @@ class ViT(nn.Module):
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         if self.stem not in STEMS:
             raise ValueError(f"stem must be one of {', '.join(STEMS)}; got {self.stem!r}")
-        if self.pool not in ("cls", "gap") or (self.pool == "cls" and not self.class_token):
+        if self.pool not in POOLS or ("cls" in self.pool and not self.class_token):
             raise ValueError(
-                f'pool must be "cls" (with class_token=True) or "gap"; got pool={self.pool!r}, '
-                f"class_token={self.class_token}"
+                f'pool must be "cls", "cls_gap" (both with class_token=True) or "gap"; got '
+                f"pool={self.pool!r}, class_token={self.class_token}"
             )
+        if self.distilled and not self.class_token:
+            raise ValueError("distilled=True needs class_token=True")
 
     def _embed(self, images: Array) -> tuple[Array, tuple[int, int]]:
         """Patches as a matrix product, class token, positions: `[B, N, D]`, and the grid."""
@@ -155,16 +197,35 @@ class ViT(nn.Module):
         x = STEMS[self.stem](p, self.width, self.dtype, name="patch_embed")(images)
         size = self.image_size
         rows, columns = (s // p for s in ((size, size) if isinstance(size, int) else size))
-        extra = int(self.class_token)
+        extra = self.num_positioned_tokens
         positions = self.param("pos_embed", _init_positions, (rows, columns), extra, self.width)
-        grid = interpolate_positions(positions[extra:].reshape(rows, columns, -1), (h, w))
+        grid = interpolate_positions(
+            positions[extra:].reshape(rows, columns, -1), (h, w), antialias=self.registers > 0
+        )
         grid = grid.reshape(h * w, -1)
         x = layers.add_broadcast(x, grid)
-        if self.class_token:
-            token = self.param("cls_token", nn.initializers.normal(1e-6), (1, self.width))
-            token = (token + positions[:1]).astype(self.dtype)
-            x = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, self.width)), x], axis=1)
+        if prefix := self._prefix_tokens(positions[:extra]):
+            tokens = jnp.concatenate(prefix).astype(self.dtype)
+            tokens = jnp.broadcast_to(tokens, (batch, *tokens.shape))
+            x = jnp.concatenate([tokens, x], axis=1)
         return x, (h, w)
+
+    def _prefix_tokens(self, positions: Array) -> list[Array]:
+        """The learned tokens before the patches, each `[n, D]`, in order."""
+        init = nn.initializers.normal(1e-6)
+        counts = {
+            "cls_token": int(self.class_token),
+            "dist_token": int(self.distilled),
+            "reg_tokens": self.registers,
+        }
+        tokens = [
+            jnp.asarray(self.param(name, init, (count, self.width)))
+            for name, count in counts.items()
+            if count
+        ]
+        for i in range(len(positions)):
+            tokens[i] = tokens[i] + positions[i : i + 1]
+        return tokens
 
     def _encode(self, x: Array, train: bool) -> Array:
         block = layers.layer_stack(
@@ -177,6 +238,8 @@ class ViT(nn.Module):
             "dropout": self.dropout,
             "drop_path": self.drop_path > 0,
             "dtype": self.dtype,
+            "activation": self.activation,
+            "layer_scale": self.layer_scale,
         }
         rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
         if self.scan:
@@ -187,6 +250,7 @@ class ViT(nn.Module):
 
 
 STEMS = {"patch": PatchEmbed, "conv": ConvStem}
+POOLS = ("cls", "gap", "cls_gap")
 
 
 def _patch_init(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
@@ -211,33 +275,46 @@ def _init_positions(
 
 
 def interpolate_positions(
-    grid: Float[AnyArray, "h w D"], size: tuple[int, int]
+    grid: Float[AnyArray, "h w D"], size: tuple[int, int], antialias: bool = False
 ) -> Float[AnyArray, "H W D"]:
     """Bicubic resize of position embeddings to `[*size, D]`.
 
     Equal to `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`, which ViT and
-    DINO code uses: cubic convolution with a = -0.75, no smoothing, borders repeated.
+    DINO code uses: cubic convolution with a = -0.75, no smoothing, borders repeated. With
+    `antialias`, equal to the same with `antialias=True`.
     """
     if grid.shape[:2] == tuple(size):
         return grid
-    rows = jnp.asarray(_bicubic(grid.shape[0], size[0]))
-    columns = jnp.asarray(_bicubic(grid.shape[1], size[1]))
+    matrix = _smooth_bicubic if antialias else _bicubic
+    rows = jnp.asarray(matrix(grid.shape[0], size[0]))
+    columns = jnp.asarray(matrix(grid.shape[1], size[1]))
     return jnp.einsum("Hh,hwd,Ww->HWd", rows, grid, columns, precision="highest")
 
 
 def _bicubic(old: int, new: int) -> Float[np.ndarray, "{new} {old}"]:
     """The matrix that resizes one dimension."""
-    a = -0.75
     centers = (np.arange(new) + 0.5) * (old / new) - 0.5
     first = np.floor(centers).astype(int)
     matrix = np.zeros((new, old))
     for offset in (-1, 0, 1, 2):
-        distance = np.abs(centers - (first + offset))
-        near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
-        far = a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
-        weight = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+        weight = _cubic(np.abs(centers - (first + offset)), -0.75)
         np.add.at(matrix, (np.arange(new), np.clip(first + offset, 0, old - 1)), weight)
     return matrix.astype(np.float32)
+
+
+def _smooth_bicubic(old: int, new: int) -> Float[np.ndarray, "{new} {old}"]:
+    """The same with a = -0.5, and a kernel that grows with the step where the image shrinks."""
+    centers = (np.arange(new)[:, None] + 0.5) * (old / new)
+    distance = np.abs(np.arange(old) + 0.5 - centers) / max(old / new, 1.0)
+    weights = _cubic(distance, -0.5)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    """The kernel of cubic convolution (Keys 1981)."""
+    near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    far = a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
 
 
 for _size, _fields in SIZES.items():
@@ -246,5 +323,32 @@ for _size, _fields in SIZES.items():
             f"vit_{_size}_patch{_patch}",
             Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop=0.9),
             patch_size=_patch,
+            **_fields,
+        )(ViT)
+
+# DeiT, distilled (Touvron et al. 2021, arXiv:2012.12877, table 1).
+for _size in ("tiny", "small", "base"):
+    register_model(
+        f"deit_{_size}_distilled_patch16",
+        Preprocessing(interpolation="bicubic", crop=0.9),
+        patch_size=16,
+        distilled=True,
+        **SIZES[_size],
+    )(ViT)
+
+# DINOv2 (Oquab et al. 2024, arXiv:2304.07193, table 17), and with registers: timm's names.
+_DINOV2: dict[str, Any] = {
+    **{size: SIZES[size] for size in ("small", "base", "large")},
+    "giant": {"width": 1536, "depth": 40, "heads": 24, "mlp_dim": 4096, "activation": "swiglu"},
+}
+for _size, _fields in _DINOV2.items():
+    for _infix, _registers in (("", {}), ("_reg4", {"registers": 4, "no_embed_class": True})):
+        register_model(
+            f"vit_{_size}_patch14{_infix}_dinov2",
+            Preprocessing(518, interpolation="bicubic", crop=1.0),
+            patch_size=14,
+            image_size=518,
+            layer_scale=1e-5,
+            **_registers,
             **_fields,
         )(ViT)

@@ -278,9 +278,12 @@ class Task(abc.ABC, Generic[SettingsT]):
         full_image = data.crop_scale == (1.0, 1.0)
         if train and not full_image:
             return transforms.RandomResizedCrop(data.image_size, data.crop_scale, data.crop_ratio)
-        if full_image or data.eval_crop_pct is None:
+        if train:
             return transforms.Resize(data.image_size)
-        return transforms.CenterCrop(data.image_size, data.eval_crop_pct)
+        crop_pct = None if full_image else data.eval_crop_pct
+        return transforms.evaluation_transform(
+            data.image_size, crop_pct, data.eval_fit, data.eval_interpolation
+        )
 
     @abc.abstractmethod
     def targets(self, train: bool) -> dict[str, Target]:

@@ -162,7 +162,7 @@ def _load_trained() -> tuple["Predictor", dict[str, Any]]:
 
     trained = predictor.load(FLAGS.workdir, step=FLAGS.step)
     data, labels = trained.config.data, trained.task.label_names
-    full_image = data.crop_scale == (1.0, 1.0) or data.eval_crop_pct is None
+    whole = data.crop_scale == (1.0, 1.0) or data.eval_crop_pct is None
     details = {
         "image_size": data.image_size,
         "labels": labels and labels.names
@@ -173,8 +173,10 @@ def _load_trained() -> tuple["Predictor", dict[str, Any]]:
             image_size=data.image_size,
             mean=data.mean,
             std=data.std,
-            crop=1.0 if full_image else data.eval_crop_pct or 1.0,
-            squash=full_image,
+            interpolation=data.eval_interpolation,
+            crop=1.0 if whole else data.eval_crop_pct or 1.0,
+            squash=data.eval_fit == "squash" or (whole and data.eval_fit == "crop"),
+            pad=data.eval_fit == "pad",
         ),
     }
     return trained, details

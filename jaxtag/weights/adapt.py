@@ -18,6 +18,7 @@ ADAPTATIONS = {
     "image_size": "interpolates position embeddings",
     "channels": "sums or repeats the first kernel's channels",
 }
+HEADS = ("params/head/", "params/head_dist/")  # paths of classifiers
 Shape = tuple[int, ...]
 
 
@@ -47,7 +48,7 @@ def adaptation_for(path: str, shape: Shape | None, expected: Shape) -> str | Non
         shape: of the variable in the file; None where it is missing.
         expected: its shape in the model.
     """
-    if path.startswith("params/head/"):
+    if path.startswith(HEADS):
         return "head"
     if shape is None or len(shape) != len(expected):
         return None
@@ -79,7 +80,7 @@ def resize_position_embeddings(embeddings: np.ndarray, model: ViT) -> np.ndarray
     Raises:
         ValueError: they are not of a square grid.
     """
-    extra = int(model.class_token)
+    extra = model.num_positioned_tokens
     side = math.isqrt(len(embeddings) - extra)
     if side * side + extra != len(embeddings):
         raise ValueError(f"{len(embeddings)} position embeddings are not those of a square image")
@@ -87,7 +88,7 @@ def resize_position_embeddings(embeddings: np.ndarray, model: ViT) -> np.ndarray
     height, width = (size, size) if isinstance(size, int) else size
     grid = jnp.asarray(embeddings[extra:].reshape(side, side, -1))
     shape = height // model.patch_size, width // model.patch_size
-    resized = np.asarray(interpolate_positions(grid, shape))
+    resized = np.asarray(interpolate_positions(grid, shape, antialias=model.registers > 0))
     return np.concatenate([embeddings[:extra], resized.reshape(-1, embeddings.shape[1])])
 
 

@@ -10,8 +10,7 @@ from jaxtag.models.efficientnet import EfficientNet
 from jaxtag.models.mobile_blocks import make_divisible
 from jaxtag.models.mobilenet import V1_STAGES, V2_STAGES, MobileNetV1, MobileNetV2
 from jaxtag.models.resnet import WIDTHS, ResNet
-from jaxtag.models.vit import ViT
-from jaxtag.weights import safetensors_io
+from jaxtag.weights import hf_convnext, hf_vit, safetensors_io
 
 
 def make_config(
@@ -54,7 +53,7 @@ def make_config(
 
 def classifiers() -> list[str]:
     """The values of `model_type` that `parse_config` takes."""
-    return list(_MODEL_TYPES.values())
+    return list(_PARSERS)
 
 
 def parse_config(values: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
@@ -63,15 +62,15 @@ def parse_config(values: Mapping[str, Any], where: str) -> tuple[str, dict[str, 
     Raises:
         UserError: names `where`, and the setting that has no counterpart.
     """
-    kinds = {model_type: kind for kind, model_type in _MODEL_TYPES.items()}
-    kind = kinds.get(str(values.get("model_type")))
-    if kind is None:
+    parse = _PARSERS.get(str(values.get("model_type")))
+    if parse is None:
         raise UserError(
             f"{where} is of no classifier that is known here (model_type "
-            f"{values.get('model_type')!r}; there are: {', '.join(kinds)}, or timm's architecture)"
+            f"{values.get('model_type')!r}; there are: {', '.join(_PARSERS)}, or timm's "
+            "architecture)"
         )
     try:
-        return _PARSERS[kind](values)
+        return parse(values)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{where} cannot be used: {reason}") from error
@@ -91,14 +90,15 @@ def check_function(path: Path, model: Any, library: str) -> list[str]:
     kind = type(model).__name__
     if kind == "Captioner":
         values, model, kind = values.get("encoder", {}), model.encoder, "ViT"
-    if kind not in _FUNCTIONS or not isinstance(values, dict):
+    if not isinstance(values, dict):
         return []
     if library == "timm":
         return _warn_of_epsilon(path, model, _timm_epsilon(values), "architecture")
-    if library != "transformers" or values.get("model_type") != _MODEL_TYPES[kind]:
+    model_type = str(values.get("model_type"))
+    if library != "transformers" or _CLASSES.get(model_type) != kind:
         return []
     problems = []
-    for key, (default, field, of_field) in _FUNCTIONS[kind].items():
+    for key, (default, field, of_field) in _FUNCTIONS[model_type].items():
         theirs, ours = values.get(key, default), of_field(getattr(model, field, None))
         if key.endswith("_eps"):
             _warn_of_epsilon(path, model, theirs, key)
@@ -110,11 +110,10 @@ def check_function(path: Path, model: Any, library: str) -> list[str]:
 
 def epsilon(values: Mapping[str, Any]) -> float | None:
     """The epsilon of the norms by a config.json of transformers or timm; None if it has none."""
-    kinds = {model_type: kind for kind, model_type in _MODEL_TYPES.items()}
-    kind = kinds.get(str(values.get("model_type")))
-    if kind is None:
+    settings = _FUNCTIONS.get(str(values.get("model_type")))
+    if settings is None:
         return _timm_epsilon(values)
-    for key, (default, *_) in _FUNCTIONS[kind].items():
+    for key, (default, *_) in settings.items():
         if key.endswith("_eps"):
             return values.get(key, default)
     return None
@@ -151,22 +150,6 @@ def _resnet(model: ResNet, _: int | None) -> dict[str, Any]:
         "hidden_act": "relu",
         "downsample_in_bottleneck": False,
         "downsample_in_first_stage": False,
-    }
-
-
-def _vit(model: ViT, _: int | None) -> dict[str, Any]:
-    size = model.image_size
-    return {
-        "model_type": "vit",
-        "hidden_size": model.width,
-        "num_hidden_layers": model.depth,
-        "num_attention_heads": model.heads,
-        "intermediate_size": model.mlp_dim,
-        "hidden_act": "gelu",
-        "image_size": size if isinstance(size, int) else list(size),
-        "patch_size": model.patch_size,
-        "layer_norm_eps": model.norm_eps,
-        "qkv_bias": True,
     }
 
 
@@ -246,21 +229,6 @@ def _parse_resnet(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return "resnet50" if bottleneck else "resnet18", {"depths": depths}
 
 
-def _parse_vit(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    if not values.get("qkv_bias", True):
-        raise ValueError("qkv_bias must be true")
-    size = values.get("image_size", 224)
-    return "vit_base_patch16", {
-        "image_size": tuple(size) if isinstance(size, list) else size,
-        "patch_size": values.get("patch_size", 16),
-        "width": values.get("hidden_size", 768),
-        "depth": values.get("num_hidden_layers", 12),
-        "heads": values.get("num_attention_heads", 12),
-        "mlp_dim": values.get("intermediate_size", 3072),
-        "norm_eps": values.get("layer_norm_eps", 1e-12),
-    }
-
-
 def _parse_efficientnet(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return "efficientnet_b0", {
         "width": values.get("width_coefficient", 2.0),
@@ -280,18 +248,21 @@ def _parse_mobilenet(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 _PARSERS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {
-    "EfficientNet": _parse_efficientnet,
-    "MobileNetV1": _parse_mobilenet,
-    "MobileNetV2": _parse_mobilenet,
-    "ResNet": _parse_resnet,
-    "ViT": _parse_vit,
+    "efficientnet": _parse_efficientnet,
+    "mobilenet_v1": _parse_mobilenet,
+    "mobilenet_v2": _parse_mobilenet,
+    "resnet": _parse_resnet,
+    **dict.fromkeys(hf_convnext.MODEL_TYPES, hf_convnext.parse_config),
+    **dict.fromkeys(hf_vit.MODEL_TYPES, hf_vit.parse_config),
 }
-_MODEL_TYPES = {
-    "EfficientNet": "efficientnet",
-    "MobileNetV1": "mobilenet_v1",
-    "MobileNetV2": "mobilenet_v2",
-    "ResNet": "resnet",
-    "ViT": "vit",
+# Model type -> the class here.
+_CLASSES = {
+    "efficientnet": "EfficientNet",
+    "mobilenet_v1": "MobileNetV1",
+    "mobilenet_v2": "MobileNetV2",
+    "resnet": "ResNet",
+    **dict.fromkeys(hf_convnext.MODEL_TYPES, "ConvNeXt"),
+    **dict.fromkeys(hf_vit.MODEL_TYPES, "ViT"),
 }
 
 
@@ -303,7 +274,7 @@ def _constant(value: Any) -> Callable[[Any], Any]:
     return lambda _: value
 
 
-# Settings that no tensor's shape shows: class -> key -> (transformers' default, our field, its
+# Settings that no tensor's shape shows: model type -> key -> (transformers' default, our field, its
 # value as they write it).
 _Setting = tuple[Any, str, Callable[[Any], Any]]
 _MOBILENET: dict[str, _Setting] = {
@@ -311,28 +282,40 @@ _MOBILENET: dict[str, _Setting] = {
     "tf_padding": (True, "padding", lambda padding: padding == "same"),
     "hidden_act": ("relu6", "activation", _constant("relu6")),
 }
+_VIT: dict[str, _Setting] = {
+    "layer_norm_eps": (1e-12, "norm_eps", _same),
+    "num_attention_heads": (12, "heads", _same),
+    "hidden_act": ("gelu", "activation", _same),
+}
+_DINOV2: dict[str, _Setting] = {
+    "layer_norm_eps": (1e-6, "norm_eps", _same),
+    "num_attention_heads": (12, "heads", _same),
+    "use_swiglu_ffn": (False, "activation", lambda activation: activation == "swiglu"),
+}
+_CONVNEXT: dict[str, _Setting] = {"hidden_act": ("gelu", "activation", _same)}
 _FUNCTIONS: dict[str, dict[str, _Setting]] = {
-    "EfficientNet": {
+    **dict.fromkeys(hf_convnext.MODEL_TYPES, _CONVNEXT),
+    "efficientnet": {
         "batch_norm_eps": (1e-3, "norm_eps", _same),
         "hidden_act": ("swish", "activation", _constant("swish")),
     },
-    "MobileNetV1": _MOBILENET,
-    "MobileNetV2": _MOBILENET,
-    "ResNet": {
+    "mobilenet_v1": _MOBILENET,
+    "mobilenet_v2": _MOBILENET,
+    "resnet": {
         "downsample_in_first_stage": (False, "", _constant(False)),
         "downsample_in_bottleneck": (False, "", _constant(False)),
         "hidden_act": ("relu", "activation", _constant("relu")),
     },
-    "ViT": {
-        "layer_norm_eps": (1e-12, "norm_eps", _same),
-        "num_attention_heads": (12, "heads", _same),
-        "hidden_act": ("gelu", "activation", _constant("gelu")),
-    },
+    "vit": _VIT,
+    "deit": _VIT,
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": _DINOV2,
 }
 _CONFIGS: dict[str, Callable[[Any, int | None], dict[str, Any]]] = {
+    "ConvNeXt": hf_convnext.make_config,
     "EfficientNet": _efficientnet,
     "MobileNetV1": _mobilenet,
     "MobileNetV2": _mobilenet,
     "ResNet": _resnet,
-    "ViT": _vit,
+    "ViT": hf_vit.make_config,
 }

@@ -15,6 +15,7 @@ from jaxtag.models.vit import ViT
 from jaxtag.weights import hf_config, mappings, param_mapping
 from jaxtag.weights.adapt import (
     ADAPTATIONS,
+    HEADS,
     Shape,
     adapt_first_kernel,
     adaptation_for,
@@ -29,9 +30,9 @@ from jaxtag.weights.reference import Reference, resolve
 from jaxtag.weights.safetensors_io import is_finite
 from jaxtag.weights.tensors import Tensors
 
-# In files, but without effect: counters, unused poolers, causal masks, tied copies.
+# In files, but without effect: counters, unused poolers and mask tokens, causal masks, tied copies.
 _IGNORED = re.compile(
-    r"num_batches_tracked$|(^|\.)pooler\.|position_ids$|"
+    r"num_batches_tracked$|(^|\.)pooler\.|position_ids$|(^|\.)mask_token$|"
     r"\.(attn|crossattention)\.(masked_)?bias$|^decoder\.lm_head\.weight$"
 )
 _MAX_PROBLEMS = 4  # that one error names
@@ -224,9 +225,12 @@ def _head_names(model: nn.Module, library: str) -> set[str]:
     if getattr(model, "num_classes", None) != 0:
         return set()
     if library == "jaxtag":
-        return {"params/head/kernel", "params/head/bias"}
-    table = mappings.tables(model)[library](model.clone(num_classes=1))
-    return {name for path, (_, *names) in table.items() if "/head/" in path for name in names}
+        return {f"{head}{name}" for head in HEADS for name in ("kernel", "bias")}
+    try:
+        table = mappings.tables(model)[library](model.clone(num_classes=1))
+    except ValueError:  # the library has no classifier of this form
+        return set()
+    return {name for path, (_, *names) in table.items() if path.startswith(HEADS) for name in names}
 
 
 def _adapt(

@@ -23,6 +23,7 @@ round trip is exact bit by bit:
   source names.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -75,6 +76,20 @@ def join(tables: Iterable[Table]) -> Table:
     for table in tables:
         joined |= table
     return joined
+
+
+def renamed(table: Table, names: Mapping[str, str]) -> Table:
+    """The table of a library that calls some parts of the source's names otherwise.
+
+    Args:
+        names: a part of a name, at dots -> what it is called there.
+    """
+    pattern = re.compile(rf"(?:(?<=\.)|^)(?:{'|'.join(map(re.escape, names))})(?=\.|$)")
+
+    def rename(name: str) -> str:
+        return pattern.sub(lambda match: names[match[0]], name)
+
+    return {path: (layout, *map(rename, rest)) for path, (layout, *rest) in table.items()}
 
 
 def layers(

@@ -1,6 +1,7 @@
 """Preprocessing of images, from the files that accompany weights."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,17 +61,16 @@ def _from_transformers(values: Mapping[str, Any]) -> Preprocessing:
     if isinstance(size, dict) and "shortest_edge" in size:
         image_size = resized = size["shortest_edge"]
         if "crop_pct" in values:  # of ConvNext's preprocessor, which ResNet uses
-            crop = values["crop_pct"] if image_size < 384 else 1.0
+            crop, squash = (values["crop_pct"], False) if image_size < 384 else (1.0, True)
         elif values.get("do_center_crop"):
             image_size = _side(values["crop_size"])
             crop = image_size / resized
     else:
         image_size = resized = _side(size)
+        squash = True
         if values.get("do_center_crop"):
             image_size = _side(values["crop_size"])
             crop = image_size / resized
-        else:
-            squash = True
     mean, std = [0.0], [1.0]
     if values.get("do_normalize", True):
         mean, std = values["image_mean"], values["image_std"]
@@ -89,12 +89,17 @@ def _from_transformers(values: Mapping[str, Any]) -> Preprocessing:
 def to_transformers(preprocessing: Preprocessing) -> dict[str, Any]:
     """The `preprocessor_config.json` of transformers that prepares images this way."""
     size = preprocessing.image_size
-    if preprocessing.squash:
-        processor = {"image_processor_type": "ViTImageProcessor", "do_resize": True}
-        processor["size"] = {"height": size, "width": size}
+    resized = round(size / preprocessing.crop)
+    whole = preprocessing.squash or preprocessing.pad
+    warn_of_padding(preprocessing, "transformers")
+    processor: dict[str, Any] = {"image_processor_type": "CLIPImageProcessor", "do_resize": True}
+    processor["size"] = {"shortest_edge": resized}
+    if whole:
+        processor["image_processor_type"] = "DeiTImageProcessor"
+        processor["size"] = {"height": resized, "width": resized}
+    if whole and preprocessing.crop == 1:
+        processor["image_processor_type"] = "ViTImageProcessor"
     else:
-        processor = {"image_processor_type": "CLIPImageProcessor", "do_resize": True}
-        processor["size"] = {"shortest_edge": round(size / preprocessing.crop)}
         processor["do_center_crop"] = True
         processor["crop_size"] = {"height": size, "width": size}
     return {
@@ -106,6 +111,16 @@ def to_transformers(preprocessing: Preprocessing) -> dict[str, Any]:
         "image_mean": list(preprocessing.mean),
         "image_std": list(preprocessing.std),
     }
+
+
+def warn_of_padding(preprocessing: Preprocessing, library: str) -> None:
+    """Says on stderr that the library cannot prepare images as the model wants them."""
+    if preprocessing.pad:
+        print(
+            f"warning: {library} pads no image to a white square, which this model wants: do so "
+            "before it prepares the image",
+            file=sys.stderr,
+        )
 
 
 def _from_timm(values: Mapping[str, Any]) -> Preprocessing:

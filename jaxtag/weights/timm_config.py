@@ -6,12 +6,14 @@ from typing import Any
 
 from jaxtag import models
 from jaxtag.errors import UserError
+from jaxtag.models.convnext import ConvNeXt
 from jaxtag.models.efficientnet import STAGES, EfficientNet
 from jaxtag.models.mobilenet import V1_STAGES, V2_STAGES, MobileNetV1, MobileNetV2
 from jaxtag.models.mobilenet_v3 import LARGE, SMALL, MobileNetV3
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.models.resnet import ResNet
 from jaxtag.models.vit import ViT
+from jaxtag.weights.preprocessing import warn_of_padding
 
 _Named = tuple[str, dict[str, Any]]  # timm's architecture, its model_args
 # Their arguments and our fields of the same meaning.
@@ -23,9 +25,19 @@ _ARGUMENTS = {
     "num_heads": "heads",
     "layers": "depths",
     "class_token": "class_token",
+    "no_embed_class": "no_embed_class",
+    "reg_tokens": "registers",
+    "init_values": "layer_scale",
+    "fc_norm": "fc_norm",
+    "act_layer": "activation",
+    "depths": "depths",
+    "dims": "widths",
+    "use_grn": "grn",
+    "ls_init_value": "layer_scale",
     "bn_eps": "norm_eps",
 }
 _POOLS = {"token": "cls", "avg": "gap"}
+_DISTILLED = r"deit_(?:tiny|small|base)_distilled_patch16"
 _TF = {"padding": "same", "norm_eps": 1e-3}  # of models that were trained with TensorFlow
 _TORCH = {"padding": None, "norm_eps": 1e-5}
 
@@ -59,9 +71,10 @@ def make_config(
         "num_classes": model.num_classes,
     }
     if preprocessing is not None:
+        warn_of_padding(preprocessing, "timm")
         pretrained |= {
             "interpolation": preprocessing.interpolation,
-            "crop_pct": 1.0 if preprocessing.squash else preprocessing.crop,
+            "crop_pct": preprocessing.crop,
             "crop_mode": "squash" if preprocessing.squash else "center",
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
@@ -107,17 +120,22 @@ def _parse_config(values: Mapping[str, Any], where: str) -> tuple[str, dict[str,
     pool = arguments.pop("global_pool", None)
     if pool in _POOLS and "pool" in models.field_names(name):
         fields["pool"] = _POOLS[pool]
+        fields["fc_norm"] = pool == "avg"  # unless an argument says otherwise
     elif pool not in (None, "avg"):
         raise UserError(f"{where}: global_pool {pool!r} has no counterpart in {name}")
     ratio = arguments.pop("mlp_ratio", None)
     for argument, value in arguments.items():
+        if value is None:  # their default
+            continue
         field = _ARGUMENTS.get(argument)
         if field not in models.field_names(name):
             raise UserError(f"{where}: the argument {argument} has no counterpart in {name}")
         fields[field] = tuple(value) if isinstance(value, list) else value
-    if ratio is not None or ("width" in fields and name.startswith("vit")):
-        width = fields.get("width", getattr(models.create_model(name), "width", 0))
-        fields["mlp_dim"] = int(width * (ratio or 4))
+    if ratio is not None or ("width" in fields and "mlp_dim" in models.field_names(name)):
+        published: Any = models.create_model(name)
+        is_gated = getattr(published, "activation", None) == "swiglu"  # its two parts are counted
+        hidden = int(fields.get("width", getattr(published, "width", 0)) * (ratio or 4))
+        fields["mlp_dim"] = hidden // 2 if is_gated else hidden
     return name, fields
 
 
@@ -141,6 +159,10 @@ def _parse_architecture(architecture: str) -> tuple[str, dict[str, Any]] | None:
             ),
         ),
         (r"(vit_[a-z]+_patch\d+)_\d+", lambda m: (m[1], {})),
+        (r"(convnext(?:v2)?_[a-z]+)", lambda m: (m[1], {})),
+        (r"(vit_[a-z]+_patch14(?:_reg4)?_dinov2)", lambda m: (m[1], {})),
+        (rf"({_DISTILLED})_\d+", lambda m: (m[1], {})),
+        (r"deit_([a-z]+_patch\d+)_\d+", lambda m: (f"vit_{m[1]}", {})),
     ]
     for pattern, make in patterns:
         if match := re.fullmatch(pattern, architecture):
@@ -158,8 +180,22 @@ def _resnet(model: ResNet) -> _Named | None:
     return "resnet50" if model.bottleneck else "resnet18", {"layers": list(model.depths)}
 
 
+def _convnext(model: ConvNeXt) -> _Named | None:
+    transformers_like = model.last_norm_eps != model.norm_eps or model.norm_eps != 1e-6
+    if transformers_like or model.grn == (model.layer_scale is not None):
+        return None
+    arguments: dict[str, Any] = {"depths": list(model.depths), "dims": list(model.widths)}
+    if model.layer_scale is not None:
+        arguments["ls_init_value"] = model.layer_scale
+    if model.activation != "gelu":
+        arguments["act_layer"] = model.activation
+    return "convnextv2_tiny" if model.grn else "convnext_tiny", arguments
+
+
 def _vit(model: ViT) -> _Named | None:
     if model.norm_eps != 1e-6:  # a class in timm's arguments, which JSON cannot hold
+        return None
+    if model.pool not in _POOLS.values() or model.activation not in ("gelu", "gelu_tanh", "swiglu"):
         return None
     size = model.image_size
     arguments = {
@@ -171,7 +207,23 @@ def _vit(model: ViT) -> _Named | None:
         "mlp_ratio": model.mlp_dim / model.width,
         "class_token": model.class_token,
         "global_pool": {"cls": "token", "gap": "avg"}[model.pool],
+        "fc_norm": model.fc_norm,
     }
+    if model.activation == "gelu_tanh":
+        arguments["act_layer"] = model.activation
+    if model.layer_scale is not None:
+        arguments["init_values"] = model.layer_scale
+    if model.no_embed_class:
+        arguments["no_embed_class"] = True
+    if model.registers:
+        arguments["reg_tokens"] = model.registers
+    if model.activation == "swiglu":  # two classes in its arguments: the architecture has them
+        arguments["mlp_ratio"] = 2 * model.mlp_dim / model.width
+        return "vit_giant_patch14_dinov2", arguments
+    if model.distilled:
+        for name in ("global_pool", "class_token", "fc_norm"):  # which its class has not
+            del arguments[name]
+        return "deit_base_distilled_patch16_224", arguments
     return "vit_base_patch16_224", arguments
 
 
@@ -213,6 +265,7 @@ def _percent(model: Any) -> str:
 
 
 _ARCHITECTURES: dict[type, Callable[[Any], _Named | None]] = {
+    ConvNeXt: _convnext,
     EfficientNet: _efficientnet,
     MobileNetV1: _mobilenet,
     MobileNetV2: _mobilenet,

@@ -5,9 +5,17 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
+from stored import REFERENCES
 
 from jaxtag.data.decode import open_image
-from jaxtag.data.transforms import CenterCrop, RandomResizedCrop, Resize
+from jaxtag.data.transforms import (
+    CenterCrop,
+    PillowResize,
+    RandomResizedCrop,
+    Resize,
+    evaluation_transform,
+)
 
 
 def gradient(height, width):
@@ -38,6 +46,38 @@ def test_center_crop_takes_the_middle():
     assert abs(out[-1, 0, 1] - 191) < 5
     assert abs(out[0, 0, 0] - 96) < 5
     assert abs(out[0, -1, 0] - 159) < 5
+
+
+def test_bicubic_is_that_of_timm_bit_by_bit():
+    tensors = load_file(REFERENCES / "pillow_resize.safetensors")
+    reader = open_image(tensors.pop("image"))
+    assert len(tensors) == 3
+    for name, expected in tensors.items():
+        size, crop, mode = name.split("/")
+        fit = {"center": "crop"}.get(mode, mode)
+        transform = evaluation_transform(int(size), float(crop), fit, "bicubic")
+        np.testing.assert_array_equal(apply(transform, reader), expected, err_msg=name)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_padding_makes_a_white_square(interpolation):
+    image = np.zeros((20, 60, 3), np.uint8)
+    out = apply(evaluation_transform(30, None, "pad", interpolation), open_image(image))
+    assert (out[:8] == 255).all() and (out[-8:] == 255).all() and not out[12:18].any()
+    whole = apply(PillowResize(60, fit="pad"), open_image(image))
+    np.testing.assert_array_equal(whole[20:40], image)
+
+
+def test_evaluation_is_fast_unless_it_must_be_exact():
+    assert evaluation_transform(32, 0.875) == CenterCrop(32, 0.875)
+    assert evaluation_transform(32, None) == evaluation_transform(32, 1.0, "squash") == Resize(32)
+    assert evaluation_transform(32, 0.875, "squash") == PillowResize(
+        32, 0.875, "squash", "bilinear"
+    )
+    assert evaluation_transform(32, None, "crop", "bicubic") == PillowResize(32, 1.0, "squash")
+    for wrong in ({"fit": "stretch"}, {"interpolation": "nearest"}, {"crop_pct": 0.0}):
+        with pytest.raises(ValueError, match=r"must be one of|crop_pct"):
+            PillowResize(32, **wrong)
 
 
 def test_random_crops_have_the_areas_and_ratios_asked_for():

@@ -71,6 +71,11 @@ def test_selected_tags_make_a_tagger(tmp_path, folder) -> None:
     opened = checkpoint.open_checkpoint(tmp_path)
     assert opened.task.config.task.TASK == "tag"
     assert opened.task.vocabulary.names == ("1girl", "solo", "outdoors")
+    data = opened.task.config.data  # as its author's program prepares them: BGR on a white square
+    assert (data.eval_fit, data.eval_crop_pct) == ("pad", None)
+    kernel = weights.load(folder, opened.task.model)["params"]["patch_embed"]["kernel"]
+    ours = opened.variables["params"]["patch_embed"]["kernel"]
+    np.testing.assert_array_equal(ours, kernel[:, :, ::-1])
     (tmp_path / "selected_tags.csv").write_text("tag\na\n")
     with pytest.raises(UserError, match=r"selected_tags\.csv is damaged"):
         checkpoint.open_checkpoint(tmp_path)

@@ -40,6 +40,7 @@ def test_backbone_alone() -> None:
 
 def test_every_name_gives_the_named_outputs() -> None:
     names = [name for name in models.list_models() if name.startswith("vit_")]
+    names = [name for name in names if "dinov2" not in name]
     assert len(names) == 22
     for name in names:
         model = models.create_model(name, scan=True)
@@ -50,6 +51,29 @@ def test_every_name_gives_the_named_outputs() -> None:
         assert outputs["pooled"].shape == (2, model.width), name
         assert outputs["features"].shape == (2, 1 + side * side, model.width), name
         assert outputs["grid"].shape == (2, side, side, model.width), name
+
+
+def test_dinov2_has_the_parameters_of_its_paper() -> None:
+    sizes = {"small": 22.06, "base": 86.58, "large": 304.37, "giant": 1136.48}
+    for size, millions in sizes.items():
+        got = count(f"vit_{size}_patch14_dinov2", scan=True) / 1e6
+        assert got == pytest.approx(millions, abs=0.01), size
+
+
+def test_tokens_before_the_patches() -> None:
+    fields = {"distilled": True, "registers": 3, "num_classes": 5, "layer_scale": 0.1}
+    images = jnp.zeros((2, 16, 24, 3))
+    shapes = {}
+    for pool in ("cls", "cls_gap"):
+        model = ViT(**TINY, **fields, pool=pool)
+        outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+        shapes[pool] = outputs["pooled"].shape
+        assert outputs["features"].shape == (2, 1 + 1 + 3 + 6, 16)
+        assert variables["params"]["pos_embed"].shape == (2 + 4, 16)
+    assert shapes == {"cls": (2, 16), "cls_gap": (2, 32)}
+    alone = ViT(**TINY, **fields, no_embed_class=True)
+    variables = jax.eval_shape(alone.init, jax.random.key(0), images)
+    assert variables["params"]["pos_embed"].shape == (4, 16)
 
 
 def test_pooling() -> None:
@@ -85,6 +109,8 @@ def test_non_square_image_size() -> None:
         ({}, (16, 16, 3), r"must be \[B, H, W, C\]"),
         ({"heads": 3}, (1, 16, 16, 3), "multiple of heads"),
         ({"class_token": False}, (1, 16, 16, 3), "pool must be"),
+        ({"class_token": False, "pool": "gap", "distilled": True}, (1, 16, 16, 3), "distilled"),
+        ({"activation": "relu"}, (1, 16, 16, 3), "activation must be"),
         ({"remat": "some"}, (1, 16, 16, 3), "remat must be one of none, dots, full"),
     ],
 )

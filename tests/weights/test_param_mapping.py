@@ -98,6 +98,29 @@ def test_an_efficientnet_of_transformers_needs_its_size(tmp_path) -> None:
             },
             Preprocessing(224, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic", 0.875),
         ),
+        (  # of ConvNeXt: no crop from 384 pixels on
+            "preprocessor_config.json",
+            {
+                "size": {"shortest_edge": 384},
+                "crop_pct": 0.875,
+                "resample": 3,
+                "image_mean": [0.5] * 3,
+                "image_std": [0.5] * 3,
+            },
+            Preprocessing(384, (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0, squash=True),
+        ),
+        (  # of DeiT: squashed, then cropped
+            "preprocessor_config.json",
+            {
+                "size": {"height": 256, "width": 256},
+                "do_center_crop": True,
+                "crop_size": {"height": 224, "width": 224},
+                "resample": 3,
+                "image_mean": [0.5] * 3,
+                "image_std": [0.5] * 3,
+            },
+            Preprocessing(224, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.875, squash=True),
+        ),
         (
             "config.json",
             {

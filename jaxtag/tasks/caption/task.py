@@ -114,9 +114,13 @@ class CaptionTask(Task[CaptionConfig]):
         return self.model.init(key, images, tokens)
 
     def image_transform(self, train: bool) -> transforms.ImageTransform:
-        """Evaluation sees whole images, squashed: a crop may lose what a caption names."""
+        """Evaluation sees whole images, squashed, where config.data.eval_crop_pct is None."""
         data = self.config.data
-        if not train or data.crop_scale == (1.0, 1.0):
+        if not train:
+            return transforms.evaluation_transform(
+                data.image_size, data.eval_crop_pct, data.eval_fit, data.eval_interpolation
+            )
+        if data.crop_scale == (1.0, 1.0):
             return transforms.Resize(data.image_size)
         return transforms.RandomResizedCrop(data.image_size, data.crop_scale, data.crop_ratio)
 

@@ -11,6 +11,7 @@ from jaxtag.weights.param_mapping import Table
 _MODULES = {
     "AlexNet": "alexnet",
     "Captioner": "captioner",
+    "ConvNeXt": "convnext",
     "EfficientNet": "efficientnet",
     "MobileNetV1": "mobilenet",
     "MobileNetV2": "mobilenet",
