@@ -120,7 +120,7 @@ def make_resizes(path: Path) -> None:
             mean=(0.0,) * 3, std=(1.0,) * 3,
         )  # fmt: skip
         pixels = transform(Image.fromarray(image)).numpy().transpose(1, 2, 0) * 255
-        tensors[f"{size}/{crop}/{mode}"] = np.round(pixels).astype(np.uint8)
+        tensors[f"{size}/{crop}/{mode}"] = np.ascontiguousarray(np.round(pixels), np.uint8)
     save_file(tensors, path)
 
 

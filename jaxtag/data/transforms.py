@@ -206,7 +206,7 @@ class PillowResize:
         else:
             height = width = size
         resized = Image.fromarray(pixels).resize((width, height), _FILTERS[self.interpolation])
-        top, left = (height - self.size) // 2, (width - self.size) // 2
+        top, left = round((height - self.size) / 2), round((width - self.size) / 2)  # torchvision's
         out[...] = np.asarray(resized)[top : top + self.size, left : left + self.size]
 
 

@@ -210,7 +210,7 @@ class ViT(nn.Module):
             x = jnp.concatenate([tokens, x], axis=1)
         return x, (h, w)
 
-    def _prefix_tokens(self, positions: Array) -> list[Array]:
+    def _prefix_tokens(self, positions: AnyArray) -> list[Array]:
         """The learned tokens before the patches, each `[n, D]`, in order."""
         init = nn.initializers.normal(1e-6)
         counts = {
