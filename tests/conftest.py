@@ -18,6 +18,9 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "jaxtag-test-compilation-cache")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# Programs of tests are small and run a few times: LLVM's optimizations would take longer than they
+# save. The processes that tests start inherit it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jaxtyping
 import pytest
@@ -69,13 +72,13 @@ def programs_are_dropped():
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """Programs compiled without LLVM's optimisations: for large ones that run once or twice."""
+def optimized_compilation():
+    """Programs compiled as users' are: where a test is about what the compiler makes of them."""
     import jax
 
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module")

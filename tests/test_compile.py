@@ -38,7 +38,7 @@ def config(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def on_cpu(monkeypatch, quick_compilation):
+def on_cpu(monkeypatch):
     monkeypatch.setattr(topologies, "devices", lambda topology: jax.devices()[: topology.size])
 
 

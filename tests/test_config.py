@@ -14,7 +14,6 @@ from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError, UserError
 from jaxtag.training.setup import TrainSetup
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Configurations whose step is compiled and taken in the default suite; all others' are traced.
 STEPPING = ("cifar10_embed", "mnist_capsnet", "shapes_caption")
 

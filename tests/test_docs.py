@@ -348,7 +348,7 @@ def add_run(page: str, folder: Path, request: pytest.FixtureRequest) -> None:
         shutil.copytree(request.getfixturevalue("tiny_run"), folder / "runs" / "shapes")
 
 
-@pytest.mark.usefixtures("one_device", "quick_compilation")
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("page", RUN)
 def test_commands_run(page, example_folder, request):
     add_run(page, example_folder, request)
@@ -376,7 +376,7 @@ def modules_forgotten():
             del sys.modules[name]
 
 
-@pytest.mark.usefixtures("one_device", "quick_compilation")
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize(
     "page", sorted({block.page for block in ALL_BLOCKS if block.language == "python"})
 )

@@ -26,7 +26,7 @@ def settings():
 
 
 @pytest.fixture(scope="module")
-def profiled(own_config, tmp_path_factory, settings, one_device, quick_compilation):
+def profiled(own_config, tmp_path_factory, settings, one_device):
     workdir = tmp_path_factory.mktemp("profiled")
     few = ["--steps=4", "--trace_steps=2"]
     done = call("profile", f"--config={own_config}", f"--workdir={workdir}", *few)

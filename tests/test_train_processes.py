@@ -56,18 +56,22 @@ def assert_ended_to_start_again(job: jobs.Job, but: int) -> None:
         assert status in (ProcessLostError.exit_status, -signal.SIGABRT), job.errors
 
 
-def until_saved(workdir: Path) -> None:
+def until_saved(job: jobs.Job, workdir: Path) -> None:
     """Until a checkpoint is complete, which is written beside the steps."""
     began = time.monotonic()
     while not any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*")):
-        assert time.monotonic() - began < NOTICED
+        running = all(process.poll() is None for process in job.processes)
+        if not running or time.monotonic() - began > NOTICED:
+            job.kill(0, 1, number=signal.SIGABRT)  # what hangs prints its stacks
+            statuses = job.wait(NOTICED)
+            pytest.fail(f"no checkpoint; statuses {statuses}:\n" + "\n".join(job.errors))
         time.sleep(0.02)
 
 
 def test_one_of_two_is_killed_and_one_goes_on_alone(own_config, alone, tmp_path):
     job = start(own_config, tmp_path, 2)
     job.until(0, "step 4/")
-    until_saved(tmp_path)
+    until_saved(job, tmp_path)
     job.kill(1)
     assert_ended_to_start_again(job, but=1)
     (errors,) = finish(own_config, tmp_path, 1)

@@ -11,7 +11,7 @@ from jaxtag.training.train_state import TrainState
 
 # Slow: on few cores XLA's CPU devices can wait for each other for ever, one in an all-reduce and
 # the others in an exchange that comes before or after it.
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.slow
 
 
 def anywhere(state: TrainState) -> TrainState:

@@ -16,8 +16,6 @@ from jaxtag.errors import UsageError, UserError
 from jaxtag.tasks.caption.config import CaptionConfig
 from jaxtag.training.setup import TrainSetup
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SIZES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (4, 1, 2), "all": (2, 2, 2)}
 
 

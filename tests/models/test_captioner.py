@@ -10,8 +10,6 @@ import pytest
 from jaxtag.kernels.layers import Dropout, DropPath
 from jaxtag.models import Captioner, Decoder, ViT
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 IMAGES = np.random.RandomState(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
 TOKENS = np.random.RandomState(1).randint(0, 11, (2, 3, 6)).astype(np.int32)
 

@@ -15,8 +15,6 @@ from flax.traverse_util import flatten_dict
 from jaxtag import models
 from jaxtag.perf import flops
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CLASSES = 5
 
 # Parameters with 1000 classes, and 1e9 multiply-adds at the model's image size: torchvision's
@@ -160,7 +158,7 @@ def trained(name: str):
     return outputs, gradients
 
 
-def traced(names: Iterable[str]) -> list:
+def sizes(names: Iterable[str]) -> list:
     """Cases that trace a model: of those that differ in size alone, the smallest one by default."""
     names, large = list(names), ("_base", "_small", "_large", "_giant")
     others = [n for n in names if n.startswith(("convnext", "deit")) or "dinov2" in n]
@@ -168,24 +166,33 @@ def traced(names: Iterable[str]) -> list:
     return [pytest.param(n, marks=pytest.mark.slow if n in slow else ()) for n in names]
 
 
-@pytest.mark.parametrize("name", traced(models.list_models()))
+@cache
+def traced(name: str, num_classes: int = 1000):
+    """(outputs, variables, multiply-adds) of one image at full size, in bfloat16, by shape."""
+    model = create(name, num_classes=num_classes, dtype=jnp.bfloat16)
+    images = jax.ShapeDtypeStruct((1, *image_shape(name)), jnp.float32)
+    trace = jax.make_jaxpr(model.init_with_output, return_shape=True)
+    program, (outputs, variables) = trace(jax.random.key(0), images)
+    return outputs, variables, flops.jaxpr_macs(program)
+
+
+@pytest.mark.parametrize("name", sizes(models.list_models()))
 def test_outputs_by_shape(name: str) -> None:
     """In bfloat16: parameters and logits are float32 all the same."""
-    images = jax.ShapeDtypeStruct((2, *image_shape(name)), jnp.float32)
-    results = []
-    for classes in (0, CLASSES):
-        model = create(name, num_classes=classes, dtype=jnp.bfloat16)
-        outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
-        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-        assert outputs["pooled"].ndim == 2 and outputs["features"].ndim in (3, 4)
-        for output in (outputs["pooled"], outputs["features"]):
-            assert (output.shape[0], output.dtype) == (2, jnp.bfloat16)
-            assert 0 not in output.shape
-        results.append((outputs, flatten_dict(variables)))
-    (alone, backbone), (with_classes, variables) = results
-    logits = with_classes["logits"]
-    assert (logits.shape, logits.dtype) == ((2, CLASSES), jnp.float32)
-    assert "logits" not in alone
+    outputs, variables, _ = traced(name)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert outputs["pooled"].ndim == 2 and outputs["features"].ndim in (3, 4)
+    for output in (outputs["pooled"], outputs["features"]):
+        assert (output.shape[0], output.dtype) == (1, jnp.bfloat16)
+        assert 0 not in output.shape
+    assert (outputs["logits"].shape, outputs["logits"].dtype) == ((1, 1000), jnp.float32)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_without_classes_only_the_classifier_is_missing(name: str) -> None:
+    (with_classes, variables, _), (alone, backbone, _) = traced(name), traced(name, 0)
+    assert "logits" in with_classes and "logits" not in alone
+    variables, backbone = flatten_dict(variables), flatten_dict(backbone)
     heads = {path[1] for path in variables.keys() - backbone.keys()} - {"head_dist"}
     assert len(heads) == 1  # the classifier
     assert backbone.items() <= variables.items()
@@ -204,12 +211,18 @@ def test_gradients_by_shape(name: str) -> None:
     assert changed == variables
 
 
-@pytest.mark.parametrize("name", traced(n for n in PUBLISHED if n in models.list_models()))
+@pytest.mark.parametrize("name", sizes(n for n in PUBLISHED if n in models.list_models()))
 def test_cost_equals_what_is_published(name: str) -> None:
-    model = create(name, num_classes=1000)
-    size, parameters, operations = image_shape(name)[0], *PUBLISHED[name]
-    assert flops.param_count(model, size) == parameters
-    assert flops.macs(model, size) == pytest.approx(operations * 1e9, rel=0.01)
+    parameters, operations = PUBLISHED[name]
+    _, variables, macs = traced(name)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
+    assert macs == pytest.approx(operations * 1e9, rel=0.01)
+
+
+def test_counts_of_a_model_are_those_of_its_trace() -> None:
+    model = create("resnet18", num_classes=1000)
+    assert flops.param_count(model, 224) == PUBLISHED["resnet18"][0]
+    assert flops.macs(model, 224) == traced("resnet18")[2]
 
 
 def test_every_cnn_has_a_published_cost() -> None:

@@ -11,7 +11,6 @@ from jaxtag.kernels import batch_norm
 from jaxtag.training import precise_bn
 from jaxtag.training.setup import TrainSetup
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 BATCHES = 3
 
 
@@ -34,7 +33,7 @@ DEVICES_AND_GROUPS = [(1, 1), pytest.param((8, 8), marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module", params=DEVICES_AND_GROUPS, ids=str)
-def refreshed(quick_compilation, request):
+def refreshed(request):
     """(configuration, state before, state after) with moments from three batches."""
     devices, groups = request.param
     config = with_batch_norm(groups)

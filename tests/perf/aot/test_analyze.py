@@ -35,7 +35,7 @@ def lowered(config: Config) -> lower.Lowered:
 
 
 @pytest.fixture(scope="module")
-def plain(quick_compilation) -> lower.Compiled:
+def plain() -> lower.Compiled:
     return lower.compile_step(lowered(small()))
 
 

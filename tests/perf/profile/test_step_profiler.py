@@ -13,7 +13,7 @@ from jaxtag.perf import hardware
 from jaxtag.perf.profile import step_profiler
 
 
-def test_the_page_of_a_few_steps(tiny_data, tmp_path, monkeypatch, one_device, quick_compilation):
+def test_the_page_of_a_few_steps(tiny_data, tmp_path, monkeypatch, one_device):
     monkeypatch.setattr(hardware, "_MATRIX_SIDE", 64)
     monkeypatch.setattr(hardware, "_TRIAD_SIZE", 2**12)
     config = tiny_config(tiny_data, total_steps=4, evaluate_every=4, profile_steps=(2, 3))
