@@ -3,6 +3,7 @@
     python -m jaxtag.compile --config=coco_caption --topology=v5e:16x16 --output=coco.json
     python -m jaxtag.compile --config=imagenet_resnet50 --topology=h100:8 --config.batch_size=1024
     python -m jaxtag.compile --config=coco_caption:variant=L/16 --topology=v5e:4x4 --search
+    python -m jaxtag.compile --config=imagenet_vit --topology=v6e:4x4 --html=vit.html
     python -m jaxtag.compile diff coco.json other.json
 
 The step is the one that jaxtag.train runs, with the same shardings; no data are read, and nothing
@@ -11,7 +12,8 @@ their number. XLA's compilers for them come with the extras: pip install "jaxtag
 
 Printed: memory on each device and whether it fits; FLOPs and memory traffic per image; the lower
 bound of a step's time by arithmetic, memory and links, and which of them binds; collectives between
-the devices; parameters that are replicated on every device although the mesh splits them.
+the devices; parameters that are replicated on every device although the mesh splits them. --html
+writes a page with each kernel and collective on a timeline.
 """
 
 import contextlib
@@ -31,7 +33,7 @@ from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.errors import UsageError
 from jaxtag.perf import compiled as xla
-from jaxtag.perf import step_inputs
+from jaxtag.perf import page, step_inputs
 from jaxtag.perf.aot import analyze, autotune, diff, lower, tables, topologies
 from jaxtag.storage.atomic_file import write_bytes, write_text
 
@@ -48,6 +50,7 @@ def define_flags() -> None:
     )
     cli.define_alias("words", "num_classes")
     flags.DEFINE_string("output", None, "File for the analysis, as JSON.")
+    flags.DEFINE_string("html", None, "File for a page with the kernels and a timeline.")
     flags.DEFINE_string("hlo", None, "File for the text of the optimized program.")
     flags.DEFINE_string("executable", None, "File for the program, as XLA stores it.")
     flags.DEFINE_bool(
@@ -81,15 +84,22 @@ def _compile() -> None:
     devices = topologies.devices(topology)
 
     def compile_and_analyze(config: Config) -> dict[str, Any]:
+        """The analysis of a configuration; but for a search, writes what flags ask for too."""
+        settings = {
+            "topology": topology.name,
+            "slices": topology.slices,
+            "config": schema.to_dict(config),
+        }
         lowered = lower.lower(lower.plan(config, num_outputs, devices))
         try:
             with _progress():
                 compiled = lower.compile_step(lowered)
         except lower.DoesNotFitError as error:
-            return analyze.analyze_failure(lowered, error, topology.chip)
+            return {**settings, **analyze.analyze_failure(lowered, error, topology.chip)}
+        result = {**settings, **analyze.analyze(compiled, topology)}
         if not FLAGS.search:
-            _write_program(compiled)
-        return analyze.analyze(compiled, topology)
+            _write_program(compiled, topology, result)
+        return result
 
     result: dict[str, Any]
     if FLAGS.search:
@@ -97,20 +107,19 @@ def _compile() -> None:
         print(autotune.table(trials))
         result = {"tried": [dataclasses.asdict(trial) for trial in trials]}
     else:
-        analysis = compile_and_analyze(config)
-        result = {
-            "topology": topology.name,
-            "slices": topology.slices,
-            "config": schema.to_dict(config),
-            **analysis,
-        }
+        result = compile_and_analyze(config)
         print(tables.table(result, topology))
     if FLAGS.output:
         write_text(FLAGS.output, json.dumps(result, indent=2) + "\n")
 
 
-def _write_program(compiled: lower.Compiled) -> None:
-    """Writes the program's text and executable where the flags ask for them."""
+def _write_program(
+    compiled: lower.Compiled, topology: topologies.Topology, result: dict[str, Any]
+) -> None:
+    """Writes the program's page, text and executable where the flags ask for them."""
+    if FLAGS.html:
+        data = analyze.page_data(compiled, topology, result)
+        write_text(FLAGS.html, page.render("program", data))
     if FLAGS.hlo:
         write_text(FLAGS.hlo, xla.text(compiled.program))
     if FLAGS.executable:

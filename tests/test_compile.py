@@ -43,7 +43,7 @@ def on_cpu(monkeypatch):
 
 
 def test_what_it_prints_and_writes(config, tmp_path, on_cpu):
-    files = [f"--{name}={tmp_path}/deep/{name}" for name in ("output", "hlo", "executable")]
+    files = [f"--{name}={tmp_path}/deep/{name}" for name in ("output", "html", "hlo", "executable")]
     done = call("compile", config, "--topology=v5e:2x4", *files)
     assert done.status == 0, done.err
     assert "8 x TPU v5e (v5e:2x4)" in done.out
@@ -53,6 +53,8 @@ def test_what_it_prints_and_writes(config, tmp_path, on_cpu):
     held = report["memory_bytes_per_device"]
     assert {"arguments", "temporaries", "outputs", "peak", "capacity"} <= set(held)
     assert set(report["collectives"]["all-reduce"]) >= {"count", "bytes"}
+    assert 0 < report["schedule"]["waited_seconds"] < report["schedule"]["seconds"]
+    assert '"phase": "backward"' in (tmp_path / "deep" / "html").read_text()
     assert (tmp_path / "deep" / "hlo").read_text().startswith("HloModule ")
     assert (tmp_path / "deep" / "executable").stat().st_size > 0
     assert not list(tmp_path.glob("deep/*.partial"))

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 DATA_FILES = {
     "jaxtag/py.typed",
     "jaxtag/inference/writers/gallery.html",
-    "jaxtag/perf/profile/report.html",
+    "jaxtag/perf/pages/base.html",
+    "jaxtag/perf/pages/profile.js",
 }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,6 +21,10 @@ COLLECTIVES = (
 )
 # Of a collective between slices, as XLA for TPUs hands it to the runtime (Megascale) that does it.
 _MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+# XLA for TPUs overlaps a collective by repeating it in a chain of fusions: one starts it, others
+# compute beside it, one awaits it.
+_CHAIN = re.compile(r'chain_id="(\d+)"')
+_CHAIN_END = re.compile(r'custom_call_target="AsyncCollective(Start|Done)"')
 _GROUPS = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
 _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _IOTA_GROUPS = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -74,17 +79,46 @@ def collectives(program: Program, counts: dict[str, int]) -> dict[str, Collectiv
     for name, count in counts.items():
         for item in program.computations[name]:
             kind = item.opcode.removesuffix("-start")
-            if kind not in COLLECTIVES:
+            chain = chain_link(program.computations[name], item)
+            if kind not in COLLECTIVES or (chain and chain.role != "start"):
                 continue
-            size, sent = _volume(program, item)
+            size, sent = volume(program, item)
             # XLA for GPUs starts all of them asynchronously, and marks those it awaits at once.
             is_sync = '"is_sync":true' in item.attributes
-            is_overlapped = (item.opcode != kind or name in asynchronous) and not is_sync
+            is_asynchronous = chain is not None or item.opcode != kind or name in asynchronous
+            is_overlapped = is_asynchronous and not is_sync
             total_sent = count * sent
             exposed = 0 if is_overlapped else total_sent
             one = Collective(1, count, count * size, total_sent, int(is_overlapped), exposed)
             by_kind[kind] = one + by_kind[kind] if kind in by_kind else one
     return dict(sorted(by_kind.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainLink:
+    """What a fusion does with a collective that runs beside a chain of fusions (TPU).
+
+    Attributes:
+        chain: Number of the chain; the collective is repeated in each of its fusions.
+        role: "start", "beside" or "done".
+    """
+
+    chain: str
+    role: str
+
+
+def chain_link(body: Sequence[Instruction], item: Instruction) -> ChainLink | None:
+    """The place of a collective in its chain of fusions; None where it is in no chain.
+
+    Args:
+        body: The fused computation.
+        item: A collective in it.
+    """
+    if not (match := _CHAIN.search(item.attributes)):
+        return None
+    ends = (_CHAIN_END.search(other.attributes) for other in body if other.opcode == "custom-call")
+    end = next(filter(None, ends), None)
+    return ChainLink(match[1], end[1].lower() if end else "beside")
 
 
 def link_seconds(sent: int, devices: int, chip: Chip) -> float:
@@ -108,11 +142,14 @@ def network_bytes(program: Program, counts: dict[str, int], islands: int, device
     """
     if islands == 1:
         return 0.0
-    return sum(
-        count * _instruction_network_bytes(program, item, islands, devices // islands)
-        for name, count in counts.items()
-        for item in program.computations[name]
-    )
+    total = 0.0
+    for name, count in counts.items():
+        for item in program.computations[name]:
+            chain = chain_link(program.computations[name], item)
+            if chain is None or chain.role == "start":
+                size = devices // islands
+                total += count * _instruction_network_bytes(program, item, islands, size)
+    return total
 
 
 def _instruction_network_bytes(
@@ -131,7 +168,7 @@ def _instruction_network_bytes(
     kind = item.opcode.removesuffix("-start")
     if kind not in COLLECTIVES:
         return 0.0
-    size, sent = _volume(program, item)
+    size, sent = volume(program, item)
     device_groups = _groups(item.attributes)
     island_groups = [{device // island_size for device in group} for group in device_groups]
     # Without groups, all devices take part.
@@ -143,7 +180,7 @@ def _instruction_network_bytes(
     return sent * (reached - 1) / reached / carriers
 
 
-def _volume(program: Program, item: Instruction) -> tuple[int, int]:
+def volume(program: Program, item: Instruction) -> tuple[int, int]:
     """A collective's input bytes of one device, and those that leave it in a ring of many."""
     kind = item.opcode.removesuffix("-start")
     size = sum(bytes_of(program.instructions[name].shape) for name in item.operands)

@@ -24,16 +24,13 @@ _VIEWS = frozenset(("bitcast", "get-tuple-element", "tuple", "reshape"))
 def trip_counts(program: Program, text: str, fused: bool = False) -> dict[str, int]:
     """How often a step runs each computation: the entry, loop bodies and (all) branches.
 
-    The trip count of a loop is the one that XLA knows, else the constant that its condition
-    compares with.
-
     Args:
         program: The parsed `text`.
         text: Of the compiled program.
         fused: Include the computations inside fusions.
     """
     followed = CONTROL | {"fusion"} if fused else CONTROL
-    constants = {name: int(value) for name, value in _CONSTANT.findall(text)}
+    bounds = constants(text)
     counts: dict[str, int] = {}
 
     def visit(name: str, count: int) -> None:
@@ -43,12 +40,17 @@ def trip_counts(program: Program, text: str, fused: bool = False) -> dict[str, i
                 continue
             inner = count
             if instruction.opcode == "while":
-                inner *= _loop_trip_count(program, instruction, constants)
+                inner *= loop_trip_count(program, instruction, bounds)
             for called in instruction.called:
                 visit(called, inner)
 
     visit(program.entry, 1)
     return counts
+
+
+def constants(text: str) -> dict[str, int]:
+    """The integer constants of a program, among which are the bounds of its loops."""
+    return {name: int(value) for name, value in _CONSTANT.findall(text)}
 
 
 def step_hbm_bytes(program: Program, counts: dict[str, int]) -> int:
@@ -93,12 +95,19 @@ def hbm_size(shape: str) -> int:
     return bytes_of(_ON_CHIP.sub("", shape))
 
 
-def _loop_trip_count(program: Program, loop: Instruction, constants: dict[str, int]) -> int:
+def loop_trip_count(program: Program, loop: Instruction, bounds: dict[str, int]) -> int:
+    """How often a loop runs: as XLA knows, else the constant its condition compares with.
+
+    Args:
+        program: A compiled program.
+        loop: A `while` of it.
+        bounds: Its `constants`.
+    """
     if match := _TRIP_COUNT.search(loop.attributes):
         return int(match[1])
     condition = search(r"condition=%?([\w.\-]+)", loop.attributes)[1]
-    bounds = [constants.get(item.name, 0) for item in program.computations[condition]]
-    return max([*bounds, 1])
+    compared = [bounds.get(item.name, 0) for item in program.computations[condition]]
+    return max([*compared, 1])
 
 
 def _operand_bytes(program: Program, instruction: Instruction) -> int:

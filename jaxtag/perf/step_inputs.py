@@ -25,6 +25,14 @@ def num_outputs(config: Config) -> int:
     return published_sizes.num_labels(config.data.dataset)
 
 
+def title(config: Config) -> str:
+    """One line that names what a step computes."""
+    return (
+        f"{config.task.TASK}, {config.model.backbone}, {config.data.dataset}, "
+        f"{config.batch_size} x {config.data.image_size} px"
+    )
+
+
 def num_train_examples(config: Config) -> int:
     """Number of images of the training split; only the learning rate schedule depends on it."""
     published = published_sizes.num_examples(config.data.dataset, config.data.train_split)

@@ -299,6 +299,7 @@ def test_cifar10_in_class_folders_keeps_the_files(tmp_path):
 # Listed by number as in the development kit, which is not the order of the names.
 
 
+@pytest.mark.slow
 def test_real_mnist(real_data, tmp_path):
     summary = datasets.prepare("mnist", real_data / "mnist", tmp_path)
     assert summary.warnings == []
@@ -313,6 +314,7 @@ def test_real_mnist(real_data, tmp_path):
     assert np.array_equal(decode(train["train/59999.png"]["image"])[..., 0], last)
 
 
+@pytest.mark.slow
 def test_real_cifar10(real_data, tmp_path):
     summary = datasets.prepare("cifar10", real_data / "cifar10", tmp_path)
     assert (summary.warnings, summary.left_out) == ([], 0)

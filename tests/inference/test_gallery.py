@@ -3,14 +3,12 @@
 import csv
 import html
 import json
-import os
 import re
-import shutil
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from browser import dump_dom, needs_browser
 from PIL import Image
 from prediction_rows import make_rows, write
 
@@ -114,10 +112,6 @@ def test_doubt():
     assert doubt({"error": "damaged"}) == 0
 
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-
-
 def browse(folder: Path, query: str = "", script: str = "", milliseconds: int = 3000) -> str:
     """The page as the browser has it after its program, and `script`, ran."""
     page = folder / "index.html"
@@ -125,16 +119,7 @@ def browse(folder: Path, query: str = "", script: str = "", milliseconds: int = 
         text = page.read_text("utf-8")
         page = folder / "test.html"
         page.write_text(text.replace("</body>", f"<script>{script}</script></body>"), "utf-8")
-    profile = folder.parent / "profile"
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
-    options += [f"--virtual-time-budget={milliseconds}", "--window-size=1200,900", "--dump-dom"]
-    done = subprocess.run(
-        [str(BROWSER), *options, f"{page.as_uri()}{query}"],
-        capture_output=True,
-        timeout=120,
-        env={**os.environ, "HOME": str(folder.parent)},
-    )
-    return done.stdout.decode()
+    return dump_dom(page, folder.parent, milliseconds, query)
 
 
 @needs_browser

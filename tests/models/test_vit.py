@@ -45,8 +45,7 @@ def test_every_name_gives_the_named_outputs() -> None:
     for name in names:
         model = models.create_model(name, scan=True)
         images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
-        variables = jax.eval_shape(model.init, jax.random.key(0), images)
-        outputs = jax.eval_shape(model.apply, variables, images)
+        outputs, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
         side = 224 // model.patch_size
         assert outputs["pooled"].shape == (2, model.width), name
         assert outputs["features"].shape == (2, 1 + side * side, model.width), name
@@ -148,11 +147,15 @@ def test_conv_stem_is_the_convolution_it_names() -> None:
         x = x.reshape(2, 6, 32)
         return x @ p["project"]["kernel"] + p["project"]["bias"]
 
-    np.testing.assert_allclose(stem.apply(params, images), reference(params, images), atol=1e-5)
-    gradients = [
-        jax.grad(lambda p, i, f=f: jnp.sin(f(p, i)).sum(), argnums=(0, 1))(params, images)
-        for f in (stem.apply, reference)
-    ]
+    def outputs_and_gradients(apply):
+        loss = lambda p, i: (jnp.sin(y := apply(p, i)).sum(), y)  # noqa: E731
+        run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+        (_, outputs), gradients = run(params, images)
+        return outputs, gradients
+
+    results = [outputs_and_gradients(apply) for apply in (stem.apply, reference)]
+    (outputs, expected), gradients = zip(*results, strict=True)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-4), *gradients)
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 
 from jaxtag.distributed.sharding import ParamSharding
-from jaxtag.perf import collectives, hbm_traffic, hlo
+from jaxtag.perf import collectives, hbm_traffic, hlo, step_inputs
 from jaxtag.perf import compiled as xla
+from jaxtag.perf.aot import schedule
 from jaxtag.perf.aot.lower import Compiled, DoesNotFitError, Lowered
 from jaxtag.perf.aot.topologies import Topology
 from jaxtag.perf.hardware import Chip
 from jaxtag.perf.hlo import Instruction, Program
+from jaxtag.perf.profile.attribution import ModuleTree, Origins
 from jaxtag.training.setup import TrainSetup
 
 _SMALL = 2**14  # elements, below which parameters are replicated on purpose
@@ -72,6 +74,7 @@ def analyze(compiled: Compiled, topology: Topology) -> dict[str, Any]:
         network=_network_seconds(network, chip),
         exposed_links=_link_seconds(by_kind, "exposed", devices, chip),
     )
+    timeline = schedule.schedule(program, text, chip, devices)
     memory = memory_by_kind(compiled.program, chip)
     costs = xla.cost_analysis(compiled.program)
     return {
@@ -92,8 +95,30 @@ def analyze(compiled: Compiled, topology: Topology) -> dict[str, Any]:
             "seconds_by_resource": dataclasses.asdict(roofline),
             "peaks": dataclasses.asdict(chip),
         },
+        "schedule": {"seconds": timeline.seconds, "waited_seconds": timeline.waited},
         "program": fingerprint(program, text),
         "compile_seconds": compiled.seconds,
+    }
+
+
+def page_data(compiled: Compiled, topology: Topology, result: dict[str, Any]) -> dict[str, Any]:
+    """What the page of a compiled step shows: `result`, and each event of its timeline.
+
+    Args:
+        compiled: The step.
+        topology: That it is compiled for.
+        result: What `jaxtag.compile` writes to --output.
+    """
+    setup = compiled.lowered.setup
+    text = xla.text(compiled.program)
+    program = hlo.parse(text)
+    devices = setup.mesh.devices.size
+    timeline = schedule.schedule(program, text, topology.chip, devices)
+    modules = ModuleTree(setup, step_inputs.batch_shapes(setup.task, setup.mesh))
+    return {
+        **result,
+        "title": step_inputs.title(setup.config),
+        "events": schedule.rows(timeline, Origins(program, modules)),
     }
 
 
@@ -104,6 +129,7 @@ def analyze_failure(lowered: Lowered, error: DoesNotFitError, chip: Chip) -> dic
         "collectives",
         "network_bytes_per_device",
         "bound",
+        "schedule",
         "compile_seconds",
     )
     return {

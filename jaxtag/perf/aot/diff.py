@@ -15,6 +15,8 @@ _NUMBERS = (
     ("  memory", ("bound", "seconds_by_resource", "memory"), milliseconds),
     ("  links", ("bound", "seconds_by_resource", "links"), milliseconds),
     ("  exposed links", ("bound", "seconds_by_resource", "exposed_links"), milliseconds),
+    ("  as scheduled", ("schedule", "seconds"), milliseconds),
+    ("  waits for links", ("schedule", "waited_seconds"), milliseconds),
     ("  network", ("bound", "seconds_by_resource", "network"), milliseconds),
     ("images/s at most", ("bound", "examples_per_second"), "{:,.0f}".format),
     ("FLOP an image", ("flops_per_example",), "{:,.0f}".format),

@@ -66,6 +66,11 @@ def _program_rows(analysis: dict[str, Any], topology: Topology) -> list[tuple[st
             f"{bound['examples_per_second']:,.0f} images/s at most",
         ),
         ("", f"ms a step: {parts} (peaks: {chip.source})"),
+        (
+            "schedule",
+            f"{1e3 * analysis['schedule']['seconds']:.2f} ms with kernels one after another, of "
+            f"which {1e3 * analysis['schedule']['waited_seconds']:.2f} ms wait for collectives",
+        ),
     ]
     if hint := _batch_hint(analysis):
         rows.append(("hint", hint))

@@ -1,9 +1,12 @@
 """Differences between two profiles: of two configurations, commits or versions of JAX.
 
 Kernels have other names in another program, so they are compared by the part of the step, the phase
-and the opcode.
+and the opcode. A difference that is smaller than twice the standard error of the mean step times is
+marked as noise.
 """
 
+import math
+import statistics
 from collections import defaultdict
 from typing import Any
 
@@ -22,11 +25,16 @@ def table(old: Profile, new: Profile) -> str:
         UserError: One of them is damaged, or of a version of jaxtag that measured other things.
     """
     try:
+        noise = _noise(old, new)
         sections = [
             _settings(old, new),
-            _numbers(old, new),
-            _times("part of the step", _seconds_by(old, "part"), _seconds_by(new, "part")),
-            _times("kernels", _seconds_by(old, *_KERNEL_KEY), _seconds_by(new, *_KERNEL_KEY)),
+            _numbers(old, new, noise),
+            *(
+                _times(title, _seconds_by(old, *key), _seconds_by(new, *key), noise)
+                for title, key in (("part of the step", ("part",)), ("kernels", _KERNEL_KEY))
+            ),
+            f"noise: below {noise:.1%}, twice the standard error of the mean times of "
+            f"{len(old['step']['each'])} and {len(new['step']['each'])} steps",
         ]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
@@ -54,7 +62,17 @@ def _settings(old: Profile, new: Profile) -> str:
     return aligned(rows) if len(rows) > 1 else "the same settings"
 
 
-def _numbers(old: Profile, new: Profile) -> str:
+def _noise(old: Profile, new: Profile) -> float:
+    """Relative difference of two step times that their spread explains."""
+    square = 0.0
+    for profile in (old, new):
+        seconds = profile["step"]["each"]
+        error = statistics.stdev(seconds) / math.sqrt(len(seconds)) if len(seconds) > 1 else 0.0
+        square += (error / statistics.fmean(seconds)) ** 2
+    return 2 * math.sqrt(square)
+
+
+def _numbers(old: Profile, new: Profile, noise: float) -> str:
     rows = [("", "old", "new", "")]
     for title, path, format_value in (
         ("a step", ("step", "seconds"), milliseconds),
@@ -73,11 +91,14 @@ def _numbers(old: Profile, new: Profile) -> str:
         ("kernels", ("kernels",), "{:,}".format),
     ):
         before, after = _lookup(old, path), _lookup(new, path)
-        rows.append((title, format_value(before), format_value(after), _ratio(before, after)))
+        ratio = _ratio(before, after)
+        if ratio and path[0] == "step" and abs(after / before - 1) < noise:
+            ratio += " (noise)"
+        rows.append((title, format_value(before), format_value(after), ratio))
     return aligned(rows)
 
 
-def _times(title: str, old: dict[str, float], new: dict[str, float]) -> str:
+def _times(title: str, old: dict[str, float], new: dict[str, float], noise: float) -> str:
     names = sorted(
         old.keys() | new.keys(),
         key=lambda name: (-abs(new.get(name, 0.0) - old.get(name, 0.0)), name),
@@ -86,7 +107,9 @@ def _times(title: str, old: dict[str, float], new: dict[str, float]) -> str:
     for name in names[:_ROWS]:
         before, after = old.get(name, 0.0), new.get(name, 0.0)
         change = f"{1e3 * (after - before):+,.2f} ms"
-        rows.append((name, milliseconds(before), milliseconds(after), change, ""))
+        is_noise = 0 < abs(after - before) < noise * max(before, after)
+        mark = "noise" if is_noise else ""
+        rows.append((name, milliseconds(before), milliseconds(after), change, mark))
     return aligned(rows)
 
 

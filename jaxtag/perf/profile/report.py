@@ -9,7 +9,7 @@ import datetime
 import json
 import statistics
 from collections import Counter
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import jax
 from jaxtag import __version__
 from jaxtag.config import schema
 from jaxtag.errors import UserError
-from jaxtag.perf import compiled, hlo
+from jaxtag.perf import compiled, hlo, page, step_inputs
 from jaxtag.perf.hardware import Peak, device_peak
 from jaxtag.perf.profile import costs, memory, trace
 from jaxtag.perf.profile.attribution import ModuleTree, Origins
@@ -28,8 +28,13 @@ from jaxtag.storage.paths import make_path
 from jaxtag.tasks import common
 
 Profile = dict[str, Any]
+_ROOF = 0.95  # share of a kernel's least time, below which it is above the roof
+_ABOVE_ROOF = {
+    "memory": "above the roof: its operands were still in a cache, as the kernel before left them",
+    "arithmetic": "above the roof: it skips FLOPs that are counted (of padding, say), or the peak "
+    "was measured while the device ran slower",
+}
 JSON_FILE, HTML_FILE = "profile.json", "profile.html"
-_PLACEHOLDER = "/* profile */"  # in report.html
 
 
 def make_profile(title: str, job: Job, measurement: Measurement, folder: Path) -> Profile:
@@ -77,13 +82,10 @@ def make_profile(title: str, job: Job, measurement: Measurement, folder: Path) -
 
 def write(job: Job, measurement: Measurement, folder: Path) -> Profile:
     """Writes profile.json, profile.html and the program's text before and after optimization."""
-    config = job.setup.config
     (folder / "step.before.hlo.txt").write_text(measurement.unoptimized, encoding="utf-8")
     text = compiled.text(measurement.compiled)
     (folder / "step.after.hlo.txt").write_text(text, encoding="utf-8")
-    title = f"{config.task.TASK}, {config.model.backbone}, {config.data.dataset}"
-    title += f", {config.batch_size} x {config.data.image_size} px"
-    profile = make_profile(title, job, measurement, folder)
+    profile = make_profile(step_inputs.title(job.setup.config), job, measurement, folder)
     write_json(profile, folder)
     write_html(profile, folder)
     return profile
@@ -95,13 +97,8 @@ def write_json(profile: Profile, folder: Path) -> None:
 
 
 def write_html(profile: Profile, folder: Path) -> None:
-    """Writes FOLDER/profile.html, one page that needs no server and no network.
-
-    All that the profile holds enters the page as text.
-    """
-    page = resources.files("jaxtag.perf.profile").joinpath("report.html").read_text("utf-8")
-    data = json.dumps(profile).replace("<", "\\u003c")  # `<` could end the script element
-    (folder / HTML_FILE).write_text(page.replace(_PLACEHOLDER, data), encoding="utf-8")
+    """Writes FOLDER/profile.html, one page that needs no server and no network."""
+    (folder / HTML_FILE).write_text(page.render("profile", profile), encoding="utf-8")
 
 
 def load(location: str) -> Profile:
@@ -203,6 +200,7 @@ def _kernel(
     arithmetic, traffic = row["flops"] / peak.flops, row["bytes"] / peak.bandwidth
     row["bound"] = "arithmetic" if arithmetic > traffic else "memory"
     row["least"] = max(arithmetic, traffic)  # seconds on the roofline
+    row["note"] = _ABOVE_ROOF[row["bound"]] if row["seconds"] < _ROOF * row["least"] else ""
     return row
 
 

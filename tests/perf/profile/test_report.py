@@ -1,30 +1,19 @@
 """The page, in a browser; the tables of a profile and of two."""
 
-import os
 import re
-import shutil
-import subprocess
 
 import pytest
+from browser import dump_dom, needs_browser
 from profiling_example import HOSTILE, profile
 
 from jaxtag.errors import UserError
 from jaxtag.perf.profile import diff, report, tables
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@needs_browser
 def test_the_page_in_a_browser(tmp_path):
     report.write_html(profile(), tmp_path)
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000"]
-    options += [f"--user-data-dir={tmp_path}/browser", "--dump-dom"]
-    address = (tmp_path / "profile.html").as_uri()
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [BROWSER, *options, address], capture_output=True, timeout=300, env=environment
-    )
-    dom = done.stdout.decode()
+    dom = dump_dom(tmp_path / "profile.html", tmp_path)
     # The page's own script draws each section.
     assert '<td class="name">fusion.1</td>' in dom and "3 of 3 kernels, 100.0 %" in dom
     assert dom.count("<circle") == 2 and '<path class="roof"' in dom
@@ -65,6 +54,13 @@ def test_the_difference_of_two_profiles():
     )
     assert re.search(r"^group1/conv1 +50\.00 ms +80\.00 ms +\+30\.00 ms$", text, re.M)
     assert diff.table(old, old).startswith("the same settings")
+    # Steps of 70 and 80 ms: the mean of two is known to 6.7 %, a difference of means to 18.9 %.
+    assert text.endswith(
+        "noise: below 18.9%, twice the standard error of the mean times of 2 and 2 steps"
+    )
+    text = diff.table(old, profile(scale=1.1))
+    assert re.search(r"^  device +70\.00 ms +\S+ ms +x 1\.0\d\d \(noise\)$", text, re.M)
+    assert re.search(r"^group1/conv1 +50\.00 ms +\S+ ms +\+\S+ ms +noise$", text, re.M)
 
 
 def test_profiles_are_found_by_folder_and_file(tmp_path):

@@ -1,155 +1,8 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<title>Profile</title>
-<style>
-:root {
-  color-scheme: light dark;
-  --paper: #f6f7f9; --card: #fff; --ink: #14181f; --soft: #5f6875; --line: #d9dde3; --accent: #1f5fbf;
-  --forward: #2f74d0; --backward: #d9722b; --again: #8a5cc7; --other: #7b8794;
-  --data: #c2410c; --host: #a16207; --device: #2f74d0; --checkpoint: #7b8794;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #101318; --card: #191d24; --ink: #e6e9ee; --soft: #98a2b0; --line: #2d333d; --accent: #8ab4f8;
-    --forward: #5b9bf0; --backward: #f0975a; --again: #b48ae6; --other: #8b96a5;
-    --data: #f0824e; --host: #d6a53c; --device: #5b9bf0; --checkpoint: #8b96a5;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1240px; padding: 24px 20px 60px; background: var(--paper); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
-h1 { font-size: 22px; margin: 0; }
-h2 { font-size: 16px; margin: 0 0 12px; }
-p { margin: 4px 0; }
-.soft, caption, th { color: var(--soft); }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 18px 20px; margin-top: 18px; overflow-x: auto; }
-#tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; margin-top: 18px; }
-.tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 12px 16px; }
-.tile b { display: block; font-size: 24px; font-variant-numeric: tabular-nums; }
-.tile span { color: var(--soft); font-size: 13px; }
-.bar { display: flex; height: 26px; border-radius: 6px; overflow: hidden; background: var(--line); }
-.bar i { display: block; min-width: 1px; border-right: 2px solid var(--card); }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin-top: 10px; font-size: 14px; }
-.legend i, .key { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 6px; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
-th { font-weight: 600; text-align: left; padding: 4px 10px 6px 0; white-space: nowrap; position: sticky; top: 0; background: var(--card); }
-th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--accent); }
-td { padding: 4px 10px 4px 0; border-top: 1px solid var(--line); vertical-align: middle; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.name { font-family: ui-monospace, monospace; font-size: 12.5px; white-space: nowrap; }
-td .bar { height: 14px; min-width: 160px; background: none; border-radius: 3px; }
-td .bar i { border-right-width: 1px; }
-tr.chosen td { background: color-mix(in srgb, var(--accent) 16%, transparent); }
-.scroll { max-height: 640px; overflow: auto; }
-.scroll td { white-space: nowrap; }
-input { width: min(26rem, 100%); padding: 6px 10px; font: inherit; border: 1px solid var(--line); border-radius: 8px; background: var(--paper); color: inherit; margin-bottom: 10px; }
-svg { display: block; width: 100%; height: auto; font: 12px system-ui, sans-serif; }
-svg text { fill: var(--soft); } svg .grid { stroke: var(--line); } svg .roof { stroke: var(--ink); stroke-width: 1.6; fill: none; }
-svg circle { fill-opacity: .55; stroke: var(--card); cursor: pointer; } svg circle:hover, svg circle.chosen { fill-opacity: 1; stroke: var(--ink); stroke-width: 1.5; }
-pre { overflow-x: auto; font-size: 12.5px; }
-ul { margin: 4px 0; padding-left: 20px; }
-</style>
-</head>
-<body>
-<header>
-<h1 id="title"></h1>
-<p class="soft" id="subtitle"></p>
-</header>
-<div id="tiles"></div>
-<section><h2>Where a step's time goes</h2><div id="step"></div></section>
-<section><h2>Time by part of the model</h2><div id="parts"></div></section>
-<section><h2>Roofline of the kernels</h2>
-<p class="soft">Each circle is a kernel, its area the time it takes; on the line it runs as fast as the device can. Choose one to find it in the table.</p>
-<div id="roofline"></div></section>
-<section><h2>Kernels</h2>
-<label>Search <input id="search" type="search" placeholder="module, kernel, phase or source line"></label>
-<span class="soft" id="count" role="status"></span>
-<div class="scroll" id="kernels"></div></section>
-<section><h2>Memory of a device</h2><div id="memory"></div></section>
-<section><h2>Compilation</h2><div id="compilation"></div></section>
-<section><h2>Configuration</h2><details><summary>all fields</summary><pre id="config"></pre></details></section>
-<script type="application/json" id="profile">/* profile */</script>
-<script>
-"use strict";
-const profile = JSON.parse(document.getElementById("profile").textContent);
+const profile = data;
 const PHASES = ["forward", "backward", "again", "other"], ROWS = 400;
 const { step, costs, kernels } = profile;
 const ran = kernels.reduce((sum, k) => sum + k.seconds, 0);
-const place = id => document.getElementById(id);
-const ms = s => (1e3 * s).toLocaleString("en", { maximumFractionDigits: 1e3 * s < 10 ? 3 : 1 }) + " ms";
-const percent = x => (100 * x).toFixed(1) + " %";
-const giga = x => (x / 1e9).toLocaleString("en", { maximumFractionDigits: 2 });
 const times = k => k.least ? k.seconds / k.least : Infinity;
-
-function size(bytes) {
-  for (const unit of ["B", "KiB", "MiB"]) {
-    if (bytes < 1024) return `${bytes.toFixed(unit === "B" ? 0 : 1)} ${unit}`;
-    bytes /= 1024;
-  }
-  return `${bytes.toFixed(2)} GiB`;
-}
-
-function element(name, text, fields) {
-  const node = document.createElement(name);
-  if (text !== undefined && text !== null) node.textContent = text;
-  return Object.assign(node, fields);
-}
-
-function shape(name, fields, text) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(fields)) node.setAttribute(key, value);
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
-function bar(pieces, whole) {
-  const node = element("div", null, { className: "bar" });
-  for (const [name, value] of pieces) {
-    if (!value) continue;
-    const piece = element("i", null, { title: `${name}: ${ms(value)}` });
-    piece.style.cssText = `width:${100 * value / whole}%;background:var(--${name})`;
-    node.append(piece);
-  }
-  return node;
-}
-
-function key(name, text) {
-  const node = element("span");
-  const swatch = element("i");
-  swatch.style.background = `var(--${name})`;
-  node.append(swatch, text);
-  return node;
-}
-
-// Columns are [title, cell of a row (text or element), number to sort by]; numbers stand right.
-function table(columns, rows, sorted) {
-  const node = element("table"), head = element("tr"), body = element("tbody");
-  columns.forEach(([title, , number], index) => {
-    const cell = element("th", null, { className: number ? "number" : "" });
-    if (sorted) {
-      const button = element("button", title, { type: "button", title: "sort" });
-      button.addEventListener("click", () => sorted(columns[index]));
-      cell.append(button);
-    } else cell.textContent = title;
-    head.append(cell);
-  });
-  for (const row of rows) {
-    const line = element("tr");
-    if (row.name) line.dataset.name = row.name;
-    columns.forEach(([, value, number], index) => {
-      const cell = element("td", null, { className: number ? "number" : index ? "" : "name" });
-      cell.append(value(row) ?? "");
-      line.append(cell);
-    });
-    body.append(line);
-  }
-  node.append(element("thead"), body);
-  node.tHead.append(head);
-  return node;
-}
 
 function showHead() {
   const { device, versions } = profile;
@@ -196,11 +49,12 @@ function showParts() {
     ["at the peak", p => ms(p.least), p => p.least],
     ["GFLOP", p => giga(p.flops), p => p.flops],
     ["traffic", p => size(p.bytes), p => p.bytes],
-  ], profile.parts), legend);
+  ], folded(profile.parts, p => p.part ?? "(unknown)", [...PHASES, "seconds", "least", "flops", "bytes"])), legend);
 }
 
 function choose(name) {
   place("search").value = "";
+  place("fold").checked = false;
   showKernels(kernels);
   for (const chosen of document.querySelectorAll(".chosen")) chosen.classList.remove("chosen");
   for (const item of document.querySelectorAll(`[data-name="${CSS.escape(name)}"]`)) {
@@ -246,7 +100,7 @@ function showRoofline() {
 
 function showKernels(rows) {
   const columns = [
-    ["kernel", k => k.name],
+    ["kernel", k => k.name ?? "kernels"],
     ["part", k => k.part ?? "(unknown)"],
     ["phase", k => k.phase],
     ["made by", k => k.line],
@@ -254,6 +108,7 @@ function showKernels(rows) {
     ["share", k => percent(k.seconds / ran), k => k.seconds],
     ["at the peak", k => ms(k.least), k => k.least],
     ["× longer", k => k.least ? times(k).toFixed(1) : "", times],
+    ["", k => k.note ?? ""],
     ["bound by", k => k.bound],
     ["GFLOP", k => giga(k.flops), k => k.flops],
     ["traffic", k => size(k.bytes), k => k.bytes],
@@ -262,7 +117,9 @@ function showKernels(rows) {
   ];
   const sorted = ([, text, number]) => showKernels([...rows].sort(
     number ? (a, b) => number(b) - number(a) : (a, b) => String(text(a)).localeCompare(String(text(b)))));
-  place("kernels").replaceChildren(table(columns, rows.slice(0, ROWS), sorted));
+  const label = k => `${k.part ?? "(unknown)"} ${k.phase} ${k.opcode}`;
+  const shown = place("fold").checked ? folded(rows, label, ["seconds", "least", "flops", "bytes", "runs"]) : rows;
+  place("kernels").replaceChildren(table(columns, shown.slice(0, ROWS), sorted));
   const taken = rows.reduce((sum, k) => sum + k.seconds, 0);
   place("count").textContent = `${rows.length} of ${kernels.length} kernels, ${percent(taken / ran)} of their time`;
 }
@@ -290,13 +147,12 @@ function showCompilation() {
 
 showHead(); showStep(); showParts(); showRoofline(); showKernels(kernels); showMemory(); showCompilation();
 place("config").textContent = JSON.stringify(profile.config, null, 2);
-place("search").addEventListener("input", event => {
-  const words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
+function find() {
+  const words = place("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   showKernels(kernels.filter(k => {
     const text = `${k.name} ${k.part ?? "(unknown)"} ${k.phase} ${k.line} ${k.opcode} ${k.bound}`.toLowerCase();
     return words.every(word => text.includes(word));
   }));
-});
-</script>
-</body>
-</html>
+}
+place("search").addEventListener("input", find);
+place("fold").addEventListener("change", find);
