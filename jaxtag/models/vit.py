@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxtag.array_types import AnyArray
 from jaxtag.kernels import layers
 from jaxtag.kernels.conv import Conv
+from jaxtag.models.attention_pool import AttentionPool
 from jaxtag.models.encoder_block import EncoderBlock
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.models.registry import register_model
@@ -42,6 +43,7 @@ class PatchEmbed(nn.Module):
     patch_size: int
     width: int
     dtype: Dtype
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N {self.width}"]:
@@ -50,11 +52,14 @@ class PatchEmbed(nn.Module):
         h, w = height // p, width // p
         # The kernel keeps a convolution's shape: other libraries' weights are such kernels.
         kernel = self.param("kernel", _patch_init, (p, p, channels, self.width))
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
         x = images[:, : h * p, : w * p].astype(self.dtype)
         x = x.reshape(batch, h, p, w, p, channels).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(batch, h * w, p * p * channels)
-        return x @ kernel.reshape(-1, self.width).astype(self.dtype) + bias.astype(self.dtype)
+        x = x @ kernel.reshape(-1, self.width).astype(self.dtype)
+        if not self.use_bias:
+            return x
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        return x + bias.astype(self.dtype)
 
 
 class ConvStem(nn.Module):
@@ -104,8 +109,10 @@ class ViT(nn.Module):
         registers: learned tokens without positions before the patches (Darcet et al. 2024,
             arXiv:2309.16588).
         no_embed_class: the patches alone have positions, the class token has none.
-        pool: "cls" (the class token), "gap" (the mean over the patches) or "cls_gap" (both side by
-            side, `pooled` [B, 2 D]).
+        patch_bias: the projection of patches has a bias (CLIP's has none).
+        pre_norm: a layer norm before the first layer too (CLIP).
+        pool: "cls" (the class token), "gap" (the mean over the patches), "cls_gap" (both side by
+            side, `pooled` [B, 2 D]) or "map" (`AttentionPool`, SigLIP).
         fc_norm: the last norm is over `pooled` instead, and `features` are without.
         num_classes: 0 for a backbone alone; else there is a linear head over `pooled`.
         activation: of the feed-forward, as `layer_scale`: see `EncoderBlock`.
@@ -127,6 +134,8 @@ class ViT(nn.Module):
     registers: int = 0
     no_embed_class: bool = False
     pool: str = "cls"
+    patch_bias: bool = True
+    pre_norm: bool = False
     fc_norm: bool = False
     num_classes: int = 0
     activation: str = "gelu"
@@ -142,6 +151,8 @@ class ViT(nn.Module):
     def __call__(self, images: Float[AnyArray, "..."], train: bool = False) -> dict[str, Array]:
         self._check(images)
         x, (h, w) = self._embed(jnp.asarray(images))
+        if self.pre_norm:
+            x = layers.LayerNorm(self.norm_eps, self.dtype, name="pre_norm")(x)
         x = layers.Dropout(self.dropout)(x, train)
         x = self._encode(x, train)
         norm = layers.LayerNorm(self.norm_eps, self.dtype, name="norm")
@@ -169,6 +180,9 @@ class ViT(nn.Module):
     def _pool(self, x: Array, patches: Array) -> Array:
         if self.pool == "cls":
             return x[:, 0]
+        if self.pool == "map":
+            fields = (self.heads, self.mlp_dim, self.norm_eps, self.activation, self.dtype)
+            return AttentionPool(*fields, name="pool")(x)
         mean = patches.mean(1)
         return mean if self.pool == "gap" else jnp.concatenate([x[:, 0], mean], -1)
 
@@ -184,7 +198,7 @@ class ViT(nn.Module):
             raise ValueError(f"stem must be one of {', '.join(STEMS)}; got {self.stem!r}")
         if self.pool not in POOLS or ("cls" in self.pool and not self.class_token):
             raise ValueError(
-                f'pool must be "cls", "cls_gap" (both with class_token=True) or "gap"; got '
+                'pool must be "cls", "cls_gap" (both with class_token=True), "gap" or "map"; got '
                 f"pool={self.pool!r}, class_token={self.class_token}"
             )
         if self.distilled and not self.class_token:
@@ -194,7 +208,8 @@ class ViT(nn.Module):
         """Patches as a matrix product, class token, positions: `[B, N, D]`, and the grid."""
         batch, p = images.shape[0], self.patch_size
         h, w = images.shape[1] // p, images.shape[2] // p
-        x = STEMS[self.stem](p, self.width, self.dtype, name="patch_embed")(images)
+        fields = {} if self.patch_bias else {"use_bias": False}
+        x = STEMS[self.stem](p, self.width, self.dtype, **fields, name="patch_embed")(images)
         size = self.image_size
         rows, columns = (s // p for s in ((size, size) if isinstance(size, int) else size))
         extra = self.num_positioned_tokens
@@ -250,7 +265,7 @@ class ViT(nn.Module):
 
 
 STEMS = {"patch": PatchEmbed, "conv": ConvStem}
-POOLS = ("cls", "gap", "cls_gap")
+POOLS = ("cls", "gap", "cls_gap", "map")
 
 
 def _patch_init(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:

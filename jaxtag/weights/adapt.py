@@ -1,6 +1,7 @@
 """Adapts weights to a model with other classes, another image size or other input channels."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,18 +21,22 @@ ADAPTATIONS = {
 }
 HEADS = ("params/head/", "params/head_dist/")  # paths of classifiers
 Shape = tuple[int, ...]
+_TEXT = re.compile(r"/(text_en|de)coder/")  # paths of models of texts
 
 
 def model_inputs(
     model: nn.Module, channels: int, image_size: int | None
 ) -> list[jax.ShapeDtypeStruct]:
     """The arguments of `model.init`, for one image."""
-    encoder: Any = getattr(model, "encoder", model)
+    encoder: Any = getattr(model, "image_encoder", getattr(model, "encoder", model))
     size: Any = image_size or getattr(encoder, "image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
     images = jax.ShapeDtypeStruct((1, height, width, channels), np.float32)
-    tokens = jax.ShapeDtypeStruct((1, 1, 2), np.int32)
-    return [images, tokens] if hasattr(model, "decoder") else [images]
+    if hasattr(model, "decoder"):
+        return [images, jax.ShapeDtypeStruct((1, 1, 2), np.int32)]
+    if hasattr(model, "text_encoder"):
+        return [images, jax.ShapeDtypeStruct((1, 2), np.int32)]
+    return [images]
 
 
 def variable_shapes(model: nn.Module, inputs: list[jax.ShapeDtypeStruct]) -> dict[str, Shape]:
@@ -52,7 +57,7 @@ def adaptation_for(path: str, shape: Shape | None, expected: Shape) -> str | Non
         return "head"
     if shape is None or len(shape) != len(expected):
         return None
-    if path.endswith("/pos_embed") and shape[1] == expected[1] and "decoder" not in path:
+    if path.endswith("/pos_embed") and shape[1] == expected[1] and not _TEXT.search(path):
         return "image_size"
     same_but_channels = shape[:2] + shape[3:] == expected[:2] + expected[3:]
     if len(expected) == 4 and same_but_channels and (expected[2] == 1 or shape[2] == 3):

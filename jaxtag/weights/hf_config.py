@@ -7,10 +7,18 @@ from typing import Any
 
 from jaxtag.errors import UserError
 from jaxtag.models.efficientnet import EfficientNet
+from jaxtag.models.image_text import ImageText
 from jaxtag.models.mobile_blocks import make_divisible
 from jaxtag.models.mobilenet import V1_STAGES, V2_STAGES, MobileNetV1, MobileNetV2
 from jaxtag.models.resnet import WIDTHS, ResNet
-from jaxtag.weights import hf_convnext, hf_vit, safetensors_io
+from jaxtag.weights import (
+    hf_convnext,
+    hf_image_text,
+    hf_vit,
+    image_text_files,
+    safetensors_io,
+)
+from jaxtag.weights.safetensors_io import folder_of
 
 
 def make_config(
@@ -32,6 +40,8 @@ def make_config(
     Raises:
         ValueError: transformers has no such model, or the size is needed and not given.
     """
+    if isinstance(model, ImageText):
+        return hf_image_text.make_config(model)
     kind = type(model).__name__
     if kind not in _CONFIGS:
         raise ValueError(f"no configuration is known for {kind}; there are: {', '.join(_CONFIGS)}")
@@ -86,7 +96,9 @@ def check_function(path: Path, model: Any, library: str) -> list[str]:
         path: of the weights, a file or a folder.
         library: whose names they have.
     """
-    values = safetensors_io.read_json(safetensors_io.folder_of(path) / "config.json")
+    if isinstance(model, ImageText):
+        return [] if library == "jaxtag" else image_text_files.compare(folder_of(path), model)
+    values = safetensors_io.read_json(folder_of(path) / "config.json")
     kind = type(model).__name__
     if kind == "Captioner":
         values, model, kind = values.get("encoder", {}), model.encoder, "ViT"

@@ -19,7 +19,8 @@ from jaxtag.weights.reference import HubReference
 # What describes a model beside its weights.
 _COMPANIONS = (
     *("config.json", "preprocessor_config.json", "generation_config.json", "selected_tags.csv"),
-    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "*.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.index.json"),
+    *("vocab.json", "merges.txt", "vocab.txt", "open_clip_config.json"),
 )
 
 

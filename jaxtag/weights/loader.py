@@ -33,7 +33,8 @@ from jaxtag.weights.tensors import Tensors
 # In files, but without effect: counters, unused poolers and mask tokens, causal masks, tied copies.
 _IGNORED = re.compile(
     r"num_batches_tracked$|(^|\.)pooler\.|position_ids$|(^|\.)mask_token$|"
-    r"\.(attn|crossattention)\.(masked_)?bias$|^decoder\.lm_head\.weight$"
+    r"\.(attn|crossattention)\.(masked_)?bias$|^decoder\.lm_head\.weight$|"
+    r"^(input_resolution|context_length|vocab_size)$"
 )
 _MAX_PROBLEMS = 4  # that one error names
 
@@ -233,12 +234,17 @@ def _head_names(model: nn.Module, library: str) -> set[str]:
     return {name for path, (_, *names) in table.items() if path.startswith(HEADS) for name in names}
 
 
+def _image_encoder(model: nn.Module) -> ViT:
+    """The part whose position embeddings can be resized."""
+    return cast(ViT, getattr(model, "image_encoder", getattr(model, "encoder", model)))
+
+
 def _adapt(
     adaptation: str | None, array: np.ndarray, model: nn.Module, shape: Shape, path: str | Path
 ) -> np.ndarray:
     if adaptation == "image_size":
         try:
-            return resize_position_embeddings(array, cast(ViT, getattr(model, "encoder", model)))
+            return resize_position_embeddings(array, _image_encoder(model))
         except ValueError as error:
             raise UserError(f"{path}: {error}") from error
     return adapt_first_kernel(array, shape[2]) if adaptation == "channels" else array

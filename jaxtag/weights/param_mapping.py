@@ -15,10 +15,12 @@ round trip is exact bit by bit:
 - `conv`: a torch kernel [out, in, h, w] becomes [h, w, in, out];
 - `linear`: a torch matrix [out, in] becomes [in, out];
 - `pointwise`: a torch 1x1 kernel [out, in, 1, 1] becomes a linear layer's [in, out];
-- `first`: drops a leading dimension of one;
+- `first`: drops a leading dimension of one; `row` adds one;
 - `parts:n`: n parts side by side in the last dimension, [..., n * d], become [..., n, d];
 - `flat:h,w`: a matrix [out, c * h * w] that reads an image flattened as [c, h, w] becomes one that
   reads it flattened as [h, w, c], [h * w * c, out];
+- `joined:1,2`, only as the first: the source tensors are parts of one, in these shares of its first
+  dimension;
 - `layers:n`, only as the first: the target is a stack of n layers, each with an equal share of the
   source names.
 """
@@ -171,6 +173,8 @@ def _merge(arrays: list[np.ndarray], operations: list[str]) -> np.ndarray:
         share = len(arrays) // int(operations[0].removeprefix("layers:"))
         groups = [arrays[i : i + share] for i in range(0, len(arrays), share)]
         return np.stack([_merge(group, operations[1:]) for group in groups])
+    if operations and operations[0].startswith("joined:"):
+        return _merge([np.concatenate(arrays)], operations[1:])
     parts = []
     for array in arrays:
         for operation in operations:
@@ -187,6 +191,12 @@ def _split(array: np.ndarray, entry: Entry) -> Iterator[tuple[str, np.ndarray]]:
         share = len(names) // len(array)
         for i, layer in enumerate(array):
             yield from _split(layer, (rest, *names[i * share : (i + 1) * share]))
+        return
+    if first.startswith("joined:"):
+        shares = np.cumsum([int(share) for share in first.removeprefix("joined:").split(",")])
+        [(_, whole)] = _split(array, (rest, names[0]))
+        cuts = shares[:-1] * len(whole) // shares[-1]
+        yield from zip(names, np.split(whole, cuts), strict=True)
         return
     parts = [array[..., i, :] for i in range(len(names))] if len(names) > 1 else [array]
     for name, part in zip(names, parts, strict=True):
@@ -206,6 +216,8 @@ def _apply(array: np.ndarray, operation: str) -> np.ndarray:
         return array.squeeze((2, 3)).T
     if kind == "first":
         return array[0]
+    if kind == "row":
+        return array[None]
     if kind == "parts":
         return array.reshape(*array.shape[:-1], int(numbers), -1)
     if kind == "flat":
@@ -225,6 +237,8 @@ def _undo(array: np.ndarray, operation: str) -> np.ndarray:
         return array.T[..., None, None]
     if kind == "first":
         return array[None]
+    if kind == "row":
+        return array[0]
     if kind == "parts":
         return array.reshape(*array.shape[:-2], -1)
     if kind == "flat":

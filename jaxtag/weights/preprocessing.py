@@ -10,7 +10,7 @@ from jaxtag.errors import UserError
 from jaxtag.models import registry
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage import json_files
-from jaxtag.weights import safetensors_io
+from jaxtag.weights import open_clip_config, safetensors_io
 from jaxtag.weights.reference import Reference, resolve
 from jaxtag.weights.tensors import Tensors
 
@@ -20,8 +20,8 @@ _INTERPOLATIONS = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic
 def load_preprocessing(path: Reference) -> Preprocessing | None:
     """The preprocessing that the weights `path` (any REF) need; None if not given.
 
-    Reads `preprocessor_config.json` of transformers, `config.json` of timm (`pretrained_cfg`), or
-    the notes of a file of jaxtag's.
+    Reads `preprocessor_config.json` of transformers, `config.json` of timm (`pretrained_cfg`),
+    `open_clip_config.json`, or the notes of a file of jaxtag's.
 
     Raises:
         UserError: it is damaged, or is not supported.
@@ -37,6 +37,9 @@ def load_preprocessing(path: Reference) -> Preprocessing | None:
     values = safetensors_io.read_json(file)
     if "pretrained_cfg" in values:
         return _parse(file, _from_timm, values["pretrained_cfg"])
+    file = folder / open_clip_config.FILE
+    if values := safetensors_io.read_json(file):
+        return _parse(file, open_clip_config.parse_preprocessing, values)
     noted = read_notes(Tensors(path)).get("preprocessing")
     return _parse(path, from_json, noted) if noted else None
 

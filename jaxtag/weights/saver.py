@@ -11,10 +11,18 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxtag.errors import UsageError, UserError
+from jaxtag.models.image_text import ImageText
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage import atomic_file
 from jaxtag.storage.paths import make_path
-from jaxtag.weights import hf_config, mappings, param_mapping, safetensors_io, timm_config
+from jaxtag.weights import (
+    hf_config,
+    mappings,
+    open_clip_config,
+    param_mapping,
+    safetensors_io,
+    timm_config,
+)
 from jaxtag.weights.param_mapping import Table
 from jaxtag.weights.preprocessing import to_transformers
 
@@ -36,11 +44,11 @@ def save(
         path: a file `*.safetensors`, or a folder, which gets `model.safetensors`. For transformers
             a `config.json` is written beside it, for
             `AutoModelForImageClassification.from_pretrained`, and with `preprocessing` a
-            `preprocessor_config.json`. For timm a folder gets the `config.json` of its models on
-            the Hub.
+            `preprocessor_config.json`. For timm and open_clip a folder gets the configuration of
+            their models on the Hub.
         model: what the variables are of.
         variables: "params" and, with batch norm, "batch_stats".
-        library: "torchvision", "timm", "transformers" or "jaxtag".
+        library: "torchvision", "timm", "transformers", "open_clip" or "jaxtag".
         notes: stored as JSON in a file of jaxtag's.
         image_size: of the images; an EfficientNet of transformers is made for one size.
         labels: names of the classes, for the configuration of transformers or timm.
@@ -55,7 +63,8 @@ def save(
     if labels is not None and len(labels) != num_classes:
         raise UsageError(f"{len(labels)} labels were given for {num_classes} classes")
     path = make_path(path)
-    file = path if path.suffix == ".safetensors" else path / safetensors_io.SINGLE
+    name = open_clip_config.WEIGHTS if library == "open_clip" else safetensors_io.SINGLE
+    file = path if path.suffix == ".safetensors" else path / name
     variables = jax.device_get(variables)
     flat = flatten_dict(variables, sep="/")
     for name, array in flat.items():
@@ -89,6 +98,12 @@ def save(
         config = timm_config.make_config(model, channels, image_size, labels, preprocessing)
         if config is not None:
             configs["config.json"] = config
+    elif library == "open_clip" and file != path:
+        assert isinstance(model, ImageText)  # no other model has its names
+        try:
+            configs[open_clip_config.FILE] = open_clip_config.make_config(model, preprocessing)
+        except ValueError as error:
+            raise UsageError(f"open_clip: {error}; give a file *.safetensors instead") from error
     safetensors_io.write(file, tensors, {"format": "pt"})
     for name, config in configs.items():
         text = json.dumps(config, indent=2, ensure_ascii=False)

@@ -36,9 +36,8 @@ def read_backend(folder: Path) -> tokenizers.Tokenizer:
                 raise UserError(f"{files}: the tokenizer is damaged: {error}") from error
     if pieces := sorted(folder.glob("*.model")):
         raise UserError(
-            f"{folder} has its tokenizer only as {pieces[0].name} of SentencePiece: put beside it "
-            "the tokenizer.json that transformers' AutoTokenizer.from_pretrained(FOLDER)"
-            ".save_pretrained(FOLDER) writes"
+            f"{folder} has its tokenizer only as {pieces[0].name} of SentencePiece, which is not "
+            "read here: put beside it the tokenizer.json of the same model, from where it is from"
         )
     raise UserError(
         f"{folder} has no tokenizer: neither tokenizer.json, nor vocab.json and merges.txt, nor "

@@ -65,7 +65,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither tokenizer\.json, nor vocab\.json"):
         read_backend(tmp_path)
     (tmp_path / "spiece.model").write_bytes(b"\x0a")
-    with pytest.raises(UserError, match=r"only as spiece\.model of SentencePiece: put beside it"):
+    with pytest.raises(UserError, match=r"only as spiece\.model of SentencePiece, which is not"):
         read_backend(tmp_path)
     tokenizers.Tokenizer(tokenizers.models.BPE()).save(str(tmp_path / "tokenizer.json"))
     assert read_backend(tmp_path).get_vocab_size() == 0

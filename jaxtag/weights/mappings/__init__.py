@@ -13,6 +13,7 @@ _MODULES = {
     "Captioner": "captioner",
     "ConvNeXt": "convnext",
     "EfficientNet": "efficientnet",
+    "ImageText": "image_text",
     "MobileNetV1": "mobilenet",
     "MobileNetV2": "mobilenet",
     "MobileNetV3": "mobilenet_v3",

@@ -29,20 +29,10 @@ def torchvision(model: ViT) -> Table:
 
 def timm(model: ViT) -> Table:
     """Maps `timm.create_model("vit_base_patch16_224")`, DeiT, DINO, DINOv2 and other sizes."""
-    _check_stem(model)
-    if model.pool == "cls_gap":
-        raise ValueError('timm has no ViT with pool="cls_gap"')
-    names = {"cls_token": "cls_token", "dist_token": "dist_token", "reg_tokens": "reg_token"}
-    tables = [
-        conv("patch_embed", "patch_embed.proj", bias=True),
-        _tokens(model, "", positions="pos_embed", **names),
-        layers(partial(_timm, model), model.depth, model.scan, "", "blocks.{}"),
-        layer_norm("norm", "fc_norm" if model.fc_norm else "norm"),
-        head(model.num_classes, "head"),
-    ]
+    table = timm_encoder(model, "", "") | head(model.num_classes, "head")
     if model.distilled and model.num_classes:
-        tables.append(linear("head_dist", "head_dist"))
-    return join(tables)
+        table |= linear("head_dist", "head_dist")
+    return table
 
 
 def facebook(model: ViT) -> Table:
@@ -117,16 +107,59 @@ def encoder(model: ViT, target: str, source: str) -> Table:
     )
 
 
+def timm_encoder(model: ViT, target: str, source: str) -> Table:
+    """Maps timm's `VisionTransformer` without its head, between the prefixes."""
+    _check_stem(model, only_timm=True)
+    if model.pool == "cls_gap":
+        raise ValueError('timm has no ViT with pool="cls_gap"')
+    names = {"cls_token": "cls_token", "dist_token": "dist_token", "reg_tokens": "reg_token"}
+    tokens = {name: f"{source}{theirs}" for name, theirs in names.items()}
+    tables = [
+        conv(f"{target}patch_embed", f"{source}patch_embed.proj", bias=model.patch_bias),
+        _tokens(model, target, positions=f"{source}pos_embed", **tokens),
+        layers(partial(_timm, model), model.depth, model.scan, target, f"{source}blocks.{{}}"),
+        layer_norm(f"{target}norm", f"{source}{'fc_norm' if model.fc_norm else 'norm'}"),
+    ]
+    if model.pre_norm:
+        tables.append(layer_norm(f"{target}pre_norm", f"{source}norm_pre"))
+    if model.pool == "map":
+        pool, attention = f"{target}pool", f"{source}attn_pool"
+        parts = [f"{attention}.{name}" for name in ("q", "kv")]
+        layout = "joined:1,2 {}parts:3"
+        tables += [
+            {
+                f"params/{pool}/probe": ("first", f"{attention}.latent"),
+                f"params/{pool}/qkv/kernel": (
+                    layout.format("linear "),
+                    *(f"{name}.weight" for name in parts),
+                ),
+                f"params/{pool}/qkv/bias": (
+                    layout.format(""),
+                    *(f"{name}.bias" for name in parts),
+                ),
+            },
+            linear(f"{pool}/out", f"{attention}.proj"),
+            layer_norm(f"{pool}/norm", f"{attention}.norm"),
+            linear(f"{pool}/mlp/fc1", f"{attention}.mlp.fc1"),
+            linear(f"{pool}/mlp/fc2", f"{attention}.mlp.fc2"),
+        ]
+    return join(tables)
+
+
+def fused_attention(target: str, source: str) -> Table:
+    """Maps the projections of `torch.nn.MultiheadAttention`."""
+    return {
+        f"params/{target}/qkv/kernel": ("linear parts:3", f"{source}.in_proj_weight"),
+        f"params/{target}/qkv/bias": ("parts:3", f"{source}.in_proj_bias"),
+        **linear(f"{target}/out", f"{source}.out_proj"),
+    }
+
+
 def _torchvision(target: str, source: str) -> Table:
-    attention = f"{source}.self_attention"
     return join(
         [
             layer_norm(f"{target}/norm1", f"{source}.ln_1"),
-            {
-                f"params/{target}/qkv/kernel": ("linear parts:3", f"{attention}.in_proj_weight"),
-                f"params/{target}/qkv/bias": ("parts:3", f"{attention}.in_proj_bias"),
-            },
-            linear(f"{target}/out", f"{attention}.out_proj"),
+            fused_attention(target, f"{source}.self_attention"),
             layer_norm(f"{target}/norm2", f"{source}.ln_2"),
             linear(f"{target}/mlp/fc1", f"{source}.mlp.0"),
             linear(f"{target}/mlp/fc2", f"{source}.mlp.3"),
@@ -209,8 +242,10 @@ def _tokens(model: ViT, target: str, positions: str, **tokens: str) -> Table:
     }
 
 
-def _check_stem(model: ViT) -> None:
-    """Raises ValueError where no library can represent `model`."""
+def _check_stem(model: ViT, only_timm: bool = False) -> None:
+    """Raises ValueError where no library, or none but timm, can represent `model`."""
+    if not only_timm and (model.pre_norm or not model.patch_bias or model.pool == "map"):
+        raise ValueError("an image encoder of CLIP or SigLIP can only be one of timm")
     if model.stem != "patch":
         raise ValueError(f'a ViT with stem="{model.stem}" has no counterpart in other libraries')
 
