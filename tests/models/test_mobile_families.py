@@ -76,11 +76,18 @@ def build(case: str):
     return module(**fields, **rates, num_classes=5, norm_momentum=0.9)
 
 
-# The small one has the same blocks.
-DEAR = {"mobilenet_v3_large_torchvision": [pytest.mark.slow]}
+# Whole depths that take XLA long; the others have the same blocks and paddings.
+DEAR = {
+    "efficientnet_torchvision",
+    "mobilenet_v2_torchvision",
+    "mobilenet_v2_transformers",
+    "mobilenet_v3_large_torchvision",
+}
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=DEAR.get(c, [])) for c in CASES])
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow if c in DEAR else ()) for c in CASES]
+)
 def test_equals_other_libraries(case: str) -> None:
     """Inference at each size; in training logits, all gradients and the running moments."""
     stored = load_file(REFERENCES / f"{case}.safetensors")
