@@ -126,6 +126,7 @@ def define_flags() -> None:
         "a classifier's 5 likeliest classes, 5 of an index alone.",
         lower_bound=1,
     )
+    flags.DEFINE_string("prompt", None, 'What captions begin with: "a photo of".')
     flags.DEFINE_bool("all_scores", False, "Every tag of each image with its score.")
     flags.DEFINE_string("files_from", None, "File that lists the images, a path a line.")
     flags.DEFINE_string("dataset", None, "Take the images of a prepared data set.")
@@ -354,7 +355,7 @@ def _rows(
 def _loader(configs: Sequence[Config | None], index: str | None) -> Callable[[], Annotator]:
     options = CheckpointOptions(FLAGS.backbone, checkpoint.parse_labels(FLAGS.labels))
     models = tuple(zip(_models(), configs, strict=True))
-    return functools.partial(_load, models, options, FLAGS.step, index, _top_k())
+    return functools.partial(_load, models, options, FLAGS.step, index, _top_k(), FLAGS.prompt)
 
 
 def _load(
@@ -363,6 +364,7 @@ def _load(
     step: str,
     index: str | None,
     top_k: int | None,
+    prompt: str | None,
 ) -> Annotator:
     """The models and the index that the flags name."""
     config = references[0][1] if references else None
@@ -371,6 +373,10 @@ def _load(
     models = [
         predictor.load(reference, run_config, step, options) for reference, run_config in references
     ]
+    if prompt is not None:
+        for model in models:
+            model.task.encode_prompts([prompt])  # refuses what is no captioner
+            model.task.settings.decoding.prompt = prompt
     return Annotator(models, IndexPredictor.load(Path(index)) if index else None, top_k)
 
 

@@ -88,9 +88,11 @@ class ModelConfig:
     backbone: str = "vit_small_patch16"  # a name of jaxtag.list_models(), or package.module:Name
     kwargs: dict[str, Any] = field(default_factory=_no_kwargs)  # fields of its module: {"depth": 4}
     pretrained: str | None = None  # REF of the weights that the backbone starts from
+    decoder_form: str = "pre_norm"  # pre_norm (GPT-2), post_norm (BLIP), prefix (GIT)
     decoder_width: int = 384
     decoder_depth: int = 6
     decoder_heads: int = 6
+    decoder_norm_eps: float = 1e-5
     decoder_vocab_size: int | None = None  # None: the tokenizer's, rounded up to fill tiles
     dropout: float = 0.1  # of the decoder
     dtype: str = "auto"  # of the arithmetic; auto: bfloat16 on TPU and GPU, float32 on CPU

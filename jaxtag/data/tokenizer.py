@@ -137,6 +137,14 @@ class Tokenizer:
             row[: len(ids)] = ids
         return out
 
+    def encode_prompts(self, texts: Sequence[str]) -> np.ndarray:
+        """Encodes texts without what starts and ends a caption, int32 [N, P], filled with `PAD`."""
+        rows = [self._plain(text) for text in texts]
+        out = np.full((len(rows), max(map(len, rows), default=0)), PAD, np.int32)
+        for row, ids in zip(out, rows, strict=True):
+            row[: len(ids)] = ids
+        return out
+
     def _plain(self, text: str) -> list[int]:
         ids = self._backend.encode(_utf8(text), add_special_tokens=False).ids
         return [i for i in ids if i not in self._special]
@@ -159,9 +167,17 @@ class Tokenizer:
         """Decodes each row of ids [N, max_length]."""
         return [self.decode(row) for row in ids]
 
+    def token(self, token_id: int) -> str:
+        """The text of an id of the vocabulary."""
+        return self._backend.id_to_token(token_id) or ""
+
+    def to_json(self) -> str:
+        """The vocabulary in the format of the `tokenizers` library."""
+        return self._backend.to_str(pretty=True)
+
     def save(self, path: str | Path) -> None:
-        """Writes the vocabulary as JSON in the format of the `tokenizers` library."""
-        write_text(path, self._backend.to_str(pretty=True))
+        """Writes `to_json`."""
+        write_text(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":

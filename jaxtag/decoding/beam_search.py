@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig
+from jaxtag.decoding.prompt import Prompt
 
 # Score of empty entries and excluded candidates. Finite, because sums and products with it must
 # stay numbers.
 NO_SCORE = -1.0e9
 
 
-def search(decoder: CachedDecoder, config: GenerationConfig) -> dict[str, jax.Array]:
+def search(
+    decoder: CachedDecoder, config: GenerationConfig, prompt: Prompt | None = None
+) -> dict[str, jax.Array]:
     """Returns the best hypothesis of each image: `tokens` int32 `[B, T]`, `scores` float32 `[B]`.
 
     Each step takes the 2W best continuations of the W running hypotheses. Those among the first W
@@ -46,12 +49,19 @@ def search(decoder: CachedDecoder, config: GenerationConfig) -> dict[str, jax.Ar
         position = state["position"]
         last = jax.lax.dynamic_index_in_dim(state["running"], position, axis=2, keepdims=False)
         logits, cache, beam_indices = decoder(last, position, state["cache"], state["beam_indices"])
+        generated, longest = position + 1, jnp.int32(length - 1)  # tokens that count to a score
+        if prompt is not None:
+            logits, is_fixed = _fix(logits, prompt, position + 1)
+            generated = jnp.maximum(generated - (prompt.lengths - 1), 1)
+            longest = longest - (prompt.lengths - 1)
         candidates = _continuations(logits, state, position)
         ends = (candidates["token"] == config.eos_id) | (position + 2 >= length)
+        if prompt is not None:
+            ends = ends & ~is_fixed[:, None]
         new = {"position": position + 1, "cache": cache}
         new |= _select_running(candidates, ends, beam_indices, width)
-        new |= _update_finished(candidates, ends, state, position + 1, config)
-        new["improvable"] = state["improvable"] & _can_improve(new, config)
+        new |= _update_finished(candidates, ends, state, generated, config)
+        new["improvable"] = state["improvable"] & _can_improve(new, generated, longest, config)
         return new
 
     state = jax.lax.while_loop(is_unfinished, step, state)
@@ -59,6 +69,16 @@ def search(decoder: CachedDecoder, config: GenerationConfig) -> dict[str, jax.Ar
         "tokens": _pad_after_end(state["finished"][:, 0], config),
         "scores": state["finished_scores"][:, 0],
     }
+
+
+def _fix(logits: jax.Array, prompt: Prompt, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Logits `[B, W, V]` that leave the prompt's token alone where there is one, and where.
+
+    The first hypothesis takes it at no cost; the others, which nothing has scored yet, stay empty.
+    """
+    token, is_fixed = prompt.at(position)
+    only = jnp.where(jnp.arange(logits.shape[-1]) == token[:, None], 0.0, NO_SCORE)[:, None]
+    return jnp.where(is_fixed[:, None, None], only, logits), is_fixed
 
 
 def _continuations(
@@ -98,13 +118,14 @@ def _update_finished(
     length: jax.Array,
     config: GenerationConfig,
 ) -> dict[str, jax.Array]:
-    """The W best finished hypotheses, with those that end now, `length` tokens after bos."""
+    """The W best finished hypotheses, with those that end now, of `length` generated tokens."""
     width = state["is_finished"].shape[1]
     is_closed = ~state["improvable"]
     if config.early_stopping is True:
         is_closed = is_closed | jnp.all(state["is_finished"], axis=1)
     ended = ends & (jnp.arange(2 * width) < width)
-    penalized = candidates["score"] / length.astype(jnp.float32) ** config.length_penalty
+    penalty = length.astype(jnp.float32) ** config.length_penalty
+    penalized = candidates["score"] / (penalty[:, None] if penalty.ndim else penalty)
     penalized = jnp.where(ended & ~is_closed[:, None], penalized, NO_SCORE)
 
     scores = jnp.concatenate([state["finished_scores"], penalized], axis=1)
@@ -118,11 +139,17 @@ def _update_finished(
     }
 
 
-def _can_improve(state: dict[str, Any], config: GenerationConfig) -> jax.Array:
-    """Whether a running hypothesis may still beat the worst finished one: bool `[B]`."""
-    length = state["position"]
+def _can_improve(
+    state: dict[str, Any], length: jax.Array, longest: jax.Array, config: GenerationConfig
+) -> jax.Array:
+    """Whether a running hypothesis may still beat the worst finished one: bool `[B]`.
+
+    Args:
+        length: tokens that were generated so far.
+        longest: that can be generated.
+    """
     if config.early_stopping == "never" and config.length_penalty > 0:
-        length = jnp.int32(config.max_length - 1)
+        length = longest
     best = state["running_scores"][:, 0] / length.astype(jnp.float32) ** config.length_penalty
     worst = jnp.where(
         jnp.all(state["is_finished"], 1), jnp.min(state["finished_scores"], 1), NO_SCORE

@@ -66,10 +66,10 @@ class GenerationConfig:
 class CachedDecoder:
     """A captioner's decoder as a function of one token per hypothesis and its cache.
 
-    The cache holds keys and values `[B, H, T * W, d]` per layer, position-major. A hypothesis never
-    moves in it: `beam_indices` int32 `[B, W, T]` says which of the W entries at each position
-    belongs to its past, so that beam search reorders a small table of integers instead of the
-    cache.
+    The cache holds keys and values `[B, H, T * W, d]` per layer, position-major (after the image's
+    N, of a decoder that reads it as a prefix). A hypothesis never moves in it: `beam_indices` int32
+    `[B, W, T]` says which of the W entries at each position belongs to its past, so that beam
+    search reorders a small table of integers instead of the cache.
 
     Args:
         model: the captioner.
@@ -98,22 +98,31 @@ class CachedDecoder:
         self._decoder, self._params = decoder, params
         self._layers = decoder.layer_params(params)
         self._block = DecoderBlock(**decoder.block_fields())
-        features = model.apply(variables, images, method="encode")
-        self._memory = [
-            self._block.apply({"params": layer}, features, method="project_memory")
-            for layer in self._layers
-        ]
+        memory: Any = model.apply(variables, images, method="encode")
+        self._is_prefix = decoder.form == "prefix"
+        self._prefix_length = memory.shape[1] if self._is_prefix else 0
+        self._memory = []
+        for layer in self._layers:
+            read: Any = partial(self._block.apply, {"params": layer}, method="read_memory")
+            memory, keys_values = read(memory)
+            self._memory.append(keys_values)
         self.batch = images.shape[0]
         self.width = config.beam_size if config.method == "beam" else 1
         self.length = config.max_length
 
     def init_cache(self) -> tuple[Cache, jax.Array]:
-        """Returns an empty cache, and beam indices of -1."""
+        """Returns a cache that is empty but for a prefix, and beam indices of -1."""
         heads = self._decoder.heads
         shape = (self.batch, heads, self.length * self.width, self._decoder.width // heads)
         empty = jnp.zeros(shape, self._decoder.dtype)
         beam_indices = jnp.full((self.batch, self.width, self.length), -1, jnp.int32)
-        return [(empty, empty) for _ in self._layers], beam_indices
+        cache = [(empty, empty) for _ in self._layers]
+        if self._is_prefix:
+            cache = [
+                (jnp.concatenate([keys, empty], 2), jnp.concatenate([values, empty], 2))
+                for keys, values in self._memory
+            ]
+        return cache, beam_indices
 
     def __call__(
         self, tokens: jax.Array, position: jax.Array, cache: Cache, beam_indices: jax.Array
@@ -128,12 +137,16 @@ class CachedDecoder:
         beam_indices = jax.lax.dynamic_update_slice_in_dim(beam_indices, own, position, axis=2)
         mask = beam_indices[..., None] == entries
         mask = mask.reshape(self.batch, 1, self.width, self.length * self.width)
+        start = position * self.width
+        if self._is_prefix:
+            seen = jnp.ones((*mask.shape[:3], self._prefix_length), bool)
+            mask, start = jnp.concatenate([seen, mask], axis=3), start + self._prefix_length
 
         apply: Any = partial(self._decoder.apply, {"params": self._params})
         x = apply(tokens[..., None], position[None], method="embed")[:, :, 0]
         new_cache: Cache = []
         for layer, past, memory in zip(self._layers, cache, self._memory, strict=True):
             step: Any = partial(self._block.apply, {"params": layer}, method="step")
-            x, past = step(x, past, memory, position, mask)
+            x, past = step(x, past, None if self._is_prefix else memory, start, mask)
             new_cache.append(past)
         return apply(x, method="logits"), new_cache, beam_indices

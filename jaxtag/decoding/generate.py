@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxtag.decoding import beam_search
 from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig
+from jaxtag.decoding.prompt import Prompt
 from jaxtag.models.decoder import Captioner
 
 
@@ -25,6 +26,7 @@ def generate(
     images: Float[Array | np.ndarray, "B H W 3"],
     *,
     rng: jax.Array | None = None,
+    prompts: Int[Array | np.ndarray, "B P"] | None = None,
     **settings: Any,
 ) -> dict[str, jax.Array]:
     """Generates a caption for each image; compiled once per model, configuration and shapes.
@@ -36,6 +38,8 @@ def generate(
         variables: its variables.
         images: normalized.
         rng: random key; needed for "sample".
+        prompts: the tokens that each caption begins with after bos, as many as its image has:
+            negative numbers fill the rest of a row. They count to `max_length` and not to `scores`.
         settings: fields of `GenerationConfig`.
 
     Returns:
@@ -50,7 +54,14 @@ def generate(
     if config.method == "sample" and rng is None:
         raise ValueError('method="sample" needs rng, a jax.random.key')
     rng = jax.random.key(0) if rng is None else rng
-    return _generate(model, config, variables, images, rng)
+    if prompts is not None:
+        longest = prompts.shape[1]
+        if longest + 1 >= config.max_length:
+            raise ValueError(
+                f"prompts of {longest} tokens leave no room in max_length ({config.max_length})"
+            )
+        prompts = jnp.asarray(prompts)
+    return _generate(model, config, variables, images, rng, prompts)
 
 
 def validate(model: Captioner, config: GenerationConfig) -> GenerationConfig:
@@ -72,15 +83,17 @@ def _generate(
     variables: dict[str, Any],
     images: jax.Array,
     rng: jax.Array,
+    prompts: jax.Array | None,
 ) -> dict[str, jax.Array]:
     decoder = CachedDecoder(model, variables, images, config)
+    prompt = None if prompts is None else Prompt.make(prompts, config)
     if config.method == "beam":
-        return beam_search.search(decoder, config)
-    return _greedy_or_sample(decoder, config, rng)
+        return beam_search.search(decoder, config, prompt)
+    return _greedy_or_sample(decoder, config, rng, prompt)
 
 
 def _greedy_or_sample(
-    decoder: CachedDecoder, config: GenerationConfig, rng: jax.Array
+    decoder: CachedDecoder, config: GenerationConfig, rng: jax.Array, prompt: Prompt | None
 ) -> dict[str, jax.Array]:
     """Greedy search and sampling: one hypothesis per image."""
     cache, beam_indices = decoder.init_cache()
@@ -111,6 +124,12 @@ def _greedy_or_sample(
         token = token.astype(jnp.int32)
         logit = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
         log_probability = logit - jax.nn.logsumexp(logits, axis=-1)
+        ends = token == config.eos_id
+        if prompt is not None:
+            fixed, is_fixed = prompt.at(position + 1)
+            token = jnp.where(is_fixed, fixed, token)
+            log_probability = jnp.where(is_fixed, 0.0, log_probability)
+            ends = ends & ~is_fixed
         padded = jnp.where(done, config.pad_id, token)
         return {
             "position": position + 1,
@@ -118,7 +137,7 @@ def _greedy_or_sample(
                 state["tokens"], padded[:, None], position + 1, axis=1
             ),
             "scores": state["scores"] + jnp.where(done, 0.0, log_probability),
-            "done": done | (token == config.eos_id),
+            "done": done | ends,
             "cache": cache,
             "beam_indices": beam_indices,
         }

@@ -28,7 +28,7 @@ TRANSFORMER: tuple[Rule, ...] = (
     (r"(qkv|key_value|query|fc1)/bias$", "tensor"),
     (r"(query|fc1)/kernel$", "fsdp tensor"),
     (r"(out|fc2)/kernel$", "tensor fsdp"),
-    (r"token_embed$", "tensor fsdp"),
+    (r"(token|output)_embed$", "tensor fsdp"),
     (r".*", "auto"),
 )
 HOST_MEMORY = "pinned_host"

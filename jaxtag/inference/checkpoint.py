@@ -13,7 +13,7 @@ from jaxtag.storage.atomic_file import write_text
 from jaxtag.tasks.base import Task
 from jaxtag.training import run_data
 from jaxtag.training.checkpoint import Checkpoints
-from jaxtag.weights import packages
+from jaxtag.weights import hf_captioners, packages
 from jaxtag.weights.reference import Reference, ResolvedReference, resolve
 from jaxtag.weights.safetensors_io import folder_of, read_json
 
@@ -65,7 +65,7 @@ def open_checkpoint(
 
     resolved = reference if isinstance(reference, ResolvedReference) else resolve(reference)
     values = read_json(folder_of(resolved.path) / "config.json")
-    if values.get("model_type") == "vision-encoder-decoder":
+    if values.get("model_type") in hf_captioners.MODEL_TYPES:
         return hf_captioner.open_captioner(folder_of(resolved.path), max_length)
     return hf_classifier.open_classifier(resolved, options or CheckpointOptions())
 

@@ -12,37 +12,29 @@ from jaxtag.errors import UserError
 from jaxtag.inference.checkpoint import Checkpoint
 from jaxtag.tasks.caption.config import CaptionConfig, DecodingConfig
 from jaxtag.tasks.caption.task import CaptionTask
-from jaxtag.weights import safetensors_io
+from jaxtag.weights import hf_captioners, safetensors_io
+from jaxtag.weights.hf_captioners import CaptionerConfig
 from jaxtag.weights.loader import load
 from jaxtag.weights.preprocessing import load_preprocessing
 from jaxtag.weights.tensors import Tensors
 from jaxtag.weights.tokenizer_files import read_backend
 
 _MAX_LENGTH = 20  # of captions, where the files do not say: transformers' default
-# Settings of `config.json` that the captioner supports: part -> key -> (the value, default).
-_ONLY: dict[str, dict[str, tuple[Any, Any]]] = {
-    "encoder": {
-        "model_type": ("vit", None),
-        "hidden_act": ("gelu", "gelu"),
-        "qkv_bias": (True, True),
-    },
-    "decoder": {
-        "model_type": ("gpt2", None),
-        "add_cross_attention": (True, False),
-        "activation_function": ("gelu_new", "gelu_new"),
-        "layer_norm_epsilon": (1e-5, 1e-5),
-        "scale_attn_weights": (True, True),
-        "scale_attn_by_inverse_layer_idx": (False, False),
-    },
+# Tensors that a file may hold beside the ones that they are tied to.
+_TIED = {
+    "decoder.lm_head.weight": "decoder.transformer.wte.weight",
+    "text_decoder.cls.predictions.decoder.weight": (
+        "text_decoder.bert.embeddings.word_embeddings.weight"
+    ),
 }
 
 
 def open_captioner(folder: Path, max_length: int | None = None) -> Checkpoint:
-    """Loads a `transformers.VisionEncoderDecoderModel` of a ViT and a GPT-2.
+    """Loads a captioner of transformers: ViT and GPT-2 (`VisionEncoderDecoderModel`), BLIP, GIT.
 
     Args:
         folder: as `save_pretrained` writes it: config.json, model.safetensors (or
-            shards), the tokenizer (tokenizer.json, or vocab.json and merges.txt),
+            shards), the tokenizer (tokenizer.json, vocab.json and merges.txt, or vocab.txt),
             preprocessor_config.json and, if it is there, generation_config.json.
         max_length: tokens of a caption, with the start and end marks; by default what the files
             say, else 20, which is transformers' default. Positions beyond it are left out.
@@ -50,14 +42,13 @@ def open_captioner(folder: Path, max_length: int | None = None) -> Checkpoint:
     Raises:
         UserError: a file is missing or damaged, or the model is of another kind.
     """
-    hf_config = safetensors_io.read_json(folder / "config.json")
-    _check_kind(folder, hf_config)
-    settings = _Settings(folder, hf_config)
-    config = schema.check(_config(folder, hf_config, settings, max_length))
-    tokenizer = Tokenizer.from_pretrained(read_backend(folder), settings.start, settings.end)
-    task = CaptionTask(config, tokenizer)
+    values = safetensors_io.read_json(folder / "config.json")
+    described = hf_captioners.parse_config(values, str(folder / "config.json"))
+    settings = _Settings(folder, values, described)
+    config = schema.check(_config(folder, described, settings, max_length))
+    task = CaptionTask(config, _tokenizer(folder, settings))
     model = task.captioner
-    whole = model.clone(decoder=model.decoder.clone(max_length=_positions(hf_config)))
+    whole = model.clone(decoder=model.decoder.clone(max_length=described.decoder["max_length"]))
     variables = load(folder, whole)
     _check_tied(folder)
     decoder = variables["params"]["decoder"]
@@ -72,11 +63,12 @@ class _Settings:
         start, end: ids of the tokens that start and end a caption.
     """
 
-    def __init__(self, folder: Path, hf_config: dict[str, Any]):
-        self._sources = [safetensors_io.read_json(folder / "generation_config.json"), hf_config]
-        self._sources.append(hf_config["decoder"])
-        self.start = self.get("decoder_start_token_id", self.get("bos_token_id", None))
-        self.end = self.get("eos_token_id", None)
+    def __init__(self, folder: Path, values: dict[str, Any], described: CaptionerConfig):
+        self._sources = [safetensors_io.read_json(folder / "generation_config.json"), values]
+        self._sources.append(dict(described.text))
+        start = self.get("decoder_start_token_id", self.get("bos_token_id", None))
+        self.start = start if described.bos_id is None else described.bos_id
+        self.end = described.eos_id or self.get("eos_token_id", None)
         if not isinstance(self.start, int) or not isinstance(self.end, int):
             raise UserError(
                 f"{folder}: config.json must give one decoder_start_token_id and one eos_token_id"
@@ -88,61 +80,36 @@ class _Settings:
         return next((value for value in values if value is not None), default)
 
 
-def _check_kind(folder: Path, hf_config: dict[str, Any]) -> None:
-    if hf_config.get("model_type") != "vision-encoder-decoder":
-        raise UserError(
-            f"{folder / 'config.json'} is of no VisionEncoderDecoderModel (model_type "
-            f"{hf_config.get('model_type')!r}), nor of a classifier that is known here"
-        )
-    for part in _ONLY:
-        if not isinstance(hf_config.get(part), dict):
-            raise UserError(f"{folder / 'config.json'} is damaged: {part} must be an object")
-    for part, only in _ONLY.items():
-        for key, (value, default) in only.items():
-            setting = hf_config[part].get(key, default)
-            if setting != value:
-                raise UserError(f"{folder}: {part}.{key} = {setting!r}: only {value!r} can be used")
-    decoder = hf_config["decoder"]
-    if decoder.get("n_inner") not in (None, 4 * decoder.get("n_embd", 768)):
-        raise UserError(f"{folder}: decoder.n_inner must be 4 n_embd, not {decoder['n_inner']}")
+def _tokenizer(folder: Path, settings: _Settings) -> Tokenizer:
+    """The tokenizer, with BLIP's start mark, which its files leave out, as the next id."""
+    backend = read_backend(folder)
+    if settings.start == backend.get_vocab_size():
+        backend.add_special_tokens(["[DEC]"])
+    return Tokenizer.from_pretrained(backend, settings.start, settings.end)
 
 
 def _check_tied(folder: Path) -> None:
     tensors = Tensors(folder)
-    head, tokens = "decoder.lm_head.weight", "decoder.transformer.wte.weight"
-    if head in tensors and not np.array_equal(tensors[head], tensors[tokens]):
-        raise UserError(f"{folder}: {head} differs from {tokens}; only tied ones can be used")
+    for head, tokens in _TIED.items():
+        if head in tensors and not np.array_equal(tensors[head], tensors[tokens]):
+            raise UserError(f"{folder}: {head} differs from {tokens}; only tied ones can be used")
 
 
 def _config(
-    folder: Path, hf_config: dict[str, Any], settings: _Settings, max_length: int | None
+    folder: Path, described: CaptionerConfig, settings: _Settings, max_length: int | None
 ) -> Config:
     preprocessing = load_preprocessing(folder)
     if preprocessing is None:
         raise UserError(f"{folder} has no preprocessor_config.json: how images are prepared")
-    if preprocessing.crop != 1.0:
-        raise UserError(f"{folder}: captioners take full images here, and this one a crop")
-    encoder, decoder = hf_config["encoder"], hf_config["decoder"]
-    fields = {
-        "patch_size": encoder.get("patch_size", 16),
-        "width": encoder.get("hidden_size", 768),
-        "depth": encoder.get("num_hidden_layers", 12),
-        "heads": encoder.get("num_attention_heads", 12),
-        "mlp_dim": encoder.get("intermediate_size", 3072),
-        "norm_eps": encoder.get("layer_norm_eps", 1e-12),
-    }
+    decoder = described.decoder
     beams = settings.get("num_beams", 1)
-    positions = _positions(hf_config)
+    length = min(max_length or settings.get("max_length", _MAX_LENGTH), decoder["max_length"])
     return Config(
         total_steps=0,
-        data=DataConfig(
-            image_size=preprocessing.image_size,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-        ),
+        data=DataConfig(**preprocessing.data_fields()),
         task=CaptionConfig(
-            vocab_size=decoder.get("vocab_size", 50257),
-            max_length=min(max_length or settings.get("max_length", _MAX_LENGTH), positions),
+            vocab_size=decoder["vocab_size"],
+            max_length=length,
             lowercase=False,
             decoding=DecodingConfig(
                 method="beam" if beams > 1 else "greedy",
@@ -153,14 +120,12 @@ def _config(
         ),
         model=ModelConfig(
             backbone="vit_base_patch16",
-            kwargs=fields,
-            decoder_width=decoder.get("n_embd", 768),
-            decoder_depth=decoder.get("n_layer", 12),
-            decoder_heads=decoder.get("n_head", 12),
-            decoder_vocab_size=decoder.get("vocab_size", 50257),
+            kwargs=described.encoder,
+            decoder_form=decoder["form"],
+            decoder_width=decoder["width"],
+            decoder_depth=decoder["depth"],
+            decoder_heads=decoder["heads"],
+            decoder_norm_eps=decoder["norm_eps"],
+            decoder_vocab_size=decoder["vocab_size"],
         ),
     )
-
-
-def _positions(hf_config: dict[str, Any]) -> int:
-    return hf_config["decoder"].get("n_positions", 1024)

@@ -153,17 +153,7 @@ def _config(described: _Description, preprocessing: Preprocessing) -> Config:
     return Config(
         task=task,
         total_steps=0,
-        data=DataConfig(
-            image_size=preprocessing.image_size,
-            eval_crop_pct=None
-            if preprocessing.crop == 1 and preprocessing.fit != "crop"
-            else preprocessing.crop,
-            eval_fit=preprocessing.fit,
-            eval_interpolation=preprocessing.interpolation,
-            grayscale=len(preprocessing.mean) == 1,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-        ),
+        data=DataConfig(**preprocessing.data_fields(), grayscale=len(preprocessing.mean) == 1),
         model=ModelConfig(backbone=described.name, kwargs=described.fields),
     )
 

@@ -62,7 +62,9 @@ class Predictor:
     def vocabulary(self) -> Any:
         return self.task.vocabulary
 
-    def __call__(self, images: Any, top_k: int | None = None) -> Any:
+    def __call__(
+        self, images: Any, top_k: int | None = None, prompts: str | Sequence[str] | None = None
+    ) -> Any:
         """The prediction for an image, or a list of predictions for several.
 
         An image that cannot be decoded has a prediction with `error`.
@@ -70,11 +72,14 @@ class Predictor:
         Args:
             top_k: how many tags a prediction has, whatever their scores; by default those that
                 reach their thresholds, or a classifier's 5 likeliest classes.
+            prompts: what captions begin with: one text, or one for each image.
         """
         inputs, single = as_inputs(images)
+        if isinstance(prompts, str):
+            prompts = [prompts] * len(inputs)
+        rows = self.predict_rows(inputs, top_k, prompts=prompts)
         predictions = [
-            Prediction.from_row(row, image)
-            for row, image in zip(self.predict_rows(inputs, top_k), inputs, strict=True)
+            Prediction.from_row(row, image) for row, image in zip(rows, inputs, strict=True)
         ]
         return predictions[0] if single else predictions
 
@@ -90,7 +95,11 @@ class Predictor:
         return features.from_predictor(self).of_inputs(inputs)
 
     def predict_rows(
-        self, inputs: Sequence[Any], top_k: int | None = None, share: Share | None = None
+        self,
+        inputs: Sequence[Any],
+        top_k: int | None = None,
+        share: Share | None = None,
+        prompts: Sequence[str] | None = None,
     ) -> Iterator[Row]:
         """A row of JSON values for each file or image, in order; memory does not grow.
 
@@ -98,10 +107,15 @@ class Predictor:
             inputs: paths, encoded bytes or arrays uint8 [H, W, 3].
             top_k: as of `__call__`.
             share: of the inputs, those that are meant; by default all. It changes no row.
+            prompts: what the caption of each input begins with.
 
         Raises:
-            UsageError: at once, where the settings of decoding do not fit the model.
+            UsageError: at once, where the settings of decoding do not fit the model, or prompts
+                are not as many as the inputs.
         """
+        if prompts is not None and len(prompts) != len(inputs):
+            raise UsageError(f"{len(prompts)} prompts were given for {len(inputs)} images")
+        tokens = None if prompts is None else self.task.encode_prompts(prompts)
         config, predict = self.config, self._predict
         batch_size = self.batch_size(len(inputs))
         numbers = (share or Share()).batch_numbers(len(inputs), batch_size)
@@ -113,7 +127,8 @@ class Predictor:
             num_threads=config.data.num_threads,
             batch_numbers=numbers,
         )
-        return self._rows(predict, zip(numbers, batches, strict=True), batches.close, top_k)
+        numbered = zip(numbers, batches, strict=True)
+        return self._rows(predict, numbered, batches.close, top_k, tokens)
 
     def batch_size(self, num_images: int) -> int:
         """The size of the batches in which so many images are predicted."""
@@ -131,10 +146,13 @@ class Predictor:
         batches: Iterable[tuple[int, dict[str, Any]]],
         close: Callable[[], None],
         top_k: int | None,
+        prompts: np.ndarray | None,
     ) -> Iterator[Row]:
         key = jax.random.key(self.config.seed)
         for number, batch in batches:
             files, errors = batch.pop("file"), batch.pop("error")
+            if prompts is not None:  # padding takes the first one
+                batch["prompt"] = prompts[np.maximum(batch["index"], 0)]
             arrays = meshes.make_global_batch(batch, self.mesh)
             outputs = predict(self.variables, arrays, jax.random.fold_in(key, number))
             rows = self.task.rows(jax.device_get(outputs), top_k)

@@ -1,6 +1,7 @@
 """How a model takes its images: registered with it by name, and saved with its weights."""
 
 import dataclasses
+from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,3 +36,15 @@ class Preprocessing:
         if self.pad:
             return "pad"
         return "squash" if self.squash else "crop"
+
+    def data_fields(self) -> dict[str, Any]:
+        """The fields of `config.data` that prepare images this way in evaluation."""
+        is_whole = self.crop == 1 and self.fit != "crop"
+        return {
+            "image_size": self.image_size,
+            "eval_crop_pct": None if is_whole else self.crop,
+            "eval_fit": "pad" if self.pad else "crop" if is_whole else self.fit,
+            "eval_interpolation": self.interpolation,
+            "mean": self.mean,
+            "std": self.std,
+        }

@@ -35,6 +35,7 @@ from jaxtag.data import pipeline, transforms
 from jaxtag.data.labels import LabelNames
 from jaxtag.data.sources import Source
 from jaxtag.data.targets import Target
+from jaxtag.errors import UsageError
 
 SettingsT = TypeVar("SettingsT", bound=TaskConfig)
 
@@ -327,6 +328,15 @@ class Task(abc.ABC, Generic[SettingsT]):
     @abc.abstractmethod
     def make_predict(self) -> Predict:
         """A compiled function (variables, batch, key) -> arrays [B, …] that `rows` takes."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> np.ndarray:
+        """What `batch["prompt"]` holds for texts that predictions begin with, [N, P].
+
+        Raises:
+            UsageError: the task generates no text.
+        """
+        del prompts
+        raise UsageError(f"a model of the task {self.settings.TASK} takes no prompts")
 
     @abc.abstractmethod
     def rows(self, outputs: dict[str, np.ndarray], top_k: int | None = None) -> list[Row]:

@@ -9,7 +9,7 @@
 
 `import` writes a file with jaxtag's parameter names; it also holds the model's name and its
 preprocessing. With --workdir it makes a work directory, for jaxtag.annotate and jaxtag.evaluate:
-of a captioner (a VisionEncoderDecoderModel of a ViT and a GPT-2, with its tokenizer), or of a
+of a captioner of transformers (a ViT and a GPT-2, BLIP, GIT, with its tokenizer), or of a
 classifier that names its classes (transformers' id2label, timm's label_names, --labels). `export`
 writes such a file, or the model that a run of jaxtag.train has trained, with the parameter names of
 another library; a folder for transformers or timm also gets the labels and the preprocessing. A
@@ -38,6 +38,7 @@ from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage.paths import make_path
 from jaxtag.tasks.caption.config import CaptionConfig
 from jaxtag.weights import hf_config, safetensors_io
+from jaxtag.weights.hf_captioners import CaptionSettings
 from jaxtag.weights.loader import count_classes, load
 from jaxtag.weights.preprocessing import from_json, load_preprocessing, read_notes
 from jaxtag.weights.reference import resolve
@@ -163,7 +164,7 @@ def _load_trained() -> tuple["Predictor", dict[str, Any]]:
     trained = predictor.load(FLAGS.workdir, step=FLAGS.step)
     data, labels = trained.config.data, trained.task.label_names
     whole = data.crop_scale == (1.0, 1.0) or data.eval_crop_pct is None
-    details = {
+    details: dict[str, Any] = {
         "image_size": data.image_size,
         "labels": labels and labels.names
         if getattr(trained.task.model, "num_classes", 0)
@@ -179,7 +180,22 @@ def _load_trained() -> tuple["Predictor", dict[str, Any]]:
             pad=data.eval_fit == "pad",
         ),
     }
+    if isinstance(trained.config.task, CaptionConfig):
+        details["captions"] = _caption_settings(trained)
     return trained, details
+
+
+def _caption_settings(trained: "Predictor") -> CaptionSettings:
+    task = trained.config.task
+    assert isinstance(task, CaptionConfig)
+    decoding = task.decoding
+    return CaptionSettings(
+        trained.vocabulary,
+        task.max_length,
+        decoding.beam_size if decoding.method == "beam" else 1,
+        decoding.length_penalty,
+        decoding.early_stopping,
+    )
 
 
 def _load_file() -> tuple[nn.Module, Any, dict[str, Any]]:

@@ -34,7 +34,8 @@ from jaxtag.weights.tensors import Tensors
 _IGNORED = re.compile(
     r"num_batches_tracked$|(^|\.)pooler\.|position_ids$|(^|\.)mask_token$|"
     r"\.(attn|crossattention)\.(masked_)?bias$|^decoder\.lm_head\.weight$|"
-    r"^(input_resolution|context_length|vocab_size)$"
+    r"^(input_resolution|context_length|vocab_size)$|"
+    r"(^|\.)cls\.predictions\.decoder\.(weight|bias)$"
 )
 _MAX_PROBLEMS = 4  # that one error names
 

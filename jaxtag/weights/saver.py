@@ -11,11 +11,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxtag.errors import UsageError, UserError
+from jaxtag.models.decoder import Captioner
 from jaxtag.models.image_text import ImageText
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage import atomic_file
 from jaxtag.storage.paths import make_path
 from jaxtag.weights import (
+    hf_captioners,
     hf_config,
     mappings,
     open_clip_config,
@@ -23,6 +25,7 @@ from jaxtag.weights import (
     safetensors_io,
     timm_config,
 )
+from jaxtag.weights.hf_captioners import CaptionSettings
 from jaxtag.weights.param_mapping import Table
 from jaxtag.weights.preprocessing import to_transformers
 
@@ -37,6 +40,7 @@ def save(
     labels: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
     multi_label: bool = False,
+    captions: CaptionSettings | None = None,
 ) -> None:
     """Writes `variables` as safetensors with the names of `library`.
 
@@ -54,6 +58,7 @@ def save(
         labels: names of the classes, for the configuration of transformers or timm.
         preprocessing: of the images, for the same.
         multi_label: an image has any number of the labels.
+        captions: how a captioner writes, for transformers.
 
     Raises:
         UserError: the library has no such model, a variable holds NaN or infinite numbers, the
@@ -87,9 +92,12 @@ def save(
     configs: dict[str, dict[str, Any]] = {}
     if library == "transformers":
         try:
-            configs["config.json"] = hf_config.make_config(
-                model, channels, image_size, labels, multi_label
-            )
+            if captions is not None and isinstance(model, Captioner):
+                configs |= hf_captioners.make_files(model, captions)
+            else:
+                configs["config.json"] = hf_config.make_config(
+                    model, channels, image_size, labels, multi_label
+                )
         except ValueError as error:
             raise UsageError(f"transformers: {error}") from error
         if preprocessing is not None:

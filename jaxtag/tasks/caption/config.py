@@ -19,6 +19,7 @@ class DecodingConfig:
     temperature: float = runtime(1.0)
     top_k: int = runtime(0)  # 0: no limit
     top_p: float = runtime(1.0)
+    prompt: str = runtime("")  # what every caption begins with: "a photo of"
 
 
 @dataclasses.dataclass

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -91,6 +91,8 @@ class CaptionTask(Task[CaptionConfig]):
             mlp_dim=4 * settings.decoder_width,
             dropout=settings.dropout,
             attention_dropout=settings.dropout,
+            norm_eps=settings.decoder_norm_eps,
+            form=settings.decoder_form,
             dtype=common.compute_dtype(settings.dtype),
             scan=common.resolve_scan(settings.scan),
             remat=common.resolve_remat(settings),
@@ -166,11 +168,17 @@ class CaptionTask(Task[CaptionConfig]):
     def make_generate(self) -> Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]:
         """A compiled (variables, batch, key) -> {"tokens" int32 [B, L], "scores" float32 [B]}.
 
+        A batch may hold `prompt` int32 [B, P] (see `encode_prompts`), which comes before that of
+        config.task.decoding.
+
         Raises:
             UsageError: config.task.decoding makes no sense or does not fit the model.
         """
+        decoding_settings = dataclasses.asdict(self.settings.decoding)
+        prompt = decoding_settings.pop("prompt")
+        common_prompt = self.encode_prompts([prompt]) if prompt else None
         settings = {
-            **dataclasses.asdict(self.settings.decoding),
+            **decoding_settings,
             "max_length": self.settings.max_length,
             "bos_id": self.vocabulary.bos_id,
             "eos_id": self.vocabulary.eos_id,
@@ -184,9 +192,30 @@ class CaptionTask(Task[CaptionConfig]):
         @jax.jit
         def generate(variables: Any, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
             images = self.normalize(batch["image"])
-            return decoding.generate(self.captioner, variables, images, rng=key, **settings)
+            prompts = batch.get("prompt", common_prompt)
+            if prompts is not None:
+                prompts = jnp.broadcast_to(prompts, (len(images), prompts.shape[1]))
+            return decoding.generate(
+                self.captioner, variables, images, rng=key, prompts=prompts, **settings
+            )
 
         return generate
+
+    def encode_prompts(self, prompts: Sequence[str]) -> np.ndarray:
+        """The tokens of texts that captions begin with, int32 [N, P], filled with `PAD`.
+
+        Raises:
+            UsageError: one leaves no room for a caption.
+        """
+        tokens = self.vocabulary.encode_prompts(prompts)
+        longest = self.settings.max_length - 2
+        if tokens.shape[1] > longest:
+            row = int((tokens >= 0).sum(1).argmax())
+            raise UsageError(
+                f"the prompt {prompts[row]!r} has {tokens.shape[1]} tokens: at most {longest} "
+                f"leave room for a caption (config.task.max_length is {self.settings.max_length})"
+            )
+        return tokens
 
     def make_predict(self) -> Predict:
         return self.make_generate()

@@ -15,7 +15,7 @@ def transformers(model: ImageText) -> Table:
     text, image = model.text_encoder, cast(ViT, model.image_encoder)
     embeddings = "text_model.embeddings"
     tables: list[Table] = [
-        _transformers_image(image),
+        vision_tower(image, _IMAGE, "vision_model"),
         {
             f"params/{_TEXT}token_embed": ("", f"{embeddings}.token_embedding.weight"),
             f"params/{_TEXT}pos_embed": ("", f"{embeddings}.position_embedding.weight"),
@@ -119,21 +119,21 @@ _SIGLIP: dict[str, object] = {
 }
 
 
-def _transformers_image(model: ViT) -> Table:
-    source = "vision_model"
+def vision_tower(model: ViT, target: str, source: str) -> Table:
+    """Maps the vision model of CLIP or SigLIP in transformers, from one prefix to another."""
     embeddings = f"{source}.embeddings"
     tables: list[Table] = [
-        conv(f"{_IMAGE}patch_embed", f"{embeddings}.patch_embedding", bias=model.patch_bias),
-        {f"params/{_IMAGE}pos_embed": ("", f"{embeddings}.position_embedding.weight")},
-        layers(_transformers, model.depth, model.scan, _IMAGE, f"{source}.encoder.layers.{{}}"),
-        layer_norm(f"{_IMAGE}norm", f"{source}.post_layernorm"),
+        conv(f"{target}patch_embed", f"{embeddings}.patch_embedding", bias=model.patch_bias),
+        {f"params/{target}pos_embed": ("", f"{embeddings}.position_embedding.weight")},
+        layers(_transformers, model.depth, model.scan, target, f"{source}.encoder.layers.{{}}"),
+        layer_norm(f"{target}norm", f"{source}.post_layernorm"),
     ]
     if model.class_token:
-        tables.append({f"params/{_IMAGE}cls_token": ("row", f"{embeddings}.class_embedding")})
+        tables.append({f"params/{target}cls_token": ("row", f"{embeddings}.class_embedding")})
     if model.pre_norm:
-        tables.append(layer_norm(f"{_IMAGE}pre_norm", f"{source}.pre_layrnorm"))
+        tables.append(layer_norm(f"{target}pre_norm", f"{source}.pre_layrnorm"))
     if model.pool == "map":
-        pool, head = f"{_IMAGE}pool", f"{source}.head"
+        pool, head = f"{target}pool", f"{source}.head"
         tables += [
             {f"params/{pool}/probe": ("first", f"{head}.probe")},
             vit.fused_attention(pool, f"{head}.attention"),

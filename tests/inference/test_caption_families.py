@@ -1,0 +1,154 @@
+"""BLIP and GIT: the logits and the captions of transformers, with prompts too, and back."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from calling import call
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from stored import REFERENCES
+
+import jaxtag
+from jaxtag import weights
+from jaxtag.data.tokenizer import PAD
+from jaxtag.errors import UserError
+from jaxtag.inference import checkpoint
+from jaxtag.weights import hf_captioners
+
+FAMILIES = ("blip", "git")
+
+
+@cache
+def stored(name: str) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, list[str]]]:
+    """Tensors, the files of the captioner's folder, and the prompts of each kind."""
+    with safe_open(REFERENCES / f"captions_{name}.safetensors", "np") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        notes = file.metadata()
+    return tensors, json.loads(notes["files"]), json.loads(notes["prompts"])
+
+
+def unpack(name: str, folder: Path, **changes) -> Path:
+    """The captioner's folder; `changes` are of config.json."""
+    tensors, files, _ = stored(name)
+    folder.mkdir()
+    for file, text in files.items():
+        if file == "config.json":
+            text = json.dumps({**json.loads(text), **changes})
+        (folder / file).write_text(text)
+    named = {k.removeprefix("weights/"): t for k, t in tensors.items() if k.startswith("weights/")}
+    save_file(named, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    """(name, folder, predictor of captions of 14 tokens, as the references are)."""
+    folder = unpack(request.param, tmp_path_factory.mktemp("families") / request.param)
+    opened = checkpoint.open_checkpoint(folder, max_length=14)
+    return request.param, folder, opened
+
+
+def captions(opened, images: np.ndarray, beams: int, prompts: list[str]) -> np.ndarray:
+    task = opened.task
+    task.settings.decoding.method = "beam" if beams > 1 else "greedy"
+    task.settings.decoding.beam_size = beams
+    batch = {"image": images}
+    if any(prompts):
+        batch["prompt"] = task.encode_prompts(prompts)
+    return np.asarray(task.make_generate()(opened.variables, batch, jax.random.key(0))["tokens"])
+
+
+def test_logits_are_those_of_transformers(family) -> None:
+    name, _, opened = family
+    tensors = stored(name)[0]
+    images = opened.task.normalize(tensors["images"])
+    model = opened.task.captioner
+    model = model.clone(decoder=model.decoder.clone(max_length=14))
+    outputs = jax.jit(model.apply)(opened.variables, images, tensors["given"][:, None])
+    np.testing.assert_allclose(outputs["logits"][:, 0], tensors["logits"], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("kind", ["", "shared", "own"])
+def test_captions_are_those_of_transformers(family, kind: str, beams: int) -> None:
+    name, _, opened = family
+    tensors, _, prompts = stored(name)
+    got = captions(opened, tensors["images"], beams, prompts[kind])
+    expected = tensors[f"tokens/{kind}/{beams}"]
+    assert len(np.unique((expected != PAD).sum(1))) > 1  # some end, some are cut
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_prompt_begins_every_caption(family, tmp_path) -> None:
+    name, folder, opened = family
+    tensors = stored(name)[0]
+    task, images = opened.task, tensors["images"]
+    task.settings.decoding.method, task.settings.decoding.prompt = "sample", "two small dogs"
+    rows = task.rows(
+        jax.device_get(task.make_generate()(opened.variables, {"image": images}, jax.random.key(0)))
+    )
+    task.settings.decoding.prompt = ""
+    assert all(row["caption"].startswith("two small dogs") for row in rows)
+    with pytest.raises(UserError, match=r"'a a a.*has 13 tokens: at most 12"):
+        task.encode_prompts(["red", " ".join("a" * 13)])
+    predictor = jaxtag.load(folder)
+    prompts = ["a photo of", "the cat"]
+    predictions = predictor([image for image in images[:2]], prompts=prompts)
+    for prediction, prompt in zip(predictions, prompts, strict=True):
+        assert prediction.caption.startswith(prompt)
+    with pytest.raises(UserError, match="1 prompts were given for 2 images"):
+        predictor([image for image in images[:2]], prompts=["a"])
+    Image.fromarray(images[0]).save(tmp_path / "0.png")
+    done = call(
+        "annotate", f"--model={folder}", f"--output={tmp_path / 'o.jsonl'}", "--prompt=a photo of",
+        tmp_path / "0.png",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert json.loads((tmp_path / "o.jsonl").read_text())["caption"].startswith("a photo of")
+
+
+def test_an_exported_captioner_comes_back(family, tmp_path) -> None:
+    """The run of an imported one, its positions cut to the length of captions."""
+    _, folder, _ = family
+    run, again = tmp_path / "run", tmp_path / "again"
+    for arguments in (
+        ("import", f"--source={folder}", f"--workdir={run}", "--max_length=24"),
+        ("export", f"--workdir={run}", "--library=transformers", f"--output={again}"),
+    ):
+        done = call("weights", *arguments)
+        assert done.status == 0, done.err
+    expected = load_file(folder / "model.safetensors")
+    saved = load_file(again / "model.safetensors")
+    assert saved.keys() == expected.keys()
+    for key, tensor in expected.items():
+        np.testing.assert_array_equal(saved[key], tensor, err_msg=key)
+    configs = [json.loads((path / "config.json").read_text()) for path in (folder, again)]
+    first, second = (hf_captioners.parse_config(values, "config.json") for values in configs)
+    assert (first.encoder, first.decoder) == (second.encoder, second.decoder)
+    assert (first.bos_id, first.eos_id) == (second.bos_id, second.eos_id)
+    assert weights.load_preprocessing(again) == weights.load_preprocessing(folder)
+    opened = checkpoint.open_checkpoint(again)
+    original = checkpoint.open_checkpoint(folder, max_length=24)
+    assert opened.task.config == original.task.config
+    assert opened.task.vocabulary.encode(["red dogs"], 8).tolist() == (
+        original.task.vocabulary.encode(["red dogs"], 8).tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("git", {"num_image_with_embedding": 6}, "num_image_with_embedding = 6: only None"),
+        ("git", {"hidden_act": "relu"}, "hidden_act = 'relu': only 'gelu'"),
+        ("git", {"intermediate_size": 100}, "intermediate_size = 100: only 64"),
+        ("blip", {"vision_config": 3}, "vision_config must be an object"),
+    ],
+)
+def test_what_has_no_counterpart_is_named(tmp_path, name, changes, message) -> None:
+    with pytest.raises(UserError, match=message):
+        checkpoint.open_checkpoint(unpack(name, tmp_path / name, **changes))
