@@ -11,6 +11,7 @@ from jaxtag.models.decoder import Captioner, DecoderBlock
 
 METHODS = ("greedy", "beam", "sample")
 Cache = list[tuple[jax.Array, jax.Array]]  # keys and values [B, H, T * W, d] of each layer
+Memory = list[tuple[jax.Array, jax.Array]]  # keys and values [B, H, N, d] of the image, likewise
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,26 @@ class GenerationConfig:
                 raise ValueError(f"{message}; got {self}")
 
 
+def encode(model: Captioner, variables: dict[str, Any], images: jax.Array) -> Memory:
+    """What the decoder's layers attend to of images, normalized `[B, H, W, 3]`."""
+    block = DecoderBlock(**model.decoder.block_fields())
+    layers = model.decoder.layer_params(_cast_matrices(model, variables))
+    features: Any = model.apply(variables, images, method="encode")
+    memory: Memory = []
+    for layer in layers:
+        read: Any = partial(block.apply, {"params": layer}, method="read_memory")
+        features, keys_values = read(features)
+        memory.append(keys_values)
+    return memory
+
+
+def _cast_matrices(model: Captioner, variables: dict[str, Any]) -> dict[str, Any]:
+    """The decoder's parameters, its matrices in its dtype: cast once, not in each iteration."""
+    dtype = model.decoder.dtype
+    params = variables["params"]["decoder"]
+    return jax.tree.map(lambda p: p.astype(dtype) if p.ndim > 1 else p, params)
+
+
 class CachedDecoder:
     """A captioner's decoder as a function of one token per hypothesis and its cache.
 
@@ -74,7 +95,7 @@ class CachedDecoder:
     Args:
         model: the captioner.
         variables: its variables.
-        images: normalized, `[B, H, W, 3]`; encoded here.
+        memory: of the images, from `encode`.
         config: sets the number of hypotheses per image and the length of the cache.
 
     Attributes:
@@ -87,26 +108,17 @@ class CachedDecoder:
         self,
         model: Captioner,
         variables: dict[str, Any],
-        images: jax.Array,
+        memory: Memory,
         config: GenerationConfig,
     ) -> None:
         decoder = model.decoder.clone(parent=None)
-        # Matrices are cast once here, not in each iteration of the loop.
-        params = jax.tree.map(
-            lambda p: p.astype(decoder.dtype) if p.ndim > 1 else p, variables["params"]["decoder"]
-        )
-        self._decoder, self._params = decoder, params
-        self._layers = decoder.layer_params(params)
+        self._decoder, self._params = decoder, _cast_matrices(model, variables)
+        self._layers = decoder.layer_params(self._params)
         self._block = DecoderBlock(**decoder.block_fields())
-        memory: Any = model.apply(variables, images, method="encode")
+        self._memory = memory
         self._is_prefix = decoder.form == "prefix"
-        self._prefix_length = memory.shape[1] if self._is_prefix else 0
-        self._memory = []
-        for layer in self._layers:
-            read: Any = partial(self._block.apply, {"params": layer}, method="read_memory")
-            memory, keys_values = read(memory)
-            self._memory.append(keys_values)
-        self.batch = images.shape[0]
+        self._prefix_length = memory[0][0].shape[2] if self._is_prefix else 0
+        self.batch = memory[0][0].shape[0]
         self.width = config.beam_size if config.method == "beam" else 1
         self.length = config.max_length
 

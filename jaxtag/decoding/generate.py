@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxtag.decoding import beam_search
-from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig
+from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig, encode
 from jaxtag.decoding.prompt import Prompt
 from jaxtag.models.decoder import Captioner
 
@@ -85,7 +85,7 @@ def _generate(
     rng: jax.Array,
     prompts: jax.Array | None,
 ) -> dict[str, jax.Array]:
-    decoder = CachedDecoder(model, variables, images, config)
+    decoder = CachedDecoder(model, variables, encode(model, variables, images), config)
     prompt = None if prompts is None else Prompt.make(prompts, config)
     if config.method == "beam":
         return beam_search.search(decoder, config, prompt)

@@ -297,7 +297,7 @@ _MOBILENET: dict[str, _Setting] = {
 _VIT: dict[str, _Setting] = {
     "layer_norm_eps": (1e-12, "norm_eps", _same),
     "num_attention_heads": (12, "heads", _same),
-    "hidden_act": ("gelu", "activation", _same),
+    "hidden_act": ("gelu", "activation", hf_vit.activation),
 }
 _DINOV2: dict[str, _Setting] = {
     "layer_norm_eps": (1e-6, "norm_eps", _same),

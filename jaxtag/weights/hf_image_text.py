@@ -10,7 +10,7 @@ from jaxtag.models.vit import ViT
 from jaxtag.weights.mappings import image_text
 
 MODEL_TYPES = ("clip", "siglip")
-_ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
+ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 # transformers' defaults, which its files may leave out.
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "clip": {
@@ -159,21 +159,21 @@ def _section(values: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:
 
 def _shared(section: Mapping[str, Any]) -> dict[str, Any]:
     activation = section["hidden_act"]
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, not {activation!r}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"hidden_act must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
     return {
         "width": section["hidden_size"],
         "depth": section["num_hidden_layers"],
         "heads": section["num_attention_heads"],
         "mlp_dim": section["intermediate_size"],
-        "activation": _ACTIVATIONS[activation],
+        "activation": ACTIVATIONS[activation],
         "norm_eps": section["layer_norm_eps"],
     }
 
 
 def _their_shared(encoder: ViT | TextEncoder) -> dict[str, Any]:
     """The inverse of `_shared`."""
-    activations = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
+    activations = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
     return {
         "hidden_size": encoder.width,
         "num_hidden_layers": encoder.depth,

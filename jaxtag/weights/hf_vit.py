@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtag.models.vit import ViT
+from jaxtag.weights.hf_image_text import ACTIVATIONS
 from jaxtag.weights.mappings.vit import transformers_kind
 
 MODEL_TYPES = ("vit", "deit", "dinov2", "dinov2_with_registers")
@@ -29,7 +30,7 @@ def make_config(model: ViT, _: int | None) -> dict[str, Any]:
         "hidden_size": model.width,
         "num_hidden_layers": model.depth,
         "num_attention_heads": model.heads,
-        "hidden_act": "gelu",
+        "hidden_act": activation(model.activation),
         "image_size": size if isinstance(size, int) else list(size),
         "patch_size": model.patch_size,
         "layer_norm_eps": model.norm_eps,
@@ -51,11 +52,19 @@ def make_config(model: ViT, _: int | None) -> dict[str, Any]:
     return config | ({"num_register_tokens": model.registers} if model.registers else {})
 
 
+def activation(name: str) -> str:
+    """transformers' `hidden_act` for an activation here; SwiGLU has a setting of its own."""
+    return {ours: theirs for theirs, ours in ACTIVATIONS.items()}.get(name, "gelu")
+
+
 def parse_config(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The model's name here and its fields. Raises ValueError for what has no counterpart."""
     kind = values["model_type"]
     if not values.get("qkv_bias", True):
         raise ValueError("qkv_bias must be true")
+    hidden_act = values.get("hidden_act", "gelu")
+    if hidden_act not in ACTIVATIONS:
+        raise ValueError(f"hidden_act must be one of {', '.join(ACTIVATIONS)}, not {hidden_act!r}")
     size = values.get("image_size", 224)
     width = values.get("hidden_size", 768)
     fields = {
@@ -64,6 +73,7 @@ def parse_config(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         "width": width,
         "depth": values.get("num_hidden_layers", 12),
         "heads": values.get("num_attention_heads", 12),
+        "activation": ACTIVATIONS[hidden_act],
     }
     if not kind.startswith("dinov2"):
         fields |= {"mlp_dim": values.get("intermediate_size", 3072), "distilled": kind == "deit"}
@@ -73,7 +83,7 @@ def parse_config(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return "vit_base_patch14_dinov2", fields | {
         "mlp_dim": _gated_width(width, ratio) if is_gated else int(width * ratio),
         "norm_eps": values.get("layer_norm_eps", 1e-6),
-        "activation": "swiglu" if is_gated else "gelu",
+        "activation": "swiglu" if is_gated else fields["activation"],
         "layer_scale": values.get("layerscale_value", 1.0),
         "registers": values.get("num_register_tokens", 4) if kind.endswith("registers") else 0,
         "pool": "cls_gap",

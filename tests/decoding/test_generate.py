@@ -116,6 +116,27 @@ def test_greedy_follows_the_training_forward_pass() -> None:
     np.testing.assert_allclose(output["scores"], (chosen * written).sum(-1), atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["greedy", "beam"])
+def test_a_prompt_of_ones_own_words_changes_nothing(method: str) -> None:
+    """The first words of each caption, some of one word, some of none."""
+    images, variables = stored()[0]["images"], {"params": drawn_params(2)}
+    settings = {"method": method, "max_length": LENGTH, "beam_size": 2}
+    alone = generate(model(), variables, images, **settings)
+    prompts = np.asarray(alone["tokens"][:, 1:4]).copy()
+    prompts[0] = prompts[1, 1:] = -1
+    prompts[(prompts == EOS).any(1)] = -1  # these end sooner
+    assert (prompts >= 0).all(1).any()
+    again = generate(model(), variables, images, prompts=prompts, **settings)
+    np.testing.assert_array_equal(again["tokens"][0], alone["tokens"][0])
+    for row, prompt in zip(np.asarray(again["tokens"]), prompts, strict=True):
+        given = prompt[prompt >= 0]
+        np.testing.assert_array_equal(row[1 : 1 + len(given)], given)
+    if method == "greedy":
+        np.testing.assert_array_equal(again["tokens"], alone["tokens"])
+    with pytest.raises(ValueError, match="leave no room"):
+        generate(model(), variables, images, prompts=np.zeros((6, LENGTH - 1), int), **settings)
+
+
 @pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
 def test_a_mesh_gives_the_same_tokens(method: str) -> None:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))

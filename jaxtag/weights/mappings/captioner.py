@@ -186,4 +186,3 @@ def _embeddings(tokens: str, positions: str) -> Table:
         "params/decoder/token_embed": ("", f"{tokens}.weight"),
         "params/decoder/pos_embed": ("", f"{positions}.weight"),
     }
-
