@@ -53,7 +53,7 @@ def plain(scan: bool):
 def test_every_parameter_has_a_finite_gradient(scan: bool, dtype) -> None:
     captioner = model(scan=scan, dtype=dtype)
     params = start(captioner)
-    outputs = captioner.apply({"params": params}, IMAGES, TOKENS)
+    outputs = jax.eval_shape(captioner.apply, {"params": params}, IMAGES, TOKENS)
     assert outputs["logits"].shape == (2, 3, 6, 11)
     assert outputs["logits"].dtype == jnp.float32
     assert outputs["features"].shape == (2, 5, 8)
