@@ -37,8 +37,13 @@ def parse_config(values: Mapping[str, Any], where: str) -> CaptionerConfig:
         UserError: names `where`, and what has no counterpart.
     """
     try:
-        return _PARSERS[values["model_type"]](values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        described = _PARSERS[values["model_type"]](values)
+        for name in ("vocab_size", "max_length", "width", "depth", "heads"):
+            size = described.decoder[name]
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"the decoder's {name} is {size!r}")
+        return described
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{where} cannot be used: {reason}") from error
 

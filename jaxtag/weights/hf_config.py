@@ -81,7 +81,7 @@ def parse_config(values: Mapping[str, Any], where: str) -> tuple[str, dict[str, 
         )
     try:
         return parse(values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{where} cannot be used: {reason}") from error
 

@@ -43,8 +43,10 @@ def make_config(model: ViT, _: int | None) -> dict[str, Any]:
         raise ValueError(
             f"its gated feed-forward has {_gated_width(model.width, _MLP_RATIO)} units"
         )
+    if not is_gated and model.mlp_dim % model.width:
+        raise ValueError("its DINOv2 has an mlp_dim that is a multiple of the width")
     config |= {
-        "mlp_ratio": _MLP_RATIO if is_gated else model.mlp_dim / model.width,
+        "mlp_ratio": _MLP_RATIO if is_gated else model.mlp_dim // model.width,
         "layerscale_value": model.layer_scale,
         "use_swiglu_ffn": is_gated,
         "drop_path_rate": model.drop_path,

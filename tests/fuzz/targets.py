@@ -190,7 +190,13 @@ def check_index(case: Path, rng: random.Random) -> None:
 
 def check_weights(case: Path, rng: random.Random) -> None:
     """A file of weights, with what lies beside it."""
-    from jaxtag.weights import hf_config, preprocessing, safetensors_io, timm_config
+    from jaxtag.weights import (
+        hf_captioners,
+        hf_config,
+        preprocessing,
+        safetensors_io,
+        timm_config,
+    )
     from jaxtag.weights.tensors import Tensors
 
     tensors = Tensors(case)
@@ -202,6 +208,8 @@ def check_weights(case: Path, rng: random.Random) -> None:
     values = safetensors_io.read_json(case / "config.json")
     if "architecture" in values:
         timm_config.parse_config(values, "config.json")
+    elif values.get("model_type") in hf_captioners.MODEL_TYPES:
+        hf_captioners.parse_config(values, "config.json")
     elif values:
         hf_config.parse_config(values, "config.json")
 

@@ -9,13 +9,13 @@ import pytest
 from calling import call
 from PIL import Image
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from stored import REFERENCES
 
 from jaxtag.config import schema as configuration
 from jaxtag.errors import UserError
 from jaxtag.inference import predictor
-from jaxtag.inference.checkpoint import import_checkpoint
+from jaxtag.inference.checkpoint import import_checkpoint, open_checkpoint
 
 FILE = REFERENCES / "weights_captioner.safetensors"
 
@@ -85,6 +85,21 @@ def test_annotate_uses_it_at_once(stored, workdir, tmp_path) -> None:
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     cleaned = [" ".join(text.replace("\ufffd", "").split()) for text in texts["3"]]
     assert [line["caption"] for line in lines] == cleaned
+
+
+def test_it_goes_back_to_transformers(stored, workdir, tmp_path) -> None:
+    """Its positions are cut to the length of captions."""
+    done = call("weights", "export", f"--workdir={workdir}", f"--hub_folder={tmp_path}")
+    assert done.status == 0, done.err
+    saved = load_file(tmp_path / "model.safetensors")
+    for name, tensor in stored[0].items():
+        if name.startswith("weights/") and "pooler" not in name:
+            ours = saved.pop(name.removeprefix("weights/"))
+            np.testing.assert_array_equal(ours, tensor[: len(ours)], err_msg=name)
+    assert not saved
+    opened = open_checkpoint(tmp_path)
+    assert opened.task.config == configuration.load(workdir)
+    assert "caption" in (tmp_path / "README.md").read_text()
 
 
 def test_evaluate_uses_it_at_once(workdir, tiny_data) -> None:

@@ -14,11 +14,12 @@ IMAGES = np.random.RandomState(0).standard_normal((2, 16, 16, 3)).astype(np.floa
 TOKENS = np.random.RandomState(1).randint(0, 11, (2, 3, 6)).astype(np.int32)
 
 
-def model(noisy: bool = False, dtype=jnp.float32, **both) -> Captioner:
+def model(noisy: bool = False, dtype=jnp.float32, form="pre_norm", **both) -> Captioner:
     rate = 0.5 if noisy else 0.0
     sizes = {"depth": 2, "heads": 2, "mlp_dim": 16, "dropout": rate, "dtype": dtype, **both}
     encoder = ViT(patch_size=8, width=12, image_size=16, drop_path=rate, **sizes)
-    return Captioner(encoder, Decoder(11, 6, width=8, attention_dropout=rate, **sizes))
+    decoder = Decoder(11, 6, width=8, attention_dropout=rate, form=form, **sizes)
+    return Captioner(encoder, decoder)
 
 
 def loss_and_gradients(model, params):
@@ -48,15 +49,24 @@ def plain(scan: bool):
 
 
 @pytest.mark.parametrize(
-    ("scan", "dtype"), [(False, jnp.float32), (True, jnp.float32), (True, jnp.bfloat16)]
+    ("scan", "dtype", "form"),
+    [
+        (False, jnp.float32, "pre_norm"),
+        (True, jnp.float32, "pre_norm"),
+        (True, jnp.bfloat16, "pre_norm"),
+        (False, jnp.float32, "prefix"),
+        pytest.param(False, jnp.float32, "post_norm", marks=pytest.mark.slow),
+        pytest.param(True, jnp.bfloat16, "prefix", marks=pytest.mark.slow),
+    ],
 )
-def test_every_parameter_has_a_finite_gradient(scan: bool, dtype) -> None:
-    captioner = model(scan=scan, dtype=dtype)
+def test_every_parameter_has_a_finite_gradient(scan: bool, dtype, form: str) -> None:
+    depth = 2 if form == "pre_norm" or scan else 1
+    captioner = model(scan=scan, dtype=dtype, form=form, depth=depth)
     params = start(captioner)
     outputs = jax.eval_shape(captioner.apply, {"params": params}, IMAGES, TOKENS)
     assert outputs["logits"].shape == (2, 3, 6, 11)
     assert outputs["logits"].dtype == jnp.float32
-    assert outputs["features"].shape == (2, 5, 8)
+    assert outputs["features"].shape == (2, 5, 12 if form == "post_norm" else 8)
     assert outputs["features"].dtype == dtype
     _, gradients = loss_and_gradients(captioner, params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
@@ -86,19 +96,19 @@ def test_scan_equals_unrolled() -> None:
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_captions_of_an_image_do_not_mix() -> None:
-    params = start(model())
-    together = logits_of(model(), params, TOKENS)
+@pytest.mark.parametrize(
+    "form", ["pre_norm", pytest.param("post_norm", marks=pytest.mark.slow), "prefix"]
+)
+def test_captions_of_an_image_do_not_mix(form: str) -> None:
+    captioner = model(form=form, depth=2 if form == "pre_norm" else 1)
+    params = start(captioner)
+    together = logits_of(captioner, params, TOKENS)
     for k in range(3):
-        alone = logits_of(model(), params, TOKENS[:, k : k + 1])
+        alone = logits_of(captioner, params, TOKENS[:, k : k + 1])
         np.testing.assert_allclose(together[:, k : k + 1], alone, atol=1e-5)
-
-
-def test_no_position_sees_what_follows() -> None:
-    params = start(model())
     changed = TOKENS.copy()
     changed[..., 4] = (changed[..., 4] + 1) % 11
-    a, b = (logits_of(model(), params, t) for t in (TOKENS, changed))
+    a, b = (logits_of(captioner, params, t) for t in (TOKENS, changed))
     np.testing.assert_allclose(a[:, :, :4], b[:, :, :4], atol=1e-6)
     assert np.abs(a[:, :, 4:] - b[:, :, 4:]).max() > 1e-3
 
@@ -133,6 +143,11 @@ def test_drop_path_drops_whole_examples() -> None:
     assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
     assert (y == y[:, :1, :1]).all()
     assert (y == 0).mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="form must be one of pre_norm, post_norm, prefix"):
+        model(form="encoder").init(jax.random.key(0), IMAGES, TOKENS)
 
 
 def test_too_many_tokens() -> None:

@@ -17,6 +17,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 FILES = sorted(path.stem.removeprefix("families_") for path in REFERENCES.glob("families_*"))
 CLASSES = 5
+# Of the others the outputs are slow proofs: their layers and tokens are in these.
+COMPILED = ("timm_convnext", "timm_dinov2_giant", "timm_tagger_fc_norm", "transformers_convnextv2")
+COMPILED += ("transformers_deit", "transformers_dinov2_registers")
 
 
 def unpack(name: str, folder: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -38,10 +41,11 @@ def create(name: str, config: dict) -> tuple[str, object]:
     return registered, models.create_model(registered, num_classes=classes, **fields)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_outputs_are_the_librarys_and_the_file_comes_back(tmp_path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in COMPILED else pytest.mark.slow) for n in FILES]
+)
+def test_outputs_are_the_librarys(tmp_path, name: str) -> None:
     tensors, config = unpack(name, tmp_path)
-    library = name.partition("_")[0]
     _, model = create(name, config)
     variables = weights.load(tmp_path, model)
     output = "logits" if model.num_classes else "features"
@@ -50,6 +54,14 @@ def test_outputs_are_the_librarys_and_the_file_comes_back(tmp_path, name: str) -
         if key in tensors:
             values = apply(variables, tensors[key])
             np.testing.assert_allclose(values, tensors[f"{key}/outputs"], atol=1e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_come_back(tmp_path, name: str) -> None:
+    _, config = unpack(name, tmp_path)
+    library = name.partition("_")[0]
+    _, model = create(name, config)
+    variables = weights.load(tmp_path, model)
     again = tmp_path / "again"
     weights.save(again, model, variables, library)
     saved = load_file(again / "model.safetensors")
