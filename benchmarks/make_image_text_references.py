@@ -1,7 +1,7 @@
 """Makes tests/references/image_text*: CLIP and SigLIP of other libraries, with what they compute.
 
-Needs torch, torchvision, timm, transformers, open_clip_torch, tokenizers, safetensors, numpy
-(nothing of jaxtag):
+Needs torch, torchvision, timm, transformers, open_clip_torch, tokenizers, sentencepiece,
+safetensors, numpy (nothing of jaxtag):
 
     python benchmarks/make_image_text_references.py tests/references
 
@@ -10,6 +10,7 @@ and open_clip_torch 3.3.0 on a CPU.
 """
 
 import argparse
+import base64
 import json
 import tempfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import sentencepiece
 import timm
 import tokenizers
 import torch
@@ -33,7 +35,14 @@ CORPUS = [
     "the red bus in 2024 near an old café",
     "Ein Hund läuft am Strand.",
 ]
-TEXTS = [*CORPUS, "A  PHOTO\tof 3 cats!!", "naïve 東京 \U0001f436", "", "we're they'll I'd"]
+TEXTS = [
+    *CORPUS,
+    "A  PHOTO\tof 3 cats!!",
+    "ﬁne (really) dogs",
+    "naïve 東京 \U0001f436",
+    "",
+    "we're they'll I'd",
+]
 
 
 def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -160,6 +169,7 @@ def compute(model: torch.nn.Module, max_length: int) -> dict[str, np.ndarray]:
 
 def make_models(folder: Path) -> None:
     configs: dict[str, Any] = {}
+    torch.manual_seed(0)
     clip, siglip = transformers_clip(), transformers_siglip()
     for seed, (name, model) in enumerate({
         "transformers_clip": clip,
@@ -242,7 +252,23 @@ def make_tokenizers(folder: Path) -> None:
     files["bert"] = {"vocab.txt": "\n".join(words) + "\n"}
     bert = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)})
     ids["bert"] = bert(TEXTS)["input_ids"]
+    files["siglip"], ids["siglip"] = make_siglip_tokenizer()
     write_json(folder / "image_text_tokenizers.json", {"texts": TEXTS, "files": files, "ids": ids})
+
+
+def make_siglip_tokenizer() -> tuple[dict[str, str], list[list[int]]]:
+    """A small SentencePiece model (base64) that normalizes one ligature, and the ids by it."""
+    with tempfile.TemporaryDirectory() as target:
+        rules = Path(target) / "rules.tsv"
+        rules.write_text("FB01\t66 69\n")  # a ligature becomes f, i
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([text.lower() for text in CORPUS] * 9),
+            model_prefix=f"{target}/spiece", vocab_size=70, hard_vocab_limit=False,
+            pad_id=0, eos_id=1, unk_id=2, bos_id=-1, normalization_rule_tsv=str(rules),
+        )  # fmt: skip
+        tokenizer = transformers.SiglipTokenizer(f"{target}/spiece.model")
+        model = (Path(target) / "spiece.model").read_bytes()
+    return {"spiece.model": base64.b64encode(model).decode()}, tokenizer(TEXTS)["input_ids"]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -20,7 +20,7 @@ from jaxtag.weights.reference import HubReference
 _COMPANIONS = (
     *("config.json", "preprocessor_config.json", "generation_config.json", "selected_tags.csv"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.index.json"),
-    *("vocab.json", "merges.txt", "vocab.txt", "open_clip_config.json"),
+    *("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "open_clip_config.json"),
 )
 
 

@@ -163,7 +163,7 @@ def to_tensors(variables: Mapping[str, Any], table: Table) -> dict[str, np.ndarr
     tensors: dict[str, np.ndarray] = {}
     for path, entry in table.items():
         parts = _split(np.asarray(flat[path]), entry)
-        tensors |= {name: np.ascontiguousarray(part) for name, part in parts}
+        tensors |= {name: np.asarray(part, order="C") for name, part in parts}
     return tensors
 
 

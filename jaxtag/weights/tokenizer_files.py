@@ -1,14 +1,14 @@
 """Tokenizers of published models, from the files beside their weights."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from jaxtag.errors import UserError
-from jaxtag.weights import safetensors_io
+from jaxtag.weights import safetensors_io, sentencepiece_file
 
 # Radford et al. 2021, arXiv:2103.00020: words, single digits, runs of anything else.
 _CLIP_WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
@@ -19,8 +19,8 @@ def read_backend(folder: Path) -> tokenizers.Tokenizer:
     """The tokenizer of a folder, without the special tokens that a model wants around a text.
 
     It is read from `tokenizer.json`; else made from `vocab.json` and `merges.txt` (CLIP's BPE where
-    tokens end in `</w>`, GPT-2's otherwise) or from `vocab.txt` (BERT's WordPiece, in the case that
-    tokenizer_config.json names).
+    tokens end in `</w>`, GPT-2's otherwise), from `vocab.txt` (BERT's WordPiece, in the case that
+    tokenizer_config.json names), or from `spiece.model` (SigLIP's).
 
     Raises:
         UserError: there is none of these, or they are damaged.
@@ -34,21 +34,19 @@ def read_backend(folder: Path) -> tokenizers.Tokenizer:
             except Exception as error:  # the library raises nothing narrower
                 files = " and ".join(str(folder / name) for name in names)
                 raise UserError(f"{files}: the tokenizer is damaged: {error}") from error
-    if pieces := sorted(folder.glob("*.model")):
-        raise UserError(
-            f"{folder} has its tokenizer only as {pieces[0].name} of SentencePiece, which is not "
-            "read here: put beside it the tokenizer.json of the same model, from where it is from"
-        )
     raise UserError(
         f"{folder} has no tokenizer: neither tokenizer.json, nor vocab.json and merges.txt, nor "
-        "vocab.txt"
+        "vocab.txt, nor spiece.model"
     )
 
 
-def special_token_id(folder: Path, backend: tokenizers.Tokenizer, name: str) -> int | None:
+def special_token_id(
+    folder: Path, backend: tokenizers.Tokenizer, name: str, usual: Sequence[str] = ()
+) -> int | None:
     """The id of the special token `name` ("bos_token", "eos_token", "pad_token" …).
 
-    By tokenizer_config.json or special_tokens_map.json; None where they do not name it.
+    By tokenizer_config.json or special_tokens_map.json. Where they do not name it, that of the
+    first of the `usual` tokens which the vocabulary has; None where it has none.
 
     Raises:
         UserError: they name a token that the vocabulary lacks.
@@ -61,7 +59,8 @@ def special_token_id(folder: Path, backend: tokenizers.Tokenizer, name: str) -> 
             if token_id is None:
                 raise UserError(f"{file}: {name} is {text!r}, which the vocabulary lacks")
             return token_id
-    return None
+    ids = (backend.token_to_id(token) for token in usual)
+    return next((token_id for token_id in ids if token_id is not None), None)
 
 
 def _read_json(folder: Path) -> tokenizers.Tokenizer:
@@ -121,4 +120,5 @@ _READERS: dict[tuple[str, ...], Callable[[Path], tokenizers.Tokenizer]] = {
     ("tokenizer.json",): _read_json,
     ("vocab.json", "merges.txt"): _read_bpe,
     ("vocab.txt",): _read_word_piece,
+    ("spiece.model",): lambda folder: sentencepiece_file.read_siglip(folder / "spiece.model"),
 }

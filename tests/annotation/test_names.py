@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxtag.annotation.names import read_names, rename, unknown
+from jaxtag.annotation.names import read_names, read_synonyms, rename, unknown
 from jaxtag.errors import UserError
 
 
@@ -55,3 +55,12 @@ def test_a_wrong_table_is_told(tmp_path, content, message):
         read_names(tmp_path / "names.csv")
     with pytest.raises(UserError, match="cannot be read"):
         read_names(tmp_path / "absent.csv")
+
+
+def test_a_tag_has_synonyms_of_several_languages(tmp_path):
+    path = tmp_path / "words.csv"
+    path.write_text("tag,synonym\ndog,Hund\nsea,Meer\ndog,chien\n", encoding="utf-8")
+    assert read_synonyms(path) == {"dog": ("Hund", "chien"), "sea": ("Meer",)}
+    path.write_text("tag,name\ndog,Hund\n")
+    with pytest.raises(UserError, match=r"--synonyms=.*: its first line must be tag,synonym"):
+        read_synonyms(path)

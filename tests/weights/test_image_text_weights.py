@@ -65,7 +65,7 @@ def test_outputs_and_files_are_those_of_the_library(name: str, tmp_path: Path, c
     written = load_file(target)
     assert written.keys() == stored["tensors"].keys()
     for tensor, array in stored["tensors"].items():
-        np.testing.assert_array_equal(written[tensor], array, err_msg=tensor)
+        np.testing.assert_array_equal(written[tensor], array, err_msg=tensor, strict=True)
     if library == "transformers":
         config = json.loads((target.parent / "config.json").read_text())
         assert read_model(target.parent) == model

@@ -1,5 +1,6 @@
 """Tokenizers from the files of published models: the ids of transformers' own."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -16,14 +17,16 @@ STORED = json.loads((REFERENCES / "image_text_tokenizers.json").read_text(encodi
 
 def unpack(kind: str, folder: Path) -> Path:
     for name, text in STORED["files"][kind].items():
-        (folder / name).write_text(text, encoding="utf-8")
+        is_binary = name.endswith(".model")
+        (folder / name).write_bytes(base64.b64decode(text) if is_binary else text.encode())
     return folder
 
 
-@pytest.mark.parametrize("kind", ["clip", "bert"])
+@pytest.mark.parametrize("kind", ["clip", "bert", "siglip"])
 def test_ids_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     backend = read_backend(unpack(kind, tmp_path))
     bos, *_, eos = STORED["ids"][kind][0]
+    bos = None if kind == "siglip" else bos
     tokenizer = Tokenizer.from_pretrained(backend, bos, eos)
     rows = tokenizer.encode(STORED["texts"], 100)
     assert [[i for i in row if i != PAD] for row in rows.tolist()] == STORED["ids"][kind]
@@ -64,8 +67,11 @@ def test_special_tokens_by_name(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither tokenizer\.json, nor vocab\.json"):
         read_backend(tmp_path)
-    (tmp_path / "spiece.model").write_bytes(b"\x0a")
-    with pytest.raises(UserError, match=r"only as spiece\.model of SentencePiece, which is not"):
+    (tmp_path / "spiece.model").write_bytes(b"\x0a\x7f")
+    with pytest.raises(UserError, match=r"spiece\.model: the tokenizer cannot be used: it ends at"):
+        read_backend(tmp_path)
+    (tmp_path / "spiece.model").write_bytes(b"\x12\x02\x18\x02")  # model_type: BPE
+    with pytest.raises(UserError, match=r"its model is no unigram model"):
         read_backend(tmp_path)
     tokenizers.Tokenizer(tokenizers.models.BPE()).save(str(tmp_path / "tokenizer.json"))
     assert read_backend(tmp_path).get_vocab_size() == 0
