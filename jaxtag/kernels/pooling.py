@@ -24,6 +24,18 @@ def max_pool(
     return _max_pool(x, window, stride, _pads(x.shape[1:3], window, stride, padding, ceil))
 
 
+def global_max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B C"]:
+    """The largest value of each image and channel.
+
+    The gradient goes to the first of equal values, as in torch. That of `x.max` divides by the
+    number of values that equal the maximum, of which there are none where XLA computes `x` once
+    more for it and rounds otherwise: NaN.
+    """
+    pixels = x.reshape(x.shape[0], -1, x.shape[-1])
+    first = jnp.argmax(lax.stop_gradient(pixels), 1, keepdims=True)
+    return jnp.take_along_axis(pixels, first, 1)[:, 0]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x: Array, window: int, stride: int, pads: Padding) -> Array:
     # On CPU XLA's own form takes up to five times as long as the maximum over the taps of the

@@ -17,7 +17,7 @@ from jaxtag.array_types import Images
 from jaxtag.kernels import layers
 from jaxtag.kernels.batch_norm import BatchNorm
 from jaxtag.kernels.conv import Conv
-from jaxtag.kernels.pooling import max_pool
+from jaxtag.kernels.pooling import global_max_pool, max_pool
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.models.registry import register_model
 
@@ -150,7 +150,7 @@ class Airbench94(nn.Module):
         group = layers.remat_block(Group, self.remat)
         for index, width in enumerate(self.widths, start=1):
             x = group(width, norm, self.dtype, name=f"group{index}")(x, train)
-        outputs = {"features": x, "pooled": x.max((1, 2))}
+        outputs = {"features": x, "pooled": global_max_pool(x)}
         if self.num_classes:
             head = nn.Dense(self.num_classes, use_bias=False, kernel_init=_uniform, name="head")
             outputs["logits"] = head(outputs["pooled"].astype(jnp.float32)) * _LOGIT_SCALE

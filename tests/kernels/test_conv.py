@@ -196,6 +196,16 @@ def test_max_pool_of_large_windows(stride) -> None:
     assert x_gradient.sum() == y.size
 
 
+def test_global_max_pool_gives_the_gradient_to_the_first_of_equal_values() -> None:
+    x = np.random.RandomState(0).randint(0, 3, (2, 3, 4, 5)).astype(np.float32)
+    y, back = jax.jit(lambda x: jax.vjp(pooling.global_max_pool, x))(x)
+    np.testing.assert_array_equal(y, x.max((1, 2)))
+    expected = np.zeros((2, 12, 5), np.float32)
+    np.put_along_axis(expected, x.reshape(2, 12, 5).argmax(1)[:, None], 1.0, 1)
+    (gradient,) = back(jnp.ones((2, 5)))
+    np.testing.assert_array_equal(gradient, expected.reshape(x.shape))
+
+
 def test_ceil_mode_sizes_are_torchs() -> None:
     """torch.nn.MaxPool2d(3, 2, ceil_mode=True): 112 -> 56, 55 -> 27, 54 -> 27."""
     for size, expected in ((112, 56), (55, 27), (54, 27)):
