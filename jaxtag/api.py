@@ -12,7 +12,7 @@ from jaxtag.config.schema import Config
 from jaxtag.data.sources import Source
 from jaxtag.distributed import watchdog
 from jaxtag.errors import UserError
-from jaxtag.inference import predictor
+from jaxtag.inference import predictor, zero_shot
 from jaxtag.inference.checkpoint import CheckpointOptions
 from jaxtag.inference.predictor import Predictor
 from jaxtag.inference.writers import prediction_file
@@ -110,6 +110,7 @@ def evaluate(
     config: Config | None = None,
     step: str | int = "newest",
     predictions: str | os.PathLike[str] | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Metrics of a model on a split.
 
@@ -121,6 +122,9 @@ def evaluate(
         step: "newest", "best" or a number.
         predictions: file to write, .jsonl, .npz or .parquet: the truth and all scores of each
             image.
+        prompts: of a model of images and texts: it is evaluated as a classifier or tagger of the
+            names that the data set has, each of them put into these texts in the place of {} (see
+            `jaxtag.inference.zero_shot`).
 
     Returns:
         `split`, `step` and the metrics; of a tagger also `per_tag`, of a classifier `per_class`
@@ -140,6 +144,8 @@ def evaluate(
         settings.dataset, settings.data_dir = config.data.dataset, config.data.data_dir
     split = split or settings.evaluation_split
     source = run_data.open_source(settings, split, data)
+    if prompts is not None:
+        model, is_run = zero_shot.for_source(model, source, prompts), False
     task, source = run_data.match_to_run(model.task, source)
     task.all_scores = predictions is not None
     evaluation = Evaluator(task, model.mesh)(model.variables, source, split)

@@ -2,6 +2,7 @@
 
     python -m jaxtag.evaluate --workdir=runs/shapes --split=test
     python -m jaxtag.evaluate --model=hf:owner/name --dataset=my_classes
+    python -m jaxtag.evaluate --workdir=runs/coco_match --dataset=corel5k --zero_shot
     python -m jaxtag.evaluate --results=captions.json --references=captions_val2014.json
 
 --model is any REF (see jaxtag.annotate); --workdir says the same. The last line on stdout is one
@@ -51,6 +52,14 @@ def define_flags() -> None:
         None,
         "File to write too, .jsonl, .npz or .parquet: the truth and all scores of each image.",
     )
+    flags.DEFINE_bool(
+        "zero_shot",
+        False,
+        "Evaluate a model of images and texts as a classifier or tagger of the data set's names.",
+    )
+    flags.DEFINE_multi_string(
+        "prompt", None, "Text with {} for a name, may be given several times; by default several."
+    )
     flags.DEFINE_string("references", None, "Reference captions, COCO's captions JSON.")
 
 
@@ -74,7 +83,7 @@ def main(_: list[str]) -> None:
                 if not isinstance(value, dict) and name != "advice"
             }
             print(json.dumps(shown))  # first: should the file not be writable
-            if schema.is_workdir(reference):
+            if schema.is_workdir(reference) and not FLAGS.zero_shot:
                 write_text(make_path(reference) / "evaluation.json", _to_json(metrics) + "\n")
 
 
@@ -88,13 +97,21 @@ def _evaluate(reference: str) -> dict[str, Any]:
     # Imported here: scoring files needs neither data sets nor a compiler.
     from jaxtag import api
     from jaxtag.distributed import compilation_cache
+    from jaxtag.inference import zero_shot
     from jaxtag.tasks import evaluator
 
+    if FLAGS.prompt and not FLAGS.zero_shot:
+        raise UsageError("--prompt is of --zero_shot: give both")
     config = _config(reference)
     if config.compilation_cache:
         compilation_cache.use_compilation_cache()
     metrics = api.evaluate(
-        reference, FLAGS.split, config=config, step=FLAGS.step, predictions=FLAGS.predictions
+        reference,
+        FLAGS.split,
+        config=config,
+        step=FLAGS.step,
+        predictions=FLAGS.predictions,
+        prompts=(FLAGS.prompt or zero_shot.PROMPTS) if FLAGS.zero_shot else None,
     )
     if jax.process_index() == 0:
         numbers = {n: v for n, v in metrics.items() if isinstance(v, float)}

@@ -46,6 +46,7 @@ _PARTS: dict[str, dict[str, Any]] = {
         "caption": "jaxtag.tasks.caption.task:CaptionTask",
         "classify": "jaxtag.tasks.classify.task:ClassifyTask",
         "embed": "jaxtag.tasks.embed.task:EmbedTask",
+        "match": "jaxtag.tasks.match.task:MatchTask",
         "tag": "jaxtag.tasks.tag.task:TagTask",
     },
     "metric_writer": {

@@ -20,6 +20,8 @@ def shrink(config: Config) -> Config:
     small_task = {
         "caption": {"max_length": 8, "vocab_size": VOCABULARY},
         "embed": {"samples_per_class": 2},
+        "match": {"max_length": 8, "vocab_size": VOCABULARY, "text_width": 32, "text_depth": 2}
+        | {"text_heads": 2},
     }
     return replace(
         config,

@@ -25,8 +25,8 @@ class TextEncoder(nn.Module):
     Attributes:
         max_length: number of positions; shorter texts take the first ones.
         causal: position t attends to positions 0 to t only.
-        pool: "eos" (the first position that holds `eos_id`; the last position where none does) or
-            "last" (the last position).
+        pool: "eos" (the first position that holds `eos_id`; the last position where none does),
+            "last" (the last position), or "mean" (over all positions but padding).
         eos_id: of the end-of-text token; `pool="eos"` needs it.
         activation: of the feed-forward: "quick_gelu" (OpenAI's CLIP), "gelu", "gelu_tanh" (SigLIP).
         dtype: of the computation; parameters are float32. As `scan` and `remat`, see `ViT`.
@@ -63,9 +63,10 @@ class TextEncoder(nn.Module):
             )
         if self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
-        if self.pool not in ("eos", "last") or (self.pool == "eos" and self.eos_id is None):
+        poolings = ("eos", "last", "mean")
+        if self.pool not in poolings or (self.pool == "eos" and self.eos_id is None):
             raise ValueError(
-                f'pool must be "eos" (with an eos_id) or "last"; got pool={self.pool!r}, '
+                f'pool must be "eos" (with an eos_id), "last" or "mean"; got pool={self.pool!r}, '
                 f"eos_id={self.eos_id}"
             )
 
@@ -104,6 +105,10 @@ class TextEncoder(nn.Module):
     def _pool(self, x: Float[Array, "B T D"], tokens: AnyArray) -> Float[Array, "B D"]:
         if self.pool == "last":
             return x[:, -1]
+        if self.pool == "mean":
+            weights = (jnp.asarray(tokens) >= 0).astype(jnp.float32)[..., None]
+            total = (x.astype(jnp.float32) * weights).sum(1)
+            return total / jnp.maximum(weights.sum(1), 1.0)
         is_end = jnp.equal(tokens, jnp.asarray(self.eos_id))
         position = jnp.where(is_end.any(1), is_end.argmax(1), tokens.shape[1] - 1)
         return jnp.take_along_axis(x, position[:, None, None], axis=1)[:, 0]

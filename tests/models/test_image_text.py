@@ -42,6 +42,16 @@ def test_eos_is_pooled_and_nothing_after_it_counts() -> None:
     assert np.abs(difference).max() > 1e-3
 
 
+def test_the_mean_is_over_the_tokens_of_a_text() -> None:
+    encoder = TextEncoder(**{**TEXT, "depth": 0}, pool="mean")
+    tokens = np.array([[1, 5, 7, -1], [1, 5, -1, -1], [-1, -1, -1, -1]])
+    outputs = jax.jit(encoder.apply)(random_variables(encoder, tokens), tokens)
+    features = outputs["features"]
+    np.testing.assert_allclose(outputs["pooled"][0], features[0, :3].mean(0), atol=1e-6)
+    np.testing.assert_allclose(outputs["pooled"][1], features[1, :2].mean(0), atol=1e-6)
+    np.testing.assert_array_equal(outputs["pooled"][2], 0)
+
+
 def test_bidirectional_text_is_pooled_at_its_last_position() -> None:
     encoder = TextEncoder(**TEXT, causal=False, pool="last", activation="gelu_tanh", scan=True)
     tokens = np.array([[5, 6, 1, 1], [7, 8, 9, 1]])
@@ -87,7 +97,7 @@ def test_logits_start_at_the_scale_and_bias_of_the_paper() -> None:
     ("fields", "complaint"),
     [
         ({}, "pool must be"),
-        ({"eos_id": 29, "pool": "mean"}, "pool must be"),
+        ({"eos_id": 29, "pool": "max"}, "pool must be"),
         ({"eos_id": 29, "max_length": 5}, "6 tokens are more than"),
         ({"eos_id": 29, "heads": 3}, "multiple of heads"),
         ({"eos_id": 29, "activation": "relu"}, "activation must be one of gelu, gelu_tanh"),

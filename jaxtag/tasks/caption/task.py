@@ -25,7 +25,7 @@ from jaxtag.decoding.cached_decoder import GenerationConfig
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError
 from jaxtag.metrics.captioning import unspaced
-from jaxtag.tasks import common
+from jaxtag.tasks import common, texts
 from jaxtag.tasks.base import (
     Batch,
     Evaluation,
@@ -38,8 +38,6 @@ from jaxtag.tasks.base import (
 )
 from jaxtag.tasks.caption.config import CaptionConfig
 from jaxtag.tasks.caption.evaluation import CaptionEvaluation, caption_scores
-
-_VOCABULARY_MULTIPLE = 64  # the embedding is padded, so that it splits over devices and fills tiles
 
 
 class CaptionTask(Task[CaptionConfig]):
@@ -60,16 +58,7 @@ class CaptionTask(Task[CaptionConfig]):
         if warning := unspaced.describe(captions):
             logging.warning("%s", warning)
         text = cls.section(config)
-        tokenizer = Tokenizer.train(captions, text.vocab_size, text.lowercase)
-        tokenizer.encode(captions, text.max_length)
-        if tokenizer.truncated:
-            logging.warning(
-                "%d of %d captions are longer than config.task.max_length = %d tokens and are cut",
-                tokenizer.truncated,
-                len(captions),
-                text.max_length,
-            )
-        return tokenizer
+        return texts.train_tokenizer(captions, text.vocab_size, text.max_length, text.lowercase)
 
     @classmethod
     def load_vocabulary(cls, path: Path) -> Tokenizer:
@@ -81,9 +70,8 @@ class CaptionTask(Task[CaptionConfig]):
 
     def make_model(self) -> nn.Module:
         settings, text = self.config.model, self.settings
-        padded = -(-len(self.vocabulary) // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
         decoder = models.Decoder(
-            vocab_size=settings.decoder_vocab_size or padded,
+            vocab_size=settings.decoder_vocab_size or texts.padded_size(self.vocabulary),
             max_length=text.max_length,
             width=settings.decoder_width,
             depth=settings.decoder_depth,
