@@ -15,6 +15,7 @@ COMMANDS = (
     "index",
     "few_shot",
     "weights",
+    "export",
     "find_lr",
     "compare",
     "compile",

@@ -175,6 +175,13 @@ class Tokenizer:
         """The vocabulary in the format of the `tokenizers` library."""
         return self._backend.to_str(pretty=True)
 
+    def token_bytes(self) -> list[bytes]:
+        """The bytes that each id adds to a text, in order; special ids add none."""
+        is_wordpiece = isinstance(self._backend.decoder, decoders.WordPiece)
+        as_bytes = _wordpiece_bytes if is_wordpiece else _byte_level_bytes
+        ids = range(self.vocab_size)
+        return [b"" if i in self._special else as_bytes(self.token(i)) for i in ids]
+
     def save(self, path: str | Path) -> None:
         """Writes `to_json`."""
         write_text(path, self.to_json())
@@ -205,6 +212,26 @@ class Tokenizer:
                 "it was not written by jaxtag"
             )
         return cls(backend)
+
+
+def _byte_alphabet() -> dict[str, bytes]:
+    """The character by which GPT-2's alphabet writes a byte -> the byte."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    characters = {chr(byte): byte for byte in visible}
+    characters |= {chr(256 + n): byte for n, byte in enumerate(hidden)}
+    return {character: bytes([byte]) for character, byte in characters.items()}
+
+
+_BYTES = _byte_alphabet()
+
+
+def _byte_level_bytes(token: str) -> bytes:
+    return b"".join(_BYTES.get(character, character.encode()) for character in token)
+
+
+def _wordpiece_bytes(token: str) -> bytes:
+    return (token[2:] if token.startswith("##") else f" {token}").encode()
 
 
 def _utf8(text: str) -> str:

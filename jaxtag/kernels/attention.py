@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from jaxtag.kernels.implementations import platform_dependent
 from jaxtag.kernels.layers import ATTENDED, chunked_map, num_chunks_for_budget
 
 # Bytes of attention scores that a TPU core holds in its vector memory (VMEM: 128 MiB on v5e and
@@ -40,7 +41,7 @@ def attention(
         return head_major_attention(q, k, v, mask, dropout).transpose(0, 2, 1, 3)
 
     if mask is None and dropout is None and _cudnn_applies(query, key):
-        attended = jax.lax.platform_dependent(query, key, value, cuda=_cudnn, default=plain)
+        attended = platform_dependent(query, key, value, cuda=_cudnn, default=plain)
         return checkpoint_name(attended, ATTENDED)
     return plain(query, key, value)
 
@@ -90,7 +91,7 @@ def head_major_attention(
     # main memory and back six times a layer.
     chunks = _num_chunks(query, key)
     if chunks > 1 and dropout is None and (mask is None or mask.ndim < 4 or mask.shape[0] == 1):
-        attended = jax.lax.platform_dependent(
+        attended = platform_dependent(
             query, key, value, tpu=partial(chunked_map, attend, chunks), default=attend
         )
     else:

@@ -18,7 +18,12 @@ from jaxtyping import Array, Float
 
 from jaxtag.array_types import AnyArray
 from jaxtag.distributed import mesh
-from jaxtag.kernels.implementations import Implementation, ImplementationTable, always
+from jaxtag.kernels.implementations import (
+    Implementation,
+    ImplementationTable,
+    always,
+    platform_dependent,
+)
 from jaxtag.kernels.onednn import batch_norm
 
 MOMENTS = "batch_moments"
@@ -98,7 +103,7 @@ class BatchNorm(nn.Module):
         if len(functions) == 1:
             return functions["default"](parts, scale, bias)
         scale = jnp.broadcast_to(scale, bias.shape)
-        return jax.lax.platform_dependent(parts, scale, bias, **functions)
+        return platform_dependent(parts, scale, bias, **functions)
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,7 @@ def _variance(values: Array, mean: Array, axes: tuple[int, ...]) -> Array:
         center = jax.lax.stop_gradient(jnp.expand_dims(mean, axes))
         return jnp.square(values - center).mean(axes)
 
-    return jax.lax.platform_dependent(values, mean, cpu=from_deviations, default=from_squares)
+    return platform_dependent(values, mean, cpu=from_deviations, default=from_squares)
 
 
 def _no_moments() -> Array | None:

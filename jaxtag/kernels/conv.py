@@ -12,7 +12,7 @@ function of the same kernel, which fills their matrix units better.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,12 @@ from jaxtag.array_types import Images
 from jaxtag.distributed import mesh
 from jaxtag.kernels import conv_cpu
 from jaxtag.kernels.conv_cpu import Padding, native, pad
-from jaxtag.kernels.implementations import Implementation, ImplementationTable, always
+from jaxtag.kernels.implementations import (
+    Implementation,
+    ImplementationTable,
+    always,
+    platform_dependent,
+)
 from jaxtag.kernels.layers import cpu_barrier
 from jaxtag.kernels.onednn import convolution
 from jaxtag.kernels.onednn.convolution import Kind
@@ -113,15 +118,15 @@ class ConvSpec:
 
     Attributes:
         dtype: of all operands.
-        x: shape of the images `[B, H, W, C]`.
+        x: shape of the images `[B, H, W, C]`; B may be symbolic.
         kernel: `[kh, kw, C / groups, O]`.
         output: `[B, H', W', O]`.
     """
 
     dtype: str
-    x: tuple[int, ...]
+    x: tuple[Any, ...]
     kernel: tuple[int, ...]
-    output: tuple[int, ...]
+    output: tuple[Any, ...]
     stride: int
     padding: Padding
     groups: int
@@ -144,7 +149,7 @@ def convolve(
     plain = partial(native, stride=stride, padding=padding, groups=groups)
     output = jax.eval_shape(plain, x, kernel).shape
     spec = ConvSpec(str(x.dtype), x.shape, kernel.shape, output, stride, padding, groups)
-    return lax.platform_dependent(x, kernel, **OUTPUT.functions(spec))
+    return platform_dependent(x, kernel, **OUTPUT.functions(spec))
 
 
 def _convolve_forward(
@@ -162,7 +167,7 @@ def _convolve_backward(
 ) -> tuple[Array, Array]:
     x, kernel = residuals
     spec = ConvSpec(str(x.dtype), x.shape, kernel.shape, gradient.shape, stride, padding, groups)
-    return lax.platform_dependent(x, kernel, cpu_barrier(gradient), **GRADIENTS.functions(spec))
+    return platform_dependent(x, kernel, cpu_barrier(gradient), **GRADIENTS.functions(spec))
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)

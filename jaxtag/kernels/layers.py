@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt16
 
 from jaxtag.array_types import AnyArray
 from jaxtag.distributed import mesh
+from jaxtag.kernels.implementations import platform_dependent
 
 xavier = nn.initializers.xavier_uniform()
 
@@ -77,7 +78,7 @@ def _project(x: Array, kernel: Array) -> Array:
     if x.ndim == 2:
         return over_rows(x, kernel)
     direct = partial(jnp.tensordot, axes=1)
-    return jax.lax.platform_dependent(x, kernel, tpu=direct, default=over_rows)
+    return platform_dependent(x, kernel, tpu=direct, default=over_rows)
 
 
 class LayerNorm(nn.Module):
@@ -119,7 +120,7 @@ def _layer_norm_backward(
     x, mean, inverse, scale = residuals
     # Else XLA would compute them from x once more in each kernel, and for the scale's gradient, a
     # sum over rows, write x's size in float32.
-    mean, inverse = jax.lax.platform_dependent(
+    mean, inverse = platform_dependent(
         (mean, inverse), cuda=jax.lax.optimization_barrier, default=lambda moments: moments
     )
     normalized = (x - mean) * inverse
@@ -153,7 +154,7 @@ def _barrier_grad_backward(_: None, gradient: Array) -> tuple[Array]:
 
 def cpu_barrier(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Identity that on CPU is computed once, not again in each product that reads it."""
-    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+    return platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
 barrier_grad.defvjp(lambda x: (x, None), _barrier_grad_backward)
@@ -175,7 +176,7 @@ def add_broadcast(
 
 def _add_broadcast_backward(shared: AnyArray, gradient: Array) -> tuple[Array, Array]:
     plain = partial(jnp.sum, axis=0, dtype=jnp.float32)
-    total = jax.lax.platform_dependent(gradient, cuda=_sum_by_product, default=plain)
+    total = platform_dependent(gradient, cuda=_sum_by_product, default=plain)
     return gradient, total.astype(shared.dtype)
 
 
@@ -234,14 +235,16 @@ class DropPath(nn.Module):
         return x * jnp.where(draws < keep, 1.0 / keep, 0.0).astype(x.dtype)
 
 
-def num_chunks_for_budget(batch: int, num_bytes: int, budget: int) -> int:
+def num_chunks_for_budget(batch: Any, num_bytes: int, budget: int) -> int:
     """The least number of equal chunks of a batch of which each device's share fits the budget.
 
     Args:
-        batch: examples over all devices.
+        batch: examples over all devices; of a symbolic number there is one chunk.
         num_bytes: of one example.
         budget: bytes that a chunk may take on a device.
     """
+    if not isinstance(batch, int):
+        return 1
     shards = mesh.num_batch_shards()
     own = batch // shards if batch % shards == 0 else 1
     least = min(own * num_bytes / budget, own)

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxtag.kernels.conv_cpu import Padding, kernel_views
+from jaxtag.kernels.implementations import platform_dependent
 
 
 def max_pool(
@@ -45,7 +46,7 @@ def _max_pool(x: Array, window: int, stride: int, pads: Padding) -> Array:
         return reduce(jnp.maximum, _views(x, window, stride, pads))
 
     native = partial(_native, window=window, stride=stride, pads=pads)
-    return lax.platform_dependent(x, cpu=over_taps, cuda=over_taps, default=native)
+    return platform_dependent(x, cpu=over_taps, cuda=over_taps, default=native)
 
 
 def _views(x: Array, window: int, stride: int, pads: Padding) -> tuple[Array, ...]:
@@ -71,7 +72,7 @@ def _forward(
     def without(_: Array, y: Array) -> tuple[Array, Array]:
         return y, jnp.zeros(y.shape, dtype)
 
-    y, argmax = lax.platform_dependent(x, y, cpu=with_indices, cuda=with_indices, default=without)
+    y, argmax = platform_dependent(x, y, cpu=with_indices, cuda=with_indices, default=without)
     return y, (x, argmax)
 
 
@@ -95,9 +96,7 @@ def _backward(
         return jax.vjp(form, x)[1](gradients)[0]
 
     x, argmax = residuals
-    return (
-        lax.platform_dependent(x, argmax, gradient, cpu=by_index, cuda=by_index, default=native),
-    )
+    return (platform_dependent(x, argmax, gradient, cpu=by_index, cuda=by_index, default=native),)
 
 
 _max_pool.defvjp(_forward, _backward)

@@ -182,7 +182,7 @@ class CaptionTask(Task[CaptionConfig]):
             images = self.normalize(batch["image"])
             prompts = batch.get("prompt", common_prompt)
             if prompts is not None:
-                prompts = jnp.broadcast_to(prompts, (len(images), prompts.shape[1]))
+                prompts = jnp.broadcast_to(prompts, (images.shape[0], prompts.shape[1]))
             return decoding.generate(
                 self.captioner, variables, images, rng=key, prompts=prompts, **settings
             )

@@ -1,0 +1,160 @@
+"""What a model computes, as functions of named arrays: what the exported files hold."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig, encode
+from jaxtag.errors import UsageError
+from jaxtag.inference.predictor import Predictor
+from jaxtag.kernels.implementations import default_forms
+from jaxtag.tasks.base import Task
+from jaxtag.tasks.caption.task import CaptionTask
+from jaxtag.tasks.embed.task import EmbedTask
+
+Arrays = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A function, and the shapes that it takes.
+
+    Attributes:
+        name: of its file, without the suffix.
+        function: called with the inputs as keywords; the outputs by name.
+        inputs: name -> shape, whose batch is symbolic, and dtype.
+    """
+
+    name: str
+    function: Callable[..., Arrays]
+    inputs: dict[str, jax.ShapeDtypeStruct]
+
+    def example_inputs(self, batch: int, seed: int = 0) -> Arrays:
+        """Random inputs of a batch, to compare two forms of the program with."""
+        keys = iter(jax.random.split(jax.random.key(seed), len(self.inputs)))
+        return {name: _random(next(keys), spec, batch) for name, spec in self.inputs.items()}
+
+
+def in_float32(model: Predictor) -> Predictor:
+    """The model, computing in float32, whatever the devices here prefer."""
+    task = copy.copy(model.task)
+    settings = dataclasses.replace(task.config.model, dtype="float32")
+    task.config = dataclasses.replace(task.config, model=settings)
+    task.model = task.make_model()
+    variables = jax.tree.map(jnp.asarray, jax.device_get(model.variables))
+    return dataclasses.replace(model, task=task, variables=variables)
+
+
+def predict_program(model: Predictor) -> Program:
+    """Images to what the task predicts: all in one, a captioner's search too."""
+    predict, key = model.task.make_predict(), jax.random.key(model.config.seed)
+
+    def function(images: jax.Array) -> Arrays:
+        return predict(model.variables, {"image": images}, key)
+
+    return Program("model", function, {"images": _images(model.task)})
+
+
+def onnx_programs(model: Predictor) -> list[Program]:
+    """The same; of a captioner the encoder and a step of the decoder, for a loop around them."""
+    task = model.task
+    if isinstance(task, CaptionTask):
+        return [_caption_encoder(model, task), _caption_decoder(model, task)]
+    return [predict_program(model)]
+
+
+def _caption_encoder(model: Predictor, task: CaptionTask) -> Program:
+    def function(images: jax.Array) -> Arrays:
+        memory, cache = _start(model, task, images)
+        return {**_named("memory", memory), **_named("cache", cache)}
+
+    return Program("encoder", function, {"images": _images(task)})
+
+
+def _caption_decoder(model: Predictor, task: CaptionTask) -> Program:
+    """One token at `position` (bos at 0) to the logits of the next, and the cache with it.
+
+    The encoder gives memory and cache to start with. Images are the batch's rows.
+    """
+    images, length = _images(task), task.settings.max_length
+    with default_forms():
+        memory, cache = jax.eval_shape(partial(_start, model, task), images)
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (memory, cache)]
+
+    def function(token: jax.Array, position: jax.Array, **arrays: jax.Array) -> Arrays:
+        parts = [
+            jax.tree.unflatten(tree, [arrays[f"{name}_{i}"] for i in range(tree.num_leaves)])
+            for name, tree in zip(("memory", "cache"), structures, strict=True)
+        ]
+        decoder = _decoder(model, task, parts[0])
+        # Of the one hypothesis all positions so far are its past.
+        past = jnp.where(jnp.arange(length) < position, 0, -1)
+        indices = jnp.broadcast_to(past, (token.shape[0], 1, length))
+        logits, new, _ = decoder(token[:, None], position, parts[1], indices)
+        return {"logits": logits[:, 0], **_named("new_cache", new)}
+
+    inputs = {
+        "token": jax.ShapeDtypeStruct((images.shape[0],), jnp.int32),
+        "position": jax.ShapeDtypeStruct((), jnp.int32),
+        **_named("memory", memory),
+        **_named("cache", cache),
+    }
+    return Program("decoder", function, inputs)
+
+
+def _start(model: Predictor, task: CaptionTask, images: jax.Array) -> tuple[Any, Any]:
+    """What the decoder reads of images uint8, and its cache before the first token."""
+    memory = encode(task.captioner, model.variables, task.normalize(images))
+    return memory, _decoder(model, task, memory).init_cache()[0]
+
+
+def _decoder(model: Predictor, task: CaptionTask, memory: Any) -> CachedDecoder:
+    config = GenerationConfig("greedy", task.settings.max_length)
+    return CachedDecoder(task.captioner, model.variables, memory, config)
+
+
+def embedding_program(model: Predictor) -> Program:
+    """Images as Immich prepares them, float32 [B, 3, S, S], normalized, to unit vectors.
+
+    Raises:
+        UsageError: the model has no embeddings.
+    """
+    task = model.task
+    if not isinstance(task, EmbedTask):
+        raise UsageError(
+            f"--format=immich is for embedders and text-image models: {model.reference} is a model "
+            f"of the task {task.config.task.TASK}"
+        )
+
+    def function(image: jax.Array) -> Arrays:
+        images = image.transpose(0, 2, 3, 1)
+        outputs: Any = task.model.apply(model.variables, images)
+        return {"embedding": outputs["embedding"]}
+
+    batch, height, width, channels = _images(task).shape
+    spec = jax.ShapeDtypeStruct((batch, channels, height, width), jnp.float32)
+    return Program("model", function, {"image": spec})
+
+
+def _images(task: Task) -> jax.ShapeDtypeStruct:
+    size = task.image_transform(train=False).size
+    (batch,) = jax.export.symbolic_shape("batch")
+    return jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
+
+
+def _named(name: str, tree: Any) -> dict[str, Any]:
+    return {f"{name}_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def _random(key: jax.Array, spec: jax.ShapeDtypeStruct, batch: int) -> jax.Array:
+    shape = tuple(size if isinstance(size, int) else batch for size in spec.shape)
+    if spec.dtype == jnp.uint8:
+        return jax.random.randint(key, shape, 0, 256).astype(jnp.uint8)
+    if jnp.issubdtype(spec.dtype, jnp.integer):
+        return jnp.ones(shape, spec.dtype)
+    return jax.random.normal(key, shape, spec.dtype)

@@ -1,0 +1,66 @@
+"""README.md beside an exported model: what the files are, and what they lack."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtag.inference.predictor import Predictor
+from jaxtag.tasks.caption.task import CaptionTask
+
+_PACKAGES = {"onnx": "numpy onnxruntime pillow", "stablehlo": "flatbuffers jax numpy pillow"}
+
+
+def to_markdown(model: Predictor, about: dict[str, Any], notes: Sequence[str]) -> str:
+    """The text of README.md.
+
+    Args:
+        about: what jaxtag.json holds.
+        notes: limits of this export beside those of every one.
+    """
+    lines = [
+        f"# {about['architecture']} ({about['task']}), exported by jaxtag {about['jaxtag']}",
+        "",
+        f"From {about['source']}, step {about['step']}. Use without jaxtag:",
+        "",
+        "```console",
+        f"pip install {_PACKAGES[about['format']]}",
+        "python example.py photo.jpg",
+        "```",
+        "",
+        "| file | what |",
+        "|---|---|",
+        *[f"| `{name}` | {_inputs(inputs)} |" for name, inputs in about["files"].items()],
+        "| `jaxtag.json` | inputs, preprocessing, labels and thresholds |",
+        "| `preprocessing.json` | from an image file to the model's input |",
+        "",
+        "## Limits",
+        "",
+        *[f"- {limit}" for limit in [*_limits(model, about), *notes]],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _inputs(inputs: dict[str, Any]) -> str:
+    named = [
+        f"`{name}` {spec['dtype']} [{', '.join(map(str, spec['shape']))}]"
+        for name, spec in inputs.items()
+        if not name.startswith(("memory", "cache"))
+    ]
+    return "takes " + ", ".join(named)
+
+
+def _limits(model: Predictor, about: dict[str, Any]) -> list[str]:
+    size = about["preprocessing"]["image_size"]
+    limits = [
+        f"A batch has any number of images, all of them {size}x{size} pixels: pixels are "
+        "normalized inside.",
+        "`example.py` resizes with Pillow, which smooths where jaxtag interpolates: scores differ "
+        "slightly from those of `jaxtag annotate`.",
+    ]
+    if isinstance(model.task, CaptionTask) and about["format"] == "onnx":
+        method = model.task.settings.decoding.method
+        if method != "greedy":
+            limits.append(
+                f"The model was set to captions by {method}; `example.py` takes the likeliest "
+                "token each time (greedy)."
+            )
+    return limits

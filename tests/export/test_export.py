@@ -1,0 +1,228 @@
+"""The command: folders that programs without jaxtag use."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from calling import call
+from exported_models import captioner, classifier, embedder, tagger
+from PIL import Image
+
+from jaxtag.export import examples
+from jaxtag.inference import predictor
+from jaxtag.inference.predictor import Predictor
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+# Python that finds no jaxtag, wherever it lies.
+_WITHOUT_JAXTAG = """
+import runpy, sys
+sys.modules["jaxtag"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> list[Path]:
+    """Images whose resizing changes nothing, so that Pillow's is jaxtag's."""
+    folder = tmp_path_factory.mktemp("photos")
+    colors = [(200, 40, 40), (30, 90, 220), (250, 250, 10)]
+    for number, color in enumerate(colors):
+        Image.new("RGB", (48, 48), color).save(folder / f"{number}.png")
+    return sorted(folder.iterdir())
+
+
+def export(model: Predictor, form: str, output: Path, *arguments: str):
+    """The command, with a model that is loaded already."""
+    with mock.patch.object(predictor, "load", lambda *_, **__: model):
+        return call(
+            "export", "--model=runs/x", f"--format={form}", f"--output={output}", *arguments
+        )
+
+
+def exported(model: Predictor, form: str, output: Path, *arguments: str) -> dict:
+    """What jaxtag.json holds of a model that was exported."""
+    done = export(model, form, output, *arguments)
+    assert done.status == 0, done.err
+    assert not list(output.parent.glob("*.partial"))
+    return json.loads((output / "jaxtag.json").read_text("utf-8"))
+
+
+def run_example(folder: Path, photos: list[Path]) -> list[str]:
+    """The lines of example.py, less the files' names."""
+    command = [sys.executable, "-c", _WITHOUT_JAXTAG, folder / "example.py", *photos]
+    environment = {"PATH": "", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(photos)
+    return [line.removeprefix(f"{photo} ") for line, photo in zip(lines, photos, strict=True)]
+
+
+def tags(prediction) -> str:
+    """A prediction's tags as example.py prints them."""
+    return str({tag.tag: tag.score for tag in prediction.tags})
+
+
+def assert_same_scores(line: str, expected: str) -> None:
+    """Equal names in the same order, and scores to a digit of the last."""
+    mine, others = (dict(eval(text, {"__builtins__": {}})) for text in (line, expected))
+    assert list(mine) == list(others)
+    np.testing.assert_allclose(list(mine.values()), list(others.values()), atol=1.5e-4)
+
+
+class TestOnnx:
+    @pytest.fixture(autouse=True)
+    def packages(self):
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+
+    def test_a_classifier(self, tmp_path: Path, photos: list[Path]) -> None:
+        model = classifier()
+        about = exported(model, "onnx", tmp_path / "x")
+        assert about["labels"] == ["cat", "dog", "sea", "ship"] and "thresholds" not in about
+        assert about["files"]["model.onnx"]["images"] == {
+            "shape": ["batch", 16, 16, 3],
+            "dtype": "uint8",
+        }
+        assert about["preprocessing"] == json.loads((tmp_path / "x/preprocessing.json").read_text())
+        assert about["preprocessing"]["crop"] == 0.875
+        for line, prediction in zip(
+            run_example(tmp_path / "x", photos), model([str(p) for p in photos]), strict=True
+        ):
+            assert_same_scores(line, tags(prediction))
+
+    def test_a_tagger_gives_the_tags_that_reach_their_thresholds(
+        self, tmp_path: Path, photos: list[Path]
+    ) -> None:
+        model = tagger()
+        about = exported(model, "onnx", tmp_path / "x")
+        assert about["thresholds"] == [0.4, 0.5, 0.6, 0.999]
+        for line, prediction in zip(
+            run_example(tmp_path / "x", photos), model([str(p) for p in photos]), strict=True
+        ):
+            assert_same_scores(line, tags(prediction))
+
+    def test_a_captioner_gives_the_same_tokens(self, tmp_path: Path, photos: list[Path]) -> None:
+        model = captioner()
+        about = exported(model, "onnx", tmp_path / "x")
+        assert set(about["files"]) == {"encoder.onnx", "decoder.onnx"}
+        captions = [prediction.caption for prediction in model([str(p) for p in photos])]
+        assert run_example(tmp_path / "x", photos) == captions
+        assert len(set(captions)) > 1
+
+    def test_int8(self, tmp_path: Path, photos: list[Path]) -> None:
+        exported(classifier(), "onnx", tmp_path / "x", "--quantize=int8")
+        assert "8-bit" in (tmp_path / "x/README.md").read_text("utf-8")
+        assert len(run_example(tmp_path / "x", photos)) == 3
+        assert [p.name for p in (tmp_path / "x").glob("*.onnx")] == ["model.onnx"]
+
+    def test_the_layout_of_immich(self, tmp_path: Path) -> None:
+        import onnxruntime
+
+        model = embedder()
+        done = export(model, "immich", tmp_path / "x")
+        assert done.status == 0, done.err
+        settings = json.loads((tmp_path / "x/visual/preprocess_cfg.json").read_text())
+        assert settings["size"] == [16, 16] and settings["resize_mode"] == "squash"
+        assert json.loads((tmp_path / "x/config.json").read_text())["embed_dim"] == 6
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+        mean, std = (np.float32(settings[name]) for name in ("mean", "std"))
+        images = ((np.float32(pixels) / 255 - mean) / std).transpose(0, 3, 1, 2)
+        session = onnxruntime.InferenceSession(tmp_path / "x/visual/model.onnx")
+        vectors = session.run(None, {"image": images})[0]
+        np.testing.assert_allclose(vectors, model.features(pixels), atol=1e-4)
+
+    def test_immich_takes_no_classifier(self, tmp_path: Path) -> None:
+        done = export(classifier(), "immich", tmp_path / "x")
+        assert done.status == 2 and "is for embedders" in done.err
+        assert not (tmp_path / "x").exists()
+
+    def test_a_file_that_computes_something_else_is_not_written(self, tmp_path: Path) -> None:
+        from jaxtag.export import verify
+
+        with mock.patch.object(
+            verify, "onnx_outputs", lambda *_: {"probabilities": np.ones((2, 4))}
+        ):
+            done = export(classifier(), "onnx", tmp_path / "x")
+        assert done.status == 1 and "computes something else than jaxtag" in done.err
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestStableHlo:
+    @pytest.fixture(autouse=True)
+    def packages(self):
+        pytest.importorskip("flatbuffers")
+
+    def test_one_file_for_several_platforms(self, tmp_path: Path, photos: list[Path]) -> None:
+        model = classifier()
+        exported(model, "stablehlo", tmp_path / "x")
+        program = jax.export.deserialize(bytearray((tmp_path / "x/model.stablehlo").read_bytes()))
+        assert program.platforms == ("cpu", "cuda", "tpu")
+        for line, prediction in zip(
+            run_example(tmp_path / "x", photos), model([str(p) for p in photos]), strict=True
+        ):
+            assert_same_scores(line, tags(prediction))
+
+    @pytest.mark.slow
+    def test_a_captioner_with_its_search(self, tmp_path: Path, photos: list[Path]) -> None:
+        model = captioner()
+        model.task.settings.decoding.method = "beam"
+        exported(model, "stablehlo", tmp_path / "x", "--platforms=cpu")
+        captions = [prediction.caption for prediction in model([str(p) for p in photos])]
+        assert run_example(tmp_path / "x", photos) == captions
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--format=onnx", "--output=x"], "--model is missing"),
+            (["--model=x", "--format=onx", "--output=x"], "did you mean onnx"),
+            (["--model=x", "--format=onnx", "--output=x", "--quantize=int4"], "must be int8"),
+            (
+                ["--model=x", "--format=stablehlo", "--output=x", "--quantize=int8"],
+                "--quantize goes with --format=onnx",
+            ),
+            (
+                ["--model=x", "--format=stablehlo", "--output=x", "--platforms=cpu,cude"],
+                "did you mean cuda",
+            ),
+        ],
+    )
+    def test_wrong_use(self, arguments: list[str], message: str) -> None:
+        done = call("export", *arguments)
+        assert done.status == 2 and message in done.err and done.err.count("\n") == 1
+
+    def test_a_folder_with_files_stays(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.txt").write_text("mine")
+        done = call("export", "--model=x", "--format=stablehlo", f"--output={tmp_path}")
+        assert done.status == 1 and "not empty" in done.err
+        assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+    def test_an_absent_model_leaves_nothing(self, tmp_path: Path) -> None:
+        done = call("export", "--model=x", "--format=stablehlo", f"--output={tmp_path / 'x'}")
+        assert done.status == 1 and "x is no work directory" in done.err
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(("form", "package"), [("onnx", "onnx"), ("stablehlo", "flatbuffers")])
+    def test_a_missing_package_is_named(self, form: str, package: str, tmp_path: Path) -> None:
+        with mock.patch("importlib.util.find_spec", lambda *_: None):
+            done = call("export", "--model=x", f"--format={form}", f"--output={tmp_path / 'x'}")
+        assert done.status == 2 and f"pip install 'jaxtag[{form}]'" in done.err
+        assert package in done.err
+
+
+@pytest.mark.parametrize("task", ["classify", "tag", "embed", "caption"])
+@pytest.mark.parametrize("form", ["onnx", "stablehlo"])
+def test_examples_are_short_and_need_no_jaxtag(form: str, task: str) -> None:
+    program = examples.example(form, task)
+    assert program is not None and "import jaxtag" not in program
+    compile(program, "example.py", "exec")
+    assert max(map(len, program.splitlines())) <= 100
