@@ -17,8 +17,6 @@ from jaxtag.export import examples
 from jaxtag.inference import predictor
 from jaxtag.inference.predictor import Predictor
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Python that finds no jaxtag, wherever it lies.
 _WITHOUT_JAXTAG = """
 import runpy, sys

@@ -21,8 +21,6 @@ from jaxtag.errors import UserError
 from jaxtag.inference import checkpoint
 from jaxtag.weights import hf_captioners
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FAMILIES = ("blip", "git")
 LENGTH = 14  # of the references' captions
 

@@ -17,7 +17,7 @@ from jaxtag.metrics import multilabel
 from jaxtag.tasks.evaluator import Evaluator
 from jaxtag.tasks.match.task import MatchTask
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "one_device")
+pytestmark = pytest.mark.usefixtures("one_device")
 NAMES = ["dog", "cat", "sea"]
 PROMPTS = ["{}", "a photo of a {}"]
 

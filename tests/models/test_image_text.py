@@ -13,8 +13,6 @@ IMAGE = {"patch_size": 8, "width": 12, "depth": 1, "heads": 2, "mlp_dim": 24, "i
 CLIP_TOKENS = np.array([[28, 5, 6, 29, -1, -1], [28, 7, 29, 3, 9, 9], [28, 1, 2, 3, 4, 5]])
 CLIP_TEXT = TextEncoder(**TEXT, eos_id=29, activation="quick_gelu")
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def random_variables(model: nn.Module, *inputs: np.ndarray) -> dict:
     """Variables without a compiled initialization."""

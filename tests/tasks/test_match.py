@@ -17,7 +17,7 @@ from jaxtag.errors import UsageError
 from jaxtag.losses import contrastive
 from jaxtag.tasks.match.task import MatchTask
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "one_device")
+pytestmark = pytest.mark.usefixtures("one_device")
 CAPTIONS = ["a red dog", "two cats on a mat", "the sea", "a man rides a horse on the beach"]
 
 

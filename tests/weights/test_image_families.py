@@ -13,8 +13,6 @@ from stored import REFERENCES
 from jaxtag import models, weights
 from jaxtag.weights import hf_config, timm_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FILES = sorted(path.stem.removeprefix("families_") for path in REFERENCES.glob("families_*"))
 CLASSES = 5
 # Of the others the outputs are slow proofs: their layers and tokens are in these.

@@ -19,8 +19,6 @@ from jaxtag.weights.image_text_files import is_image_text, read_model
 CONFIGS = json.loads((REFERENCES / "image_text_configs.json").read_text())
 NAMES = ("transformers_clip", "transformers_siglip", "open_clip", "open_clip_siglip")
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def unpack(name: str, folder: Path) -> dict[str, np.ndarray]:
     """Writes weights and configuration as published; returns the inputs and outputs."""

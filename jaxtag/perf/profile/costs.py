@@ -9,9 +9,12 @@ the second.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from typing import Any
+
+import numpy as np
 
 from jaxtag.kernels.onednn import convolution
 from jaxtag.perf.flops import jaxpr_macs
@@ -125,12 +128,60 @@ def _dot_flops(program: Program, instruction: Instruction) -> int:
 
 
 def _convolution_flops(program: Program, instruction: Instruction) -> int:
-    labels = search(r"dim_labels=\w+_(\w+)->\w+", instruction.attributes)[1]
-    kernel = program.instructions[instruction.operands[1]].dims
-    dilation = re.search(r"lhs_dilate=([\dx]+)", instruction.attributes)
-    holes = math.prod(map(int, dilation[1].split("x"))) if dilation else 1
-    taps = math.prod(kernel) // kernel[labels.index("o")]
-    return 2 * _size(instruction) * taps // holes
+    """Two for each multiply-add on an element: padding and holes of a dilation do not count.
+
+    XLA for TPUs writes batched products as convolutions that lie on padding for the most part.
+    """
+    labels = search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    images, kernel = (program.instructions[name].dims for name in instruction.operands[:2])
+    result = dict(zip(labels[3], instruction.dims, strict=True))
+    inputs = dict(zip(labels[1], images, strict=True))
+    window = {
+        name: [
+            tuple(map(int, pair.split("_"))) if "_" in pair else int(pair)
+            for pair in values.split("x")
+        ]
+        for name, values in re.findall(r"(\w+)=([\d_x-]+)", _window_text(instruction.attributes))
+    }
+    macs = result["b"] * result["f"] * kernel[labels[2].index("i")]
+    for index, axis in enumerate(sorted(set(labels[3]) - set("bf"))):
+        size = window["size"][index]
+        macs *= _taps_on_elements(
+            inputs[axis],
+            result[axis],
+            size,
+            stride=_of_axis(window, "stride", index, 1),
+            pad=_of_axis(window, "pad", index, (0, 0))[0],
+            input_dilation=_of_axis(window, "lhs_dilate", index, 1),
+            kernel_dilation=_of_axis(window, "rhs_dilate", index, 1),
+        )
+    return 2 * macs
+
+
+def _window_text(attributes: str) -> str:
+    match = re.search(r"window=\{([^}]*)\}", attributes)
+    return match[1] if match else ""
+
+
+def _of_axis(window: dict[str, list[Any]], name: str, index: int, default: Any) -> Any:
+    return window[name][index] if name in window else default
+
+
+@functools.cache
+def _taps_on_elements(
+    size: int,
+    outputs: int,
+    taps: int,
+    *,
+    stride: int,
+    pad: int,
+    input_dilation: int,
+    kernel_dilation: int,
+) -> int:
+    """Pairs of an output and a tap, along one axis, where the tap lies on an element."""
+    places = np.arange(outputs)[:, None] * stride + np.arange(taps) * kernel_dilation - pad
+    inside = (places >= 0) & (places <= (size - 1) * input_dilation)
+    return int((inside & (places % input_dilation == 0)).sum())
 
 
 def _library_flops(program: Program, instruction: Instruction) -> int:

@@ -84,3 +84,30 @@ def test_calls_of_libraries_on_a_gpu(name, expected):
     program = hlo.parse(GPU)
     assert costs.flops(program, program.instructions[name]) == expected
     assert costs.is_matmul(program, program.instructions[name])
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "window", "labels", "result", "macs"),
+    [  # of XLA for TPUs: a product with three matrices at once, and of each head of attention
+        (
+            *("16,197,384,1", "384,3,384,1", "1x3 pad=0_0x2_2 rhs_reversal=0x1"),
+            *("b0f1_i1o0->b01f", "16,197,3,384", 16 * 197 * 3 * 384 * 384),
+        ),
+        (
+            *("16,6,197,64", "16,6,197,64", "16x6 stride=15x5 lhs_dilate=16x6"),
+            *("01bf_01oi->01bf", "16,6,197,197", 16 * 6 * 197 * 197 * 64),
+        ),
+    ],
+)
+def test_taps_on_padding_and_holes_do_not_count(images, kernel, window, labels, result, macs):
+    program = hlo.parse(
+        f"""HloModule products
+
+ENTRY %main (x: f32[{images}], k: f32[{kernel}]) -> f32[{result}] {{
+  %x = f32[{images}] parameter(0)
+  %k = f32[{kernel}] parameter(1)
+  ROOT %y = f32[{result}] convolution(%x, %k), window={{size={window}}}, dim_labels={labels}
+}}
+"""
+    )
+    assert costs.flops(program, program.instructions["y"]) == 2 * macs
