@@ -8,6 +8,10 @@ as a folder or a file of weights (safetensors, .bin, .pt, .pth, .msgpack) or as
 hf:owner/name[@revision][/file]; or the name of a model whose weights an installed package brings.
 What a checkpoint does not say of itself, --backbone and --labels say.
 
+A model of images and texts (CLIP, SigLIP, a run that matches both) tags with any words:
+--labels=dog,beach,… or a file of them. --calibrate_on=DATASET, a prepared data set with tags, makes
+its scores probabilities.
+
 Writes a line for each image, in the order given. A captioner writes {"file": …, "caption": …,
 "score": …}; the score is the caption's log-probability, with beam search divided by its length
 penalty. A classifier writes {"file": …, "tags": [{"tag": …, "score": …}, …]}: the likeliest classes
@@ -60,16 +64,17 @@ from tqdm import tqdm
 from jaxtag import cli
 from jaxtag.annotation import inputs, shards, watch
 from jaxtag.annotation.annotator import Annotator
-from jaxtag.annotation.names import read_names, rename, unknown
+from jaxtag.annotation.names import read_names, read_synonyms, rename, unknown
 from jaxtag.annotation.outputs import Outputs, exit_status
 from jaxtag.annotation.processes import AnnotatorProcesses
+from jaxtag.annotation.text_labels import CalibrationData, TextLabels, apply_labels, embeds_texts
 from jaxtag.config import flags as config_flags
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import files
 from jaxtag.distributed import compilation_cache, mesh
 from jaxtag.errors import UsageError, UserError, did_you_mean, nearest, printable
-from jaxtag.inference import checkpoint, predictor, writers
+from jaxtag.inference import checkpoint, predictor, writers, zero_shot
 from jaxtag.inference.checkpoint import CheckpointOptions
 from jaxtag.inference.writers.sidecar_programs import get_program
 from jaxtag.storage import atomic_file, mirror
@@ -92,7 +97,25 @@ def define_flags() -> None:
         "backbone", None, "Architecture of weights that do not say it, of jaxtag.list_models()."
     )
     flags.DEFINE_list(
-        "labels", [], "Names of the classes of a checkpoint: a,b,…, a file of them, or imagenet."
+        "labels",
+        [],
+        "Names of the classes of a checkpoint: a,b,…, a file of them, or imagenet. Of a model of "
+        "images and texts: any words.",
+    )
+    flags.DEFINE_multi_string(
+        "template",
+        [],
+        "With words of --labels: a text with {} for the word, may be given several times; by "
+        "default several.",
+    )
+    flags.DEFINE_string(
+        "synonyms", None, "With words of --labels: table, tag,synonym, in any language."
+    )
+    flags.DEFINE_string(
+        "calibrate_on",
+        None,
+        "With words of --labels: prepared data set with tags, by whose --split scores become "
+        "probabilities, and tags get their thresholds.",
     )
     flags.DEFINE_string("index", None, "Folder of a tag index (see jaxtag.index).")
     flags.DEFINE_string("output", None, "File to write, JSON lines.")
@@ -130,7 +153,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("all_scores", False, "Every tag of each image with its score.")
     flags.DEFINE_string("files_from", None, "File that lists the images, a path a line.")
     flags.DEFINE_string("dataset", None, "Take the images of a prepared data set.")
-    flags.DEFINE_string("split", "train", "Split of --dataset.")
+    flags.DEFINE_string("split", "train", "Split of --dataset, or of --calibrate_on.")
     flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
     flags.DEFINE_bool("merge", False, "Put the files of the processes of a job together: OUTPUT.")
     cli.define_process_flags()
@@ -355,12 +378,33 @@ def _rows(
 def _loader(configs: Sequence[Config | None], index: str | None) -> Callable[[], Annotator]:
     options = CheckpointOptions(FLAGS.backbone, checkpoint.parse_labels(FLAGS.labels))
     models = tuple(zip(_models(), configs, strict=True))
-    return functools.partial(_load, models, options, FLAGS.step, index, _top_k(), FLAGS.prompt)
+    labels = _text_labels(options.labels)
+    return functools.partial(
+        _load, models, options, labels, FLAGS.step, index, _top_k(), FLAGS.prompt
+    )
+
+
+def _text_labels(names: tuple[str, ...] | None) -> TextLabels | None:
+    """The words of --labels with what goes with them, for a model of images and texts."""
+    if names is None:
+        if flag := next(
+            (f for f in ("template", "synonyms", "calibrate_on") if FLAGS[f].value), None
+        ):
+            raise UsageError(f"--{flag} goes with --labels: the words")
+        return None
+    data = None
+    if FLAGS.calibrate_on:
+        if FLAGS.dataset:
+            raise UsageError("--split is of --calibrate_on or of --dataset: give images as paths")
+        data = CalibrationData(FLAGS.calibrate_on, FLAGS.split, FLAGS.data_dir)
+    synonyms = read_synonyms(Path(FLAGS.synonyms)) if FLAGS.synonyms else {}
+    return TextLabels(names, tuple(FLAGS.template or zero_shot.PROMPTS), synonyms, data)
 
 
 def _load(
     references: Sequence[tuple[str, Config | None]],
     options: CheckpointOptions,
+    labels: TextLabels | None,
     step: str,
     index: str | None,
     top_k: int | None,
@@ -373,6 +417,8 @@ def _load(
     models = [
         predictor.load(reference, run_config, step, options) for reference, run_config in references
     ]
+    if labels is not None:
+        models = [apply_labels(m, labels) if embeds_texts(m) else m for m in models]
     if prompt is not None:
         for model in models:
             model.task.encode_prompts([prompt])  # refuses what is no captioner

@@ -7,22 +7,26 @@
   python -m jaxtag.index untag --index=DIR --tag=surfer [photos/b.jpg]
   python -m jaxtag.index remove --index=DIR photos/a.jpg
   python -m jaxtag.index search --index=DIR [--top_k=5] photos/c.jpg
+  python -m jaxtag.index search --index=DIR --text="a dog on a beach"
   python -m jaxtag.index info | compact --index=DIR
 
 `build` makes an index. Its feature vectors come from a run of jaxtag.train (--workdir), from a
-backbone with pretrained weights (--model, --weights; without weights a random one) or from the
-pixels themselves (--pixels=16). Its images come from a prepared data set (--dataset), from a table
-of files with tags (--tags: CSV or JSON lines, as for jaxtag.prepare; files relative to it), or from
-paths, which all get the tags of --tag. --two_pass_knn balances rare and frequent tags (2PKNN, Verma
-and Jawahar 2012): for data of many tags, most of them rare.
+backbone with pretrained weights (--model, --weights; without weights a random one), from any REF of
+a model (--model=hf:owner/name), or from the pixels themselves (--pixels=16). Its images come from a
+prepared data set (--dataset), from a table of files with tags (--tags: CSV or JSON lines, as for
+jaxtag.prepare; files relative to it), or from paths, which all get the tags of --tag.
+--two_pass_knn balances rare and frequent tags (2PKNN, Verma and Jawahar 2012): for data of many
+tags, most of them rare.
 
 A `build` that was interrupted goes on with the same command. Several processes share its images as
 they do in jaxtag.train.
 
 `add` adds images. `tag` gives images a tag, which may be new to the index, as may the images.
 `untag` takes a tag from images, or without paths from all. `search` writes a line for each image:
-tags with scores, and the nearest other images. `compact` frees the space of removed images; until
-then their vectors stay on disk.
+tags with scores, and the nearest other images. With --text it writes a line for each text: the
+images that are nearest, of an index whose model embeds texts too (CLIP, SigLIP, a run that matches
+images and texts). Where the model has moved, --model=REF or --workdir=RUN says where it is.
+`compact` frees the space of removed images; until then their vectors stay on disk.
 
 `jaxtag.annotate --index=DIR` tags images with it.
 """
@@ -78,6 +82,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
     flags.DEFINE_string("tags", None, "Take the images of a table of files and tags.")
     flags.DEFINE_list("tag", [], "Tags, separated by commas.")
+    flags.DEFINE_multi_string("text", [], "What to search for; several times for several texts.")
     flags.DEFINE_integer("top_k", 5, "Number of nearest images, and of tags, to print.", 1)
     cli.define_alias("count", "top_k")
     cli.define_process_flags()
@@ -165,6 +170,11 @@ def _remove(folder: Path, paths: list[str]) -> None:
 
 
 def _search(folder: Path, paths: list[str]) -> None:
+    if FLAGS.text:
+        if paths:
+            raise UsageError("give images or --text, not both")
+        _search_texts(folder, FLAGS.text)
+        return
     index, extractor = _open(folder)
     names = _names(paths)
     for batch in extractor.of_files(names):
@@ -184,6 +194,21 @@ def _search(folder: Path, paths: list[str]) -> None:
             }
         for position in sorted(lines):
             print(json.dumps({"file": names[position], **lines[position]}))
+
+
+def _search_texts(folder: Path, texts: list[str]) -> None:
+    """Writes a line for each text: the images whose vectors are nearest to its vector."""
+    from jaxtag.inference import zero_shot
+
+    index, extractor = _open(folder)
+    if extractor.model is None:
+        raise UsageError(
+            f"--text: the vectors of {folder} are of images alone: build it with --model=REF of a "
+            "model of images and texts"
+        )
+    vectors = zero_shot.embed_texts(extractor.model, texts)
+    for text, images in zip(texts, index.search(vectors, FLAGS.top_k), strict=True):
+        print(json.dumps({"text": text, "nearest": _scored("file", images)}))
 
 
 def _scored(key: str, pairs: Iterable[tuple[str, float]]) -> list[dict[str, object]]:
@@ -220,18 +245,27 @@ def _open(folder: Path) -> "tuple[TagIndex, FeatureExtractor]":
     if not isinstance(description, dict):
         raise UserError(f"{folder}: its manifest is damaged: it does not say what the vectors are")
     moved = ""
-    if FLAGS.workdir:
+    if reference := FLAGS.workdir or FLAGS.model:
         if "workdir" not in description:
-            raise UsageError(f"--workdir: the vectors of {folder} are no run's: {description}")
-        is_there = (Path(description["workdir"]) / "config.json").is_file()
-        moved = "" if is_there else os.path.abspath(FLAGS.workdir)
-        description = {**description, "workdir": FLAGS.workdir}
+            raise UsageError(f"--workdir: the vectors of {folder} are no model's: {description}")
+        if not _is_there(description["workdir"]):
+            moved = reference if _is_remote(reference) else os.path.abspath(reference)
+        description = {**description, "workdir": reference}
     extractor = features.from_description(description)
     if moved:
         new = {**description, "workdir": moved}
         storage.replace_description({**storage.description, "features": new})
-        print(printable(f"{folder} looks for its run in {moved} from now on"), file=sys.stderr)
+        print(printable(f"{folder} looks for its model in {moved} from now on"), file=sys.stderr)
     return TagIndex(folder, extractor.mesh), extractor
+
+
+def _is_there(reference: str) -> bool:
+    """Whether the model of an index is where its manifest says."""
+    return _is_remote(reference) or Path(reference).exists()
+
+
+def _is_remote(reference: str) -> bool:
+    return reference.startswith("hf:") or is_store(make_path(reference))
 
 
 def _images_of_flags(

@@ -1,14 +1,18 @@
 """Rows of images by models, a tag index or both."""
 
 import dataclasses
+import hashlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxtag.config import schema
 from jaxtag.inference.predictor import Predictor
 from jaxtag.inference.share import Share
+from jaxtag.models.text_classifier import TextClassifier
 from jaxtag.tag_index.predict import IndexPredictor, merge_predictions
 from jaxtag.tasks.base import Row
 
@@ -51,6 +55,8 @@ class Annotator:
             settings[f"model {number}"] = [model.reference, f"step {model.step}"]
             settings[f"--config.task of model {number}"] = config["task"]
             settings[f"--config.data.image_size of model {number}"] = config["data"]["image_size"]
+            if isinstance(model.task.model, TextClassifier):
+                settings[f"words of model {number}"] = _digest(model)
         return settings
 
     def block_size(self, num_images: int) -> int:
@@ -83,6 +89,13 @@ class Annotator:
         max_tags = self.top_k or _MERGED_TAGS
         neighbors = self.index.predict_rows(names, max_tags, share)
         return merge_predictions(rows, neighbors, set(self.tags), max_tags)
+
+
+def _digest(model: Predictor) -> str:
+    """Tells tags that are texts, and their calibration, from others."""
+    digest = hashlib.sha256(np.asarray(model.variables["params"]["class_embeddings"]).tobytes())
+    digest.update(repr((model.vocabulary.names, getattr(model.task, "calibration", None))).encode())
+    return digest.hexdigest()[:16]
 
 
 def _merged(results: Sequence[Iterator[Row]]) -> Iterator[Row]:

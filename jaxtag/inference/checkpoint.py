@@ -1,4 +1,4 @@
-"""A published checkpoint (classifier, tagger, captioner) as a model of a task, without training."""
+"""A published checkpoint as a model of a task, without training."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from jaxtag.storage.atomic_file import write_text
 from jaxtag.tasks.base import Task
 from jaxtag.training import run_data
 from jaxtag.training.checkpoint import Checkpoints
-from jaxtag.weights import hf_captioners, packages
+from jaxtag.weights import hf_captioners, image_text_files, packages
 from jaxtag.weights.reference import Reference, ResolvedReference, resolve
 from jaxtag.weights.safetensors_io import folder_of, read_json
 
@@ -51,7 +51,7 @@ def open_checkpoint(
     options: CheckpointOptions | None = None,
     max_length: int | None = None,
 ) -> Checkpoint:
-    """Loads a classifier or tagger, or a captioner, from a REF that is no work directory.
+    """Loads a classifier, tagger, captioner or image-text model from a REF that is no run.
 
     Args:
         options: for what the files do not say.
@@ -61,12 +61,14 @@ def open_checkpoint(
         UserError: a file is missing or damaged, or the model is of another kind; what the files
             do not say is asked for by the option's name.
     """
-    from jaxtag.inference import hf_captioner, hf_classifier
+    from jaxtag.inference import hf_captioner, hf_classifier, hf_image_text
 
     resolved = reference if isinstance(reference, ResolvedReference) else resolve(reference)
     values = read_json(folder_of(resolved.path) / "config.json")
     if values.get("model_type") in hf_captioners.MODEL_TYPES:
         return hf_captioner.open_captioner(folder_of(resolved.path), max_length)
+    if resolved.model is None and image_text_files.is_image_text(folder_of(resolved.path)):
+        return hf_image_text.open_image_text(resolved)
     return hf_classifier.open_classifier(resolved, options or CheckpointOptions())
 
 
@@ -84,6 +86,11 @@ def import_checkpoint(
     if run_data.has_checkpoints(workdir):
         raise UserError(f"{workdir} holds a run already: name another --workdir")
     opened = open_checkpoint(reference, options, max_length)
+    if opened.task.config.task.TASK == "match":
+        raise UserError(
+            f"{reference}: an image-text model is used as it is published, without a work "
+            "directory (annotate, index and evaluate with --model)"
+        )
     task, variables = opened.task, dict(opened.variables)
     assert task.vocabulary_file is not None
     task.vocabulary.save(workdir / task.vocabulary_file)

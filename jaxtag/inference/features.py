@@ -53,6 +53,7 @@ class FeatureExtractor:
         description: JSON from which `from_description` makes the same.
         dimension: D.
         mesh: the devices that compute them.
+        model: that computes them, where it is a run or a published checkpoint.
     """
 
     description: dict[str, Any]
@@ -62,6 +63,7 @@ class FeatureExtractor:
     _compute: Callable[[jax.Array], jax.Array]
     _config: Config
     _variables: Any
+    model: predictor.Predictor | None = None
 
     def of_files(self, files: Sequence[Any], share: Share | None = None) -> Iterator[FeatureBatch]:
         """The vectors of files (or encoded bytes, or arrays), in order, some at a time.
@@ -194,7 +196,8 @@ def from_predictor(model: predictor.Predictor) -> FeatureExtractor:
 
     image = task.image_transform(train=False)
     description = {"workdir": model.reference, "step": model.step}
-    return _extractor(description, model.mesh, image, compute, model.variables, model.config)
+    extractor = _extractor(description, model.mesh, image, compute, model.variables, model.config)
+    return dataclasses.replace(extractor, model=model)
 
 
 def from_model(

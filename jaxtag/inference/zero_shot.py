@@ -6,7 +6,9 @@ other, so that it is evaluated, calibrated and used as one.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, cast, runtime_checkable
 
 import jax
@@ -28,6 +30,8 @@ from jaxtag.training import run_data
 
 # {} is the name; of several languages or styles, any that the texts of training resemble.
 PROMPTS = ("{}", "a photo of {}", "a photo of a {}", "a photo of the {}", "a picture with {} in it")
+Synonyms = Mapping[str, Sequence[str]]  # name -> other words for it, in any language
+NO_SYNONYMS: Synonyms = MappingProxyType({})
 _BATCH = 256  # texts embedded at a time
 
 
@@ -42,14 +46,18 @@ class TextEmbedder(Protocol):
         """Tokens int32 [T, L] as vectors of length 1, float32 [T, D]."""
 
 
-def classifier(model: Predictor, names: Sequence[str], prompts: Sequence[str]) -> Predictor:
+def classifier(
+    model: Predictor, names: Sequence[str], prompts: Sequence[str], synonyms: Synonyms = NO_SYNONYMS
+) -> Predictor:
     """`model` as a classifier of images into classes with these names."""
-    return _with_names(model, names, prompts, ClassifyConfig())
+    return _with_names(model, names, prompts, synonyms, ClassifyConfig())
 
 
-def tagger(model: Predictor, names: Sequence[str], prompts: Sequence[str]) -> Predictor:
+def tagger(
+    model: Predictor, names: Sequence[str], prompts: Sequence[str], synonyms: Synonyms = NO_SYNONYMS
+) -> Predictor:
     """`model` as a tagger with these tags, not calibrated yet."""
-    return _with_names(model, names, prompts, TagConfig())
+    return _with_names(model, names, prompts, synonyms, TagConfig())
 
 
 def for_source(model: Predictor, source: Source, prompts: Sequence[str] = PROMPTS) -> Predictor:
@@ -88,9 +96,9 @@ def embed_texts(model: Predictor, texts: Sequence[str]) -> Float[np.ndarray, "T 
 
 
 def embed_names(
-    model: Predictor, names: Sequence[str], prompts: Sequence[str]
+    model: Predictor, names: Sequence[str], prompts: Sequence[str], synonyms: Synonyms = NO_SYNONYMS
 ) -> Float[np.ndarray, "T D"]:
-    """The vector of each name, of length 1: the mean of those of its prompts.
+    """The vector of each name, of length 1: the mean of those of its prompts and synonyms.
 
     Raises:
         UsageError: there are no prompts, or one does not hold {}.
@@ -100,15 +108,28 @@ def embed_names(
             raise UsageError(f"the prompt {prompt!r} has no {{}} for the name")
     if not prompts:
         raise UsageError("there must be at least one prompt, such as {}")
-    texts = [prompt.replace("{}", name) for name in names for prompt in prompts]
-    vectors = embed_texts(model, texts).reshape(len(names), len(prompts), -1).mean(1)
+    texts = [
+        [
+            prompt.replace("{}", word)
+            for word in (name, *synonyms.get(name, ()))
+            for prompt in prompts
+        ]
+        for name in names
+    ]
+    embedded = embed_texts(model, list(itertools.chain.from_iterable(texts)))
+    ends = np.cumsum([len(group) for group in texts])
+    vectors = np.stack([group.mean(0) for group in np.split(embedded, ends[:-1])])
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _with_names(
-    model: Predictor, names: Sequence[str], prompts: Sequence[str], settings: TaskConfig
+    model: Predictor,
+    names: Sequence[str],
+    prompts: Sequence[str],
+    synonyms: Synonyms,
+    settings: TaskConfig,
 ) -> Predictor:
-    vectors = embed_names(model, names, prompts)
+    vectors = embed_names(model, names, prompts, synonyms)
     config = dataclasses.replace(model.config, task=settings)
     module = TextClassifier(cast(ImageText, model.task.model), len(names))
     task = run_data.task_class(config)(config, LabelNames(tuple(names)), module)

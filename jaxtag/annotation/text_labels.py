@@ -1,0 +1,110 @@
+"""Tags and classes that are named when images are annotated, for models of images and texts."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+
+from jaxtag import datasets
+from jaxtag.data.sources import Source
+from jaxtag.errors import UsageError, UserError, did_you_mean, printable
+from jaxtag.inference import zero_shot
+from jaxtag.inference.predictor import Predictor
+from jaxtag.models.image_text import ImageText
+from jaxtag.tasks.evaluator import Evaluator
+from jaxtag.tasks.tag.calibration import TagCalibration
+from jaxtag.tasks.tag.evaluation import TagEvaluation
+from jaxtag.tasks.tag.task import TagTask
+from jaxtag.training import run_data
+
+_OTHERS_THRESHOLD = 0.5  # of tags that the data set of a calibration lacks
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationData:
+    """A prepared data set with tags, by which scores become probabilities.
+
+    Attributes:
+        dataset: its name.
+        split: of it.
+        data_dir: where data sets are kept.
+    """
+
+    dataset: str
+    split: str
+    data_dir: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class TextLabels:
+    """Names for a model of images and texts.
+
+    Attributes:
+        names: of the tags or classes.
+        prompts: texts with {} for a name.
+        synonyms: name -> other words for it, in any language that the model knows.
+        calibration: for a probability and a threshold of each tag; None for the model's own scores.
+    """
+
+    names: tuple[str, ...]
+    prompts: Sequence[str] = zero_shot.PROMPTS
+    synonyms: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    calibration: CalibrationData | None = None
+
+    def __post_init__(self) -> None:
+        if others := [name for name in self.synonyms if name not in self.names]:
+            hint = printable(did_you_mean(others[0], self.names))
+            raise UsageError(f"--synonyms: {printable(others[0])} is none of --labels{hint}")
+
+
+def embeds_texts(model: Predictor) -> bool:
+    """Whether a model takes names that it was not trained on."""
+    return isinstance(model.task, zero_shot.TextEmbedder)
+
+
+def apply_labels(model: Predictor, labels: TextLabels) -> Predictor:
+    """A model of images and texts as a tagger or classifier with these names.
+
+    With a calibration it is a tagger. Else it scores as it was trained: SigLIP each tag by itself
+    (sigmoid), CLIP the names against each other (softmax).
+
+    Raises:
+        UserError: the data set of the calibration has no tags.
+    """
+    fields = (labels.prompts, labels.synonyms)
+    if labels.calibration is not None:
+        return _calibrated(model, labels, labels.calibration)
+    assert isinstance(model.task.model, ImageText)
+    is_sigmoid = model.task.model.init_logit_bias is not None
+    make = zero_shot.tagger if is_sigmoid else zero_shot.classifier
+    return make(model, labels.names, *fields)
+
+
+def _calibrated(model: Predictor, labels: TextLabels, data: CalibrationData) -> Predictor:
+    """The tagger with scores and thresholds fitted on a labeled data set.
+
+    Platt's scale and shift are fitted over all tags of the data set and serve tags that it lacks
+    too; those have the threshold 0.5.
+    """
+    source: Source = datasets.open_split(data.dataset, data.split, data.data_dir)
+    if "tags" not in source.features:
+        raise UserError(f"--calibrate_on={data.dataset}: its images have no tags")
+    known = source.class_names("tags")
+    tagger = zero_shot.tagger(model, known, labels.prompts, labels.synonyms)
+    task, source = run_data.match_to_run(tagger.task, source)
+    split = task.config.data.evaluation_split  # whose images calibrate a tagger
+    evaluation = Evaluator(task, model.mesh)(tagger.variables, source, split)
+    assert isinstance(evaluation, TagEvaluation)
+    fitted = evaluation.calibration
+    by_name = dict(zip(known, fitted.thresholds, strict=True))
+    thresholds = tuple(by_name.get(name, _OTHERS_THRESHOLD) for name in labels.names)
+    named = zero_shot.tagger(model, labels.names, labels.prompts, labels.synonyms)
+    assert isinstance(named.task, TagTask)
+    named.task.calibration = TagCalibration(fitted.scale, fitted.shift, thresholds)
+    num_shared = sum(name in by_name for name in labels.names)
+    print(
+        f"scores are calibrated on {len(evaluation.index)} labeled images of {data.dataset} "
+        f"({data.split}), and the thresholds of {num_shared} of {len(labels.names)} tags fitted "
+        f"there (others: {_OTHERS_THRESHOLD})",
+        file=sys.stderr,
+    )
+    return named
