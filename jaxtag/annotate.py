@@ -155,6 +155,12 @@ def define_flags() -> None:
     flags.DEFINE_string("dataset", None, "Take the images of a prepared data set.")
     flags.DEFINE_string("split", "train", "Split of --dataset, or of --calibrate_on.")
     flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
+    flags.DEFINE_string(
+        "background",
+        None,
+        "With words of --labels, where there are no labels to calibrate on: folder of images of "
+        "all kinds; the threshold of a tag is the score that 1 % of them exceed.",
+    )
     flags.DEFINE_bool("merge", False, "Put the files of the processes of a job together: OUTPUT.")
     cli.define_process_flags()
     flags.DEFINE_integer(
@@ -388,7 +394,8 @@ def _text_labels(names: tuple[str, ...] | None) -> TextLabels | None:
     """The words of --labels with what goes with them, for a model of images and texts."""
     if names is None:
         if flag := next(
-            (f for f in ("template", "synonyms", "calibrate_on") if FLAGS[f].value), None
+            (f for f in ("template", "synonyms", "calibrate_on", "background") if FLAGS[f].value),
+            None,
         ):
             raise UsageError(f"--{flag} goes with --labels: the words")
         return None
@@ -397,8 +404,12 @@ def _text_labels(names: tuple[str, ...] | None) -> TextLabels | None:
         if FLAGS.dataset:
             raise UsageError("--split is of --calibrate_on or of --dataset: give images as paths")
         data = CalibrationData(FLAGS.calibrate_on, FLAGS.split, FLAGS.data_dir)
+    if FLAGS.calibrate_on and FLAGS.background:
+        raise UsageError("give --calibrate_on or --background, not both")
     synonyms = read_synonyms(Path(FLAGS.synonyms)) if FLAGS.synonyms else {}
-    return TextLabels(names, tuple(FLAGS.template or zero_shot.PROMPTS), synonyms, data)
+    templates = tuple(FLAGS.template or zero_shot.PROMPTS)
+    background = files.list_files([FLAGS.background]) if FLAGS.background else ()
+    return TextLabels(names, templates, synonyms, data, background)
 
 
 def _load(

@@ -4,19 +4,22 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from jaxtag import datasets
 from jaxtag.data.sources import Source
 from jaxtag.errors import UsageError, UserError, did_you_mean, printable
-from jaxtag.inference import zero_shot
+from jaxtag.inference import features, zero_shot
 from jaxtag.inference.predictor import Predictor
 from jaxtag.models.image_text import ImageText
 from jaxtag.tasks.evaluator import Evaluator
-from jaxtag.tasks.tag.calibration import TagCalibration
+from jaxtag.tasks.tag.calibration import TagCalibration, calibrated_scores
 from jaxtag.tasks.tag.evaluation import TagEvaluation
 from jaxtag.tasks.tag.task import TagTask
 from jaxtag.training import run_data
 
 _OTHERS_THRESHOLD = 0.5  # of tags that the data set of a calibration lacks
+_BACKGROUND_RATE = 0.01  # of the images of a background that a threshold lets pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +46,15 @@ class TextLabels:
         prompts: texts with {} for a name.
         synonyms: name -> other words for it, in any language that the model knows.
         calibration: for a probability and a threshold of each tag; None for the model's own scores.
+        background: images of all kinds, without labels: a threshold for each tag, which few of them
+            exceed.
     """
 
     names: tuple[str, ...]
     prompts: Sequence[str] = zero_shot.PROMPTS
     synonyms: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     calibration: CalibrationData | None = None
+    background: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if others := [name for name in self.synonyms if name not in self.names]:
@@ -64,8 +70,8 @@ def embeds_texts(model: Predictor) -> bool:
 def apply_labels(model: Predictor, labels: TextLabels) -> Predictor:
     """A model of images and texts as a tagger or classifier with these names.
 
-    With a calibration it is a tagger. Else it scores as it was trained: SigLIP each tag by itself
-    (sigmoid), CLIP the names against each other (softmax).
+    With a calibration or a background it is a tagger. Else it scores as it was trained: SigLIP
+    each tag by itself (sigmoid), CLIP the names against each other (softmax).
 
     Raises:
         UserError: the data set of the calibration has no tags.
@@ -73,6 +79,8 @@ def apply_labels(model: Predictor, labels: TextLabels) -> Predictor:
     fields = (labels.prompts, labels.synonyms)
     if labels.calibration is not None:
         return _calibrated(model, labels, labels.calibration)
+    if labels.background:
+        return _with_background(model, labels, labels.background)
     assert isinstance(model.task.model, ImageText)
     is_sigmoid = model.task.model.init_logit_bias is not None
     make = zero_shot.tagger if is_sigmoid else zero_shot.classifier
@@ -105,6 +113,33 @@ def _calibrated(model: Predictor, labels: TextLabels, data: CalibrationData) -> 
         f"scores are calibrated on {len(evaluation.index)} labeled images of {data.dataset} "
         f"({data.split}), and the thresholds of {num_shared} of {len(labels.names)} tags fitted "
         f"there (others: {_OTHERS_THRESHOLD})",
+        file=sys.stderr,
+    )
+    return named
+
+
+def _with_background(model: Predictor, labels: TextLabels, files: Sequence[str]) -> Predictor:
+    """The tagger with thresholds that one in a hundred images of the background exceeds.
+
+    Scores are a sigmoid around the mean of the thresholds, and no probabilities.
+    """
+    named = zero_shot.tagger(model, labels.names, labels.prompts, labels.synonyms)
+    batches = features.from_predictor(model).of_files(files)
+    vectors = np.concatenate([batch.vectors for batch in batches])
+    if not len(vectors):
+        raise UserError("--background: no image can be read")
+    assert isinstance(named.task, TagTask)
+    params = named.variables["params"]
+    scale = np.exp(np.asarray(params["image_text"]["logit_scale"]))
+    bias = np.asarray(params["image_text"].get("logit_bias", 0.0))
+    logits = scale * vectors @ np.asarray(params["class_embeddings"]).T + bias
+    limits = np.quantile(logits, 1 - _BACKGROUND_RATE, axis=0)
+    shift = -float(limits.mean())
+    thresholds = calibrated_scores(limits, 1.0, shift)
+    named.task.calibration = TagCalibration(1.0, shift, tuple(thresholds.tolist()))
+    print(
+        f"thresholds are what {_BACKGROUND_RATE:.0%} of {len(vectors)} unlabeled images exceed; "
+        "scores are no probabilities (--calibrate_on makes them)",
         file=sys.stderr,
     )
     return named

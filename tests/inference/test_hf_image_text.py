@@ -159,6 +159,16 @@ def test_scores_are_calibrated_on_labeled_images(siglip, pixels, monkeypatch, ca
     assert changed.tolist() == [False, True]
 
 
+def test_thresholds_are_what_few_of_a_background_exceed(siglip, photos, pixels, capsys) -> None:
+    files = sorted(map(str, photos.iterdir()))
+    tagger = apply_labels(siglip, TextLabels(WORDS[:2], ("{}",), background=files))
+    assert "what 1% of 3 unlabeled images exceed" in capsys.readouterr().err
+    rows = tagger(list(pixels), top_k=2)
+    scores = np.array([[tag.score for tag in sorted(row.tags)] for row in rows])  # cat, dog
+    expected = np.quantile(scores, 0.99, axis=0)[::-1]
+    np.testing.assert_allclose(tagger.task.calibration.thresholds, expected, atol=5e-3)
+
+
 def test_wrong_use(clip, photos, tmp_path) -> None:
     output = f"--output={tmp_path / 'x.jsonl'}"
     done = call("annotate", f"--model={clip}", "--template={}", output, photos)
