@@ -62,19 +62,18 @@ from absl import flags
 from tqdm import tqdm
 
 from jaxtag import cli
-from jaxtag.annotation import inputs, shards, watch
+from jaxtag.annotation import inputs, shards, text_labels, watch
 from jaxtag.annotation.annotator import Annotator
-from jaxtag.annotation.names import read_names, read_synonyms, rename, unknown
+from jaxtag.annotation.names import read_names, rename, unknown
 from jaxtag.annotation.outputs import Outputs, exit_status
 from jaxtag.annotation.processes import AnnotatorProcesses
-from jaxtag.annotation.text_labels import CalibrationData, TextLabels, apply_labels, embeds_texts
 from jaxtag.config import flags as config_flags
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import files
 from jaxtag.distributed import compilation_cache, mesh
 from jaxtag.errors import UsageError, UserError, did_you_mean, nearest, printable
-from jaxtag.inference import checkpoint, predictor, writers, zero_shot
+from jaxtag.inference import checkpoint, predictor, writers
 from jaxtag.inference.checkpoint import CheckpointOptions
 from jaxtag.inference.writers.sidecar_programs import get_program
 from jaxtag.storage import atomic_file, mirror
@@ -102,21 +101,7 @@ def define_flags() -> None:
         "Names of the classes of a checkpoint: a,b,…, a file of them, or imagenet. Of a model of "
         "images and texts: any words.",
     )
-    flags.DEFINE_multi_string(
-        "template",
-        [],
-        "With words of --labels: a text with {} for the word, may be given several times; by "
-        "default several.",
-    )
-    flags.DEFINE_string(
-        "synonyms", None, "With words of --labels: table, tag,synonym, in any language."
-    )
-    flags.DEFINE_string(
-        "calibrate_on",
-        None,
-        "With words of --labels: prepared data set with tags, by whose --split scores become "
-        "probabilities, and tags get their thresholds.",
-    )
+    text_labels.define_flags()
     flags.DEFINE_string("index", None, "Folder of a tag index (see jaxtag.index).")
     flags.DEFINE_string("output", None, "File to write, JSON lines.")
     flags.DEFINE_string("csv", None, "Table to write too: file, tags and scores or caption, error.")
@@ -155,12 +140,6 @@ def define_flags() -> None:
     flags.DEFINE_string("dataset", None, "Take the images of a prepared data set.")
     flags.DEFINE_string("split", "train", "Split of --dataset, or of --calibrate_on.")
     flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
-    flags.DEFINE_string(
-        "background",
-        None,
-        "With words of --labels, where there are no labels to calibrate on: folder of images of "
-        "all kinds; the threshold of a tag is the score that 1 % of them exceed.",
-    )
     flags.DEFINE_bool("merge", False, "Put the files of the processes of a job together: OUTPUT.")
     cli.define_process_flags()
     flags.DEFINE_integer(
@@ -384,38 +363,16 @@ def _rows(
 def _loader(configs: Sequence[Config | None], index: str | None) -> Callable[[], Annotator]:
     options = CheckpointOptions(FLAGS.backbone, checkpoint.parse_labels(FLAGS.labels))
     models = tuple(zip(_models(), configs, strict=True))
-    labels = _text_labels(options.labels)
+    labels = text_labels.from_flags(options.labels)
     return functools.partial(
         _load, models, options, labels, FLAGS.step, index, _top_k(), FLAGS.prompt
     )
 
 
-def _text_labels(names: tuple[str, ...] | None) -> TextLabels | None:
-    """The words of --labels with what goes with them, for a model of images and texts."""
-    if names is None:
-        if flag := next(
-            (f for f in ("template", "synonyms", "calibrate_on", "background") if FLAGS[f].value),
-            None,
-        ):
-            raise UsageError(f"--{flag} goes with --labels: the words")
-        return None
-    data = None
-    if FLAGS.calibrate_on:
-        if FLAGS.dataset:
-            raise UsageError("--split is of --calibrate_on or of --dataset: give images as paths")
-        data = CalibrationData(FLAGS.calibrate_on, FLAGS.split, FLAGS.data_dir)
-    if FLAGS.calibrate_on and FLAGS.background:
-        raise UsageError("give --calibrate_on or --background, not both")
-    synonyms = read_synonyms(Path(FLAGS.synonyms)) if FLAGS.synonyms else {}
-    templates = tuple(FLAGS.template or zero_shot.PROMPTS)
-    background = files.list_files([FLAGS.background]) if FLAGS.background else ()
-    return TextLabels(names, templates, synonyms, data, background)
-
-
 def _load(
     references: Sequence[tuple[str, Config | None]],
     options: CheckpointOptions,
-    labels: TextLabels | None,
+    labels: text_labels.TextLabels | None,
     step: str,
     index: str | None,
     top_k: int | None,
@@ -429,7 +386,7 @@ def _load(
         predictor.load(reference, run_config, step, options) for reference, run_config in references
     ]
     if labels is not None:
-        models = [apply_labels(m, labels) if embeds_texts(m) else m for m in models]
+        models = [text_labels.apply_labels(model, labels) for model in models]
     if prompt is not None:
         for model in models:
             model.task.encode_prompts([prompt])  # refuses what is no captioner

@@ -3,10 +3,14 @@
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+from absl import flags
 
 from jaxtag import datasets
+from jaxtag.annotation.names import read_synonyms
+from jaxtag.data import files
 from jaxtag.data.sources import Source
 from jaxtag.errors import UsageError, UserError, did_you_mean, printable
 from jaxtag.inference import features, zero_shot
@@ -18,6 +22,7 @@ from jaxtag.tasks.tag.evaluation import TagEvaluation
 from jaxtag.tasks.tag.task import TagTask
 from jaxtag.training import run_data
 
+FLAGS = flags.FLAGS
 _OTHERS_THRESHOLD = 0.5  # of tags that the data set of a calibration lacks
 _BACKGROUND_RATE = 0.01  # of the images of a background that a threshold lets pass
 
@@ -62,13 +67,57 @@ class TextLabels:
             raise UsageError(f"--synonyms: {printable(others[0])} is none of --labels{hint}")
 
 
-def embeds_texts(model: Predictor) -> bool:
-    """Whether a model takes names that it was not trained on."""
-    return isinstance(model.task, zero_shot.TextEmbedder)
+def define_flags() -> None:
+    """Defines the flags that go with --labels of a model of images and texts."""
+    flags.DEFINE_multi_string(
+        "template",
+        [],
+        "With words of --labels: a text with {} for the word, may be given several times; by "
+        "default several.",
+    )
+    flags.DEFINE_string(
+        "synonyms", None, "With words of --labels: table, tag,synonym, in any language."
+    )
+    flags.DEFINE_string(
+        "calibrate_on",
+        None,
+        "With words of --labels: prepared data set with tags, by whose --split scores become "
+        "probabilities, and tags get their thresholds.",
+    )
+    flags.DEFINE_string(
+        "background",
+        None,
+        "With words of --labels, where there are no labels to calibrate on: folder of images of "
+        "all kinds; the threshold of a tag is the score that 1 % of them exceed.",
+    )
+
+
+def from_flags(names: tuple[str, ...] | None) -> TextLabels | None:
+    """The words of --labels with what the other flags say of them.
+
+    Raises:
+        UsageError: there are such flags without --labels.
+    """
+    if names is None:
+        others = ("template", "synonyms", "calibrate_on", "background")
+        if flag := next((name for name in others if FLAGS[name].value), None):
+            raise UsageError(f"--{flag} goes with --labels: the words")
+        return None
+    data = None
+    if FLAGS.calibrate_on:
+        if FLAGS.background:
+            raise UsageError("give --calibrate_on or --background, not both")
+        if FLAGS.dataset:
+            raise UsageError("--split is of --calibrate_on or of --dataset: give images as paths")
+        data = CalibrationData(FLAGS.calibrate_on, FLAGS.split, FLAGS.data_dir)
+    synonyms = read_synonyms(Path(FLAGS.synonyms)) if FLAGS.synonyms else {}
+    templates = tuple(FLAGS.template or zero_shot.PROMPTS)
+    background = files.list_files([FLAGS.background]) if FLAGS.background else ()
+    return TextLabels(names, templates, synonyms, data, background)
 
 
 def apply_labels(model: Predictor, labels: TextLabels) -> Predictor:
-    """A model of images and texts as a tagger or classifier with these names.
+    """A model of images and texts as a tagger or classifier with these names; others as they are.
 
     With a calibration or a background it is a tagger. Else it scores as it was trained: SigLIP
     each tag by itself (sigmoid), CLIP the names against each other (softmax).
@@ -76,7 +125,8 @@ def apply_labels(model: Predictor, labels: TextLabels) -> Predictor:
     Raises:
         UserError: the data set of the calibration has no tags.
     """
-    fields = (labels.prompts, labels.synonyms)
+    if not isinstance(model.task, zero_shot.TextEmbedder):
+        return model
     if labels.calibration is not None:
         return _calibrated(model, labels, labels.calibration)
     if labels.background:
@@ -84,7 +134,7 @@ def apply_labels(model: Predictor, labels: TextLabels) -> Predictor:
     assert isinstance(model.task.model, ImageText)
     is_sigmoid = model.task.model.init_logit_bias is not None
     make = zero_shot.tagger if is_sigmoid else zero_shot.classifier
-    return make(model, labels.names, *fields)
+    return make(model, labels.names, labels.prompts, labels.synonyms)
 
 
 def _calibrated(model: Predictor, labels: TextLabels, data: CalibrationData) -> Predictor:
