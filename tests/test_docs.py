@@ -164,7 +164,7 @@ def test_command_pages_have_the_flags_of_help(monkeypatch):
 def test_configuration_page_has_every_field():
     page = hooks().configuration_page()
     names = set(schema.field_names(schema.Config()))
-    for task in ("caption", "classify", "embed", "tag"):
+    for task in ("caption", "classify", "embed", "match", "tag"):
         section = schema.task_config_class(task)()
         names |= {f"task.{name}" for name in schema.field_names(section)}
     listed = re.findall(r"^\| `([\w.]+)`", page, re.MULTILINE)
