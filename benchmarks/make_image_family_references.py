@@ -70,6 +70,12 @@ def pixels(seed: int, height: int, width: int) -> np.ndarray:
     return np.random.RandomState(seed).randn(2, height, width, 3).astype(np.float32)
 
 
+def byte_pixels(seed: int) -> np.ndarray:
+    """Pixels of 8 bits, normalized with a mean and deviation of 0.5."""
+    images = np.random.RandomState(seed).randint(0, 256, (2, SIZE, SIZE, 3))
+    return (images / 127.5 - 1).astype(np.float32)
+
+
 def to_torch(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
@@ -97,7 +103,7 @@ def make_timm(architecture: str, arguments: dict, seed: int, path: Path) -> None
     model = timm.create_model(architecture, **arguments).eval()
     randomize(model, seed)
     tensors = {f"weights/{key}": tensor.numpy() for key, tensor in model.state_dict().items()}
-    tensors["images"] = pixels(seed, SIZE, SIZE)
+    tensors["images"] = byte_pixels(seed)
     tensors["images/outputs"] = model(to_torch(tensors["images"])).numpy()
     config = {"architecture": architecture, "num_classes": CLASSES, "model_args": arguments}
     config["pretrained_cfg"] = {

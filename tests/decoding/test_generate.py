@@ -116,6 +116,7 @@ def test_greedy_follows_the_training_forward_pass() -> None:
     np.testing.assert_allclose(output["scores"], (chosen * written).sum(-1), atol=1e-4)
 
 
+@pytest.mark.slow  # the default is in tests/inference/test_caption_families.py
 @pytest.mark.parametrize("method", ["greedy", "beam"])
 def test_a_prompt_of_ones_own_words_changes_nothing(method: str) -> None:
     """The first words of each caption, some of one word, some of none."""

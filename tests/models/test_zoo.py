@@ -160,7 +160,7 @@ def trained(name: str):
 
 def sizes(names: Iterable[str]) -> list:
     """Cases that trace a model: of those that differ in size alone, the smallest one by default."""
-    names, large = list(names), ("_base", "_small", "_large", "_giant")
+    names, large = list(names), ("_base", "_small", "_large", "_giant", "_nano")
     others = [n for n in names if n.startswith(("convnext", "deit")) or "dinov2" in n]
     slow = [n for n in others if any(size in n for size in large) and "small_patch14_reg" not in n]
     return [pytest.param(n, marks=pytest.mark.slow if n in slow else ()) for n in names]
