@@ -387,6 +387,12 @@ class Checkpoints:
         notes = checkpoint_manifest.read(path).notes
         return Restored(step, state, restored["config"], notes)
 
+    def holds_weights_alone(self) -> bool:
+        """Whether the newest checkpoint is of imported weights, which no training has reached."""
+        self.wait()
+        path = self.directory / str(self._choose(None))
+        return checkpoint_structure.fields(path) <= {"params", "collections"}
+
     def restore_config(self, step: int | None = None) -> dict[str, Any]:
         """The configuration saved with the newest step that is whole, or with `step`."""
         self.wait()

@@ -36,9 +36,14 @@ def check_fit(path: epath.Path, abstract_state: Any, partial: bool) -> None:
         )
 
 
+def fields(path: epath.Path) -> set[str]:
+    """The fields of the state that a checkpoint holds."""
+    return {name.split("/")[0] for name in checkpoint_manifest.read(path).notes["arrays"]}
+
+
 def old_names(path: epath.Path, renamed: Mapping[str, str]) -> dict[str, str]:
     """Today's name -> the older one, of the fields that a checkpoint has under the latter."""
-    saved = {name.split("/")[0] for name in checkpoint_manifest.read(path).notes["arrays"]}
+    saved = fields(path)
     return {new: old for old, new in renamed.items() if old in saved and new not in saved}
 
 

@@ -9,6 +9,7 @@ from jaxtag.data import pipeline
 from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.tasks.base import Task
+from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.setup import TrainSetup
 from jaxtag.training.train_state import TrainState
 from jaxtag.weights.loader import load
@@ -29,6 +30,13 @@ def init_state(setup: TrainSetup, source: Source) -> TrainState:
     if setup.config.model.pretrained is not None:
         return load_backbone(state, setup.config.model.pretrained, task)
     return _init_backbone(state, task, source)
+
+
+def start_from_weights(setup: TrainSetup, checkpoints: Checkpoints) -> TrainState:
+    """The state before the first step of a run that holds imported weights."""
+    shapes = {"params": setup.shapes.params, "collections": setup.shapes.collections}
+    restored = checkpoints.restore(shapes, partial=True).state
+    return setup.initialize().replace(**restored).restart_averages()
 
 
 def load_backbone(state: TrainState, path: str, task: Task) -> TrainState:

@@ -208,6 +208,8 @@ def _restore_or_init(
     """
     if not coordination.run_on_process_zero(lambda: bool(checkpoints.steps())):
         return initialization.init_state(setup, data.train), 0, True
+    if checkpoints.holds_weights_alone():
+        return initialization.start_from_weights(setup, checkpoints), 0, True
     restored = checkpoints.restore(setup.shapes, iterator=iterator, renamed=train_state.RENAMED)
     path = run_data.vocabulary_path(setup.config, workdir)
     run_data.check_saved_labels(path, data.vocabulary, restored.notes)

@@ -147,6 +147,24 @@ def test_an_exported_captioner_comes_back(family, tmp_path) -> None:
     )
 
 
+@pytest.mark.slow
+def test_training_starts_from_imported_weights(family, tmp_path, tiny_data) -> None:
+    """With a learning rate of 0 they stay."""
+    _, folder, _ = family
+    run = tmp_path / "run"
+    done = call("weights", "import", f"--source={folder}", f"--workdir={run}")
+    assert done.status == 0, done.err
+    done = call(
+        "train", f"--workdir={run}", "--allow_changes", "--config.data.dataset=tiny",
+        f"--config.data.data_dir={tiny_data}", "--config.total_steps=1", "--config.batch_size=8",
+        "--config.optimizer.learning_rate=0.0", "--config.evaluation.batch_size=8",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    trained, imported = jaxtag.load(run), checkpoint.open_checkpoint(folder)
+    assert trained.step == 1
+    jax.tree.map(np.testing.assert_array_equal, trained.variables, imported.variables)
+
+
 @pytest.mark.parametrize(
     "name, changes, message",
     [
