@@ -18,6 +18,8 @@ from jaxtag.tasks.classify.config import ClassifyConfig
 from jaxtag.tasks.classify.task import ClassifyTask
 from jaxtag.tasks.embed.config import EmbedConfig
 from jaxtag.tasks.embed.task import EmbedTask
+from jaxtag.tasks.match.config import MatchConfig
+from jaxtag.tasks.match.task import MatchTask
 from jaxtag.tasks.tag.calibration import TagCalibration
 from jaxtag.tasks.tag.config import TagConfig
 from jaxtag.tasks.tag.task import TagTask
@@ -68,9 +70,18 @@ def embedder() -> Predictor:
     return predictor(EmbedTask(config, NAMES))
 
 
+CAPTIONS = ["a red circle", "a green square über a box", "two dogs 🐶 by the sea"]
+
+
+def matcher() -> Predictor:
+    model = ModelConfig(backbone="vit_tiny_patch16", kwargs=_VIT, scan=False)
+    fields = {"text_width": 16, "text_depth": 1, "text_heads": 2, "embedding_dim": 6}
+    config = _config(MatchConfig(max_length=12, **fields), model, image_size=16)
+    return predictor(MatchTask(config, Tokenizer.train(CAPTIONS, 300)))
+
+
 def captioner() -> Predictor:
-    captions = ["a red circle", "a green square über a box", "two dogs 🐶 by the sea"]
-    tokenizer = Tokenizer.train(captions, 300)
+    tokenizer = Tokenizer.train(CAPTIONS, 300)
     model = ModelConfig(
         backbone="vit_tiny_patch16",
         kwargs=_VIT,

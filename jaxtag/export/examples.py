@@ -75,12 +75,17 @@ for file, row in zip(files, outputs[:, 1:].tolist()):
     print(file, " ".join(text.encode("latin-1").decode(errors="ignore").split()))
 """
 
-_TITLES = {"caption": "Captions of images", "embed": "Vectors of images"}
+_TITLES = {
+    "caption": "Captions of images",
+    "embed": "Vectors of images",
+    "match": "Vectors of images",
+}
 # Task -> (the output of its model, what is made of it)
 _ENDS = {
     "classify": ("probabilities", _CLASSES),
     "tag": ("scores", _TAGS),
     "embed": ("embedding", _VECTORS),
+    "match": ("embedding", _VECTORS),
     "caption": ("tokens", _CAPTIONS),
 }
 

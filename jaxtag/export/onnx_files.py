@@ -57,5 +57,7 @@ def _quantize(file: Path) -> None:
 
     logging.getLogger().setLevel(logging.ERROR)
     quantized = file.with_suffix(".int8.onnx")
-    quantization.quantize_dynamic(file, quantized, weight_type=quantization.QuantType.QInt8)
+    quantization.quantize_dynamic(
+        file, quantized, weight_type=quantization.QuantType.QInt8, per_channel=True
+    )
     quantized.replace(file)

@@ -22,11 +22,29 @@ for _name, _op in (("sum", "Sum"), ("max", "Max"), ("min", "Min"), ("prod", "Pro
     handles(f"reduce_{_name}")(_reduction(f"Reduce{_op}"))
 
 
+def _logical(op: str) -> Callable[[Graph, Any, list[Value]], Value]:
+    """A reduction of booleans, which ONNX has of numbers alone."""
+
+    def handle(graph: Graph, equation: Any, operands: list[Value]) -> Value:
+        numbers = [cast_to(graph, graph.whole(operands[0]), np.dtype(np.int32))]
+        axes = Value.constant(np.array(equation.params["axes"], np.int64))
+        shape, dtype = result_type(equation)
+        return cast_to(graph, graph.add(op, [*numbers, axes], shape, np.int32, keepdims=0), dtype)
+
+    return handle
+
+
+handles("reduce_or")(_logical("ReduceMax"))
+handles("reduce_and")(_logical("ReduceMin"))
+
+
 @handles("argmax")
 def _argmax(graph: Graph, equation: Any, operands: list[Value]) -> Value:
     shape, dtype = result_type(equation)
     (axis,) = equation.params["axes"]
     x = graph.whole(operands[0])
+    if x.dtype == np.bool_:
+        x = cast_to(graph, x, np.dtype(np.int32))
     index = graph.add("ArgMax", [x], shape, np.int64, axis=axis, keepdims=0)
     return graph.add("Cast", [index], shape, dtype, to=onnx_type(dtype))
 

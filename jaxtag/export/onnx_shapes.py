@@ -129,7 +129,8 @@ HANDLERS["split"] = _split
 
 @handles("gather")
 def _gather(graph: Graph, equation: Any, operands: list[Value]) -> Value:
-    """One window of an array, or its slices along one axis (`table[:, indices]`)."""
+    """One window of an array, or its slices along one axis: `table[:, indices]`, also of a batch
+    each its own (`take_along_axis`)."""
     table, indices = map(graph.whole, operands)
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     shape, _ = result_type(equation)
@@ -139,6 +140,17 @@ def _gather(graph: Graph, equation: Any, operands: list[Value]) -> Value:
         ends = [start + sizes[axis] for start, axis in zip(starts, axes, strict=True)]
         window = sliced(graph, table, list(axes), starts, ends, [1] * len(axes))
         return graph.reshape(window, shape)
+    batch = len(numbers.operand_batching_dims)
+    first = tuple(range(batch))
+    is_of_a_batch = (
+        first == numbers.operand_batching_dims == numbers.start_indices_batching_dims
+        and axes == numbers.collapsed_slice_dims == (batch,)
+        and sizes[batch + 1 :] == table.shape[batch + 1 :]
+        and numbers.offset_dims == tuple(range(rank, len(shape)))
+    )
+    if batch and is_of_a_batch:
+        indices = cast_to(graph, indices, np.dtype(np.int64))
+        return graph.add("GatherND", [table, indices], shape, table.dtype, batch_dims=batch)
     is_lookup = (
         len(axes) == 1
         and axes == numbers.collapsed_slice_dims

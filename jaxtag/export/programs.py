@@ -16,6 +16,7 @@ from jaxtag.kernels.implementations import default_forms
 from jaxtag.tasks.base import Task
 from jaxtag.tasks.caption.task import CaptionTask
 from jaxtag.tasks.embed.task import EmbedTask
+from jaxtag.tasks.match.task import MatchTask
 
 Arrays = dict[str, jax.Array]
 
@@ -118,14 +119,14 @@ def _decoder(model: Predictor, task: CaptionTask, memory: Any) -> CachedDecoder:
     return CachedDecoder(task.captioner, model.variables, memory, config)
 
 
-def embedding_program(model: Predictor) -> Program:
+def image_embedding_program(model: Predictor) -> Program:
     """Images as Immich prepares them, float32 [B, 3, S, S], normalized, to unit vectors.
 
     Raises:
         UsageError: the model has no embeddings.
     """
     task = model.task
-    if not isinstance(task, EmbedTask):
+    if not isinstance(task, EmbedTask | MatchTask):
         raise UsageError(
             f"--format=immich is for embedders and text-image models: {model.reference} is a model "
             f"of the task {task.config.task.TASK}"
@@ -133,12 +134,28 @@ def embedding_program(model: Predictor) -> Program:
 
     def function(image: jax.Array) -> Arrays:
         images = image.transpose(0, 2, 3, 1)
+        if isinstance(task, MatchTask):
+            vectors: Any = task.model.apply(model.variables, images, method="embed_images")
+            return {"embedding": vectors}
         outputs: Any = task.model.apply(model.variables, images)
         return {"embedding": outputs["embedding"]}
 
     batch, height, width, channels = _images(task).shape
     spec = jax.ShapeDtypeStruct((batch, channels, height, width), jnp.float32)
     return Program("model", function, {"image": spec})
+
+
+def text_embedding_program(model: Predictor, task: MatchTask, fill_id: int) -> Program:
+    """Tokens int32 [B, L], filled with `fill_id` after a text's end, to unit vectors."""
+    pad_id = task.vocabulary.pad_id
+
+    def function(text: jax.Array) -> Arrays:
+        tokens = jnp.where(text == fill_id, pad_id, text) if pad_id != fill_id else text
+        return {"embedding": task.embed_texts(model.variables, tokens)}
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    spec = jax.ShapeDtypeStruct((batch, task.settings.max_length), jnp.int32)
+    return Program("model", function, {"text": spec})
 
 
 def _images(task: Task) -> jax.ShapeDtypeStruct:

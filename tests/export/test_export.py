@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from calling import call
-from exported_models import captioner, classifier, embedder, tagger
+from exported_models import captioner, classifier, embedder, matcher, tagger
 from PIL import Image
 
 from jaxtag.export import examples
@@ -136,6 +136,28 @@ class TestOnnx:
         session = onnxruntime.InferenceSession(tmp_path / "x/visual/model.onnx")
         vectors = session.run(None, {"image": images})[0]
         np.testing.assert_allclose(vectors, model.features(pixels), atol=1e-4)
+
+    def test_texts_in_the_layout_of_immich(self, tmp_path: Path) -> None:
+        """Tokenized as Immich does it, a text gets the vector that jaxtag gives it."""
+        import onnxruntime
+        import tokenizers
+
+        model, texts = matcher(), ["a red circle", "two dogs by the sea and a ship", ""]
+        done = export(model, "immich", tmp_path / "x")
+        assert done.status == 0, done.err
+        textual = tmp_path / "x/textual"
+        length = json.loads((tmp_path / "x/config.json").read_text())["text_cfg"]["context_length"]
+        pad_token = json.loads((textual / "tokenizer_config.json").read_text())["pad_token"]
+        tokenizer = tokenizers.Tokenizer.from_file(str(textual / "tokenizer.json"))
+        pad_id = tokenizer.token_to_id(pad_token)
+        tokenizer.enable_padding(length=length, pad_token=pad_token, pad_id=pad_id)
+        tokenizer.enable_truncation(max_length=length)
+        tokens = np.array([tokenizer.encode(text).ids for text in texts], np.int32)
+        session = onnxruntime.InferenceSession(textual / "model.onnx")
+        vectors = session.run(None, {"text": tokens})[0]
+        expected = model.task.embed_texts(model.variables, model.task.tokenize(texts))
+        np.testing.assert_allclose(vectors, expected, atol=1e-4)
+        assert np.ptp(vectors, 0).max() > 0.01
 
     def test_immich_takes_no_classifier(self, tmp_path: Path) -> None:
         done = export(classifier(), "immich", tmp_path / "x")

@@ -44,6 +44,8 @@ FUNCTIONS = {
     "both sides": lambda x, n: jnp.einsum("bij,bij->b", x, x),
     "steps": lambda x, n: lax.map(lambda row: row * 2, jnp.stack([x, -x])),
     "steps back": lambda x, n: lax.scan(lambda c, row: (c + row, c), x, ROWS, reverse=True)[1],
+    "any and all": lambda x, n: ((x > 0).any(1) & ~(x > 1).all(1)).argmax(-1),
+    "of each its own": lambda x, n: jnp.take_along_axis(x, x.argmax(1)[:, :1, None], 1),
     "cumulative": lambda x, n: jnp.cumsum(x, -1),
     "functions": lambda x, n: jax.nn.gelu(x) + jax.nn.silu(x) + lax.rsqrt(1 + x * x) + jnp.exp(-x),
     "image": lambda x, n: lax.conv_general_dilated(x[..., None], KERNEL, (2, 1), PADS, **NHWC),
