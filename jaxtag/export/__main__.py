@@ -13,9 +13,9 @@ take images uint8 [batch, S, S, 3] and normalize them; the batch has any size.
 
 ONNX computes in float32; --quantize=int8 stores weights in 8 bits and quantizes activations as it
 runs. StableHLO is one file for all platforms that are named, opened by jax.export.deserialize; a
-captioner's has the whole search. The layout of Immich (visual/model.onnx, textual/model.onnx) is for
+captioner's has the whole search. The layout of Immich (visual/ and textual/model.onnx) is for
 embedders and text-image models. Before DIR appears, its files are compared with jaxtag on random
-images.
+inputs.
 """
 
 from collections.abc import Callable
