@@ -36,7 +36,7 @@ def random_variables(shapes: Any, seed: int = 1) -> Any:
     def draw(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
         is_scale = any(name in jax.tree_util.keystr(path) for name in ("scale", "var"))
         fan_in = np.prod(shape.shape[:-1]) if len(shape.shape) > 1 else 100
-        noise = random.normal(size=shape.shape) / np.sqrt(fan_in)
+        noise = random.normal(size=shape.shape) * np.sqrt((1 if is_scale else 2) / fan_in)
         return (noise + is_scale).astype(shape.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -121,10 +122,13 @@ class TestOnnx:
         assert len(run_example(tmp_path / "x", photos)) == 3
         assert [p.name for p in (tmp_path / "x").glob("*.onnx")] == ["model.onnx"]
 
-    def test_the_layout_of_immich(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "make", [matcher, pytest.param(embedder, marks=pytest.mark.slow)], ids=["match", "embed"]
+    )
+    def test_the_layout_of_immich(self, make: Callable[[], Predictor], tmp_path: Path) -> None:
         import onnxruntime
 
-        model = embedder()
+        model = make()
         done = export(model, "immich", tmp_path / "x")
         assert done.status == 0, done.err
         settings = json.loads((tmp_path / "x/visual/preprocess_cfg.json").read_text())
@@ -136,17 +140,17 @@ class TestOnnx:
         session = onnxruntime.InferenceSession(tmp_path / "x/visual/model.onnx")
         vectors = session.run(None, {"image": images})[0]
         np.testing.assert_allclose(vectors, model.features(pixels), atol=1e-4)
+        assert (tmp_path / "x/textual").exists() == (make is matcher)
+        if make is matcher:
+            self.check_texts(model, tmp_path / "x")
 
-    def test_texts_in_the_layout_of_immich(self, tmp_path: Path) -> None:
+    def check_texts(self, model: Predictor, folder: Path) -> None:
         """Tokenized as Immich does it, a text gets the vector that jaxtag gives it."""
         import onnxruntime
         import tokenizers
 
-        model, texts = matcher(), ["a red circle", "two dogs by the sea and a ship", ""]
-        done = export(model, "immich", tmp_path / "x")
-        assert done.status == 0, done.err
-        textual = tmp_path / "x/textual"
-        length = json.loads((tmp_path / "x/config.json").read_text())["text_cfg"]["context_length"]
+        texts, textual = ["a red circle", "two dogs by the sea and a ship", ""], folder / "textual"
+        length = json.loads((folder / "config.json").read_text())["text_cfg"]["context_length"]
         pad_token = json.loads((textual / "tokenizer_config.json").read_text())["pad_token"]
         tokenizer = tokenizers.Tokenizer.from_file(str(textual / "tokenizer.json"))
         pad_id = tokenizer.token_to_id(pad_token)

@@ -15,7 +15,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from jaxtag.export.onnx_convert import to_onnx  # noqa: E402
 from jaxtag.kernels.implementations import default_forms  # noqa: E402
 
-TOLERANCE = 1e-4  # of the largest value, or of 1
+TOLERANCE = 1e-4  # of the largest value
 MAX_PARAMETERS = 120_000_000  # of more, a model is tried with two layers
 OUTPUTS = ("logits", "pooled")
 
@@ -43,8 +43,7 @@ def difference(name: str, size: int, **fields) -> float:
     with default_forms():
         expected = jax.jit(compute, compiler_options=options)(images)
     return max(
-        np.abs(computed[key] - value).max() / max(1.0, np.abs(value).max())
-        for key, value in expected.items()
+        np.abs(computed[key] - value).max() / np.abs(value).max() for key, value in expected.items()
     )
 
 
@@ -52,7 +51,7 @@ def difference(name: str, size: int, **fields) -> float:
     ("name", "size", "fields"),
     [
         ("squeezenet1_1", 33, {}),  # pooling beyond the border
-        ("vit_tiny_patch16", 32, {"depth": 1}),
+        pytest.param("vit_tiny_patch16", 32, {"depth": 1}, marks=pytest.mark.slow),
         ("capsnet", 28, {"channels": 16, "types": 2}),
     ],
 )
