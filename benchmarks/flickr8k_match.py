@@ -33,7 +33,7 @@ from jaxtag.metrics.image_text import image_text_metrics
 from jaxtag.models.embedder import l2_normalize
 
 MODEL, LENGTH, WIDTH = "efficientnet_lite0", 24, 512
-BATCH, EPOCHS, RATE, DECAY = 256, 24, 2e-3, 0.05
+BATCH, EPOCHS, RATE, DECAY = 256, 8, 2e-3, 0.05
 
 
 class Towers(nn.Module):

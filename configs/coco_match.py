@@ -6,7 +6,8 @@
         --config.batch_size=32768 --config.task.loss=clip
 
 Smoke run: --config.total_steps=20 --config.batch_size=8. Hardware: one accelerator of 16 GB for
-S/16. Expected: not yet measured (full COCO).
+S/16; a batch of 32,768 fits on a TPU v5e of 16x16 (benchmarks/ahead.md). Expected: not yet measured
+(full COCO).
 """
 
 from jaxtag.config.schema import (
