@@ -34,6 +34,7 @@ from jaxtag.config import (
 from jaxtag.tasks.caption.config import CaptionConfig, DecodingConfig
 from jaxtag.tasks.classify.config import ClassifyConfig
 from jaxtag.tasks.embed.config import EmbedConfig
+from jaxtag.tasks.match.config import MatchConfig
 from jaxtag.tasks.tag.config import TagConfig
 """
 
@@ -145,6 +146,14 @@ def check_captions(scores: dict) -> None:
     assert scores["model"]["CIDEr"] > scores["shuffled"]["CIDEr"]
 
 
+def check_matches(scores: dict) -> None:
+    """Of ten images three or four share a color, and so their texts."""
+    model, other = scores["model"], scores["texts of another image"]
+    assert model["examples"] == other["examples"] == 10
+    assert model["text_to_image_recall@5"] > 0.9 > other["text_to_image_recall@5"]
+    assert model["image_to_text_median_rank"] <= 6 < other["image_to_text_median_rank"]
+
+
 NAMES = list(COLORS)
 CASES = {
     "caption": Case(
@@ -225,6 +234,30 @@ CASES = {
         stop_at=2,
         changes={"total_steps": 4, "checkpoint_every": 3},
     ),
+    "match": Case(
+        """
+        task=MatchConfig(
+            loss="siglip", loss_kwargs={"hard_negative_beta": 0.1}, embedding_dim=8,
+            vocab_size=300, max_length=10, text_width=16, text_depth=1, text_heads=2,
+            token_dropout=0.1, caption_dropout=0.1, evaluation_captions=2,
+        ),
+        batch_size=6, log_every=20, evaluate_every=30, checkpoint_every=30,
+        data=DataConfig(dataset="case", data_dir=data_dir, image_size=16, num_threads=1),
+        model=ModelConfig(
+            backbone="vit_tiny_patch8", scan=False, dropout=0.1,
+            kwargs={"depth": 1, "width": 32, "heads": 2, "mlp_dim": 64},
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=4, ema_decay=0.8),
+        evaluation=EvaluationConfig(batch_size=5, num_samples_shown=4),
+        """,
+        caption_table,
+        {"texts.png", "tokenizer.json"},
+        check_matches,
+        lambda number: noisy(COLORS[NAMES[number]], 7),
+        lambda number, row: np.linalg.norm(row["embedding"]) == pytest.approx(1, abs=1e-4),
+        stop_at=3,
+        changes={"total_steps": 6, "checkpoint_every": 4, "evaluate_every": 5},
+    ),
     "tag": Case(
         """
         task=TagConfig(
@@ -252,7 +285,7 @@ CASES = {
         changes={"total_steps": 6, "checkpoint_every": 4, "evaluate_every": 5},
     ),
 }
-STEPS = {"caption": 60, "classify": 30, "embed": 12, "tag": 60}
+STEPS = {"caption": 60, "classify": 30, "embed": 12, "match": 60, "tag": 60}
 
 
 @dataclasses.dataclass(frozen=True)
