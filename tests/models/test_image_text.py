@@ -65,20 +65,18 @@ def test_bidirectional_text_is_pooled_at_its_last_position() -> None:
 
 @pytest.mark.parametrize("sigmoid", [False, True], ids=["clip", "siglip"])
 def test_two_towers_meet_in_one_space(sigmoid: bool) -> None:
+    """Shapes alone: tests/weights/test_image_text_weights.py has the values of other libraries."""
     fields = {"embed_dim": 12}
     if sigmoid:
         fields |= {"image_projection": False, "projection_bias": True, "init_logit_bias": -10.0}
     model = ImageText(ViT(**IMAGE), CLIP_TEXT, **fields)
-    images = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
-    variables = random_variables(model, images, CLIP_TOKENS)
-    outputs = jax.jit(model.apply)(variables, images, CLIP_TOKENS)
-    image, text = outputs["image_embedding"], outputs["text_embedding"]
-    assert image.shape == (2, 12) and text.shape == (3, 12)
-    np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1, atol=1e-6)
+    images = jnp.zeros((2, 16, 16, 3))
+    outputs, variables = jax.eval_shape(
+        model.init_with_output, jax.random.key(0), images, CLIP_TOKENS
+    )
+    shapes = {name: leaf.shape for name, leaf in outputs.items()}
+    assert shapes == {"image_embedding": (2, 12), "text_embedding": (3, 12), "logits": (2, 3)}
     params = variables["params"]
-    expected = np.exp(params["logit_scale"]) * np.asarray(image) @ np.asarray(text).T
-    np.testing.assert_allclose(outputs["logits"], expected + params.get("logit_bias", 0), atol=1e-5)
     assert ("project_image" in params) != sigmoid
     assert ("bias" in params["project_text"]) == sigmoid == ("logit_bias" in params)
 
