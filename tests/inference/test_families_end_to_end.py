@@ -11,6 +11,8 @@ import pytest
 from calling import call
 from PIL import Image
 
+from jaxtag.inference import features
+
 pytestmark = pytest.mark.slow
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(995))]
@@ -141,3 +143,23 @@ def test_captions_are_the_librarys(transformers, tmp_path, family: str, prompt: 
     words = [TOKENS[token] for token in tokens[1:end] if 4 < token < 1000]
     flags = [f"--prompt={prompt}"] if prompt else []
     assert annotated(tmp_path, *flags)["caption"] == " ".join(words)
+
+
+@pytest.mark.parametrize("family", ["dino", "dinov2"])
+def test_features_are_the_librarys(transformers, tmp_path, family: str) -> None:
+    """A DINOv2 at another size than that of its position embeddings."""
+    import torch
+
+    size = {"hidden_size": 384, "num_attention_heads": 6}
+    if family == "dino":
+        config = transformers.ViTConfig(**size, intermediate_size=1536, patch_size=8)
+        model, name = transformers.ViTModel(config), "vit_small_patch8"
+    else:
+        config = transformers.Dinov2Config(**size, image_size=518, patch_size=14)
+        model, name = transformers.Dinov2Model(config), "vit_small_patch14_dinov2"
+    randomize(model)
+    pixels = write(tmp_path, model, "classifier")
+    with torch.no_grad():
+        expected = model(to_torch(pixels)).last_hidden_state[:, 0].numpy()
+    extractor = features.from_model(name, str(tmp_path))
+    np.testing.assert_allclose(extractor.of_inputs([str(tmp_path / "a.png")]), expected, atol=1e-4)
