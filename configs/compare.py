@@ -12,6 +12,10 @@ from jaxtag.config.schema import Config
 
 
 def get_config(
-    architecture: str = "resnet", dataset: str = "mnist", num_images: int = 60_000, seed: int = 0
+    architecture: str = "resnet",
+    dataset: str = "mnist",
+    num_images: int = 60_000,
+    seed: int = 0,
+    weights: str = "",
 ) -> Config:
-    return grid.cell_config(architecture, dataset, num_images, seed, data_dir=None)
+    return grid.cell_config(architecture, dataset, num_images, seed, None, weights or None)

@@ -4,8 +4,10 @@
 
 Each cell is a run of jaxtag.train (configuration `compare`) in DIR/cells; finished cells are not
 run again, and interrupted ones go on. Data sets have to be prepared (jaxtag.prepare); a cell
-without its data says so. Written to DIR: table.md, table.csv, table.svg. Next to our figures stand
-those of the papers, which trained longer or on larger images.
+without its data or weights says so. The rows …_pretrained start from published weights, which they
+keep frozen: EfficientNet-Lite0's come with the extra `weights`, SqueezeNet's are given by
+--weights=squeezenet_pretrained=FILE. Written to DIR: table.md, table.csv, table.svg. Next to our
+figures stand those of the papers, which trained longer or on larger images.
 """
 
 import sys
@@ -38,12 +40,17 @@ def define_flags() -> None:
     cli.define_alias("pictures", "num_images")
     flags.DEFINE_integer("seeds", 1, "Runs of each cell.", lower_bound=1)
     flags.DEFINE_string("data_dir", None, "Where data sets are kept.")
+    flags.DEFINE_list("weights", [], "Weights of pretrained rows that no package brings: ROW=REF,…")
 
 
 def main(_: list[str]) -> int:
     cli.require("output", ": the folder for the runs and the table")
     _check_names("architectures", FLAGS.architectures, ARCHITECTURES)
     _check_names("datasets", FLAGS.datasets, DATASETS)
+    for text in FLAGS.weights:
+        if "=" not in text:
+            raise UsageError(f"--weights={text}: must be ROW=REF")
+    _check_names("weights", [text.split("=")[0] for text in FLAGS.weights], ARCHITECTURES)
     output, failed = make_path(FLAGS.output, "--output"), False
     if is_store(output):
         raise UsageError(f"--output={output}: the logs of the runs need a local folder")
@@ -61,8 +68,9 @@ def main(_: list[str]) -> int:
 def _run_cell(architecture: str, dataset: str, folder: Path) -> list[dict[str, Any]] | str:
     """Its results, one for each seed, or why there are none."""
     results = []
+    weights = dict(text.split("=", 1) for text in FLAGS.weights).get(architecture, "")
     for seed in range(FLAGS.seeds):
-        cell = runner.Cell(architecture, dataset, FLAGS.num_images, seed)
+        cell = runner.Cell(architecture, dataset, FLAGS.num_images, seed, weights)
         if reason := runner.skip_reason(cell, FLAGS.data_dir):
             return reason
         print(f"{cell.name} …", file=sys.stderr)

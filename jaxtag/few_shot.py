@@ -6,11 +6,11 @@
   python -m jaxtag.few_shot --pixels=16 --dataset=cifar10
 
 Features come from a run of jaxtag.train, from a backbone with pretrained weights, or are the pixels
-(see jaxtag.index); they are computed once and kept in the user's cache. For each seed, k training
-images a class are drawn; on them a linear probe is fitted (multinomial logistic regression) and
-nearest neighbors vote, and both are scored on the whole test split. Several processes share the
-images as they do in jaxtag.train. The last line is JSON: {k: {method: {"mean", "std",
-"accuracies"}}}.
+(see jaxtag.index); they are computed once and kept in the user's cache, of the training images that
+are drawn and of all test images. For each seed, k training images a class are drawn; on them a
+linear probe is fitted (multinomial logistic regression) and nearest neighbors vote, and both are
+scored on the whole test split. Several processes share the images as they do in jaxtag.train. The
+last line is JSON: {k: {method: {"mean", "std", "accuracies"}}}.
 """
 
 import json
@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from jaxtag import cli
-from jaxtag.errors import UsageError
+from jaxtag.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from jaxtag.inference.features import FeatureExtractor
@@ -37,6 +37,9 @@ def define_flags() -> None:
         "model", None, "Extract features with a backbone of jaxtag.models.list_models()."
     )
     flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
+    flags.DEFINE_integer(
+        "image_size", None, "Pixels at which --model sees images; by default its own."
+    )
     flags.DEFINE_integer("pixels", None, "Use the image's pixels, resized to N x N, as features.")
     flags.DEFINE_string("dataset", None, "A prepared data set of classes.")
     flags.DEFINE_string("train_split", "train", "Split that the labeled images are drawn from.")
@@ -56,21 +59,40 @@ def main(_: list[str]) -> None:
         raise UsageError(f"--shots={','.join(FLAGS.shots)}: must be positive numbers")
     with cli.join_job():
         extractor = features.from_flags(
-            FLAGS.workdir, FLAGS.step, FLAGS.model, FLAGS.weights, FLAGS.pixels
+            FLAGS.workdir, FLAGS.step, FLAGS.model, FLAGS.weights, FLAGS.pixels, FLAGS.image_size
         )
-        splits = (FLAGS.train_split, FLAGS.test_split)
-        train, test = (_extract(extractor, split) for split in splits)
+        accuracies = _evaluate(extractor, sorted(shots))
         if jax.process_index() == 0:
-            _report(train, test, shots)
+            _report(accuracies)
 
 
-def _report(
-    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], shots: list[int]
-) -> None:
-    """Prints the accuracies, given the vectors and classes of both splits."""
+def _evaluate(extractor: "FeatureExtractor", shots: list[int]) -> dict[int, dict[str, list[float]]]:
+    """The accuracies of few_shot.evaluate, with vectors of the drawn training images alone."""
+    from jaxtag import datasets
+    from jaxtag.data import sources
+    from jaxtag.data.selection import SelectedRecords
+    from jaxtag.inference import feature_cache
     from jaxtag.tag_index import few_shot
 
-    accuracies = few_shot.evaluate(train, test, shots, FLAGS.seeds)
+    splits = (FLAGS.train_split, FLAGS.test_split)
+    train, test = (datasets.open_split(FLAGS.dataset, split, FLAGS.data_dir) for split in splits)
+    num_classes = len(train.class_names())  # raises UserError if there are none
+    samples = few_shot.draw(sources.read_labels(train), num_classes, shots[-1], FLAGS.seeds)
+    drawn, positions = np.unique(samples, return_inverse=True)
+    features = feature_cache.split_features(extractor, SelectedRecords(train, drawn))
+    if len(features.vectors) < len(drawn):
+        raise UserError(
+            f"{train.name}: some of the drawn images are damaged: prepare the data set again"
+        )
+    held_out = feature_cache.split_features(extractor, test)
+    labels = sources.read_labels(test)[held_out.positions]
+    return few_shot.evaluate_samples(
+        features.vectors, positions.reshape(samples.shape), (held_out.vectors, labels), shots
+    )
+
+
+def _report(accuracies: dict[int, dict[str, list[float]]]) -> None:
+    """Prints the accuracies."""
     summary = {}
     for k, methods in accuracies.items():
         summary[k] = {
@@ -80,18 +102,6 @@ def _report(
         texts = (f"{name} {v['mean']:.3f} ± {v['std']:.3f}" for name, v in summary[k].items())
         print(f"{k} a class: {', '.join(texts)}", file=sys.stderr)
     print(json.dumps(summary))
-
-
-def _extract(extractor: "FeatureExtractor", split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors [N, D] and classes [N] of a split's readable images."""
-    from jaxtag import datasets
-    from jaxtag.data import sources
-    from jaxtag.inference import feature_cache
-
-    source = datasets.open_split(FLAGS.dataset, split, FLAGS.data_dir)
-    source.class_names()  # raises UserError if there are none
-    split_features = feature_cache.split_features(extractor, source)
-    return split_features.vectors, sources.read_labels(source)[split_features.positions]
 
 
 def run() -> None:

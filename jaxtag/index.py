@@ -8,6 +8,7 @@
   python -m jaxtag.index remove --index=DIR photos/a.jpg
   python -m jaxtag.index search --index=DIR [--top_k=5] photos/c.jpg
   python -m jaxtag.index search --index=DIR --text="a dog on a beach"
+  python -m jaxtag.index evaluate --index=DIR --dataset=corel5k --split=validation
   python -m jaxtag.index info | compact --index=DIR
 
 `build` makes an index. Its feature vectors come from a run of jaxtag.train (--workdir), from a
@@ -26,6 +27,7 @@ they do in jaxtag.train.
 tags with scores, and the nearest other images. With --text it writes a line for each text: the
 images that are nearest, of an index whose model embeds texts too (CLIP, SigLIP, a run that matches
 images and texts). Where the model has moved, --model=REF or --workdir=RUN says where it is.
+`evaluate` scores the index's tags on a labeled split and prints the metrics as a line of JSON.
 `compact` frees the space of removed images; until then their vectors stay on disk.
 
 `jaxtag.annotate --index=DIR` tags images with it.
@@ -92,7 +94,7 @@ def main(argv: list[str]) -> None:
     subcommand, *paths = argv
     cli.require("index", ": the folder of the index")
     folder = make_path(FLAGS.index, "--index")
-    write = subcommand not in ("search", "info")
+    write = subcommand not in ("search", "evaluate", "info")
     with mirror.local_copy(folder, "--index", last=_MANIFEST, write=write) as local:
         _SUBCOMMANDS[subcommand](local, paths)
 
@@ -209,6 +211,20 @@ def _search_texts(folder: Path, texts: list[str]) -> None:
     vectors = zero_shot.embed_texts(extractor.model, texts)
     for text, images in zip(texts, index.search(vectors, FLAGS.top_k), strict=True):
         print(json.dumps({"text": text, "nearest": _scored("file", images)}))
+
+
+def _evaluate(folder: Path, paths: list[str]) -> None:
+    from jaxtag import datasets
+    from jaxtag.inference import feature_cache
+    from jaxtag.tag_index import evaluation
+
+    if paths or not FLAGS.dataset:
+        raise UsageError("usage: jaxtag.index evaluate --index=DIR --dataset=NAME --split=NAME")
+    index, extractor = _open(folder)
+    source = datasets.open_split(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
+    features = feature_cache.split_features(extractor, source)
+    metrics = evaluation.evaluate(index, features.vectors, source, features.positions)
+    print(json.dumps(metrics))
 
 
 def _scored(key: str, pairs: Iterable[tuple[str, float]]) -> list[dict[str, object]]:
@@ -392,6 +408,7 @@ _SUBCOMMANDS = {
     "tag": _tag,
     "untag": _untag,
     "search": _search,
+    "evaluate": _evaluate,
     "info": _info,
     "compact": _compact,
 }

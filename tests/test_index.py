@@ -75,6 +75,15 @@ def test_an_interrupted_build_goes_on_with_the_same_command(photos, tmp_path, mo
     assert "holds an index already" in call(*build, "--pixels=4").err
 
 
+def test_an_index_is_evaluated_on_a_prepared_split(index, photos, tmp_path) -> None:
+    data = [f"--data_dir={tmp_path}/data", "--dataset=colours"]
+    assert call("prepare", *data, f"--source={photos}/tags.csv").status == 0
+    done = call("index", "evaluate", f"--index={index}", *data, "--split=train")
+    assert done.last["map"] > 0.9, done.err
+    wrong = call("index", "evaluate", f"--index={index}")
+    assert wrong.status == 2 and "--dataset=NAME" in wrong.err
+
+
 def test_pictures_are_tagged_by_their_neighbours(index, photos) -> None:
     (photos / "broken.jpg").write_bytes(b"no picture")
     lines = search(index, photos / "red5.png", photos / "blue5.png", photos / "broken.jpg")

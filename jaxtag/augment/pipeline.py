@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PRNGKeyArray, UInt8
 
 from jaxtag import registry
-from jaxtag.array_types import AnyArray, Images, UInt8Images
+from jaxtag.array_types import AnyArray, Inputs, UInt8Images
 from jaxtag.augment import color, erasing, geometry, mixing, randaugment
 from jaxtag.augment.rng import Part, draw
 from jaxtag.config.schema import Config
@@ -150,9 +150,12 @@ class Augmentation:
 
     @_named_call
     def mix(
-        self, images: Images, labels: Float[AnyArray, "B K"], key: PRNGKeyArray
-    ) -> tuple[Images, Float[AnyArray, "B K"]]:
-        """Augments normalized images and their labels.
+        self,
+        images: Inputs,
+        labels: Float[AnyArray, "B K"],
+        key: PRNGKeyArray,
+    ) -> tuple[Inputs, Float[AnyArray, "B K"]]:
+        """Augments normalized images and their labels; a frozen backbone's outputs stay.
 
         Returns:
             Both in the same shapes; labels are soft where images were mixed.

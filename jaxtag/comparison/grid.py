@@ -1,14 +1,16 @@
 """The grid of the comparison: architectures, data sets, and the configuration of each cell.
 
-Each cell sees the same number of training images with the same optimizer and schedule, from random
-weights; the learning rate is the architecture's. The resolution is the data set's, or what the
-architecture requires.
+Each cell sees the same number of training images with the same optimizer and schedule; the learning
+rate is the architecture's. The resolution is the data set's, or what the architecture requires. A
+row starts from random weights, or keeps published ones frozen and trains what is on top of them:
+such rows see larger images, without augmentation.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtag import models
 from jaxtag.config.schema import (
     AugmentationConfig,
     Config,
@@ -41,6 +43,7 @@ class Architecture:
         features_of: It is not trained, but evaluated by the nearest neighbors of this row's
             features.
         learning_rate: Lower for networks without normalization.
+        pretrained: REF of its frozen backbone's weights; None: all is trained from random ones.
         dtype: Of its arithmetic. A CapsNet's step is bound by reading and writing its votes for
             many classes: bfloat16 halves its time, on CPU too.
     """
@@ -54,6 +57,7 @@ class Architecture:
     metric_learning: bool = False
     features_of: str | None = None
     learning_rate: float = 1e-3
+    pretrained: str | None = None
     dtype: str = "auto"
 
     @property
@@ -82,6 +86,24 @@ ARCHITECTURES = {
     "vit": Architecture("ViT", "vit_tiny_patch16", {"depth": 6}, patches_per_side=8),
     "knn_cnn": Architecture("kNN + CNN", "resnet18", features_of="resnet"),
     "metric_learning": Architecture("Deep metric learning", "resnet18", metric_learning=True),
+    "squeezenet_pretrained": Architecture(
+        "SqueezeNet", "squeezenet1_1", pretrained="squeezenet1_1"
+    ),
+    "efficientnet_pretrained": Architecture(
+        "EfficientNet", "efficientnet_lite0", pretrained="efficientnet_lite0"
+    ),
+    "knn_cnn_pretrained": Architecture(
+        "kNN + CNN",
+        "efficientnet_lite0",
+        features_of="efficientnet_pretrained",
+        pretrained="efficientnet_lite0",
+    ),
+    "metric_learning_pretrained": Architecture(
+        "Deep metric learning",
+        "efficientnet_lite0",
+        metric_learning=True,
+        pretrained="efficientnet_lite0",
+    ),
 }
 
 
@@ -94,6 +116,7 @@ class Dataset:
         task: "classify" or "tag".
         split: The cells are evaluated on it.
         image_size: Pixels.
+        pretrained_size: Pixels for a pretrained backbone.
         metric: That cells are compared by, a name of the task's evaluation.
         crop_padding: Augmentation that keeps what an image shows.
         flip: As well.
@@ -106,17 +129,22 @@ class Dataset:
     metric: str
     crop_padding: int = 4
     flip: bool = True
+    pretrained_size: int = 224
 
     def image_size_for(self, architecture: Architecture) -> int:
         """Pixels at which an architecture sees this data set."""
+        if architecture.pretrained is not None:
+            return self.pretrained_size
         size = max(self.image_size, architecture.min_image_size)
         return min(size, architecture.max_image_size)
 
 
 DATASETS = {
-    "mnist": Dataset("MNIST", "classify", "test", 32, "top1", crop_padding=2, flip=False),
-    "cifar10": Dataset("CIFAR-10", "classify", "test", 32, "top1"),
-    "cifar100": Dataset("CIFAR-100", "classify", "test", 32, "top1"),
+    "mnist": Dataset(
+        "MNIST", "classify", "test", 32, "top1", crop_padding=2, flip=False, pretrained_size=64
+    ),
+    "cifar10": Dataset("CIFAR-10", "classify", "test", 32, "top1", pretrained_size=96),
+    "cifar100": Dataset("CIFAR-100", "classify", "test", 32, "top1", pretrained_size=96),
     "imagenet2012": Dataset("ImageNet", "classify", "validation", 224, "top1"),
     "voc2007": Dataset("VOC 2007", "tag", "test", 224, "map"),
     "coco_tags": Dataset("COCO", "tag", "validation", 224, "map"),
@@ -127,7 +155,12 @@ DATASETS = {
 
 
 def cell_config(
-    architecture: str, dataset: str, num_images: int, seed: int, data_dir: str | None
+    architecture: str,
+    dataset: str,
+    num_images: int,
+    seed: int,
+    data_dir: str | None,
+    weights: str | None = None,
 ) -> Config:
     """The configuration of a cell that is trained.
 
@@ -137,6 +170,7 @@ def cell_config(
         num_images: Training images that it sees, repeats counted.
         seed: Of the run.
         data_dir: Where data sets are kept; None for the default.
+        weights: REF of a pretrained row's weights; None for its own.
 
     Raises:
         ValueError: There is no such architecture or data set.
@@ -147,6 +181,9 @@ def cell_config(
     row, column = ARCHITECTURES[architecture], DATASETS[dataset]
     image_size = column.image_size_for(row)
     steps = max(1, num_images // _BATCH_SIZE)
+    frozen = row.pretrained is not None
+    preprocessing = models.get_preprocessing(row.backbone)
+    middle = (0.5, 0.5, 0.5)
     return Config(
         task=_task_config(row, column),
         seed=seed,
@@ -160,10 +197,19 @@ def cell_config(
             evaluation_split=column.split,
             image_size=image_size,
             crop_scale=(1.0, 1.0),
-            flip=column.flip,
+            flip=column.flip and not frozen,
+            mean=preprocessing.mean if frozen else middle,
+            std=preprocessing.std if frozen else middle,
         ),
-        model=ModelConfig(backbone=row.backbone, kwargs=row.kwargs_at(image_size), dtype=row.dtype),
-        augmentation=AugmentationConfig(crop_padding=column.crop_padding),
+        model=ModelConfig(
+            backbone=row.backbone,
+            kwargs=row.kwargs_at(image_size),
+            pretrained=weights or row.pretrained,
+            freeze=frozen,
+            cached_views=int(frozen),
+            dtype=row.dtype,
+        ),
+        augmentation=AugmentationConfig(crop_padding=0 if frozen else column.crop_padding),
         optimizer=OptimizerConfig(
             name="adamw",
             learning_rate=row.learning_rate,

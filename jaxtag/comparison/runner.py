@@ -20,18 +20,24 @@ from jaxtag.storage.atomic_file import write_text
 from jaxtag.training.metric_writer import read_metrics
 from jaxtag.training.preemption import RESTART_STATUS
 from jaxtag.training.run_data import task_class
+from jaxtag.weights.reference import resolve
 
 _RESULT = "result.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """An architecture on a data set, with a budget of training images and a seed."""
+    """An architecture on a data set, with a budget of training images and a seed.
+
+    Attributes:
+        weights: REF of a pretrained row's weights; "" for its own.
+    """
 
     architecture: str
     dataset: str
     num_images: int
     seed: int
+    weights: str = ""
 
     @property
     def name(self) -> str:
@@ -52,6 +58,12 @@ def skip_reason(cell: Cell, data_dir: str | None) -> str | None:
         prepared.open_split(cell.dataset, DATASETS[cell.dataset].split, data_dir)
     except UserError:
         return "data absent"
+    pretrained = cell.weights or ARCHITECTURES[cell.architecture].pretrained
+    try:
+        if pretrained:
+            resolve(pretrained)
+    except UserError:
+        return "weights absent"
     return None
 
 
@@ -129,7 +141,7 @@ def _result(cell: Cell, workdir: Path, metrics: dict[str, float]) -> dict[str, A
         "metrics": metrics,
         "split": column.split,
         "image_size": config.data.image_size,
-        "pretraining": "none",
+        "pretraining": config.model.pretrained or "none",
         "parameters": flops.param_count(model, config.data.image_size),
         "multiply_adds": flops.macs(model, config.data.image_size),
     }

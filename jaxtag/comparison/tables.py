@@ -61,11 +61,8 @@ def as_markdown(results: Results) -> str:
     """Architectures by data sets, then the cost of each cell."""
     architectures, datasets = _axes(results)
     lines = _markdown(
-        ["", *(_heading(dataset) for dataset in datasets)],
-        [
-            [ARCHITECTURES[a].title, *(_cell(results[a, d], a, d) for d in datasets)]
-            for a in architectures
-        ],
+        ["", "weights", *(_heading(dataset) for dataset in datasets)],
+        [[*_row_names(a), *(_cell(results[a, d], a, d) for d in datasets)] for a in architectures],
     )
     costs = []
     for row in rows(results):
@@ -92,10 +89,9 @@ def as_markdown(results: Results) -> str:
 def as_text(results: Results) -> str:
     """Architectures by data sets, for a terminal."""
     architectures, datasets = _axes(results)
-    table = [["", *(_heading(dataset) for dataset in datasets)]]
+    table = [["", "weights", *(_heading(dataset) for dataset in datasets)]]
     table += [
-        [ARCHITECTURES[a].title, *(_cell(results[a, d], a, d) for d in datasets)]
-        for a in architectures
+        [*_row_names(a), *(_cell(results[a, d], a, d) for d in datasets)] for a in architectures
     ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
@@ -148,7 +144,8 @@ def _panel(title: str, cells: Sequence[dict[str, Any]]) -> str:
     for row, cost in zip(cells, costs, strict=True):
         x, y = position(cost, row["value"])
         at_end = x > (left + right) / 2
-        name = escape(ARCHITECTURES[row["architecture"]].title)
+        title, weights = _row_names(row["architecture"])
+        name = escape(title if weights == "random" else f"{title} ({weights})")
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#1d4ed8"/>')
         anchor, shift = ("end", -7) if at_end else ("start", 7)
         parts.append(
@@ -160,6 +157,12 @@ def _panel(title: str, cells: Sequence[dict[str, Any]]) -> str:
 def _axes(results: Results) -> tuple[list[str], list[str]]:
     architectures, datasets = zip(*results, strict=True)
     return list(dict.fromkeys(architectures)), list(dict.fromkeys(datasets))
+
+
+def _row_names(architecture: str) -> list[str]:
+    """The survey's name of a row, and what it starts from."""
+    row = ARCHITECTURES[architecture]
+    return [row.title, "random" if row.pretrained is None else "ImageNet, frozen"]
 
 
 def _heading(dataset: str) -> str:

@@ -88,13 +88,17 @@ class ModelConfig:
     backbone: str = "vit_small_patch16"  # a name of jaxtag.list_models(), or package.module:Name
     kwargs: dict[str, Any] = field(default_factory=_no_kwargs)  # fields of its module: {"depth": 4}
     pretrained: str | None = None  # REF of the weights that the backbone starts from
+    freeze: bool = False  # the backbone stays as pretrained: no gradient, no dropout in it
+    # Views of each training image whose frozen features are computed once and kept in the user's
+    # cache: 1 without augmentation, more with it; 0: features are computed in each step.
+    cached_views: int = 0
     decoder_form: str = "pre_norm"  # pre_norm (GPT-2), post_norm (BLIP), prefix (GIT)
     decoder_width: int = 384
     decoder_depth: int = 6
     decoder_heads: int = 6
     decoder_norm_eps: float = 1e-5
     decoder_vocab_size: int | None = None  # None: the tokenizer's, rounded up to fill tiles
-    dropout: float = 0.1  # of the decoder
+    dropout: float = 0.1  # of the decoder, or of a linear head on a frozen backbone
     dtype: str = "auto"  # of the arithmetic; auto: bfloat16 on TPU and GPU, float32 on CPU
     # What the backward pass recomputes: none, dots (all but projections), full; auto: dots in a
     # scan over layers, else none.
@@ -308,6 +312,7 @@ def check(config: Config) -> Config:
             raise UsageError(f"config.mesh.offload: {part!r} is unknown{hint}")
     _check_profile_steps(config)
     _check_numbers(config)
+    _check_frozen(config)
     config.task.check(config)
     return config
 
@@ -345,6 +350,49 @@ def _check_profile_steps(config: Config) -> None:
             f"config.profile_steps = {config.profile_steps}: must be a first step of at least 1 "
             "and a last step that is not before it"
         )
+
+
+def _check_frozen(config: Config) -> None:
+    """Raises UsageError where a frozen backbone, or its cached features, make no sense."""
+    model, views = config.model, config.model.cached_views
+    check_minimums(config, {"model.cached_views": 0})
+    if views and not model.freeze:
+        raise UsageError(
+            f"config.model.cached_views = {views}: features change with a backbone that is trained;"
+            " set config.model.freeze"
+        )
+    if not model.freeze:
+        return
+    if model.pretrained is None:
+        raise UsageError("config.model.freeze: config.model.pretrained must name the weights")
+    for name in ("augmentation.mixup", "augmentation.cutmix", "augmentation.random_erasing"):
+        if get(config, name):
+            raise UsageError(
+                f"config.{name}: it needs a backbone that is trained, not a frozen one"
+            )
+    if config.optimizer.ema_bn_batches:
+        raise UsageError("config.optimizer.ema_bn_batches: a frozen backbone keeps its statistics")
+    augmented = _is_augmented(config)
+    if views == 1 and augmented:
+        raise UsageError(
+            f"config.model.cached_views = 1: one view is the image itself, but config.{augmented} "
+            "augments images; leave it out, or cache more views to draw from"
+        )
+    if views > 1 and not augmented:
+        raise UsageError(
+            f"config.model.cached_views = {views}: without augmentation all views are the same; "
+            "cache 1"
+        )
+
+
+def _is_augmented(config: Config) -> str | None:
+    """The first field that makes each view of a training image another one."""
+    if config.data.crop_scale != (1.0, 1.0):
+        return "data.crop_scale"
+    if config.data.flip:
+        return "data.flip"
+    fields = ("affine", "crop_padding", "randaugment", "color_jitter", "custom")
+    return next((f"augmentation.{f}" for f in fields if getattr(config.augmentation, f)), None)
 
 
 def _check_numbers(config: Config) -> None:

@@ -37,14 +37,14 @@ class ExampleSpec:
     """How a record becomes a row of the batch.
 
     Attributes:
-        image: Transforms its image.
+        image: Transforms its image; None: a batch holds no images.
         targets: Make the further arrays, by name.
         max_pixels: An image that claims more counts as broken.
         verified: Whether images were decoded whole before, by `prepare`, so that rows below a crop
             need not be; in others damage counts wherever it is.
     """
 
-    image: ImageTransform
+    image: ImageTransform | None
     targets: Mapping[str, Target] = field(default_factory=dict)
     max_pixels: int = MAX_PIXELS
     verified: bool = True
@@ -52,7 +52,9 @@ class ExampleSpec:
     @property
     def random(self) -> bool:
         """Whether a record becomes another row each time."""
-        return self.image.random or any(target.random for target in self.targets.values())
+        return (self.image is not None and self.image.random) or any(
+            target.random for target in self.targets.values()
+        )
 
 
 class _FilledRow(NamedTuple):
@@ -93,12 +95,15 @@ class BatchLoader:
         self, batch: Batch, rows: np.ndarray, positions: np.ndarray, records: Sequence[Record]
     ) -> dict[int, _FilledRow]:
         """Fills rows of a batch with records."""
-        image, images = self._example.image, batch["image"]
+        image = self._example.image
         streams, filled = _Streams(self._seed), {}
         items = list(zip(rows.tolist(), positions.tolist(), records, strict=True))
         for row, position, record in items:
-            rng = streams.at(position, _IMAGE_STREAM) if image.random else None
-            error = _fill_image(record, self._example, rng, images[row])
+            if image is None:
+                error = record.get("error")
+            else:
+                rng = streams.at(position, _IMAGE_STREAM) if image.random else None
+                error = _fill_image(record, image, self._example, rng, batch["image"][row])
             filled[row] = _FilledRow(record, error)
         batch["broken"][rows] = [row.error is not None for row in filled.values()]
         batch["mask"][rows] = ~batch["broken"][rows]
@@ -121,9 +126,9 @@ class BatchLoader:
         indices: np.ndarray,
         allocate: Callable[[tuple[int, ...]], np.ndarray] = _zeros,
     ) -> Batch:
-        count, size = len(indices), self._example.image.size
-        batch = {
-            "image": allocate((count, size, size, 3)),
+        count, image = len(indices), self._example.image
+        batch = {} if image is None else {"image": allocate((count, image.size, image.size, 3))}
+        batch |= {
             "mask": np.zeros(count, np.float32),
             "broken": np.zeros(count, bool),
             "index": np.where(indices < 0, PADDING, indices & _INDEX_MASK).astype(np.int32),
@@ -256,12 +261,16 @@ def _lazily_allocated_zeros(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _fill_image(
-    record: Record, example: ExampleSpec, rng: np.random.Generator | None, out: np.ndarray
+    record: Record,
+    transform: ImageTransform,
+    example: ExampleSpec,
+    rng: np.random.Generator | None,
+    out: np.ndarray,
 ) -> str | None:
     """Decodes and transforms into `out`; a broken image leaves zeros and gives the reason."""
     if record.get("error"):
         return record["error"]
-    data, transform = record["image"], example.image
+    data = record["image"]
     if transform.full_image and decode_into(data, out):
         return None
     try:

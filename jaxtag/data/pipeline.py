@@ -124,14 +124,15 @@ def eval_batches(
     num_workers: int | str = 0,
     num_threads: int = 2,
     buffer: int = 2,
+    seed: int = 0,
 ) -> "BatchIterator":
     """Every record once, in order, over all processes; each gets `ceil(N / batch_size)` batches.
 
     Rows beyond the last record have `mask` 0 and `index` -1. Arguments and batches as in
-    `train_batches`; what a row draws at random depends on its index alone.
+    `train_batches`; what a row draws at random depends on `seed` and its index alone.
     """
     batch_rows = _in_order(len(source), batch_size, rows)
-    batches = batch_rows.map(BatchLoader(source, example, seed=0))
+    batches = batch_rows.map(BatchLoader(source, example, seed))
     return BatchIterator(
         batches,
         num_workers=num_workers,
@@ -293,14 +294,14 @@ def _concatenate(parts: Sequence[Batch]) -> Batch:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _image_bytes(image: ImageTransform, count: int) -> int:
-    return count * 3 * image.size**2
+def _image_bytes(image: ImageTransform | None, count: int) -> int:
+    return 0 if image is None else count * 3 * image.size**2
 
 
 def _total_bytes(source: DataSource, example: ExampleSpec) -> int:
     """Of all rows together."""
     targets = sum(target.empty.nbytes for target in example.targets.values())
-    return len(source) * (3 * example.image.size**2 + targets)
+    return _image_bytes(example.image, len(source)) + len(source) * targets
 
 
 def _in_order(

@@ -220,6 +220,7 @@ class PreparedSource(Source):
             "dataset": info.full_name,
             "examples": len(self),
             "digest": hashlib.sha256(text.encode()).hexdigest()[:16],
+            **({"slice": self.split} if "[" in self.split else {}),
             **self._contents(names),
         }
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxtag.array_types import Inputs
 from jaxtag.decoding import beam_search
 from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig, encode
 from jaxtag.decoding.prompt import Prompt
@@ -23,7 +24,7 @@ from jaxtag.models.decoder import Captioner
 def generate(
     model: Captioner,
     variables: dict[str, Any],
-    images: Float[Array | np.ndarray, "B H W 3"],
+    images: Inputs,
     *,
     rng: jax.Array | None = None,
     prompts: Int[Array | np.ndarray, "B P"] | None = None,
@@ -36,7 +37,7 @@ def generate(
     Args:
         model: the captioner.
         variables: its variables.
-        images: normalized.
+        images: normalized; or the encoder's features, for a model with `BackboneOutput`.
         rng: random key; needed for "sample".
         prompts: the tokens that each caption begins with after bos, as many as its image has:
             negative numbers fill the rest of a row. They count to `max_length` and not to `scores`.

@@ -1,13 +1,11 @@
 """Features of a whole split, computed once and kept: by model, weights, pixels and data.
 
-They are in `jaxtag/features` of the user's cache folder ($XDG_CACHE_HOME, ~/.cache), one file a
-split, and may be deleted at any time.
+They are in `feature_table.cache_folder()`, one file a split.
 """
 
 import dataclasses
 import hashlib
 import json
-import os
 import sys
 import zipfile
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtag.data import feature_table
 from jaxtag.data.sources import Source
 from jaxtag.errors import UserError
 from jaxtag.inference.features import FeatureExtractor
@@ -63,16 +62,12 @@ def _path(extractor: FeatureExtractor, source: Source) -> Path | None:
 
     None for several processes too: they compute together, and each has a cache of its own.
     """
-    fingerprint = source.fingerprint()
-    if "digest" not in fingerprint or jax.process_count() > 1:
-        return None
-    try:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
+    fingerprint, folder = source.fingerprint(), feature_table.cache_folder()
+    if folder is None or "digest" not in fingerprint or jax.process_count() > 1:
         return None
     key: dict[str, Any] = {"features": extractor.fingerprint, "data": [source.name, fingerprint]}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return Path(cache) / "jaxtag" / "features" / f"{digest[:32]}.npz"
+    return folder / f"{digest[:32]}.npz"
 
 
 def _read(path: Path) -> SplitFeatures | None:

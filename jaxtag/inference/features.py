@@ -22,6 +22,7 @@ from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.inference import predictor
 from jaxtag.inference.share import Share
+from jaxtag.tasks import common
 from jaxtag.weights import hf_config, safetensors_io
 from jaxtag.weights.loader import load
 from jaxtag.weights.packages import PACKAGES
@@ -150,16 +151,19 @@ def from_flags(
     model: str | None,
     weights: str | None,
     pixels: int | None,
+    image_size: int | None = None,
 ) -> FeatureExtractor:
     """By whichever of a run, a backbone and pixels is given. Raises UsageError unless it is one."""
     if [workdir, model, pixels].count(None) != 2:
         raise UsageError("give one of --workdir, --model and --pixels: how images become vectors")
+    if image_size is not None and (model is None or model not in models.list_models()):
+        raise UsageError("--image_size: only a --model of jaxtag.list_models() takes another one")
     if workdir is not None:
         return from_workdir(workdir, step)
     if model is not None:
         if ":" in model or os.path.exists(model):
             return from_workdir(model, step)
-        return from_model(model, weights or (model if model in PACKAGES else None))
+        return from_model(model, weights or (model if model in PACKAGES else None), image_size)
     assert pixels is not None
     return from_pixels(pixels)
 
@@ -193,7 +197,7 @@ def from_predictor(model: predictor.Predictor) -> FeatureExtractor:
         module, path_in_tree = task.backbone
 
         def compute(variables: Any, images: jax.Array) -> jax.Array:
-            return _pooled(module, _subtree(variables, path_in_tree), task.normalize(images))
+            return _pooled(module, common.subtree(variables, path_in_tree), task.normalize(images))
 
     image = task.image_transform(train=False)
     description = {"workdir": model.reference, "step": model.step}
@@ -280,10 +284,3 @@ def _extractor(
 
 def _pooled(module: Any, variables: Any, images: jax.Array) -> jax.Array:
     return module.apply(variables, images)["pooled"].astype(jnp.float32)
-
-
-def _subtree(variables: Any, path: tuple[str, ...]) -> Any:
-    """The variables of a module inside a model; collections that have none of it are left out."""
-    for name in path:
-        variables = {c: tree[name] for c, tree in variables.items() if name in tree}
-    return variables

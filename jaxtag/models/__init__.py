@@ -17,6 +17,7 @@ from jaxtag.models import (  # noqa: F401
 )
 from jaxtag.models.decoder import Captioner, Decoder
 from jaxtag.models.embedder import Embedder
+from jaxtag.models.frozen import BackboneOutput, LinearProbe
 from jaxtag.models.image_text import ImageText
 from jaxtag.models.ml_decoder import MLDecoder
 from jaxtag.models.registry import (
@@ -33,10 +34,12 @@ from jaxtag.models.vit import ViT
 create, names, preprocessing_of = create_model, list_models, get_preprocessing  # names of 0.1
 
 __all__ = [
+    "BackboneOutput",
     "Captioner",
     "Decoder",
     "Embedder",
     "ImageText",
+    "LinearProbe",
     "MLDecoder",
     "TextEncoder",
     "ViT",

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxtag.array_types import AnyArray, Images
+from jaxtag.array_types import AnyArray, Inputs
 from jaxtag.distributed import mesh
 from jaxtag.kernels import attention, layers
 
@@ -305,7 +305,7 @@ class Captioner(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Images, tokens: Int[AnyArray, "B K T"], train: bool = False
+        self, images: Inputs, tokens: Int[AnyArray, "B K T"], train: bool = False
     ) -> dict[str, Array]:
         """K captions of each image, which share one encoder pass.
 
@@ -317,7 +317,7 @@ class Captioner(nn.Module):
         return {"logits": self.decoder(tokens, features, train), "features": features}
 
     @nn.compact
-    def encode(self, images: Images, train: bool = False) -> Float[Array, "B N M"]:
+    def encode(self, images: Inputs, train: bool = False) -> Float[Array, "B N M"]:
         """The features that the decoder reads."""
         features = self.encoder(images, train)["features"]
         features = features.reshape(features.shape[0], -1, features.shape[-1])

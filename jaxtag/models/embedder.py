@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxtag.array_types import Images
+from jaxtag.array_types import Inputs
 
 # Of length about 1, so that a learning rate turns them as far whatever their size.
 _proxy_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=0)
@@ -28,7 +28,7 @@ class Embedder(nn.Module):
     proxies: int = 0
 
     @nn.compact
-    def __call__(self, images: Images, train: bool = False) -> dict[str, Array]:
+    def __call__(self, images: Inputs, train: bool = False) -> dict[str, Array]:
         pooled = self.backbone(images, train)["pooled"].astype(jnp.float32)
         outputs = {"embedding": l2_normalize(nn.Dense(self.size, name="projection")(pooled))}
         if self.proxies:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
-from jaxtag.array_types import Images
+from jaxtag.array_types import Inputs
 from jaxtag.kernels import attention, layers
 
 
@@ -37,7 +37,7 @@ class MLDecoder(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Images, train: bool = False) -> dict[str, Array]:
+    def __call__(self, images: Inputs, train: bool = False) -> dict[str, Array]:
         outputs = self.backbone(images, train)
         features = outputs["features"]
         features = features.reshape(features.shape[0], -1, features.shape[-1])

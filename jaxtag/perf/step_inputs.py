@@ -6,10 +6,11 @@ from jax.sharding import Mesh
 
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
+from jaxtag.data.feature_table import FIELD
 from jaxtag.datasets import published_sizes
 from jaxtag.distributed.mesh import batch_sharding
 from jaxtag.tasks.base import Task
-from jaxtag.training import run_data
+from jaxtag.training import cached_features, run_data
 
 _STEPS_PER_EPOCH = 1000  # where the size of the training split is not published
 
@@ -42,9 +43,10 @@ def num_train_examples(config: Config) -> int:
 def batch_shapes(task: Task, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """A training batch of a task as the input pipeline makes it: shapes, dtypes and shardings."""
     example, batch_size = task.example_spec(train=True), task.config.batch_size
-    size = example.image.size
+    size = task.config.data.image_size
+    features = cached_features.make_target(task)
     rows: dict[str, np.ndarray | np.generic] = {
-        "image": np.zeros((size, size, 3), np.uint8),
+        **({FIELD: features.empty} if features else {"image": np.zeros((size, size, 3), np.uint8)}),
         "mask": np.zeros((), np.float32),
         "broken": np.zeros((), bool),
         "index": np.zeros((), np.int32),

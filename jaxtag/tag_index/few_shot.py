@@ -41,24 +41,50 @@ def evaluate(
     Raises:
         UserError: a class has fewer than the largest k images, or none.
     """
-    shots = sorted(shots)
-    most = shots[-1]
-    (vectors, labels), num_classes = training, int(max(training[1].max(), test[1].max())) + 1
+    vectors, labels = training
+    num_classes, shots = int(max(labels.max(), test[1].max())) + 1, sorted(shots)
+    return evaluate_samples(vectors, draw(labels, num_classes, shots[-1], seeds), test, shots)
+
+
+def draw(
+    labels: Integer[np.ndarray, " N"], num_classes: int, count: int, seeds: int
+) -> Integer[np.ndarray, "S C K"]:
+    """Indices of `count` random images of each class, for each seed.
+
+    Raises:
+        UserError: a class has fewer images.
+    """
     counts = np.bincount(labels, minlength=num_classes)
-    if counts.min() < most:
+    if counts.min() < count:
         raise UserError(
             f"class {counts.argmin()} has {counts.min()} training images, fewer than the "
-            f"{most} of --shots"
+            f"{count} of --shots"
         )
+    return np.stack([_sample(labels, num_classes, count, seed) for seed in range(seeds)])
+
+
+def evaluate_samples(
+    vectors: Float[np.ndarray, "N D"],
+    samples: Integer[np.ndarray, "S C K"],
+    test: LabeledVectors,
+    shots: Iterable[int],
+) -> dict[int, dict[str, list[float]]]:
+    """As `evaluate`, with samples that were drawn before.
+
+    Args:
+        vectors: of training images.
+        samples: their indices; those of fewer shots are the first ones.
+        test: vectors to classify.
+        shots: values of k, at most K.
+    """
+    num_classes, most = samples.shape[1:]
     accuracies: dict[int, dict[str, list[float]]] = {
         k: {"linear_probe": [], "nearest_neighbours": []} for k in shots
     }
-    for seed in range(seeds):
-        # [classes, most]; the samples of fewer shots are the first of these.
-        sample = _sample(labels, num_classes, most, seed)
+    for sample in samples:
         x = vectors[sample].reshape(-1, vectors.shape[1])
         y = np.repeat(np.arange(num_classes), most)
-        for k in shots:
+        for k in accuracies:
             used = np.tile(np.arange(most) < k, num_classes)
             held_out = np.tile(np.arange(most) < _num_held_out(k), num_classes)
             scores = {

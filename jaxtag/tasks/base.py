@@ -29,17 +29,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxtag import augment
-from jaxtag.array_types import AnyArray
 from jaxtag.config.schema import Config, TaskConfig
 from jaxtag.data import pipeline, transforms
 from jaxtag.data.labels import LabelNames
 from jaxtag.data.sources import Source
 from jaxtag.data.targets import Target
 from jaxtag.errors import UsageError
+from jaxtag.tasks.applied_model import AppliedModel, Batch
 
 SettingsT = TypeVar("SettingsT", bound=TaskConfig)
 
-Batch = dict[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), to be added up
 Row = dict[str, Any]  # the prediction for an image, as JSON can hold it
 Scores = dict[str, dict[str, float]]  # predictor -> its metrics, for a table
@@ -174,7 +173,7 @@ class Evaluation:
         return {"per_class": per_class} if per_class else {}
 
 
-class Task(abc.ABC, Generic[SettingsT]):
+class Task(AppliedModel, abc.ABC, Generic[SettingsT]):
     """A task with its model: pure functions of (variables, batch, key), and their surroundings.
 
     A batch holds `image` uint8 [B, S, S, 3], `mask` float32 [B] (0: padding, or an image that
@@ -252,11 +251,6 @@ class Task(abc.ABC, Generic[SettingsT]):
         """The model of the configuration, with as many outputs as the vocabulary has entries."""
 
     @property
-    def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
-        """The part that `config.model.pretrained` loads, and its path among the variables."""
-        return self.model, ()
-
-    @property
     def channels(self) -> int:
         """Of the images that the model takes."""
         return 1 if self.config.data.grayscale else 3
@@ -303,18 +297,6 @@ class Task(abc.ABC, Generic[SettingsT]):
     def label_names(self) -> LabelNames | None:
         """The vocabulary, where it numbers names that records may hold instead of numbers."""
         return self.vocabulary if isinstance(self.vocabulary, LabelNames) else None
-
-    def normalize(self, images: AnyArray) -> jax.Array:
-        """Images uint8 [B, S, S, 3] as the model takes them, float32 [B, S, S, C]."""
-        data = self.config.data
-        return augment.normalize(images, data.mean, data.std, grayscale=data.grayscale)
-
-    def model_images(self, batch: Batch, key: jax.Array | None) -> jax.Array:
-        """The images of a batch as the model takes them, augmented where there is a key."""
-        images: AnyArray = batch["image"]
-        if key is not None:
-            images = self.augmentation.images(images, key, batch)
-        return self.normalize(images)
 
     # --- pure functions
 

@@ -36,6 +36,27 @@ def make_backbone(config: Config, **fields: Any) -> nn.Module:
     return models.create_model(settings.backbone, **{**defaults, **settings.kwargs}, **fields)
 
 
+def make_classifier(config: Config, num_classes: int) -> nn.Module:
+    """The backbone with its own classifier; a frozen one with a linear head of its own."""
+    if not config.model.freeze:
+        return make_backbone(config, num_classes=num_classes)
+    return models.LinearProbe(make_backbone(config), num_classes, config.model.dropout)
+
+
+def classifier_backbone(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The backbone of what `make_classifier` made, and its path among the variables."""
+    if isinstance(model, models.LinearProbe):
+        return model.backbone, ("backbone",)
+    return model, ()
+
+
+def subtree(variables: Any, path: tuple[str, ...]) -> Any:
+    """The variables of a module inside a model; collections that have none of it are left out."""
+    for name in path:
+        variables = {c: tree[name] for c, tree in variables.items() if name in tree}
+    return variables
+
+
 def apply_model(
     model: nn.Module, variables: Any, *inputs: AnyArray, key: jax.Array | None, **fields: Any
 ) -> tuple[dict[str, jax.Array], Any]:

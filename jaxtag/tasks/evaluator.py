@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from jaxtag import registry
 from jaxtag.data import pipeline
+from jaxtag.data.feature_table import with_features
 from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import watchdog
@@ -80,7 +81,7 @@ class Evaluator:
         config = self._config
         batches = pipeline.eval_batches(
             source,
-            example=self._task.example_spec(train=False),
+            example=with_features(self._task.example_spec(train=False), source, images=True),
             batch_size=config.evaluation.batch_size,
             rows=meshes.local_row_indices(self._mesh, config.evaluation.batch_size),
             num_workers=config.data.num_workers,

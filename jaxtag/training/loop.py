@@ -12,6 +12,7 @@ import numpy as np
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline, samplers
+from jaxtag.data.feature_table import with_features
 from jaxtag.data.mixture import MixtureSampler
 from jaxtag.data.sources import Source
 from jaxtag.distributed import coordination, sharding, watchdog
@@ -20,8 +21,8 @@ from jaxtag.errors import UserError
 from jaxtag.storage import store_lock
 from jaxtag.tasks.base import Data, Evaluation, Scores, Task
 from jaxtag.tasks.evaluator import Evaluator
-from jaxtag.training import callbacks as callback_module
 from jaxtag.training import (
+    cached_features,
     example_losses,
     initialization,
     metric_writer,
@@ -30,6 +31,7 @@ from jaxtag.training import (
     run_data,
     train_state,
 )
+from jaxtag.training import callbacks as callback_module
 from jaxtag.training.callbacks import Callback, EarlyStopping
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.goodput import GoodputRecorder
@@ -90,6 +92,7 @@ def train(
         UserError: the data, a checkpoint or a gradient is not as it must be.
     """
     startup = startup or StartupTimer()
+    data = cached_features.with_sources(task, data)
     held_out = data.evaluation
     subset = held_out if (n := config.evaluation.max_examples) is None else held_out.first(n)
     setup = TrainSetup.from_config(config, task, len(data.train))
@@ -110,6 +113,7 @@ def train(
     ):
         restarts.record_start(workdir, checkpoints.steps)
         state, start, evaluated = _restore_or_init(setup, checkpoints, iterator, data, workdir)
+        cached_features.fill(task, setup.mesh, state.variables, data)
         startup.done("state")
         iterator.start_prefetch()
         total = setup.total_steps
@@ -235,7 +239,7 @@ def training_batches(task: Task, source: Source) -> Callable[[], pipeline.BatchI
     return functools.partial(
         pipeline.train_batches,
         source,
-        example=task.example_spec(train=True),
+        example=with_features(task.example_spec(train=True), source, images=False),
         batch_size=config.batch_size,
         seed=config.seed,
         sampler=_make_sampler(task, source),

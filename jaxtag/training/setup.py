@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtag.config.schema import Config, OptimizerConfig
 from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import sharding
+from jaxtag.errors import UsageError
 from jaxtag.tasks.base import Task
 from jaxtag.training import ema, train_step, xla_options
 from jaxtag.training.optimizer import make_lr_schedule, make_optimizer, trainable_mask
@@ -66,6 +67,7 @@ class TrainSetup:
             lr_schedule = make_lr_schedule(config.optimizer, total, epoch_steps)
         variables = jax.eval_shape(task.init, jax.random.key(0))
         params = variables["params"]
+        config = _freeze_backbone(config, task)
         optimizer = make_optimizer(config.optimizer, lr_schedule, params)
         create = functools.partial(
             TrainState.create, optimizer=optimizer, ema_dtype=_ema_dtype(config.optimizer)
@@ -122,6 +124,20 @@ class TrainSetup:
         return jax.tree.map(
             lambda leaf: sharding.split_over_data(leaf.sharding, leaf.shape), self.shapes.params
         )
+
+
+def _freeze_backbone(config: Config, task: Task) -> Config:
+    """The configuration with a rule that freezes the parameters of a frozen backbone."""
+    if not config.model.freeze:
+        return config
+    path = task.backbone[1]
+    if not path:
+        raise UsageError(
+            f"config.model.freeze: {type(task).__name__} has no backbone apart from its head"
+        )
+    rule = (f"^{'/'.join(path)}/", 0.0)
+    optimizer = dataclasses.replace(config.optimizer, lr_mults=(rule, *config.optimizer.lr_mults))
+    return dataclasses.replace(config, optimizer=optimizer)
 
 
 def make_config_mesh(config: Config) -> Mesh:

@@ -42,12 +42,23 @@ def test_csv_has_a_row_for_each_cell(results):
 def test_markdown_names_metric_split_and_cost(results):
     text = tables.as_markdown(results)
     assert "| MNIST (top1, test) | VOC 2007 (map, test) |" in text
-    assert "| ResNet | 0.9850 ± 0.0071 | data absent |" in text
-    assert "| CapsNet | 0.9950 (paper: 0.9975) | data absent |" in text
+    assert "| ResNet | random | 0.9850 ± 0.0071 | data absent |" in text
+    assert "| CapsNet | random | 0.9950 (paper: 0.9975) | data absent |" in text
     cost = "| ResNet | MNIST | 32 px | none | 6,400 x 2 | 1.25 M | 37.0 M | 100 s | 1.5 GiB |"
     assert cost in text
     columns = {line.count("|") for line in text.split("\n\n")[0].splitlines()}
-    assert columns == {4}
+    assert columns == {5}
+
+
+def test_rows_say_what_they_start_from():
+    runs = {
+        ("efficientnet_pretrained", "mnist"): [result(0.9, pretraining="efficientnet_lite0")],
+        ("efficientnet", "mnist"): [result(0.8)],
+    }
+    text = tables.as_markdown(runs)
+    assert "| EfficientNet | ImageNet, frozen | 0.9000 |" in text
+    assert "| EfficientNet | random | 0.8000 |" in text
+    assert "EfficientNet (ImageNet, frozen)" in tables.as_svg(runs)
 
 
 def test_text_is_aligned(results):

@@ -97,6 +97,11 @@ class CaptionTask(Task[CaptionConfig]):
         """The encoder."""
         return self.captioner.encoder, ("encoder",)
 
+    @property
+    def backbone_output(self) -> str:
+        """The decoder attends to `features`."""
+        return "features"
+
     def init(self, key: jax.Array) -> Any:
         size = self.config.data.image_size
         images = jnp.zeros((1, size, size, 3), jnp.float32)
@@ -132,10 +137,8 @@ class CaptionTask(Task[CaptionConfig]):
         """
         augment_key, dropout_key = (None, None) if key is None else jax.random.split(key)
         inputs, labels = batch["tokens"][:, :, :-1], batch["tokens"][:, :, 1:]
-        images = self.model_images(batch, augment_key)
-        outputs, changed = common.apply_model(
-            self.model, variables, images, inputs, key=dropout_key
-        )
+        images = self.model_inputs(variables, batch, augment_key)
+        outputs, changed = self.apply_model(variables, images, inputs, key=dropout_key)
         logits = outputs["logits"].astype(jnp.float32)
         weights = (labels != PAD) * batch["mask"][:, None, None]
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -179,12 +182,13 @@ class CaptionTask(Task[CaptionConfig]):
 
         @jax.jit
         def generate(variables: Any, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-            images = self.normalize(batch["image"])
+            images = self.model_inputs(variables, batch, None)
             prompts = batch.get("prompt", common_prompt)
             if prompts is not None:
                 prompts = jnp.broadcast_to(prompts, (images.shape[0], prompts.shape[1]))
+            captioner = cast(models.Captioner, self.applied_model)
             return decoding.generate(
-                self.captioner, variables, images, rng=key, prompts=prompts, **settings
+                captioner, variables, images, rng=key, prompts=prompts, **settings
             )
 
         return generate

@@ -12,7 +12,7 @@ from jaxtag.array_types import AnyArray
 from jaxtag.data import targets
 from jaxtag.distributed import mesh as meshes
 from jaxtag.losses import classification
-from jaxtag.tasks import common, tta
+from jaxtag.tasks import common
 from jaxtag.tasks.base import (
     Batch,
     Evaluation,
@@ -50,7 +50,12 @@ class ClassifyTask(Task[ClassifyConfig]):
         self._loss = classification.make_loss(self.settings.loss, self.settings.loss_kwargs)
 
     def make_model(self) -> nn.Module:
-        return common.make_backbone(self.config, num_classes=len(self.vocabulary))
+        return common.make_classifier(self.config, len(self.vocabulary))
+
+    @property
+    def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """The model itself, or the frozen part of it."""
+        return common.classifier_backbone(self.model)
 
     def targets(self, train: bool) -> dict[str, targets.Target]:
         del train
@@ -60,20 +65,18 @@ class ClassifyTask(Task[ClassifyConfig]):
         """The configured loss of each image [B]; in nats for "softmax"."""
         labels: AnyArray = jax.nn.one_hot(batch["label"], self.num_classes)
         augment_key, mix_key, model_key = (None,) * 3 if key is None else jax.random.split(key, 3)
-        images: AnyArray = self.model_images(batch, augment_key)
+        inputs: AnyArray = self.model_inputs(variables, batch, augment_key)
         if mix_key is not None:
-            images, labels = self.augmentation.mix(images, labels, mix_key)
+            inputs, labels = self.augmentation.mix(inputs, labels, mix_key)
         reconstructs = getattr(self.model, "reconstruct", False)
-        inputs = {"labels": batch["label"]} if reconstructs else {}
-        outputs, changed = common.apply_model(
-            self.model, variables, images, key=model_key, **inputs
-        )
+        fields = {"labels": batch["label"]} if reconstructs else {}
+        outputs, changed = self.apply_model(variables, inputs, key=model_key, **fields)
         smoothing = 0.0 if key is None else self.settings.label_smoothing
         logits = outputs["logits"].astype(jnp.float32)
         losses = self._loss(logits, jnp.asarray(labels), smoothing)
         if reconstructs:
             data = self.config.data
-            pixels = images * jnp.asarray(data.std) + jnp.asarray(data.mean)
+            pixels = inputs * jnp.asarray(data.std) + jnp.asarray(data.mean)
             error = jnp.square(outputs["reconstruction"] - pixels).sum((1, 2, 3))
             losses += _RECONSTRUCTION_WEIGHT * error
         mask = batch["mask"]
@@ -88,18 +91,12 @@ class ClassifyTask(Task[ClassifyConfig]):
         """Probabilities float32 [B, C]."""
         is_margin = self.settings.loss == "margin"
 
-        def scores(images: jax.Array) -> jax.Array:
-            logits = common.apply_model(self.model, variables, images, key=None)[0]["logits"]
+        def scores(inputs: jax.Array) -> jax.Array:
+            logits = self.apply_model(variables, inputs, key=None)[0]["logits"]
             logits = logits.astype(jnp.float32)
             return logits if is_margin else jax.nn.softmax(logits)
 
-        settings = self.config.evaluation
-        mean = tta.predict(
-            scores,
-            self.normalize(batch["image"]),
-            flip=settings.tta_flip,
-            shift=settings.tta_shift,
-        )
+        mean = self.predict_views(variables, batch, scores)
         if is_margin:
             return mean / jnp.maximum(mean.sum(-1, keepdims=True), 1e-9)
         return mean

@@ -91,20 +91,24 @@ class EmbedTask(Task[EmbedConfig]):
     def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
         """The configured loss over the whole batch, on all devices: loss and weight are []."""
         augment_key, model_key = (None, None) if key is None else jax.random.split(key)
-        images = self.model_images(batch, augment_key)
-        outputs, changed = common.apply_model(self.model, variables, images, key=model_key)
+        inputs = self.model_inputs(variables, batch, augment_key)
+        outputs, changed = self.apply_model(variables, inputs, key=model_key)
         proxies = [outputs["proxies"]] if "proxies" in outputs else []
         total, weight = self._loss(outputs["embedding"], _labels(batch), batch["mask"], *proxies)
         return LossOutput(total, weight, {"loss": (total, weight)}, changed)
 
     def embed(self, variables: Any, images: jax.Array) -> jax.Array:
         """Images uint8 [B, S, S, 3] as vectors of length 1, float32 [B, D]."""
-        inputs = self.normalize(images)
-        return common.apply_model(self.model, variables, inputs, key=None)[0]["embedding"]
+        return self.embed_batch(variables, {"image": images})
+
+    def embed_batch(self, variables: Any, batch: Batch) -> jax.Array:
+        """The images of a batch, or their features, as vectors of length 1, float32 [B, D]."""
+        inputs = self.model_inputs(variables, batch, None)
+        return self.apply_model(variables, inputs, key=None)[0]["embedding"]
 
     def make_predict(self) -> Predict:
-        embed = jax.jit(self.embed)
-        return lambda variables, batch, key: {"embedding": embed(variables, batch["image"])}
+        embed = jax.jit(self.embed_batch)
+        return lambda variables, batch, key: {"embedding": embed(variables, batch)}
 
     def rows(self, outputs: dict[str, np.ndarray], top_k: int | None = None) -> list[Row]:
         """The vector of each image."""
@@ -114,12 +118,14 @@ class EmbedTask(Task[EmbedConfig]):
         ]
 
     def make_evaluation_step(self, mesh: Mesh) -> EvaluationStep:
-        embed = jax.jit(meshes.with_mesh(mesh, self.embed), out_shardings=meshes.replicated(mesh))
+        embed = jax.jit(
+            meshes.with_mesh(mesh, self.embed_batch), out_shardings=meshes.replicated(mesh)
+        )
         field = self.settings.label_field
 
         def step(variables: Any, batch: Batch, key: jax.Array) -> Any:
             del key
-            return {}, {"embedding": embed(variables, batch["image"]), "label": batch[field]}
+            return {}, {"embedding": embed(variables, batch), "label": batch[field]}
 
         return step
 

@@ -18,7 +18,7 @@ from jaxtag.data import sources, targets
 from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
 from jaxtag.losses import multilabel
-from jaxtag.tasks import common, tta
+from jaxtag.tasks import common
 from jaxtag.tasks.base import (
     Batch,
     Evaluation,
@@ -75,7 +75,7 @@ class TagTask(Task[TagConfig]):
     def make_model(self) -> nn.Module:
         config, num_tags = self.config, len(self.vocabulary)
         if self.settings.head == "linear":
-            return common.make_backbone(config, num_classes=num_tags)
+            return common.make_classifier(config, num_tags)
         settings = config.model
         return models.MLDecoder(
             common.make_backbone(config),
@@ -89,10 +89,15 @@ class TagTask(Task[TagConfig]):
 
     @property
     def backbone(self) -> tuple[nn.Module, tuple[str, ...]]:
-        """The model itself, or what its queries attend to."""
+        """The model itself, the frozen part of it, or what its queries attend to."""
         if isinstance(self.model, models.MLDecoder):
             return self.model.backbone, ("backbone",)
-        return self.model, ()
+        return common.classifier_backbone(self.model)
+
+    @property
+    def backbone_output(self) -> str:
+        """Queries attend to `features`, a linear head takes `pooled`."""
+        return "pooled" if self.settings.head == "linear" else "features"
 
     def init(self, key: jax.Array) -> Any:
         """Fresh variables of the model, with weights of 1 where there are any."""
@@ -124,14 +129,14 @@ class TagTask(Task[TagConfig]):
         """
         tags, unknown = batch["tags"].astype(jnp.float32), 1.0 - batch["known"]
         augment_key, mix_key, model_key = (None,) * 3 if key is None else jax.random.split(key, 3)
-        images: AnyArray = self.model_images(batch, augment_key)
+        inputs: AnyArray = self.model_inputs(variables, batch, augment_key)
         if mix_key is not None:
             labels: AnyArray = jnp.concatenate([tags, unknown], -1)
-            images, labels = self.augmentation.mix(images, labels, mix_key)
+            inputs, labels = self.augmentation.mix(inputs, labels, mix_key)
             tags, unknown = jnp.split(labels, 2, -1)
             smoothing = self.settings.label_smoothing
             tags = (1 - smoothing) * tags + smoothing / 2
-        outputs, changed = common.apply_model(self.model, variables, images, key=model_key)
+        outputs, changed = self.apply_model(variables, inputs, key=model_key)
         logits = outputs["logits"].astype(jnp.float32)
         present, absent = self._loss(logits)
         if self.weighted:
@@ -145,22 +150,19 @@ class TagTask(Task[TagConfig]):
         }
         return LossOutput(losses * mask, mask, metrics, changed)
 
-    def logits(self, variables: Any, images: jax.Array) -> jax.Array:
-        """Logits float32 [B, T] of images uint8 [B, S, S, 3]."""
+    def logits(self, variables: Any, batch: Batch) -> jax.Array:
+        """Logits float32 [B, T] of the images of a batch."""
 
-        def logits(images: jax.Array) -> jax.Array:
-            outputs, _ = common.apply_model(self.model, variables, images, key=None)
+        def logits(inputs: jax.Array) -> jax.Array:
+            outputs, _ = self.apply_model(variables, inputs, key=None)
             return outputs["logits"].astype(jnp.float32)
 
-        settings = self.config.evaluation
-        return tta.predict(
-            logits, self.normalize(images), flip=settings.tta_flip, shift=settings.tta_shift
-        )
+        return self.predict_views(variables, batch, logits)
 
     def predict(self, variables: Any, batch: Batch) -> jax.Array:
         """Scores float32 [B, T], calibrated where a calibration was fitted."""
         calibration = self.calibration or TagCalibration.identity(self.num_tags)
-        logits = self.logits(variables, batch["image"])
+        logits = self.logits(variables, batch)
         return jax.nn.sigmoid(calibration.scale * logits + calibration.shift)
 
     def make_predict(self) -> Predict:
@@ -193,7 +195,7 @@ class TagTask(Task[TagConfig]):
 
         def step(variables: Any, batch: Batch, key: jax.Array) -> Any:
             del key
-            rows = {"logits": logits(variables, batch["image"])}
+            rows = {"logits": logits(variables, batch)}
             return {}, {**rows, "tags": batch["tags"], "known": batch["known"]}
 
         return step
