@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,11 @@ class AppliedModel:
         config: the whole configuration.
         augmentation: of training images.
         model: of the task.
+        can_freeze: whether all of the task's functions apply the model by `apply_model`, so that
+            `config.model.freeze` holds for them.
     """
+
+    can_freeze: ClassVar[bool] = False
 
     config: Config
     augmentation: augment.Augmentation

@@ -131,9 +131,10 @@ def _freeze_backbone(config: Config, task: Task) -> Config:
     if not config.model.freeze:
         return config
     path = task.backbone[1]
-    if not path:
+    if not (path and task.can_freeze):
         raise UsageError(
-            f"config.model.freeze: {type(task).__name__} has no backbone apart from its head"
+            f"config.model.freeze: {type(task).__name__} trains no head on a frozen backbone; "
+            "config.optimizer.lr_mults freezes parameters"
         )
     rule = (f"^{'/'.join(path)}/", 0.0)
     optimizer = dataclasses.replace(config.optimizer, lr_mults=(rule, *config.optimizer.lr_mults))

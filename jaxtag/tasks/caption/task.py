@@ -50,6 +50,7 @@ class CaptionTask(Task[CaptionConfig]):
     headline_metrics = ("CIDEr", "BLEU-4", "perplexity", "token_accuracy")
     vocabulary_file = "tokenizer.json"
     contact_sheet = "captions.png"
+    can_freeze = True
 
     @classmethod
     def build_vocabulary(cls, config: Config, source: Source) -> Tokenizer:

@@ -43,6 +43,7 @@ class ClassifyTask(Task[ClassifyConfig]):
     config_class = ClassifyConfig
     headline_metrics = ("top1", "top5", "cross_entropy", "calibration_error")
     contact_sheet = "classes.png"
+    can_freeze = True
 
     def __init__(self, config: Any, vocabulary: Any, model: nn.Module | None = None):
         super().__init__(config, vocabulary, model)

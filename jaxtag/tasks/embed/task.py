@@ -45,6 +45,7 @@ class EmbedTask(Task[EmbedConfig]):
     contact_sheet = "neighbours.png"
     loss_per_example = False
     unseen_labels = True
+    can_freeze = True
 
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
         settings = self.section(config)

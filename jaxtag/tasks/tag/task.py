@@ -60,6 +60,7 @@ class TagTask(Task[TagConfig]):
     vocabulary_file = "tags.json"
     contact_sheet = "tags.png"
     selects_tags = True
+    can_freeze = True
 
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
         super().__init__(config, vocabulary, model)
