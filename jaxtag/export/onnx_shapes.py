@@ -151,6 +151,16 @@ def _gather(graph: Graph, equation: Any, operands: list[Value]) -> Value:
     if batch and is_of_a_batch:
         indices = cast_to(graph, indices, np.dtype(np.int64))
         return graph.add("GatherND", [table, indices], shape, table.dtype, batch_dims=batch)
+    others = tuple(a for a in range(len(table.shape)) if a not in axes)
+    is_of_each_element = (
+        others == numbers.operand_batching_dims == numbers.start_indices_batching_dims
+        and axes == numbers.collapsed_slice_dims
+        and len(axes) == 1
+        and rank == len(table.shape)
+    )
+    if batch and is_of_each_element:
+        rows = graph.reshape(indices, indices.shape[:-1])
+        return graph.add("GatherElements", [table, rows], shape, table.dtype, axis=axes[0])
     is_lookup = (
         len(axes) == 1
         and axes == numbers.collapsed_slice_dims

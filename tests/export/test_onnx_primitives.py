@@ -46,6 +46,7 @@ FUNCTIONS = {
     "steps back": lambda x, n: lax.scan(lambda c, row: (c + row, c), x, ROWS, reverse=True)[1],
     "any and all": lambda x, n: ((x > 0).any(1) & ~(x > 1).all(1)).argmax(-1),
     "of each its own": lambda x, n: jnp.take_along_axis(x, x.argmax(1)[:, :1, None], 1),
+    "of each element": lambda x, n: jnp.take_along_axis(x, x.argmax(1, keepdims=True), 1),
     "cumulative": lambda x, n: jnp.cumsum(x, -1),
     "functions": lambda x, n: jax.nn.gelu(x) + jax.nn.silu(x) + lax.rsqrt(1 + x * x) + jnp.exp(-x),
     "image": lambda x, n: lax.conv_general_dilated(x[..., None], KERNEL, (2, 1), PADS, **NHWC),
