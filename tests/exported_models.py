@@ -82,7 +82,7 @@ def matcher() -> Predictor:
 
 def captioner() -> Predictor:
     tokenizer = Tokenizer.train(CAPTIONS, 300)
-    model = ModelConfig(
+    settings = ModelConfig(
         backbone="vit_tiny_patch16",
         kwargs=_VIT,
         decoder_width=16,
@@ -91,6 +91,9 @@ def captioner() -> Predictor:
         scan=False,
     )
     config = _config(
-        CaptionConfig(max_length=9, decoding=DecodingConfig("greedy")), model, image_size=32
+        CaptionConfig(max_length=9, decoding=DecodingConfig("greedy")), settings, image_size=32
     )
-    return predictor(CaptionTask(config, tokenizer))
+    model = predictor(CaptionTask(config, tokenizer))
+    for name in ("token_embed", "pos_embed"):  # large, so that each token changes the next
+        model.variables["params"]["decoder"][name] *= 8
+    return model
