@@ -197,6 +197,8 @@ class Config:
     batch_size: int = 256  # global
     total_steps: int | None = None
     total_epochs: float | None = None  # where total_steps is not given
+    # Work directory of a run whose model and vocabulary this one starts from.
+    initial_checkpoint: str | None = None
     log_every: int = runtime(50)  # steps, as the next two
     evaluate_every: int = runtime(1000)
     checkpoint_every: int = runtime(1000)  # and before each evaluation

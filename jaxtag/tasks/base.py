@@ -44,6 +44,8 @@ Row = dict[str, Any]  # the prediction for an image, as JSON can hold it
 Scores = dict[str, dict[str, float]]  # predictor -> its metrics, for a table
 # (variables, batch, key) -> arrays whose first axis is the batch's
 Predict = Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]
+# (variables, batch, key) -> the batch, completed by what the model makes of it
+Rollout = Callable[[Any, Batch, jax.Array], Batch]
 # (variables, batch, key) -> (values that add up over batches, arrays [B, …] of each example)
 EvaluationStep = Callable[
     [Any, Batch, jax.Array], tuple[dict[str, jax.Array], dict[str, jax.Array]]
@@ -306,6 +308,15 @@ class Task(AppliedModel, abc.ABC, Generic[SettingsT]):
 
         With `key` None there is no augmentation and no dropout, and the collections stay.
         """
+
+    def make_rollout(self, mesh: Mesh, source: Source) -> Rollout | None:
+        """What completes a training batch before its step, by what the model makes of it.
+
+        Args:
+            source: the training split.
+        """
+        del mesh, source
+        return None
 
     @abc.abstractmethod
     def make_predict(self) -> Predict:

@@ -1,13 +1,15 @@
-"""The state before the first step: fresh, from published weights, or fitted to the data."""
+"""The state before the first step: fresh, of another run, of published weights, or of the data."""
 
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxtag.config import schema
 from jaxtag.data import pipeline
 from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
+from jaxtag.storage.paths import make_path
 from jaxtag.tasks.base import Task
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.setup import TrainSetup
@@ -22,9 +24,12 @@ def init_state(setup: TrainSetup, source: Source) -> TrainState:
 
     What a task or a backbone derives from the training data comes first (`collections_from_data`,
     and `params_from_images` of a backbone that has it), then the weights of
-    `config.model.pretrained`, which replace the backbone's.
+    `config.model.pretrained`, which replace the backbone's. Those of `config.initial_checkpoint`
+    replace all.
     """
     state, task = setup.initialize(), setup.task
+    if setup.config.initial_checkpoint is not None:
+        return load_run(state, setup.config.initial_checkpoint)
     for name, variables in task.collections_from_data(source).items():
         state = _replace_collection(state, name, variables)
     if setup.config.model.pretrained is not None:
@@ -54,6 +59,25 @@ def load_backbone(state: TrainState, path: str, task: Task) -> TrainState:
     for name, values in variables.items():
         collections[name] = replace_subtree(collections[name], path_in_tree, values)
     return state.replace(params=params, collections=collections).restart_averages()
+
+
+def load_run(state: TrainState, workdir: str) -> TrainState:
+    """`state` with the model of a run's newest checkpoint: the averages where it has any.
+
+    Raises:
+        UserError: there is no such run, or its model has other variables.
+    """
+    model = {"params": state.params, "collections": state.collections}
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), model
+    )
+    averaged = schema.load(workdir).optimizer.ema_decay is not None
+    directory = make_path(workdir, "config.initial_checkpoint") / "checkpoints"
+    with Checkpoints(directory, keep_last=1) as checkpoints:
+        restored = checkpoints.restore({"ema": shapes} if averaged else shapes, partial=True).state
+    restored = restored["ema"] if averaged else restored
+    state = state.replace(params=restored["params"], collections=restored["collections"])
+    return state.restart_averages()
 
 
 def _init_backbone(state: TrainState, task: Task, source: Source) -> TrainState:

@@ -43,6 +43,7 @@ from jaxtag.training.setup import TrainSetup, make_config_mesh
 from jaxtag.training.timer import StartupTimer, StepTimer
 from jaxtag.training.train_state import TrainState
 
+_ROLLOUT = 1  # the stream of random numbers that a step's rollout draws from
 _PATIENCE = 10  # times config.hang_timeout, where the loop compiles, evaluates or saves
 
 
@@ -99,6 +100,7 @@ def train(
     batches = training_batches(task, data.train)
     iterator = batches()
     evaluate = Evaluator(task, setup.mesh)
+    rollout = task.make_rollout(setup.mesh, data.train)
     bn_batches = config.optimizer.ema_bn_batches
     recalibrate = precise_bn.make_bn_recalibration(task, setup.mesh, batches, bn_batches)
     goodput = GoodputRecorder(workdir, startup)
@@ -171,7 +173,11 @@ def train(
             began = time.perf_counter()
             batch = next(iterator)
             timer.drawn(began)
-            state, outputs = setup.step(state, meshes.make_global_batch(batch, setup.mesh))
+            arrays = meshes.make_global_batch(batch, setup.mesh)
+            if rollout is not None:
+                key = jax.random.fold_in(jax.random.fold_in(state.key, step), _ROLLOUT)
+                arrays = rollout(state.variables, arrays, key)
+            state, outputs = setup.step(state, arrays)
             timer.dispatched(outputs["loss"])
             step += 1
             window.add(outputs)

@@ -26,6 +26,7 @@ from jaxtag.distributed import coordination
 from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.storage import json_files
 from jaxtag.storage.atomic_file import write_text
+from jaxtag.storage.paths import make_path
 from jaxtag.tasks.base import Data, Task
 from jaxtag.training import checkpoint_manifest
 from jaxtag.training.checkpoint import Checkpoints
@@ -225,7 +226,9 @@ def _build(config: Config, workdir: Path, train: Source) -> None:
     path = vocabulary_path(config, workdir)
     if path is None:
         return
-    if not has_checkpoints(workdir):
+    if not has_checkpoints(workdir) and config.initial_checkpoint is not None:
+        load_vocabulary(config, make_path(config.initial_checkpoint)).save(path)
+    elif not has_checkpoints(workdir):
         task_class(config).build_vocabulary(config, train).save(path)
     elif not path.exists():
         raise UserError(

@@ -31,28 +31,48 @@ def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dic
     Returns:
         {"d": …, "original": …}, each N numbers between 0 and 10; the score of the set is the mean.
     """
-    candidates = [_counts(hypothesis) for hypothesis in hypotheses]
-    groups = [[_counts(caption) for caption in captions] for captions in references]
-    frequency = Counter(ngram for group in groups for ngram in set().union(*group))
-    documents = math.log(len(groups)) if groups else 0.0
-    weights = {ngram: documents - math.log(count) for ngram, count in frequency.items()}
+    scorer = CiderScorer(references)
+    if len(hypotheses) != len(references):
+        raise ValueError(f"{len(hypotheses)} captions for {len(references)} images")
+    pairs = [scorer.score(caption, image) for image, caption in enumerate(hypotheses)]
+    return {"d": [d for d, _ in pairs], "original": [original for _, original in pairs]}
 
-    def vector(counts: dict[tuple[str, ...], int]) -> _Vector:
-        values = {ngram: tf * weights.get(ngram, documents) for ngram, tf in counts.items()}
+
+class CiderScorer:
+    """CIDEr of any caption of an image; the document frequencies are counted once.
+
+    Args:
+        references: N lists of one or more tokenized captions.
+    """
+
+    def __init__(self, references: Sequence[Sequence[str]]):
+        self._references = references
+        frequency: Counter[tuple[str, ...]] = Counter()
+        for captions in references:
+            frequency.update(set().union(*map(_counts, captions)))
+        self._documents = math.log(len(references)) if references else 0.0
+        self._weights = {
+            ngram: self._documents - math.log(count) for ngram, count in frequency.items()
+        }
+
+    def score(self, hypothesis: str, image: int) -> tuple[float, float]:
+        """(CIDEr-D, original CIDEr) of a tokenized caption of image number `image`."""
+        vector, group = self._vector(hypothesis), self._references[image]
+        similarities = [_similarities(vector, self._vector(caption)) for caption in group]
+        clipped, original = (sum(values) for values in zip(*similarities, strict=True))
+        return 10 * clipped / len(group), 10 * original / len(group)
+
+    def _vector(self, caption: str) -> "_Vector":
+        counts = _counts(caption)
+        values = {
+            ngram: tf * self._weights.get(ngram, self._documents) for ngram, tf in counts.items()
+        }
         squares, pairs = [0.0] * 4, 0
         for ngram, value in values.items():
             squares[len(ngram) - 1] += value * value
             if len(ngram) == 2:
                 pairs += counts[ngram]
         return _Vector(values, [math.sqrt(square) for square in squares], pairs)
-
-    scores: dict[str, list[float]] = {"d": [], "original": []}
-    for candidate, group in zip(candidates, groups, strict=True):
-        hypothesis = vector(candidate)
-        similarities = [_similarities(hypothesis, vector(counts)) for counts in group]
-        for name, values in zip(scores, zip(*similarities, strict=True), strict=True):
-            scores[name].append(10 * sum(values) / len(group))
-    return scores
 
 
 class _Vector(NamedTuple):

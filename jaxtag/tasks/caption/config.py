@@ -34,12 +34,20 @@ class CaptionConfig(TaskConfig):
     max_length: int = 32  # tokens including the start and end marks; longer captions are truncated
     lowercase: bool = True
     captions_per_image: int = 1  # per image and step; they share one pass of the encoder
+    # Captions drawn of each image, whose CIDEr-D is raised instead of the references' likelihood
+    # (see `tasks.caption.self_critical`); 0: cross-entropy.
+    self_critical_samples: int = 0
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
     def check(self, config: Config) -> None:
         check_choices(config, {"task.decoding.method": ("greedy", "beam", "sample")})
         minimums = ("task.max_length", "task.captions_per_image", "task.decoding.beam_size")
         check_minimums(config, dict.fromkeys(minimums, 1))
+        if self.self_critical_samples not in (0, *range(2, 1000)):
+            raise UsageError(
+                f"config.task.self_critical_samples = {self.self_critical_samples}: a caption is "
+                "compared with the image's others; draw at least 2, or none (0)"
+            )
         if config.data.grayscale:
             raise UsageError(
                 "config.data.grayscale = True: a captioner takes three channels; leave it False"

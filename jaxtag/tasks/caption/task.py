@@ -33,9 +33,11 @@ from jaxtag.tasks.base import (
     EvaluationStep,
     LossOutput,
     Predict,
+    Rollout,
     Row,
     Task,
 )
+from jaxtag.tasks.caption import self_critical
 from jaxtag.tasks.caption.config import CaptionConfig
 from jaxtag.tasks.caption.evaluation import CaptionEvaluation, caption_scores
 
@@ -134,7 +136,7 @@ class CaptionTask(Task[CaptionConfig]):
         """Cross-entropy of the next token (Vinyals et al. 2015, section 3), in nats.
 
         The loss of an image [B] is the sum over the tokens of its captions, its weight their
-        number.
+        number. In a batch of samples each caption weighs as much as its advantage.
         """
         augment_key, dropout_key = (None, None) if key is None else jax.random.split(key)
         inputs, labels = batch["tokens"][:, :, :-1], batch["tokens"][:, :, 1:]
@@ -148,6 +150,8 @@ class CaptionTask(Task[CaptionConfig]):
             uniform = entropy + jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
             uniform -= logits.mean(-1)  # -mean(log softmax)
             losses = (1 - smoothing) * entropy + smoothing * uniform
+        if "advantage" in batch:
+            losses = entropy * batch["advantage"][:, :, None]
         count = weights.sum()
         correct = (logits.argmax(-1) == labels) * weights
         metrics = {
@@ -155,18 +159,26 @@ class CaptionTask(Task[CaptionConfig]):
             "cross_entropy": ((entropy * weights).sum(), count),
             "token_accuracy": (correct.sum(), count),
         }
+        if "reward" in batch:
+            rewards = batch["reward"] * batch["mask"][:, None]
+            metrics["reward"] = rewards.sum(), batch["mask"].sum() * rewards.shape[1]
         return LossOutput((losses * weights).sum((1, 2)), weights.sum((1, 2)), metrics, changed)
 
-    def make_generate(self) -> Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]:
+    def make_generate(
+        self, **overrides: Any
+    ) -> Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]:
         """A compiled (variables, batch, key) -> {"tokens" int32 [B, L], "scores" float32 [B]}.
 
         A batch may hold `prompt` int32 [B, P] (see `encode_prompts`), which comes before that of
         config.task.decoding.
 
+        Args:
+            overrides: in the place of those of config.task.decoding.
+
         Raises:
             UsageError: config.task.decoding makes no sense or does not fit the model.
         """
-        decoding_settings = dataclasses.asdict(self.settings.decoding)
+        decoding_settings = {**dataclasses.asdict(self.settings.decoding), **overrides}
         prompt = decoding_settings.pop("prompt")
         common_prompt = self.encode_prompts([prompt]) if prompt else None
         settings = {
@@ -212,6 +224,16 @@ class CaptionTask(Task[CaptionConfig]):
 
     def make_predict(self) -> Predict:
         return self.make_generate()
+
+    def make_rollout(self, mesh: Mesh, source: Source) -> Rollout | None:
+        """Samples and their advantages, of a self-critical run."""
+        samples = self.settings.self_critical_samples
+        if not samples:
+            return None
+        as_they_are = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "prompt": ""}
+        sample = meshes.with_mesh(mesh, self.make_generate(method="sample", **as_they_are))
+        reward = self_critical.CiderReward(source, self.vocabulary)
+        return self_critical.make_rollout(sample, reward, mesh, samples)
 
     def rows(self, outputs: dict[str, np.ndarray], top_k: int | None = None) -> list[Row]:
         """The caption and its score.
