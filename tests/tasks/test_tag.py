@@ -132,7 +132,7 @@ def test_predictions_are_calibrated_and_of_both_views() -> None:
     turned = rows | {"image": rows["image"][:, :, ::-1]}
     both = (logits_of(rows) + logits_of(turned)) / 2
     mirrored = task(evaluation=EvaluationConfig(tta_flip=True))
-    np.testing.assert_allclose(mirrored.logits(variables, rows["image"]), both, atol=1e-5)
+    np.testing.assert_allclose(mirrored.logits(variables, rows), both, atol=1e-5)
 
 
 def test_the_configuration_chooses_the_head() -> None:
