@@ -75,11 +75,6 @@ def programs_are_dropped():
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """What all tests have: LLVM's optimizations are off."""
-
-
-@pytest.fixture(scope="module")
 def optimized_compilation():
     """Programs compiled as users' are: where a test is about what the compiler makes of them."""
     import jax

@@ -22,7 +22,7 @@ from jaxtag.inference.predictor import Predictor
 from jaxtag.weights import load
 from jaxtag.weights.image_text_files import read_model
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "one_device")
+pytestmark = pytest.mark.usefixtures("one_device")
 CONFIGS = json.loads((REFERENCES / "image_text_configs.json").read_text())
 WORDS = ("dog", "cat", "beach", "hund")
 IDS = {"[UNK]": 0, "</s>": 1, **{word: 2 + i for i, word in enumerate(WORDS)}}

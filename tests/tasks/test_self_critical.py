@@ -31,7 +31,7 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def on_one_device(one_device, quick_compilation):
+def on_one_device(one_device):
     """Small programs, which take longer to split than to run."""
 
 
