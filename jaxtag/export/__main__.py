@@ -36,7 +36,6 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     flags.DEFINE_string("model", None, "REF of the model: a work directory, hf:owner/name, ….")
-    cli.define_alias("workdir", "model")
     flags.DEFINE_string("format", None, "onnx, stablehlo or immich.")
     flags.DEFINE_string("output", None, "Folder to write; new, or empty.")
     flags.DEFINE_string("quantize", None, "int8: quantize an ONNX model (dynamic quantization).")
