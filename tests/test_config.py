@@ -16,6 +16,24 @@ from jaxtag.training.setup import TrainSetup
 
 # Configurations whose step is compiled and taken in the default suite; all others' are traced.
 STEPPING = ("cifar10_embed", "mnist_capsnet", "shapes_caption")
+# Those that are traced by slow tests alone: of other configurations they have another backbone.
+OTHER_BACKBONES = (
+    "cifar100_resnet18",
+    "coco_caption_efficientnet",
+    "coco_caption_resnet50",
+    "imagenet_alexnet",
+    "imagenet_efficientnet",
+    "imagenet_mobilenet",
+    "imagenet_squeezenet",
+)
+
+
+def traced() -> list:
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if name in OTHER_BACKBONES else [])
+        for name in flags.names()
+        if name not in STEPPING
+    ]
 
 
 def stepping() -> list:
@@ -31,7 +49,7 @@ def test_every_configuration_resolves(name):
     assert configuration.from_json(configuration.to_json(config)) == config
 
 
-@pytest.mark.parametrize("name", flags.names())
+@pytest.mark.parametrize("name", traced())
 def test_the_step_of_every_configuration_is_traced(name):
     setup, rows = small_run(name)
     state, metrics = jax.eval_shape(setup.step, setup.shapes, rows)

@@ -414,6 +414,11 @@ def close(expected: Any) -> Any:
     return {k: close(v) for k, v in expected.items()} if isinstance(expected, dict) else expected
 
 
+@pytest.mark.parametrize(
+    "run",
+    [pytest.param(n, marks=pytest.mark.slow if n in ("match", "tag") else ()) for n in CASES],
+    indirect=True,
+)
 def test_a_stopped_run_goes_on_to_the_bits_of_an_unbroken_one(run, tmp_path, monkeypatch) -> None:
     """The state at the end, and each checkpoint on the way, batch statistics included."""
     config = flags.load(run.config)

@@ -17,6 +17,7 @@ from jaxtag.tasks.caption.config import CaptionConfig
 from jaxtag.training.setup import TrainSetup
 
 SIZES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (4, 1, 2), "all": (2, 2, 2)}
+SLOW = pytest.mark.slow
 
 
 def _config() -> Config:
@@ -48,7 +49,7 @@ def one_device():
         yield _train((1, 1, 1), _config(), patch)
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k == "all" else SLOW) for k in SIZES])
 def test_eight_devices_give_the_losses_of_one(kind, one_device, monkeypatch):
     plan, state, losses = _train(SIZES[kind], _config(), monkeypatch)
     np.testing.assert_allclose(losses, one_device[2], rtol=2e-5)
@@ -65,7 +66,7 @@ def test_eight_devices_give_the_losses_of_one(kind, one_device, monkeypatch):
         assert share < 0.7 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=SLOW), True])
 def test_sharded_parameters_leave_each_device_its_own_images(scan, monkeypatch):
     """Without `constrain_batch` a device holds the activations of all images: 5 times as much."""
     config = dataclasses.replace(_config(), batch_size=256)
@@ -98,7 +99,9 @@ def test_moments_and_average_lie_as_their_parameters(monkeypatch):
     assert mirrored == 2 * len(specs)  # both moments of each
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1)], ids=["data", "fsdp too"])
+@pytest.mark.parametrize(
+    "sizes", [pytest.param((8, 1, 1), marks=SLOW), (2, 4, 1)], ids=["data", "fsdp too"]
+)
 def test_moments_and_average_split_over_data_on_the_host(sizes, one_device, monkeypatch):
     config = _config()
     config.mesh = MeshConfig(shard_optimizer_over_data=True, offload=("opt_state", "ema"))

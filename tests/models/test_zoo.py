@@ -163,6 +163,7 @@ def sizes(names: Iterable[str]) -> list:
     names, large = list(names), ("_base", "_small", "_large", "_giant", "_nano")
     others = [n for n in names if n.startswith(("convnext", "deit")) or "dinov2" in n]
     slow = [n for n in others if any(size in n for size in large) and "small_patch14_reg" not in n]
+    slow += [*(f"efficientnet_b{size}" for size in range(2, 8)), "resnet101", "resnet152"]
     return [pytest.param(n, marks=pytest.mark.slow if n in slow else ()) for n in names]
 
 

@@ -190,6 +190,7 @@ def test_too_many_broken_pictures_stop_the_run(tiny_data, tmp_path, monkeypatch)
         _run(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_overfits_eight_captions_to_a_perfect_score(tmp_path):
     """Eight pictures of noise, one caption each: learnt by heart, word for word."""
     from PIL import Image
