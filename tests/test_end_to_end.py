@@ -416,7 +416,10 @@ def close(expected: Any) -> Any:
 
 @pytest.mark.parametrize(
     "run",
-    [pytest.param(n, marks=pytest.mark.slow if n in ("match", "tag") else ()) for n in CASES],
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in ("embed", "match", "tag") else ())
+        for n in CASES
+    ],
     indirect=True,
 )
 def test_a_stopped_run_goes_on_to_the_bits_of_an_unbroken_one(run, tmp_path, monkeypatch) -> None:

@@ -75,7 +75,14 @@ def test_every_parameter_has_a_finite_gradient(scan: bool, dtype, form: str) -> 
         assert np.abs(leaf).max() > 0, path
 
 
-@pytest.mark.parametrize(("scan", "policy"), [(False, "dots"), (True, "full"), (True, "dots")])
+@pytest.mark.parametrize(
+    ("scan", "policy"),
+    [
+        pytest.param(False, "dots", marks=pytest.mark.slow),
+        pytest.param(True, "full", marks=pytest.mark.slow),
+        (True, "dots"),
+    ],
+)
 def test_remat_changes_no_gradient(scan: bool, policy: str) -> None:
     params = start(model(scan=scan))
     other = loss_and_gradients(model(noisy=True, scan=scan, remat=policy), params)
@@ -147,9 +154,9 @@ def test_drop_path_drops_whole_examples() -> None:
 
 def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(ValueError, match="form must be one of pre_norm, post_norm, prefix"):
-        model(form="encoder").init(jax.random.key(0), IMAGES, TOKENS)
+        jax.eval_shape(model(form="encoder").init, jax.random.key(0), IMAGES, TOKENS)
 
 
 def test_too_many_tokens() -> None:
     with pytest.raises(ValueError, match="more than the decoder's max_length"):
-        model().init(jax.random.key(0), IMAGES, np.zeros((2, 1, 7), np.int32))
+        jax.eval_shape(model().init, jax.random.key(0), IMAGES, np.zeros((2, 1, 7), np.int32))

@@ -79,9 +79,11 @@ def build(case: str):
 # Whole depths that take XLA long; the others have the same blocks and paddings.
 DEAR = {
     "efficientnet_torchvision",
+    "efficientnet_transformers",
     "mobilenet_v2_torchvision",
     "mobilenet_v2_transformers",
     "mobilenet_v3_large_torchvision",
+    "mobilenet_v3_small_torchvision",
 }
 
 
