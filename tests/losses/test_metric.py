@@ -100,7 +100,13 @@ def test_eight_devices_give_the_loss_of_one(name, stored) -> None:
     check(name, stored, compute(vectors, stored["labels"], stored["mask"]))
 
 
-@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in ("contrastive", "triplet_all") else pytest.mark.slow)
+        for n in PAIR_LOSSES
+    ],
+)
 def test_memory_does_not_grow_with_the_square_of_the_batch(name, monkeypatch) -> None:
     monkeypatch.setattr(pairs, "_ANCHORS", 16)
 

@@ -52,7 +52,7 @@ def plain(scan: bool):
     ("scan", "dtype", "form"),
     [
         (False, jnp.float32, "pre_norm"),
-        (True, jnp.float32, "pre_norm"),
+        pytest.param(True, jnp.float32, "pre_norm", marks=pytest.mark.slow),
         (True, jnp.bfloat16, "pre_norm"),
         (False, jnp.float32, "prefix"),
         pytest.param(False, jnp.float32, "post_norm", marks=pytest.mark.slow),

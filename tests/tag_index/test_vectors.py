@@ -48,7 +48,7 @@ def rounds(request, monkeypatch):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("dimension", [D, 700])
+@pytest.mark.parametrize("dimension", [D, pytest.param(700, marks=pytest.mark.slow)])
 def test_the_same_as_brute_force(mesh, metric, dimension):
     vectors, queries = random(5000, 0, dimension), random(20, 1, dimension)
     index = VectorIndex(dimension, metric, mesh)

@@ -133,7 +133,7 @@ def test_the_losses_are_those_of_a_run_without_the_cache(tmp_path, pretrained, c
     [
         CaptionConfig(vocab_size=320, max_length=6, decoding=DecodingConfig(method="greedy")),
         TagConfig(head="query", num_queries=2),
-        EmbedConfig(loss="n_pair", embedding_dim=4),
+        pytest.param(EmbedConfig(loss="n_pair", embedding_dim=4), marks=pytest.mark.slow),
     ],
     ids=lambda settings: settings.TASK,
 )
