@@ -313,7 +313,10 @@ def runs(one_device, tmp_path_factory) -> Callable[[str], Run]:
     return functools.cache(lambda name: finished_run(name, tmp_path_factory.mktemp(name)))
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.slow if n == "match" else ()) for n in CASES],
+)
 def run(request, runs) -> Run:
     return runs(request.param)
 
