@@ -25,16 +25,30 @@ def max_pool(
     return _max_pool(x, window, stride, _pads(x.shape[1:3], window, stride, padding, ceil))
 
 
+@jax.custom_vjp
 def global_max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B C"]:
-    """The largest value of each image and channel.
+    """The largest value of each image and channel; equal ones share the gradient.
 
-    The gradient goes to the first of equal values, as in torch. That of `x.max` divides by the
-    number of values that equal the maximum, of which there are none where XLA computes `x` once
-    more for it and rounds otherwise: NaN.
+    That of `x.max` divides by the number of values that equal the maximum: where XLA computes `x`
+    once more and rounds otherwise, none does, and the gradient is NaN. Here the first one counts
+    in any case.
     """
+    return x.max((1, 2))
+
+
+def _global_forward(x: Array) -> tuple[Array, Array]:
+    return global_max_pool(x), x
+
+
+def _global_backward(x: Array, gradient: Array) -> tuple[Array]:
     pixels = x.reshape(x.shape[0], -1, x.shape[-1])
-    first = jnp.argmax(lax.stop_gradient(pixels), 1, keepdims=True)
-    return jnp.take_along_axis(pixels, first, 1)[:, 0]
+    first = lax.broadcasted_iota(jnp.int32, pixels.shape, 1) == pixels.argmax(1, keepdims=True)
+    largest = (first | (pixels == pixels.max(1, keepdims=True))).astype(gradient.dtype)
+    share = gradient / largest.sum(1)
+    return ((largest * share[:, None]).reshape(x.shape),)
+
+
+global_max_pool.defvjp(_global_forward, _global_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
