@@ -12,9 +12,6 @@ os.environ["XLA_FLAGS"] = (
     # after which XLA ends the process.
     + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 )
-# XLA's threads: with fewer than devices, those that wait in a collective can leave none to the
-# others, for ever.
-os.environ.setdefault("NPROC", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("TFDS_DATA_DIR", None)  # tests know no data but their own
 os.environ.setdefault(

@@ -64,6 +64,8 @@ def start(name: str, *arguments: object, processes: int = 2, devices: int = DEVI
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
+        # XLA's threads: those that wait in a collective must leave some to the others.
+        "NPROC": "4",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // processes}",
     }
     port = free_port()
