@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from jaxtag.tasks.base import Data, Evaluation, Scores, Task
 from jaxtag.tasks.evaluator import Evaluator
 from jaxtag.training import (
     cached_features,
-    example_losses,
     initialization,
     metric_writer,
     precise_bn,
@@ -35,15 +33,13 @@ from jaxtag.training import callbacks as callback_module
 from jaxtag.training.callbacks import Callback, EarlyStopping
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.goodput import GoodputRecorder
-from jaxtag.training.input_monitor import InputMonitor
-from jaxtag.training.log_window import LogWindow
 from jaxtag.training.metric_writer import JsonlMetricWriter, MetricWriter, MultiWriter, RunInfo
 from jaxtag.training.preemption import Preemption, StopRequested
 from jaxtag.training.setup import TrainSetup, make_config_mesh
-from jaxtag.training.timer import StartupTimer, StepTimer
+from jaxtag.training.stepper import Stepper
+from jaxtag.training.timer import StartupTimer
 from jaxtag.training.train_state import TrainState
 
-_ROLLOUT = 1  # the stream of random numbers that a step's rollout draws from
 _PATIENCE = 10  # times config.hang_timeout, where the loop compiles, evaluates or saves
 
 
@@ -94,12 +90,9 @@ def train(
     """
     startup = startup or StartupTimer()
     data = cached_features.with_sources(task, data)
-    held_out = data.evaluation
-    subset = held_out if (n := config.evaluation.max_examples) is None else held_out.first(n)
     setup = TrainSetup.from_config(config, task, len(data.train))
     batches = training_batches(task, data.train)
     iterator = batches()
-    evaluate = Evaluator(task, setup.mesh)
     rollout = task.make_rollout(setup.mesh, data.train)
     bn_batches = config.optimizer.ema_bn_batches
     recalibrate = precise_bn.make_bn_recalibration(task, setup.mesh, batches, bn_batches)
@@ -107,7 +100,6 @@ def train(
     callbacks = [goodput, *callback_module.from_config(config), *callbacks]
     best_metric = config.checkpoint.best_metric or task.headline_metrics[0]
     stopping = EarlyStopping(config.stop_after, _history(config, workdir, best_metric))
-    saved_config, notes = schema.to_dict(config), run_data.checkpoint_notes(config, workdir, data)
     startup.done("model")
     with (
         _checkpoints(config, workdir, best_metric) as checkpoints,
@@ -119,14 +111,14 @@ def train(
         startup.done("state")
         iterator.start_prefetch()
         total = setup.total_steps
-        run = RunInfo(workdir, start, total, config)
         ended = start > 0 and (start >= total or stopping.should_stop)
-        writer = _open_writer(config, [goodput, *metric_writers], run, ended)
+        info = RunInfo(workdir, start, total, config)
+        writer = _open_writer(config, [goodput, *metric_writers], info, ended)
         writer.write_text(_opening(setup, len(data.train), start))
-        window, timer = LogWindow(config), StepTimer(startup, writer.write_text)
+        run = _Run(setup, data, workdir, checkpoints, preemption, writer, callbacks)
+        stepper = Stepper(setup, batches, iterator, rollout, writer, startup)
         for callback in callbacks:
             callback.on_start(setup, workdir, start)
-        input_monitor = InputMonitor(config.data, iterator, writer.write_text)
         evaluation, step, completed = None, start, False
         while True:
             finished = step >= total or stopping.should_stop
@@ -140,65 +132,107 @@ def train(
             # Save, then evaluate, draw and step: a checkpoint holds the state and the place in the
             # data of one moment, and an evaluation that is killed loses nothing.
             if due or stop or (step > start and step % config.checkpoint_every == 0):
-                _check_workdir(workdir)
-                writer.flush()  # a resumed run goes on from here, also in what it has written
-                if checkpoints.save(step, state, iterator, saved_config, notes=notes):
-                    for callback in callbacks:
-                        callback.on_checkpoint(step)
+                run.save(step, state, iterator)
             if due and not stop:
-                source = held_out if finished else subset
                 try:
-                    evaluation = evaluate(
-                        state.evaluation_variables,
-                        source,
-                        config.data.evaluation_split,
-                        on_batch=functools.partial(preemption.check, step),
-                    )
+                    evaluation, metrics = run.evaluate(step, state, whole=finished)
                 except StopRequested:
                     break
-                _report_evaluation(writer, task, step, evaluation, workdir)
-                # The best step is chosen on the same images each time.
-                metrics = evaluation.subset_metrics(len(subset))
-                writer.flush()
-                checkpoints.add_metrics(step, metrics)
-                for callback in callbacks:
-                    callback.on_evaluation(step, evaluation)
-                timer.reset()
+                stepper.reset_timer()
                 completed = finished
                 if stopping.update(metrics.get(best_metric)) and not finished:
                     continue  # evaluates the whole split at this very step, as each run ends
             if finished or stop:
                 break
             watchdog.expect(config.hang_timeout * (_PATIENCE if step == start else 1))
-            began = time.perf_counter()
-            batch = next(iterator)
-            timer.drawn(began)
-            arrays = meshes.make_global_batch(batch, setup.mesh)
-            if rollout is not None:
-                key = jax.random.fold_in(jax.random.fold_in(state.key, step), _ROLLOUT)
-                arrays = rollout(state.variables, arrays, key)
-            state, outputs = setup.step(state, arrays)
-            timer.dispatched(outputs["loss"])
+            state, outputs = stepper.take(state, step)
             step += 1
-            window.add(outputs)
             for callback in callbacks:
                 callback.on_step(step, state, outputs)
             if step % config.log_every == 0 or step == total:
-                describe = functools.partial(example_losses.describe_step, setup, state, batches)
-                scalars = window.read(step, timer, describe)
-                writer.write_scalars(step, "train", scalars)
-                input_monitor.update(scalars)
+                stepper.log(state, step)
                 _check_workdir(workdir)
-                timer.reset()
             checkpoints.check()
-        timer.close()
+        stepper.close()
         if not ended:
             writer.write_text(f"{goodput.report()} of {goodput.hours:.2f} h")
         writer.close()
-        iterator.close()
     _check_workdir(workdir)
     watchdog.expect(None)
     return TrainResult(state, evaluation if completed else None, preempted=not completed)
+
+
+class _Run:
+    """Saves and evaluates a run at a step.
+
+    Args:
+        setup: of the run.
+        data: what is trained and evaluated on.
+        workdir: its work directory.
+        checkpoints: opened.
+        preemption: tells an evaluation to stop.
+        writer: of metrics.
+        callbacks: told of each save and evaluation.
+    """
+
+    def __init__(
+        self,
+        setup: TrainSetup,
+        data: Data,
+        workdir: Path,
+        checkpoints: Checkpoints,
+        preemption: Preemption,
+        writer: MultiWriter,
+        callbacks: Sequence[Callback],
+    ):
+        config = setup.config
+        self._task, self._workdir, self._checkpoints = setup.task, workdir, checkpoints
+        self._preemption, self._writer, self._callbacks = preemption, writer, callbacks
+        self._split, self._whole = config.data.evaluation_split, data.evaluation
+        limit = config.evaluation.max_examples
+        self._subset = self._whole if limit is None else self._whole.first(limit)
+        self._evaluate = Evaluator(setup.task, setup.mesh)
+        self._config = schema.to_dict(config)
+        self._notes = run_data.checkpoint_notes(config, workdir, data)
+
+    def save(self, step: int, state: TrainState, iterator: pipeline.BatchIterator) -> None:
+        """Saves a step, unless it is saved."""
+        _check_workdir(self._workdir)
+        self._writer.flush()  # a resumed run goes on from here, also in what it has written
+        if self._checkpoints.save(step, state, iterator, self._config, notes=self._notes):
+            for callback in self._callbacks:
+                callback.on_checkpoint(step)
+
+    def evaluate(
+        self, step: int, state: TrainState, *, whole: bool
+    ) -> tuple[Evaluation, dict[str, float]]:
+        """Evaluates a saved step and adds the metrics to its checkpoint.
+
+        Args:
+            step: the step.
+            state: after it.
+            whole: of the whole split, not of the first `config.evaluation.max_examples`.
+
+        Returns:
+            The evaluation, and its metrics of those first examples: the best step is chosen on the
+            same ones each time.
+
+        Raises:
+            StopRequested: the run is told to stop meanwhile.
+        """
+        evaluation = self._evaluate(
+            state.evaluation_variables,
+            self._whole if whole else self._subset,
+            self._split,
+            on_batch=functools.partial(self._preemption.check, step),
+        )
+        _report_evaluation(self._writer, self._task, step, evaluation, self._workdir)
+        metrics = evaluation.subset_metrics(len(self._subset))
+        self._writer.flush()
+        self._checkpoints.add_metrics(step, metrics)
+        for callback in self._callbacks:
+            callback.on_evaluation(step, evaluation)
+        return evaluation, metrics
 
 
 def _restore_or_init(
