@@ -45,11 +45,12 @@ start() { # WORKDIR COMMAND ARGUMENT…
 }
 
 supervise() { # WORKDIR COMMAND ARGUMENT…
-  local workdir="$1" status=0 child
+  local workdir="$1" status=0 child copier
   shift
   if [[ -n "$workdir" ]]; then
     export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$workdir/compiled}"
     copy_log_repeatedly "$workdir" &
+    copier=$!
   fi
   "$root/launch/local.sh" --restarts="$restarts" "$@" &
   child=$!
@@ -60,9 +61,12 @@ supervise() { # WORKDIR COMMAND ARGUMENT…
     kill -0 "$child" 2>/dev/null || break # else a signal ended the wait
   done
   echo "$status" >"$run/status.new"
-  [[ -z "$workdir" ]] || copy_log "$workdir"
+  if [[ -n "$workdir" ]]; then
+    kill "$copier" && wait "$copier" || true # a copy under way would end after the last one
+    copy_log "$workdir"
+  fi
   mv "$run/status.new" "$run/status"
-  signal_run KILL # the copying, and data workers that outlive their process
+  signal_run KILL # data workers that outlive their process
 }
 
 copy_log() { # WORKDIR
@@ -75,8 +79,13 @@ copy_log() { # WORKDIR
   fi
 }
 
-copy_log_repeatedly() { # WORKDIR
-  while sleep "$copy_seconds"; do copy_log "$1"; done
+copy_log_repeatedly() { # WORKDIR; until SIGTERM, which lets a copy end
+  trap 'exit 0' TERM
+  while true; do
+    sleep "$copy_seconds" &
+    wait $!
+    copy_log "$1"
+  done
 }
 
 status() {
