@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig
+from jaxtag.decoding.cached_decoder import CachedDecoder
+from jaxtag.decoding.generation_config import GenerationConfig
 from jaxtag.decoding.prompt import Prompt
 
 # Score of empty entries and excluded candidates. Finite, because sums and products with it must

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxtag.array_types import Inputs
 from jaxtag.decoding import beam_search
-from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig, encode
+from jaxtag.decoding.cached_decoder import CachedDecoder, encode
+from jaxtag.decoding.generation_config import GenerationConfig
 from jaxtag.decoding.prompt import Prompt
 from jaxtag.models.decoder import Captioner
 

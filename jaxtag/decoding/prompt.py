@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jaxtag.decoding.cached_decoder import GenerationConfig
+from jaxtag.decoding.generation_config import GenerationConfig
 
 
 class Prompt(NamedTuple):

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtag.decoding.cached_decoder import CachedDecoder, GenerationConfig, encode
+from jaxtag.decoding.cached_decoder import CachedDecoder, encode
+from jaxtag.decoding.generation_config import GenerationConfig
 from jaxtag.errors import UsageError
 from jaxtag.inference.predictor import Predictor
 from jaxtag.kernels.implementations import default_forms

@@ -1,12 +1,48 @@
 """What tasks with texts share: the tokenizer of a run, and the size of its table of embeddings."""
 
+import itertools
 from collections.abc import Sequence, Sized
+from pathlib import Path
+from typing import Any
 
 from absl import logging
 
+from jaxtag.config.schema import Config
+from jaxtag.data import sources
+from jaxtag.data.sources import Source
 from jaxtag.data.tokenizer import Tokenizer
+from jaxtag.metrics.captioning import unspaced
+from jaxtag.tasks.base import SettingsT, Task
 
 _MULTIPLE = 64
+
+
+class TextTask(Task[SettingsT]):
+    """A task whose vocabulary is a tokenizer, trained on the training captions.
+
+    Its settings have `vocab_size`, `max_length` and `lowercase`.
+    """
+
+    vocabulary_file = "tokenizer.json"
+
+    @classmethod
+    def build_vocabulary(cls, config: Config, source: Source) -> Tokenizer:
+        """A tokenizer; warnings say which captions it does not suit, or cuts."""
+        captions = list(itertools.chain.from_iterable(sources.iter_captions(source)))
+        if warning := unspaced.describe(captions):
+            logging.warning("%s", warning)
+        settings: Any = cls.section(config)
+        return train_tokenizer(
+            captions, settings.vocab_size, settings.max_length, settings.lowercase
+        )
+
+    @classmethod
+    def load_vocabulary(cls, path: Path) -> Tokenizer:
+        return Tokenizer.load(path)
+
+    @classmethod
+    def published_vocabulary(cls, config: Config) -> str:
+        return "tokens"
 
 
 def train_tokenizer(

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from stored import REFERENCES
 
 from jaxtag.decoding import generate as generation
-from jaxtag.decoding.cached_decoder import GenerationConfig
 from jaxtag.decoding.generate import generate
+from jaxtag.decoding.generation_config import GenerationConfig
 from jaxtag.models import Captioner, Decoder, ViT
 from jaxtag.weights import param_mapping
 from jaxtag.weights.mappings import captioner

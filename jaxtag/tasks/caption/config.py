@@ -2,9 +2,10 @@
 
 import dataclasses
 from dataclasses import field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtag.config.schema import Config, TaskConfig, check_choices, check_minimums, runtime
+from jaxtag.decoding.generation_config import GenerationConfig
 from jaxtag.errors import UsageError
 
 
@@ -43,6 +44,7 @@ class CaptionConfig(TaskConfig):
         check_choices(config, {"task.decoding.method": ("greedy", "beam", "sample")})
         minimums = ("task.max_length", "task.captions_per_image", "task.decoding.beam_size")
         check_minimums(config, dict.fromkeys(minimums, 1))
+        self.generation()
         if self.self_critical_samples not in (0, *range(2, 1000)):
             raise UsageError(
                 f"config.task.self_critical_samples = {self.self_critical_samples}: a caption is "
@@ -52,3 +54,19 @@ class CaptionConfig(TaskConfig):
             raise UsageError(
                 "config.data.grayscale = True: a captioner takes three channels; leave it False"
             )
+
+    def generation(self, **overrides: Any) -> GenerationConfig:
+        """How captions are generated.
+
+        Args:
+            overrides: in the place of those of `decoding`, or of GenerationConfig's defaults.
+
+        Raises:
+            UsageError: `decoding` makes no sense.
+        """
+        settings = dataclasses.asdict(self.decoding)
+        del settings["prompt"]
+        try:
+            return GenerationConfig(**{"max_length": self.max_length, **settings, **overrides})
+        except ValueError as error:
+            raise UsageError(f"config.task.decoding: {error}") from error

@@ -1,10 +1,8 @@
 """Image captioning: a backbone and a transformer decoder with cross-attention to its features."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import flax.linen as nn
@@ -12,19 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from jax.sharding import Mesh
 
 from jaxtag import models
-from jaxtag.config.schema import Config
 from jaxtag.data import sources, targets, transforms
 from jaxtag.data.sources import Source
-from jaxtag.data.tokenizer import PAD, Tokenizer
+from jaxtag.data.tokenizer import PAD
 from jaxtag.decoding import generate as decoding
-from jaxtag.decoding.cached_decoder import GenerationConfig
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError
-from jaxtag.metrics.captioning import unspaced
 from jaxtag.tasks import common, texts
 from jaxtag.tasks.base import (
     Batch,
@@ -35,14 +29,13 @@ from jaxtag.tasks.base import (
     Predict,
     Rollout,
     Row,
-    Task,
 )
 from jaxtag.tasks.caption import self_critical
 from jaxtag.tasks.caption.config import CaptionConfig
 from jaxtag.tasks.caption.evaluation import CaptionEvaluation, caption_scores
 
 
-class CaptionTask(Task[CaptionConfig]):
+class CaptionTask(texts.TextTask[CaptionConfig]):
     """Image captioning.
 
     A batch holds `tokens` int32 [B, K, L]: K captions of an image, BOS … EOS and padding.
@@ -50,26 +43,8 @@ class CaptionTask(Task[CaptionConfig]):
 
     config_class = CaptionConfig
     headline_metrics = ("CIDEr", "BLEU-4", "perplexity", "token_accuracy")
-    vocabulary_file = "tokenizer.json"
     contact_sheet = "captions.png"
     can_freeze = True
-
-    @classmethod
-    def build_vocabulary(cls, config: Config, source: Source) -> Tokenizer:
-        """A tokenizer trained on the training captions."""
-        captions = list(itertools.chain.from_iterable(sources.iter_captions(source)))
-        if warning := unspaced.describe(captions):
-            logging.warning("%s", warning)
-        text = cls.section(config)
-        return texts.train_tokenizer(captions, text.vocab_size, text.max_length, text.lowercase)
-
-    @classmethod
-    def load_vocabulary(cls, path: Path) -> Tokenizer:
-        return Tokenizer.load(path)
-
-    @classmethod
-    def published_vocabulary(cls, config: Config) -> str:
-        return "tokens"
 
     def make_model(self) -> nn.Module:
         settings, text = self.config.model, self.settings
@@ -178,18 +153,12 @@ class CaptionTask(Task[CaptionConfig]):
         Raises:
             UsageError: config.task.decoding makes no sense or does not fit the model.
         """
-        decoding_settings = {**dataclasses.asdict(self.settings.decoding), **overrides}
-        prompt = decoding_settings.pop("prompt")
+        prompt = overrides.pop("prompt", self.settings.decoding.prompt)
         common_prompt = self.encode_prompts([prompt]) if prompt else None
-        settings = {
-            **decoding_settings,
-            "max_length": self.settings.max_length,
-            "bos_id": self.vocabulary.bos_id,
-            "eos_id": self.vocabulary.eos_id,
-            "pad_id": PAD,
-        }
+        special = {"bos_id": self.vocabulary.bos_id, "eos_id": self.vocabulary.eos_id}
+        settings = self.settings.generation(**special, pad_id=PAD, **overrides)
         try:
-            decoding.validate(self.captioner, GenerationConfig(**settings))
+            decoding.validate(self.captioner, settings)
         except ValueError as error:
             raise UsageError(f"config.task.decoding: {error}") from error
 
@@ -201,7 +170,12 @@ class CaptionTask(Task[CaptionConfig]):
                 prompts = jnp.broadcast_to(prompts, (images.shape[0], prompts.shape[1]))
             captioner = cast(models.Captioner, self.applied_model)
             return decoding.generate(
-                captioner, variables, images, rng=key, prompts=prompts, **settings
+                captioner,
+                variables,
+                images,
+                rng=key,
+                prompts=prompts,
+                **dataclasses.asdict(settings),
             )
 
         return generate

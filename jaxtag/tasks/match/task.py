@@ -1,8 +1,6 @@
 """Matching images and texts: an image and its texts become neighboring vectors."""
 
-import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import flax.linen as nn
@@ -15,9 +13,8 @@ from jaxtyping import Array, Float, Int
 from jaxtag import models
 from jaxtag.array_types import AnyArray
 from jaxtag.config.schema import Config
-from jaxtag.data import sources, targets, transforms
-from jaxtag.data.sources import Source
-from jaxtag.data.tokenizer import EOS, PAD, Tokenizer
+from jaxtag.data import targets, transforms
+from jaxtag.data.tokenizer import EOS, PAD
 from jaxtag.distributed import mesh as meshes
 from jaxtag.losses import contrastive
 from jaxtag.tasks import common, texts
@@ -29,17 +26,15 @@ from jaxtag.tasks.base import (
     LossOutput,
     Predict,
     Row,
-    Task,
 )
 from jaxtag.tasks.match.config import MatchConfig
 from jaxtag.tasks.match.evaluation import MatchEvaluation, match_metrics
 
-_VOCABULARY_MULTIPLE = 64  # the embedding is padded, so that it splits over devices and fills tiles
 _SIGLIP_SCALE, _SIGLIP_BIAS = 10.0, -10.0  # at the start (arXiv:2303.15343, section 3.2)
 _CLIP_SCALE = 1 / 0.07
 
 
-class MatchTask(Task[MatchConfig]):
+class MatchTask(texts.TextTask[MatchConfig]):
     """Contrastive learning of an image encoder and a text encoder (CLIP, SigLIP, LiT).
 
     A batch holds `tokens` int32 [B, K, L]: K captions of an image, BOS … EOS and padding; one in
@@ -48,29 +43,14 @@ class MatchTask(Task[MatchConfig]):
 
     config_class = MatchConfig
     headline_metrics = ("mean_recall", "text_to_image_recall@10", "image_to_text_recall@10")
-    vocabulary_file = "tokenizer.json"
     contact_sheet = "texts.png"
     loss_per_example = False
+    can_freeze = True
 
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
         settings = self.section(config)
         self._loss = contrastive.make_loss(settings.loss, settings.loss_kwargs)
         super().__init__(config, vocabulary, model)
-
-    @classmethod
-    def build_vocabulary(cls, config: Config, source: Source) -> Tokenizer:
-        """A tokenizer trained on the training captions."""
-        text = cls.section(config)
-        captions = list(itertools.chain.from_iterable(sources.iter_captions(source)))
-        return texts.train_tokenizer(captions, text.vocab_size, text.max_length, text.lowercase)
-
-    @classmethod
-    def load_vocabulary(cls, path: Path) -> Tokenizer:
-        return Tokenizer.load(path)
-
-    @classmethod
-    def published_vocabulary(cls, config: Config) -> str:
-        return "tokens"
 
     def make_model(self) -> nn.Module:
         settings, model = self.settings, self.config.model
@@ -95,6 +75,7 @@ class MatchTask(Task[MatchConfig]):
             settings.embedding_dim,
             init_logit_scale=_SIGLIP_SCALE if is_sigmoid else _CLIP_SCALE,
             init_logit_bias=_SIGLIP_BIAS if is_sigmoid else None,
+            dropout=model.dropout if model.freeze else 0.0,
         )
 
     @property
@@ -131,12 +112,12 @@ class MatchTask(Task[MatchConfig]):
     def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
         """The configured loss over the whole batch, on all devices: loss and weight are []."""
         augment_key, text_key, model_key = (None,) * 3 if key is None else jax.random.split(key, 3)
-        images = self.model_images(batch, augment_key)
+        inputs = self.model_inputs(variables, batch, augment_key)
         tokens = batch["tokens"][:, 0]
         mask = batch["mask"] * _is_text(tokens)
         if text_key is not None:
             tokens, mask = self._drop(tokens, mask, text_key)
-        outputs, changed = common.apply_model(self.model, variables, images, tokens, key=model_key)
+        outputs, changed = self.apply_model(variables, inputs, tokens, key=model_key)
         params = variables["params"]
         total, weight = self._loss(
             outputs["image_embedding"],
@@ -166,9 +147,12 @@ class MatchTask(Task[MatchConfig]):
 
     def embed(self, variables: Any, images: jax.Array) -> jax.Array:
         """Images uint8 [B, S, S, 3] as vectors of length 1, float32 [B, D]."""
-        vectors: Any = self.image_text.apply(
-            variables, self.normalize(images), method="embed_images"
-        )
+        return self.embed_batch(variables, {"image": images})
+
+    def embed_batch(self, variables: Any, batch: Batch) -> jax.Array:
+        """The images of a batch, or their features, as vectors of length 1, float32 [B, D]."""
+        inputs = self.model_inputs(variables, batch, None)
+        vectors: Any = self.applied_model.apply(variables, inputs, method="embed_images")
         return vectors
 
     def embed_texts(self, variables: Any, tokens: Int[AnyArray, "T L"]) -> jax.Array:
@@ -181,8 +165,8 @@ class MatchTask(Task[MatchConfig]):
         return self.vocabulary.encode(list(texts), self.settings.max_length)
 
     def make_predict(self) -> Predict:
-        embed = jax.jit(self.embed)
-        return lambda variables, batch, key: {"embedding": embed(variables, batch["image"])}
+        embed = jax.jit(self.embed_batch)
+        return lambda variables, batch, key: {"embedding": embed(variables, batch)}
 
     def rows(self, outputs: dict[str, np.ndarray], top_k: int | None = None) -> list[Row]:
         """The vector of each image."""
@@ -198,7 +182,7 @@ class MatchTask(Task[MatchConfig]):
             rows = tokens.reshape(-1, tokens.shape[-1])
             vectors = self.embed_texts(variables, rows)
             return {
-                "image_embedding": self.embed(variables, batch["image"]),
+                "image_embedding": self.embed_batch(variables, batch),
                 "text_embedding": vectors.reshape(*tokens.shape[:2], -1),
                 "has_text": _is_text(tokens),
             }
