@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxtag.data.batching import ExampleSpec
-from jaxtag.data.sources import Record, Source
+from jaxtag.data.sources import Record, Source, SourceView
 from jaxtag.storage import atomic_file
 
 FIELD = "backbone_features"  # of a record and of a batch
@@ -139,7 +139,7 @@ class CachedFeatures:
         return features[rng.integers(self.views)]
 
 
-class FeatureSource(Source):
+class FeatureSource(SourceView):
     """Another source whose records also hold features of their images.
 
     Args:
@@ -148,46 +148,36 @@ class FeatureSource(Source):
 
     Attributes:
         table: the features; to be set before records are read.
-        images: the records without them.
     """
 
     def __init__(self, source: Source, target: CachedFeatures):
-        self.name = source.name
+        super().__init__(source)
         self.table: FeatureTable | None = None
-        self.images, self._target = source, target
+        self._target = target
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the table's features, (V, N, …)."""
         return self._target.views, len(self), *self._target.shape
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
-        return self._with_features(self.images.__getitems__(indices), indices)
+        return self._with_features(self.source.__getitems__(indices), indices)
 
     def read_range(self, start: int, stop: int) -> list[Record]:
-        return self._with_features(self.images.read_range(start, stop), range(start, stop))
+        return self._with_features(self.source.read_range(start, stop), range(start, stop))
 
     @property
     def features(self) -> Mapping[str, Any]:
-        return {**self.images.features, FIELD: self._target}
-
-    def class_names(self, feature: str = "label") -> list[str]:
-        return self.images.class_names(feature)
-
-    def declared_names(self, feature: str) -> list[str] | None:
-        return self.images.declared_names(feature)
+        return {**self.source.features, FIELD: self._target}
 
     def mixture_parts(self) -> list[tuple[int, float]]:
-        return self.images.mixture_parts()
+        return self.source.mixture_parts()
 
     def fingerprint(self) -> dict[str, Any]:
-        return self.images.fingerprint()
+        return self.source.fingerprint()
 
     def iter_fields(self, fields: Sequence[str]) -> Iterator[Record]:
-        return self.images.iter_fields(fields)
+        return self.source.iter_fields(fields)
 
     def _with_features(self, records: list[Record], indices: Sequence[int]) -> list[Record]:
         assert self.table is not None

@@ -1,14 +1,14 @@
 """Labels of a source numbered as a run numbers them, matched by name."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxtag.data.labels import LabelNames, listed
-from jaxtag.data.sources import Record, Source, as_list
+from jaxtag.data.sources import Record, Source, SourceView, as_list
 from jaxtag.errors import UserError
 
 
-class _RenumberedLabels(Source):
+class _RenumberedLabels(SourceView):
     """Another source whose labels have the numbers that a run gave to their names.
 
     Args:
@@ -18,38 +18,34 @@ class _RenumberedLabels(Source):
     """
 
     def __init__(self, source: Source, feature: str, labels: LabelNames):
-        self.name = source.name
-        self._source, self._feature, self._labels = source, feature, labels
+        super().__init__(source)
+        self._feature, self._labels = feature, labels
         names = source.class_names(feature)
         self._numbers = labels.indices(names)
         self._absent = labels.indices(labels.missing_from(names))
 
-    def __len__(self) -> int:
-        return len(self._source)
-
     def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
-        return [self._renumbered(record) for record in self._source.__getitems__(indices)]
+        return [self._renumbered(record) for record in self.source.__getitems__(indices)]
 
     def read_range(self, start: int, stop: int) -> list[Record]:
-        return [self._renumbered(record) for record in self._source.read_range(start, stop)]
-
-    @property
-    def features(self) -> Mapping[str, Any]:
-        return self._source.features
+        return [self._renumbered(record) for record in self.source.read_range(start, stop)]
 
     def class_names(self, feature: str = "label") -> list[str]:
         if feature == self._feature:
             return list(self._labels.names)
-        return self._source.class_names(feature)
+        return self.source.class_names(feature)
+
+    def declared_names(self, feature: str) -> list[str] | None:
+        return self.class_names(feature)
 
     def mixture_parts(self) -> list[tuple[int, float]]:
-        return self._source.mixture_parts()
+        return self.source.mixture_parts()
 
     def fingerprint(self) -> dict[str, Any]:
-        return self._source.fingerprint()
+        return self.source.fingerprint()
 
     def iter_fields(self, fields: Sequence[str]) -> Iterator[Record]:
-        return map(self._renumbered, self._source.iter_fields(fields))
+        return map(self._renumbered, self.source.iter_fields(fields))
 
     def _renumbered(self, record: Record) -> Record:
         record = dict(record)

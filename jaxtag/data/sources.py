@@ -348,37 +348,52 @@ class RecordSource(Source):
         }
 
 
-class _FirstRecords(Source):
-    """The first records of another source."""
+class SourceView(Source):
+    """Another source's records, seen otherwise: all that a subclass does not say is the source's.
 
-    def __init__(self, source: Source, count: int):
+    Args:
+        source: Holds the records.
+    """
+
+    def __init__(self, source: Source):
         self.name = source.name
-        self._source, self._count = source, count
+        self.source = source
 
     def __len__(self) -> int:
-        return min(self._count, len(self._source))
+        return len(self.source)
 
     def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
-        return self._source.__getitems__(indices)
-
-    def read_range(self, start: int, stop: int) -> list[Record]:
-        return self._source.read_range(start, stop)
+        return self.source.__getitems__(indices)
 
     @property
     def features(self) -> Mapping[str, Any]:
-        return self._source.features
+        return self.source.features
 
     def class_names(self, feature: str = "label") -> list[str]:
-        return self._source.class_names(feature)
+        return self.source.class_names(feature)
 
     def declared_names(self, feature: str) -> list[str] | None:
-        return self._source.declared_names(feature)
+        return self.source.declared_names(feature)
 
     def fingerprint(self) -> dict[str, Any]:
-        return {**self._source.fingerprint(), "examples": len(self)}
+        return {**self.source.fingerprint(), "examples": len(self)}
+
+
+class _FirstRecords(SourceView):
+    """The first records of another source."""
+
+    def __init__(self, source: Source, count: int):
+        super().__init__(source)
+        self._count = count
+
+    def __len__(self) -> int:
+        return min(self._count, len(self.source))
+
+    def read_range(self, start: int, stop: int) -> list[Record]:
+        return self.source.read_range(start, stop)
 
     def iter_fields(self, fields: Sequence[str]) -> Iterator[Record]:
-        return itertools.islice(self._source.iter_fields(fields), len(self))
+        return itertools.islice(self.source.iter_fields(fields), len(self))
 
 
 def as_data_source(records: Any, class_names: Mapping[str, Sequence[str]] | None = None) -> Source:

@@ -101,7 +101,7 @@ def _features(
     for view in range(source.shape[0]):
         seed = int(np.random.SeedSequence((config.seed, view)).generate_state(1)[0])
         batches = pipeline.eval_batches(
-            source.images,
+            source.source,
             example=pipeline.ExampleSpec(task.image_transform(train=augmented)),
             batch_size=batch_size,
             rows=meshes.local_row_indices(mesh, batch_size),
