@@ -13,10 +13,9 @@ import numpy as np
 import onnx
 from jax.extend.core import Literal
 
-from jaxtag.errors import UserError
 from jaxtag.export import onnx_products, onnx_shapes  # noqa: F401  they register primitives
 from jaxtag.export.onnx_elementwise import HANDLERS, fold
-from jaxtag.export.onnx_graph import Graph, Value
+from jaxtag.export.onnx_graph import Graph, UnsupportedError, Value
 from jaxtag.kernels.implementations import default_forms
 
 # Parameter of an equation that holds the jaxpr that it calls.
@@ -33,7 +32,7 @@ def to_onnx(
         inputs: name -> shape, whose sizes may be symbolic (`jax.export.symbolic_shape`), and dtype.
 
     Raises:
-        UserError: it computes something that has no form in ONNX here.
+        UnsupportedError: it computes something that has no form in ONNX here.
     """
     names: list[str] = []
 
@@ -45,10 +44,7 @@ def to_onnx(
     with default_forms():
         closed = jax.make_jaxpr(flat)(*inputs.values())
     graph = Graph(inputs)
-    try:
-        values = _convert(graph, closed.jaxpr, closed.consts, graph.inputs)
-    except NotImplementedError as error:
-        raise UserError(f"this model cannot leave as ONNX: there is no {error}") from error
+    values = _convert(graph, closed.jaxpr, closed.consts, graph.inputs)
     return graph.to_model(dict(zip(names, values, strict=True)))
 
 
@@ -82,7 +78,7 @@ def _convert_equation(graph: Graph, equation: Any, operands: list[Value]) -> lis
         if results is not None:
             return results
     if name not in HANDLERS:
-        raise NotImplementedError(f"{name} in ONNX")
+        raise UnsupportedError(name)
     return HANDLERS[name](graph, equation, operands)
 
 

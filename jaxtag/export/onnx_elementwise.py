@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtag.export.onnx_graph import Graph, Value, onnx_type
+from jaxtag.export.onnx_graph import Graph, UnsupportedError, Value, onnx_type
 
 # (graph, the equation of the jaxpr, its operands) -> its results
 Handler = Callable[[Graph, Any, list[Value]], list[Value]]
@@ -82,7 +82,7 @@ def apply(
 ) -> Value:
     """An elementwise node; its result is small where all of its operands are."""
     if op in ("And", "Or", "Not") and np.dtype(dtype) != np.bool_:
-        raise NotImplementedError(f"bits of {dtype} in ONNX")
+        raise UnsupportedError(f"bits of {dtype}")
     arrays = [operand.array for operand in operands]
     is_small = any(o.is_small for o in operands) and all(_fits_small(o) for o in operands)
     if fold is not None and all(array is not None for array in arrays):
@@ -146,7 +146,7 @@ def _clamp(graph: Graph, equation: Any, operands: list[Value]) -> Value:
 def _select(graph: Graph, equation: Any, operands: list[Value]) -> Value:
     which, *cases = operands
     if len(cases) != 2 or which.dtype != np.bool_:
-        raise NotImplementedError("a choice of more than two in ONNX")
+        raise UnsupportedError("a choice of more than two")
     return apply(graph, "Where", [which, cases[1], cases[0]], *result_type(equation))
 
 

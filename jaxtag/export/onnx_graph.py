@@ -9,10 +9,26 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from jaxtag.errors import UserError
+
 OPSET = 18  # onnxruntime 1.14 and later
 _IR_VERSION = 9
 _REST = -1  # in the shape of a Reshape: what the other sizes leave
 _SHARED_SIZE = 64  # up to which constants of equal elements are one
+
+
+class UnsupportedError(UserError):
+    """A model computes what has no form in ONNX here.
+
+    Args:
+        what: such as "a transposed convolution".
+    """
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"this model cannot leave as ONNX: {what} has no form there; --format=stablehlo takes "
+            "any model"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +156,7 @@ class Graph:
         if isinstance(expression, ast.BinOp) and type(expression.op) in _OPERATORS:
             operands = [self._evaluate(expression.left), self._evaluate(expression.right)]
             return self.add(_OPERATORS[type(expression.op)], operands, (1,), np.int64)
-        raise NotImplementedError(f"a size of {ast.unparse(expression)} in ONNX")
+        raise UnsupportedError(f"the size {ast.unparse(expression)}")
 
     def _variable(self, name: str) -> Value:
         """A variable from the shape of the first input that has it, alone or in a product."""
@@ -152,7 +168,7 @@ class Graph:
                     if not factor:
                         return length
                     return self.add("Div", [length, self.size(int(factor))], (1,), np.int64)
-        raise NotImplementedError(f"{name} is the size of no input")
+        raise UnsupportedError(f"the size {name}, which no input has,")
 
     def to_model(self, outputs: Mapping[str, Value]) -> onnx.ModelProto:
         """The model that computes these values, by name."""

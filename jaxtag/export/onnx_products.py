@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxtag.export.onnx_elementwise import cast_to, handles, result_type
-from jaxtag.export.onnx_graph import Graph, Value, onnx_type
+from jaxtag.export.onnx_graph import Graph, UnsupportedError, Value, onnx_type
 
 
 def _reduction(op: str) -> Callable[[Graph, Any, list[Value]], Value]:
@@ -97,7 +97,7 @@ def _convolution(graph: Graph, equation: Any, operands: list[Value]) -> Value:
     params, (shape, dtype) = equation.params, result_type(equation)
     numbers = params["dimension_numbers"]
     if params["batch_group_count"] != 1 or any(d != 1 for d in params["lhs_dilation"]):
-        raise NotImplementedError("a transposed convolution in ONNX")
+        raise UnsupportedError("a transposed convolution")
     x = graph.transpose(graph.whole(operands[0]), numbers.lhs_spec)
     kernel = graph.transpose(graph.whole(operands[1]), numbers.rhs_spec)
     y = graph.add(
@@ -122,7 +122,7 @@ def _max_pool(graph: Graph, equation: Any, operands: list[Value]) -> Value:
     dilations = (*params["base_dilation"], *params["window_dilation"])
     axes = [a for a in range(len(shape)) if windows[a] > 1 or strides[a] > 1]
     if len(shape) != 4 or len(axes) > 2 or any(d != 1 for d in dilations):
-        raise NotImplementedError("a pooling that is not over two axes of images in ONNX")
+        raise UnsupportedError("a pooling that is not over two axes of images")
     axes = sorted({*axes, *[a for a in (1, 2, 3) if a not in axes][: 2 - len(axes)]})
     order = [*_others(operands[0], tuple(axes)), *axes]
     x = graph.transpose(graph.whole(operands[0]), order)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxtag.export.onnx_elementwise import HANDLERS, apply, cast_to, handles, result_type
-from jaxtag.export.onnx_graph import Graph, Value, onnx_type
+from jaxtag.export.onnx_graph import Graph, UnsupportedError, Value, onnx_type
 
 
 @handles("broadcast_in_dim")
@@ -87,7 +87,7 @@ def _pad(graph: Graph, equation: Any, operands: list[Value]) -> Value:
     x, fill = operands
     widths = equation.params["padding_config"]
     if any(inner for _, _, inner in widths):
-        raise NotImplementedError("padding between elements in ONNX")
+        raise UnsupportedError("padding between elements")
     pads = graph.shape([low for low, _, _ in widths] + [high for _, high, _ in widths])
     return graph.add("Pad", [graph.whole(x), pads, fill], *result_type(equation))
 
@@ -170,7 +170,7 @@ def _gather(graph: Graph, equation: Any, operands: list[Value]) -> Value:
         == tuple(a for a in range(len(shape)) if not axes[0] <= a < axes[0] + rank)
     )
     if not is_lookup:
-        raise NotImplementedError("gather along several axes")
+        raise UnsupportedError("gather along several axes")
     rows = graph.reshape(indices, indices.shape[:-1])
     return graph.add("Gather", [table, rows], shape, table.dtype, axis=axes[0])
 
@@ -197,7 +197,7 @@ def _dynamic_update_slice(graph: Graph, equation: Any, operands: list[Value]) ->
     if not axes:
         return update
     if len(axes) > 1:
-        raise NotImplementedError("an update along several axes in ONNX")
+        raise UnsupportedError("an update along several axes")
     (axis,) = axes
     x, zero = graph.whole(x), graph.size(0)
     begin = _as_vector(graph, starts[axis])
