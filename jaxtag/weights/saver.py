@@ -88,34 +88,48 @@ def save(
         name.replace(".running_mean", ".num_batches_tracked"): np.zeros((), np.int64)
         for name in means
     }
-    channels = _num_channels(flat, table)
+    channels, in_folder = _num_channels(flat, table), file != path
     configs: dict[str, dict[str, Any]] = {}
     if library == "transformers":
-        try:
-            if captions is not None and isinstance(model, Captioner):
-                configs |= hf_captioners.make_files(model, captions)
-            else:
-                configs["config.json"] = hf_config.make_config(
-                    model, channels, image_size, labels, multi_label
-                )
-        except ValueError as error:
-            raise UsageError(f"transformers: {error}") from error
+        configs = _transformers_configs(model, channels, image_size, labels, multi_label, captions)
         if preprocessing is not None:
             configs["preprocessor_config.json"] = to_transformers(preprocessing)
-    elif library == "timm" and file != path:
+    elif library == "timm" and in_folder:
         config = timm_config.make_config(model, channels, image_size, labels, preprocessing)
-        if config is not None:
-            configs["config.json"] = config
-    elif library == "open_clip" and file != path:
-        assert isinstance(model, ImageText)  # no other model has its names
-        try:
-            configs[open_clip_config.FILE] = open_clip_config.make_config(model, preprocessing)
-        except ValueError as error:
-            raise UsageError(f"open_clip: {error}; give a file *.safetensors instead") from error
+        configs = {} if config is None else {"config.json": config}
+    elif library == "open_clip" and in_folder:
+        configs = {open_clip_config.FILE: _open_clip_config(model, preprocessing)}
     safetensors_io.write(file, tensors, {"format": "pt"})
     for name, config in configs.items():
         text = json.dumps(config, indent=2, ensure_ascii=False)
         atomic_file.write_text(file.parent / name, text + "\n")
+
+
+def _transformers_configs(
+    model: nn.Module,
+    channels: int,
+    image_size: int | None,
+    labels: Sequence[str] | None,
+    multi_label: bool,
+    captions: CaptionSettings | None,
+) -> dict[str, dict[str, Any]]:
+    """The files beside a model of transformers. Raises UsageError where it has no such model."""
+    try:
+        if captions is not None and isinstance(model, Captioner):
+            return dict(hf_captioners.make_files(model, captions))
+        config = hf_config.make_config(model, channels, image_size, labels, multi_label)
+    except ValueError as error:
+        raise UsageError(f"transformers: {error}") from error
+    return {"config.json": config}
+
+
+def _open_clip_config(model: nn.Module, preprocessing: Preprocessing | None) -> dict[str, Any]:
+    """The configuration of open_clip. Raises UsageError where it has no such model."""
+    assert isinstance(model, ImageText)  # no other model has its names
+    try:
+        return open_clip_config.make_config(model, preprocessing)
+    except ValueError as error:
+        raise UsageError(f"open_clip: {error}; give a file *.safetensors instead") from error
 
 
 def table_of(model: nn.Module, library: str) -> Table:
