@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxtag.array_types import AnyArray, Images
+from jaxtag.array_types import AnyArray, Inputs
 from jaxtag.kernels import layers
 from jaxtag.models.embedder import l2_normalize
 from jaxtag.models.text_encoder import TextEncoder
@@ -28,6 +28,8 @@ class ImageText(nn.Module):
         projection_bias: the projections have biases (SigLIP's text projection has).
         init_logit_scale: at the start; the parameter is its logarithm. CLIP: 1 / 0.07, SigLIP: 10.
         init_logit_bias: at the start (SigLIP: -10); without it the logits have none.
+        dropout: fraction of the image encoder's `pooled` that its projection does not see in
+            training (key `dropout`).
     """
 
     image_encoder: nn.Module
@@ -37,12 +39,14 @@ class ImageText(nn.Module):
     projection_bias: bool = False
     init_logit_scale: float = 1 / 0.07
     init_logit_bias: float | None = None
+    dropout: float = 0.0
 
     def setup(self) -> None:
         projection = partial(layers.Linear, (self.embed_dim,), use_bias=self.projection_bias)
         if self.image_projection:
             self.project_image = projection()
         self.project_text = projection()
+        self.pooled_dropout = layers.Dropout(self.dropout)
         scale = nn.initializers.constant(math.log(self.init_logit_scale))
         self.logit_scale = self.param("logit_scale", scale, ())
         if self.init_logit_bias is not None:
@@ -50,7 +54,7 @@ class ImageText(nn.Module):
             self.logit_bias = self.param("logit_bias", bias, ())
 
     def __call__(
-        self, images: Images, tokens: Int[AnyArray, "T L"], train: bool = False
+        self, images: Inputs, tokens: Int[AnyArray, "T L"], train: bool = False
     ) -> dict[str, Array]:
         """`image_embedding` [B, D], `text_embedding` [T, D] and `logits` [B, T], float32."""
         image = self.embed_images(images, train)
@@ -58,9 +62,10 @@ class ImageText(nn.Module):
         logits = self.logits(image, text)
         return {"image_embedding": image, "text_embedding": text, "logits": logits}
 
-    def embed_images(self, images: Images, train: bool = False) -> Float[Array, "B D"]:
+    def embed_images(self, images: Inputs, train: bool = False) -> Float[Array, "B D"]:
         """Unit vectors of images, float32."""
         pooled = self.image_encoder(images, train)["pooled"].astype(jnp.float32)
+        pooled = self.pooled_dropout(pooled, train)
         return l2_normalize(self.project_image(pooled) if self.image_projection else pooled)
 
     def embed_texts(self, tokens: Int[AnyArray, "T L"], train: bool = False) -> Float[Array, "T D"]:

@@ -24,6 +24,7 @@ from jaxtag.tasks.caption.config import CaptionConfig, DecodingConfig
 from jaxtag.tasks.classify.config import ClassifyConfig
 from jaxtag.tasks.classify.task import ClassifyTask
 from jaxtag.tasks.embed.config import EmbedConfig
+from jaxtag.tasks.match.config import MatchConfig
 from jaxtag.tasks.tag.config import TagConfig
 from jaxtag.training import cached_features, initialization, run_data
 from jaxtag.training.callbacks import Callback
@@ -134,6 +135,15 @@ def test_the_losses_are_those_of_a_run_without_the_cache(tmp_path, pretrained, c
         CaptionConfig(vocab_size=320, max_length=6, decoding=DecodingConfig(method="greedy")),
         TagConfig(head="query", num_queries=2),
         pytest.param(EmbedConfig(loss="n_pair", embedding_dim=4), marks=pytest.mark.slow),
+        MatchConfig(
+            loss="clip",
+            embedding_dim=4,
+            max_length=6,
+            text_width=4,
+            text_depth=0,
+            text_heads=1,
+            text_pool="mean",
+        ),
     ],
     ids=lambda settings: settings.TASK,
 )
@@ -142,8 +152,8 @@ def test_each_task_takes_features_in_the_place_of_images(pretrained, settings) -
     config = classes(pretrained, task=settings, model=model)
     config = frozen(config, pretrained, views=1)
     names = LabelNames(("a", "b", "c"))
-    is_caption = isinstance(settings, CaptionConfig)
-    vocabulary = Tokenizer.train(["a red square", "a dog"], 300) if is_caption else names
+    has_texts = isinstance(settings, CaptionConfig | MatchConfig)
+    vocabulary = Tokenizer.train(["a red square", "a dog"], 300) if has_texts else names
     task = run_data.task_class(config)(config, vocabulary)
     variables = task.init(jax.random.key(0))
     rng = np.random.default_rng(0)
