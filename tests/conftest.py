@@ -1,5 +1,6 @@
 """What every test needs: 8 CPU devices, a compilation cache, checked types, the real data."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -34,6 +35,9 @@ jaxtyping.install_import_hook(
 
 if not flags.FLAGS.is_parsed():  # grain's worker processes read absl flags
     flags.FLAGS(["pytest"])
+
+
+gc.set_threshold(50_000, 20, 20)  # tracing makes many objects, few of them in cycles
 
 
 @pytest.fixture(scope="session")

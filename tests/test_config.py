@@ -15,7 +15,7 @@ from jaxtag.errors import UsageError, UserError
 from jaxtag.training.setup import TrainSetup
 
 # Configurations whose step is compiled and taken in the default suite; all others' are traced.
-STEPPING = ("cifar10_embed", "mnist_capsnet")
+STEPPING = ("mnist_capsnet",)
 # Those that are traced by slow tests alone: of other configurations they have another backbone.
 OTHER_BACKBONES = (
     "cifar100_resnet18",

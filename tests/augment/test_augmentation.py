@@ -174,7 +174,7 @@ def step(images, labels, key):
     return augmented, *EVERYTHING.mix(normalize(augmented, 0.5, 0.25), labels, two)
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
+@pytest.mark.parametrize("shape", [pytest.param((8, 1), marks=pytest.mark.slow), (2, 4)])
 def test_every_mesh_gives_what_one_device_gives(images, shape):
     """Bit for bit, every part on, mixing across the devices' borders."""
     key, labels = jax.random.key(3), np.eye(10, dtype=np.float32)[np.arange(64) % 10]

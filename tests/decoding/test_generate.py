@@ -138,7 +138,9 @@ def test_a_prompt_of_ones_own_words_changes_nothing(method: str) -> None:
         generate(model(), variables, images, prompts=np.zeros((6, LENGTH - 1), int), **settings)
 
 
-@pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("greedy", marks=pytest.mark.slow), "beam", "sample"]
+)
 def test_a_mesh_gives_the_same_tokens(method: str) -> None:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     images = np.random.RandomState(0).standard_normal((16, 16, 16, 3)).astype(np.float32)

@@ -10,16 +10,19 @@ from jaxtag.errors import ProcessLostError
 
 PROGRAM = str(Path(__file__).with_name("ending_job.py"))
 LOST = ProcessLostError.exit_status
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
     ("how", "status", "messages"),
     [
-        ("done", 0, ("2 processes (found by flags)", "")),
+        pytest.param("done", 0, ("2 processes (found by flags)", ""), marks=SLOW),
         ("fails", 1, ("error: process 1 failed: the disk is full", "error: the disk is full")),
-        ("breaks", 70, ("process 1 failed: Traceback", "KeyError: 'a bug'")),
-        ("exits", 3, ("process 1 failed: Traceback", "SystemExit: 3")),
-        ("both", 1, ("disk 0 is full", "disk 1 is full")),
+        pytest.param(
+            "breaks", 70, ("process 1 failed: Traceback", "KeyError: 'a bug'"), marks=SLOW
+        ),
+        pytest.param("exits", 3, ("process 1 failed: Traceback", "SystemExit: 3"), marks=SLOW),
+        pytest.param("both", 1, ("disk 0 is full", "disk 1 is full"), marks=SLOW),
         ("mistake", 2, ("config.steps = -1", "config.steps = -1")),
         ("hangs", LOST, ("nothing has moved for 1 s", "process 0 failed: nothing has moved")),
     ],

@@ -66,7 +66,8 @@ def test_eight_devices_give_the_losses_of_one(kind, one_device, monkeypatch):
         assert share < 0.7 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-@pytest.mark.parametrize("scan", [pytest.param(False, marks=SLOW), True])
+@pytest.mark.parametrize("scan", [False, True])
+@SLOW
 def test_sharded_parameters_leave_each_device_its_own_images(scan, monkeypatch):
     """Without `constrain_batch` a device holds the activations of all images: 5 times as much."""
     config = dataclasses.replace(_config(), batch_size=256)

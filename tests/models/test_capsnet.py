@@ -167,7 +167,7 @@ def test_any_size_and_class_count() -> None:
     assert variables["params"]["classes"]["kernel"].shape == (8 * 13 * 32, 8, 3, 16)
 
 
-@pytest.mark.parametrize("chunks", [2, 6])
+@pytest.mark.parametrize("chunks", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_votes_in_chunks_change_neither_values_nor_gradients(chunks: int, monkeypatch) -> None:
     """Six images as one chunk, and as `chunks` with a budget of 6 / chunks images each."""
     model = CapsNet(**NARROW)

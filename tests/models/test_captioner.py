@@ -51,7 +51,7 @@ def plain(scan: bool):
 @pytest.mark.parametrize(
     ("scan", "dtype", "form"),
     [
-        (False, jnp.float32, "pre_norm"),
+        pytest.param(False, jnp.float32, "pre_norm", marks=pytest.mark.slow),
         pytest.param(True, jnp.float32, "pre_norm", marks=pytest.mark.slow),
         (True, jnp.bfloat16, "pre_norm"),
         (False, jnp.float32, "prefix"),
@@ -79,8 +79,8 @@ def test_every_parameter_has_a_finite_gradient(scan: bool, dtype, form: str) -> 
     ("scan", "policy"),
     [
         pytest.param(False, "dots", marks=pytest.mark.slow),
-        pytest.param(True, "full", marks=pytest.mark.slow),
-        (True, "dots"),
+        (True, "full"),
+        pytest.param(True, "dots", marks=pytest.mark.slow),
     ],
 )
 def test_remat_changes_no_gradient(scan: bool, policy: str) -> None:

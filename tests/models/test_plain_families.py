@@ -73,7 +73,13 @@ def assert_close(values: np.ndarray, expected: np.ndarray, name: str) -> None:
 
 
 # Of these another library's names or another size is a default test.
-DEAR = {"squeezenet1_0", "resnet_basic_transformers", "resnet_bottleneck_timm"}
+DEAR = {
+    "squeezenet1_0",
+    "resnet_basic_transformers",
+    "resnet_basic_torchvision",
+    "resnet_bottleneck_timm",
+    "resnet_bottleneck_transformers",
+}
 
 
 @pytest.mark.parametrize(

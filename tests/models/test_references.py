@@ -54,8 +54,15 @@ def test_vit_equals_transformers_at_any_size(size: str, scan: bool) -> None:
     assert_trees_close(gradients, expected, 1e-5)
 
 
-@pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("width", [16, 24])
+@pytest.mark.parametrize(
+    ("width", "scan"),
+    [
+        (16, False),
+        pytest.param(16, True, marks=pytest.mark.slow),
+        pytest.param(24, False, marks=pytest.mark.slow),
+        (24, True),
+    ],
+)
 def test_captioner_equals_vision_encoder_decoder(width: int, scan: bool) -> None:
     """Width 16 has the projection between encoder and decoder, width 24 has none."""
     stored = load_file(REFERENCES / f"captioner_{width}.safetensors")

@@ -26,7 +26,7 @@ def count(model, **fields) -> int:
         ("vit_base_patch16", 86.568),
         ("vit_base_patch32", 88.224),
         ("vit_large_patch16", 304.327),
-        ("vit_huge_patch14", 632.046),
+        pytest.param("vit_huge_patch14", 632.046, marks=pytest.mark.slow),
     ],
 )
 def test_parameter_counts_are_the_papers(name: str, millions: float) -> None:

@@ -266,7 +266,7 @@ def test_count_is_the_same_in_every_form(scan: bool, remat: str) -> None:
 
 def compiled(names: Iterable[str]) -> list:
     """Cases that compile a training step; of the mobile families it takes XLA long."""
-    slow = ("mobilenet", "efficientnet", "convnext")
+    slow = ("mobilenet", "efficientnet", "convnext", "squeezenet")
     return [pytest.param(n, marks=pytest.mark.slow if n.startswith(slow) else ()) for n in names]
 
 

@@ -27,7 +27,7 @@ VIT = {"patch_size": 8, "width": 24, "depth": 2, "heads": 2, "mlp_dim": 48, "ima
 LIBRARIES = ("torchvision", "timm", "transformers")
 # One small model of each family: name, fields.
 FAMILIES = {
-    "alexnet": {},
+    "alexnet": {"hidden": 64},
     "squeezenet1_1": {},
     "mobilenet_v1": {"width": 0.25},
     "mobilenet_v2": {"width": 0.25},
