@@ -14,14 +14,16 @@ its scores probabilities.
 
 Writes a line for each image, in the order given. A captioner writes {"file": …, "caption": …,
 "score": …}; the score is the caption's log-probability, with beam search divided by its length
-penalty. A classifier writes {"file": …, "tags": [{"tag": …, "score": …}, …]}: the likeliest classes
-and their probabilities. A tagger writes the tags whose calibrated scores reach a threshold, and at
-least the likeliest one. An embedder writes {"file": …, "embedding": […]}, a vector of length 1. An
-image that cannot be read gets {"file": …, "error": …}, and the run continues. The output appears
-when it is complete; until then its lines are in OUTPUT.….partial, and the same command goes on
-where a run was stopped. A device or pipe, such as /dev/stdout, is written to directly. In a folder,
-links are followed; system files and files that are no pictures are left out, and counted. Exit
-status 1: keywords could not be written into some file.
+penalty. --captions_per_image=3 adds "captions": three that are unlike each other, the first of them
+above; --word_scores adds "words": [{"word": …, "score": …}, …], the probability of each after those
+before it. A classifier writes {"file": …, "tags": [{"tag": …, "score": …}, …]}: the likeliest
+classes and their probabilities. A tagger writes the tags whose calibrated scores reach a threshold,
+and at least the likeliest one. An embedder writes {"file": …, "embedding": […]}, a vector of length
+1. An image that cannot be read gets {"file": …, "error": …}, and the run continues. The output
+appears when it is complete; until then its lines are in OUTPUT.….partial, and the same command goes
+on where a run was stopped. A device or pipe, such as /dev/stdout, is written to directly. In a
+folder, links are followed; system files and files that are no pictures are left out, and counted.
+Exit status 1: keywords could not be written into some file.
 
 Several models, --model=A --model=B, are merged: the tags of all, each with its highest score, and
 the caption of the first captioner.
@@ -62,8 +64,9 @@ from absl import flags
 from tqdm import tqdm
 
 from jaxtag import cli
-from jaxtag.annotation import inputs, shards, text_labels, watch
+from jaxtag.annotation import caption_options, inputs, shards, text_labels, watch
 from jaxtag.annotation.annotator import Annotator
+from jaxtag.annotation.caption_options import CaptionOptions
 from jaxtag.annotation.names import read_names, rename, unknown
 from jaxtag.annotation.outputs import Outputs, exit_status
 from jaxtag.annotation.processes import AnnotatorProcesses
@@ -134,7 +137,7 @@ def define_flags() -> None:
         "a classifier's 5 likeliest classes, 5 of an index alone.",
         lower_bound=1,
     )
-    flags.DEFINE_string("prompt", None, 'What captions begin with: "a photo of".')
+    caption_options.define_flags()
     flags.DEFINE_bool("all_scores", False, "Every tag of each image with its score.")
     flags.DEFINE_string("files_from", None, "File that lists the images, a path a line.")
     flags.DEFINE_string("dataset", None, "Take the images of a prepared data set.")
@@ -365,7 +368,7 @@ def _loader(configs: Sequence[Config | None], index: str | None) -> Callable[[],
     models = tuple(zip(_models(), configs, strict=True))
     labels = text_labels.from_flags(options.labels)
     return functools.partial(
-        _load, models, options, labels, FLAGS.step, index, _top_k(), FLAGS.prompt
+        _load, models, options, labels, FLAGS.step, index, _top_k(), caption_options.from_flags()
     )
 
 
@@ -376,7 +379,7 @@ def _load(
     step: str,
     index: str | None,
     top_k: int | None,
-    prompt: str | None,
+    captions: CaptionOptions,
 ) -> Annotator:
     """The models and the index that the flags name."""
     config = references[0][1] if references else None
@@ -387,10 +390,8 @@ def _load(
     ]
     if labels is not None:
         models = [text_labels.apply_labels(model, labels) for model in models]
-    if prompt is not None:
-        for model in models:
-            model.task.encode_prompts([prompt])  # refuses what is no captioner
-            model.task.settings.decoding.prompt = prompt
+    for model in models:
+        captions.apply(model)
     return Annotator(models, IndexPredictor.load(Path(index)) if index else None, top_k)
 
 

@@ -135,7 +135,7 @@ def read(output: Path) -> list[dict]:
     assert end == ""
     lines = [json.loads(text) for text in texts]
     for line in lines:
-        assert list(line) in (["file", "caption", "score"], ["file", "error"])
+        assert list(line)[:3] == ["file", "caption", "score"] or list(line) == ["file", "error"]
         if "error" in line:
             assert line["error"] and "\n" not in line["error"]
         else:
@@ -233,6 +233,17 @@ def test_decoding_can_be_changed(annotate, kinds):
         for method in ("greedy", "beam")
     )
     assert greedy["score"] != beam["score"]
+
+
+def test_several_captions_and_the_scores_of_words(annotate, kinds):
+    options = ["--captions_per_image=2", "--word_scores", "--config.task.decoding.length_penalty=0"]
+    (line,) = annotate(kinds / "blue.png", *options)
+    first, second = line["captions"]
+    assert {name: line[name] for name in first} == first
+    assert first["caption"] != second["caption"] and first["score"] >= second["score"]
+    for caption in (first, second):
+        assert " ".join(word["word"] for word in caption["words"]) == caption["caption"]
+        assert all(0 < word["score"] <= 1 for word in caption["words"])
 
 
 def test_a_table_sidecars_and_a_gallery_besides(annotate, tmp_path):

@@ -11,6 +11,8 @@ from jaxtag.data.sources import Record
 from jaxtag.data.tokenizer import PAD, Tokenizer
 from jaxtag.errors import UserError
 
+SAID_TAGS = "said_tags"  # of a record: "dog, ball:" (see `inference.said_tags`)
+
 
 class Target(Protocol):
     """Makes one array of the batch from a record; small and picklable.
@@ -30,6 +32,33 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True)
+class SaidTags:
+    """The tags that captions of the record begin with as token ids, int32 [length].
+
+    Attributes:
+        tokenizer: Encodes them; what does not fit is cut.
+        length: Of the row, filled with `PAD`.
+    """
+
+    tokenizer: Tokenizer
+    length: int
+    random: bool = False
+
+    @property
+    def empty(self) -> np.ndarray:
+        """A row of padding."""
+        return np.full(self.length, PAD, np.int32)
+
+    def __call__(self, record: Record, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Encodes the tags of the record."""
+        del rng
+        row = self.empty
+        tokens = self.tokenizer.encode_prompts([_field(record, SAID_TAGS)])[0, : self.length]
+        row[: len(tokens)] = tokens
+        return row
+
+
+@dataclass(frozen=True)
 class CaptionTokens:
     """Captions of the record as token ids, int32 [captions_per_image, max_length].
 
@@ -40,12 +69,14 @@ class CaptionTokens:
             and leaves rows of `<pad>` otherwise; one without any is all `<pad>`.
         random: Draw them anew for each example, each caption at most once while there are
             enough; otherwise the first ones in order.
+        said_tags: What every caption begins with, if anything does.
     """
 
     tokenizer: Tokenizer
     max_length: int
     captions_per_image: int = 1
     random: bool = True
+    said_tags: SaidTags | None = None
 
     @property
     def empty(self) -> np.ndarray:
@@ -63,8 +94,16 @@ class CaptionTokens:
             order = np.concatenate([rng.permutation(len(captions)) for _ in range(rounds)])
             captions = [captions[i] for i in order]
         captions = captions[: self.captions_per_image]
-        tokens[: len(captions)] = self.tokenizer.encode(captions, self.max_length)
+        tokens[: len(captions)] = self._encode(captions, record)
         return tokens
+
+    def _encode(self, captions: Sequence[str], record: Record) -> np.ndarray:
+        if self.said_tags is None:
+            return self.tokenizer.encode(captions, self.max_length)
+        said = self.said_tags(record)
+        said = np.tile(said[said != PAD], (len(captions), 1))
+        tokens = self.tokenizer.encode(captions, self.max_length - said.shape[1])
+        return np.concatenate([tokens[:, :1], said, tokens[:, 1:]], axis=1)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Captions to token ids and back: byte-level BPE, which encodes any input without loss."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,23 @@ class Tokenizer:
         """Decodes each row of ids [N, max_length]."""
         return [self.decode(row) for row in ids]
 
+    def words(self, ids: Sequence[int] | np.ndarray) -> list[tuple[str, list[int]]]:
+        """The words of one sequence, and the positions of their tokens in it.
+
+        A word begins where a token begins with a space.
+        """
+        words: list[tuple[bytes, list[int]]] = []
+        for position, token in enumerate(np.asarray(ids).tolist()):
+            if token == self.eos_id and position > 0:
+                break
+            added = self._token_bytes[token] if 0 <= token < self.vocab_size else b""
+            if added[:1].isspace() or (added and not words):
+                words.append((added, [position]))
+            elif added:
+                words[-1] = (words[-1][0] + added, [*words[-1][1], position])
+        texts = [(word.decode("utf-8", "ignore").strip(), places) for word, places in words]
+        return [(text, places) for text, places in texts if text]
+
     def token(self, token_id: int) -> str:
         """The text of an id of the vocabulary."""
         return self._backend.id_to_token(token_id) or ""
@@ -174,6 +192,10 @@ class Tokenizer:
     def to_json(self) -> str:
         """The vocabulary in the format of the `tokenizers` library."""
         return self._backend.to_str(pretty=True)
+
+    @cached_property
+    def _token_bytes(self) -> list[bytes]:
+        return self.token_bytes()
 
     def token_bytes(self) -> list[bytes]:
         """The bytes that each id adds to a text, in order; special ids add none."""

@@ -6,90 +6,160 @@ import jax
 import jax.numpy as jnp
 
 from jaxtag.decoding.cached_decoder import CachedDecoder
+from jaxtag.decoding.constraints import NO_SCORE, constrain
 from jaxtag.decoding.generation_config import GenerationConfig
 from jaxtag.decoding.prompt import Prompt
 
-# Score of empty entries and excluded candidates. Finite, because sums and products with it must
-# stay numbers.
-NO_SCORE = -1.0e9
+State = dict[str, jax.Array]
 
 
 def search(
     decoder: CachedDecoder, config: GenerationConfig, prompt: Prompt | None = None
 ) -> dict[str, jax.Array]:
-    """Returns the best hypothesis of each image: `tokens` int32 `[B, T]`, `scores` float32 `[B]`.
+    """The best hypotheses of each image: `tokens` int32 `[B, N, T]`, `scores` float32 `[B, N]`.
 
     Each step takes the 2W best continuations of the W running hypotheses. Those among the first W
     that end enter the W best finished ones; the W best that do not end keep running. 2W are taken
-    so that W keep running even if all of the best W end.
+    so that W keep running even if all of the best W end. Groups search one after the other in each
+    step.
     """
-    batch, width, length = decoder.batch, decoder.width, config.max_length
+    length, groups = config.max_length, config.num_beam_groups
     cache, beam_indices = decoder.init_cache()
-    tokens = jnp.full((batch, width, length), config.pad_id, jnp.int32)
-    tokens = tokens.at[:, :, 0].set(config.bos_id)
     state = {
         "position": jnp.int32(0),
-        "running": tokens,
-        # All hypotheses start equal: only one may be continued.
-        "running_scores": jnp.full((batch, width), NO_SCORE).at[:, 0].set(0.0),
-        "finished": tokens,
-        "finished_scores": jnp.full((batch, width), NO_SCORE),
-        "is_finished": jnp.zeros((batch, width), bool),
-        "improvable": jnp.ones(batch, bool),
+        "groups": [
+            _init_group(decoder, indices, config)
+            for indices in jnp.split(beam_indices, groups, axis=1)
+        ],
         "cache": cache,
-        "beam_indices": beam_indices,
     }
 
     def is_unfinished(state: dict[str, Any]) -> jax.Array:
-        is_open = state["improvable"]
-        if config.early_stopping is True:
-            is_open = is_open & ~jnp.all(state["is_finished"], axis=1)
+        is_open = jnp.stack([_is_open(group, config) for group in state["groups"]])
         return (state["position"] + 1 < length) & jnp.any(is_open)
 
     def step(state: dict[str, Any]) -> dict[str, Any]:
         position = state["position"]
-        last = jax.lax.dynamic_index_in_dim(state["running"], position, axis=2, keepdims=False)
-        logits, cache, beam_indices = decoder(last, position, state["cache"], state["beam_indices"])
-        generated, longest = position + 1, jnp.int32(length - 1)  # tokens that count to a score
-        if prompt is not None:
-            logits, is_fixed = _fix(logits, prompt, position + 1)
-            generated = jnp.maximum(generated - (prompt.lengths - 1), 1)
-            longest = longest - (prompt.lengths - 1)
-        candidates = _continuations(logits, state, position)
-        ends = (candidates["token"] == config.eos_id) | (position + 2 >= length)
-        if prompt is not None:
-            ends = ends & ~is_fixed[:, None]
-        new = {"position": position + 1, "cache": cache}
-        new |= _select_running(candidates, ends, beam_indices, width)
-        new |= _update_finished(candidates, ends, state, generated, config)
-        new["improvable"] = state["improvable"] & _can_improve(new, generated, longest, config)
-        return new
+        running, beam_indices = (
+            jnp.concatenate([group[name] for group in state["groups"]], axis=1)
+            for name in ("running", "beam_indices")
+        )
+        last = jax.lax.dynamic_index_in_dim(running, position, axis=2, keepdims=False)
+        logits, cache, beam_indices = decoder(last, position, state["cache"], beam_indices)
+        new_groups: list[State] = []
+        for number, group in enumerate(state["groups"]):
+            own = slice(
+                number * group["running"].shape[1], (number + 1) * group["running"].shape[1]
+            )
+            taken = [
+                jax.lax.dynamic_index_in_dim(other["running"], position + 1, 2, keepdims=False)
+                for other in new_groups
+            ]
+            group = {**group, "beam_indices": beam_indices[:, own]}
+            new_groups.append(_advance(group, logits[:, own], position, taken, config, prompt))
+        return {"position": position + 1, "groups": new_groups, "cache": cache}
 
     state = jax.lax.while_loop(is_unfinished, step, state)
+    found = config.num_return_sequences if groups == 1 else 1
+    tokens, scores = (
+        jnp.concatenate([group[name][:, :found] for group in state["groups"]], axis=1)
+        for name in ("finished", "finished_scores")
+    )
+    scores, order = jax.lax.top_k(scores, config.num_return_sequences)
+    tokens = jnp.take_along_axis(tokens, order[..., None], axis=1)
+    return {"tokens": _pad_after_end(tokens, config), "scores": scores}
+
+
+def _init_group(decoder: CachedDecoder, beam_indices: jax.Array, config: GenerationConfig) -> State:
+    shape = beam_indices.shape[:2]
+    tokens = jnp.full((*shape, config.max_length), config.pad_id, jnp.int32)
+    tokens = tokens.at[:, :, 0].set(config.bos_id)
     return {
-        "tokens": _pad_after_end(state["finished"][:, 0], config),
-        "scores": state["finished_scores"][:, 0],
+        "running": tokens,
+        # All hypotheses start equal: only one may be continued.
+        "running_scores": jnp.full(shape, NO_SCORE).at[:, 0].set(0.0),
+        "finished": tokens,
+        "finished_scores": jnp.full(shape, NO_SCORE),
+        "is_finished": jnp.zeros(shape, bool),
+        "improvable": jnp.ones(decoder.batch, bool),
+        "beam_indices": beam_indices,
     }
 
 
-def _fix(logits: jax.Array, prompt: Prompt, position: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Logits `[B, W, V]` that leave the prompt's token alone where there is one, and where.
+def _is_open(group: State, config: GenerationConfig) -> jax.Array:
+    """Whether the search of an image goes on, bool `[B]`."""
+    is_open = group["improvable"]
+    if config.early_stopping is True:
+        is_open = is_open & ~jnp.all(group["is_finished"], axis=1)
+    return is_open
+
+
+def _advance(
+    group: State,
+    logits: jax.Array,
+    position: jax.Array,
+    taken: list[jax.Array],
+    config: GenerationConfig,
+    prompt: Prompt | None,
+) -> State:
+    """A group after one more token of each hypothesis.
+
+    Args:
+        group: the group; its beam indices with the entries of this step.
+        logits: of the token at `position` + 1, `[B, W, V]`.
+        position: of the last token that is written.
+        taken: the tokens that earlier groups have taken, int32 `[B, W]` each.
+        config: the settings.
+        prompt: what captions begin with.
+    """
+    generated = position + 1  # tokens that count to a score
+    longest = jnp.int32(config.max_length - 1)
+    lengths = jnp.int32(1) if prompt is None else prompt.lengths
+    if config.has_constraints or (taken and config.diversity_penalty):
+        logits = jax.nn.log_softmax(logits)
+        logits = constrain(logits, group["running"], position, lengths, config)
+        for tokens in taken:
+            count = jax.nn.one_hot(tokens, logits.shape[-1]).sum(1, keepdims=True)
+            logits = logits - config.diversity_penalty * count
+        total = jnp.zeros((*logits.shape[:2], 1))
+    else:
+        total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    if prompt is not None:
+        logits, total, is_fixed = _fix(logits, total, prompt, position + 1)
+        generated = jnp.maximum(generated - (lengths - 1), 1)
+        longest = longest - (lengths - 1)
+    candidates = _continuations(logits, total, group, position)
+    has_ended = candidates["token"] == config.eos_id
+    ends = has_ended | (position + 2 >= config.max_length)
+    if prompt is not None:
+        has_ended, ends = has_ended & ~is_fixed[:, None], ends & ~is_fixed[:, None]
+    new = _select_running(candidates, has_ended, group)
+    new |= _update_finished(candidates, ends, group, generated, config)
+    new["improvable"] = group["improvable"] & _can_improve(new, generated, longest, config)
+    return new
+
+
+def _fix(
+    logits: jax.Array, total: jax.Array, prompt: Prompt, position: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Logits and their total that leave the prompt's token alone where there is one, and where.
 
     The first hypothesis takes it at no cost; the others, which nothing has scored yet, stay empty.
     """
     token, is_fixed = prompt.at(position)
     only = jnp.where(jnp.arange(logits.shape[-1]) == token[:, None], 0.0, NO_SCORE)[:, None]
-    return jnp.where(is_fixed[:, None, None], only, logits), is_fixed
+    is_row = is_fixed[:, None, None]
+    return jnp.where(is_row, only, logits), jnp.where(is_row, 0.0, total), is_fixed
 
 
-def _continuations(
-    logits: jax.Array, state: dict[str, Any], position: jax.Array
-) -> dict[str, jax.Array]:
-    """The 2W best of W * V continuations, best first: score, parent, token, tokens `[B, 2W, T]`."""
+def _continuations(logits: jax.Array, total: jax.Array, state: State, position: jax.Array) -> State:
+    """The 2W best of W * V continuations, best first: score, parent, token, tokens `[B, 2W, T]`.
+
+    Their log-probabilities are `logits` less `total`.
+    """
     width = logits.shape[1]
     # Normalization shifts all logits of a hypothesis alike: their order gives its best tokens.
     best, token = jax.lax.top_k(logits, 2 * width)
-    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     scores = best - total + state["running_scores"][..., None]
     scores, order = jax.lax.top_k(scores.reshape(scores.shape[0], -1), 2 * width)
     parent = order // (2 * width)
@@ -99,10 +169,10 @@ def _continuations(
     return {"score": scores, "parent": parent, "token": token, "tokens": tokens}
 
 
-def _select_running(
-    candidates: dict[str, jax.Array], ends: jax.Array, beam_indices: jax.Array, width: int
-) -> dict[str, jax.Array]:
+def _select_running(candidates: State, ends: jax.Array, group: State) -> State:
     """The W best continuations that do not end, and where the cache holds their past."""
+    beam_indices = group["beam_indices"]
+    width = beam_indices.shape[1]
     scores, order = jax.lax.top_k(jnp.where(ends, NO_SCORE, candidates["score"]), width)
     parent = jnp.take_along_axis(candidates["parent"], order, axis=1)
     return {
@@ -113,12 +183,12 @@ def _select_running(
 
 
 def _update_finished(
-    candidates: dict[str, jax.Array],
+    candidates: State,
     ends: jax.Array,
-    state: dict[str, Any],
+    state: State,
     length: jax.Array,
     config: GenerationConfig,
-) -> dict[str, jax.Array]:
+) -> State:
     """The W best finished hypotheses, with those that end now, of `length` generated tokens."""
     width = state["is_finished"].shape[1]
     is_closed = ~state["improvable"]
@@ -141,7 +211,7 @@ def _update_finished(
 
 
 def _can_improve(
-    state: dict[str, Any], length: jax.Array, longest: jax.Array, config: GenerationConfig
+    state: State, length: jax.Array, longest: jax.Array, config: GenerationConfig
 ) -> jax.Array:
     """Whether a running hypothesis may still beat the worst finished one: bool `[B]`.
 
@@ -159,7 +229,7 @@ def _can_improve(
 
 
 def _pad_after_end(tokens: jax.Array, config: GenerationConfig) -> jax.Array:
-    """Tokens `[B, T]` with `pad_id` after the first `eos_id`, bos not counted."""
-    ends = (tokens == config.eos_id).at[:, 0].set(False)
-    after = jnp.cumsum(ends, axis=1) - ends > 0
+    """Tokens `[…, T]` with `pad_id` after the first `eos_id`, bos not counted."""
+    ends = (tokens == config.eos_id).at[..., 0].set(False)
+    after = jnp.cumsum(ends, axis=-1) - ends > 0
     return jnp.where(after, config.pad_id, tokens)

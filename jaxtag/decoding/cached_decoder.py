@@ -68,7 +68,7 @@ class CachedDecoder:
         self._is_prefix = decoder.form == "prefix"
         self._prefix_length = memory[0][0].shape[2] if self._is_prefix else 0
         self.batch = memory[0][0].shape[0]
-        self.width = config.beam_size if config.method == "beam" else 1
+        self.width = config.num_hypotheses
         self.length = config.max_length
 
     def init_cache(self) -> tuple[Cache, jax.Array]:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from jaxtag.array_types import Inputs
 from jaxtag.decoding import beam_search
 from jaxtag.decoding.cached_decoder import CachedDecoder, encode
+from jaxtag.decoding.constraints import constrain
 from jaxtag.decoding.generation_config import GenerationConfig
 from jaxtag.decoding.prompt import Prompt
 from jaxtag.models.decoder import Captioner
@@ -47,7 +48,10 @@ def generate(
     Returns:
         `tokens` int32 `[B, max_length]` (bos … eos, then pad, as a tokenizer encodes captions) and
         `scores` float32 `[B]`: the caption's log-probability, which beam search divides by its
-        length penalty.
+        length penalty, after what constraints and diversity take away. With
+        `output_token_scores` also `token_scores` float32 `[B, max_length]`: the log-probability
+        of each token by the model alone, which means nothing after eos. With
+        `num_return_sequences` N above 1 all have an axis N after the first, the best first.
 
     Raises:
         ValueError: a setting is invalid or does not fit the model.
@@ -90,22 +94,41 @@ def _generate(
     decoder = CachedDecoder(model, variables, encode(model, variables, images), config)
     prompt = None if prompts is None else Prompt.make(prompts, config)
     if config.method == "beam":
-        return beam_search.search(decoder, config, prompt)
-    return _greedy_or_sample(decoder, config, rng, prompt)
+        found = beam_search.search(decoder, config, prompt)
+    else:
+        found = _greedy_or_sample(decoder, config, rng, prompt)
+    if config.output_token_scores:
+        found["token_scores"] = _token_scores(model, variables, images, found["tokens"])
+    if config.num_return_sequences == 1:
+        found = {name: values[:, 0] for name, values in found.items()}
+    return found
+
+
+def _token_scores(
+    model: Captioner, variables: dict[str, Any], images: jax.Array, tokens: Int[Array, "B N T"]
+) -> Float[Array, "B N T"]:
+    """The log-probability of each token after those before it; 0 of the first."""
+    logits: Any = model.apply(variables, images, tokens[:, :, :-1])
+    log_probabilities = jax.nn.log_softmax(logits["logits"])
+    following = jnp.maximum(tokens[:, :, 1:, None], 0)
+    scores = jnp.take_along_axis(log_probabilities, following, axis=-1)[..., 0]
+    return jnp.pad(scores, ((0, 0), (0, 0), (1, 0)))
 
 
 def _greedy_or_sample(
     decoder: CachedDecoder, config: GenerationConfig, rng: jax.Array, prompt: Prompt | None
 ) -> dict[str, jax.Array]:
-    """Greedy search and sampling: one hypothesis per image."""
+    """Greedy search and sampling: N hypotheses of each image that know nothing of each other."""
     cache, beam_indices = decoder.init_cache()
-    tokens = jnp.full((decoder.batch, config.max_length), config.pad_id, jnp.int32)
-    tokens = tokens.at[:, 0].set(config.bos_id)
+    shape = (decoder.batch, decoder.width)
+    tokens = jnp.full((*shape, config.max_length), config.pad_id, jnp.int32)
+    tokens = tokens.at[:, :, 0].set(config.bos_id)
+    lengths = jnp.int32(1) if prompt is None else prompt.lengths
     state = {
         "position": jnp.int32(0),
         "tokens": tokens,
-        "scores": jnp.zeros(decoder.batch, jnp.float32),
-        "done": jnp.zeros(decoder.batch, bool),
+        "scores": jnp.zeros(shape, jnp.float32),
+        "done": jnp.zeros(shape, bool),
         "cache": cache,
         "beam_indices": beam_indices,
     }
@@ -114,21 +137,23 @@ def _greedy_or_sample(
         return (state["position"] + 1 < config.max_length) & ~jnp.all(state["done"])
 
     def step(state: dict[str, Any]) -> dict[str, Any]:
-        position, done = state["position"], state["done"]
-        last = jax.lax.dynamic_slice_in_dim(state["tokens"], position, 1, axis=1)
+        position, done, tokens = state["position"], state["done"], state["tokens"]
+        last = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)
         logits, cache, beam_indices = decoder(last, position, state["cache"], state["beam_indices"])
-        logits = logits[:, 0]
+        allowed = logits
+        if config.has_constraints:
+            allowed = constrain(logits, tokens, position, lengths, config)
         if config.method == "sample":
             key = jax.random.fold_in(rng, position)
-            token = jax.random.categorical(key, warp_logits(logits, config))
+            token = jax.random.categorical(key, warp_logits(allowed, config))
         else:
-            token = jnp.argmax(logits, axis=-1)
+            token = jnp.argmax(allowed, axis=-1)
         token = token.astype(jnp.int32)
-        logit = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+        logit = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
         log_probability = logit - jax.nn.logsumexp(logits, axis=-1)
         ends = token == config.eos_id
         if prompt is not None:
-            fixed, is_fixed = prompt.at(position + 1)
+            fixed, is_fixed = (values[:, None] for values in prompt.at(position + 1))
             token = jnp.where(is_fixed, fixed, token)
             log_probability = jnp.where(is_fixed, 0.0, log_probability)
             ends = ends & ~is_fixed
@@ -136,7 +161,7 @@ def _greedy_or_sample(
         return {
             "position": position + 1,
             "tokens": jax.lax.dynamic_update_slice_in_dim(
-                state["tokens"], padded[:, None], position + 1, axis=1
+                tokens, padded[..., None], position + 1, axis=2
             ),
             "scores": state["scores"] + jnp.where(done, 0.0, log_probability),
             "done": done | ends,
@@ -145,14 +170,16 @@ def _greedy_or_sample(
         }
 
     state = jax.lax.while_loop(is_unfinished, step, state)
-    return {"tokens": state["tokens"], "scores": state["scores"]}
+    scores, order = jax.lax.top_k(state["scores"], decoder.width)  # the likeliest first
+    tokens = jnp.take_along_axis(state["tokens"], order[..., None], axis=1)
+    return {"tokens": tokens, "scores": scores}
 
 
-def warp_logits(logits: Float[Array, "B V"], config: GenerationConfig) -> Float[Array, "B V"]:
+def warp_logits(logits: Float[Array, "*B V"], config: GenerationConfig) -> Float[Array, "*B V"]:
     """Applies temperature, top_k and top_p; the logits of excluded tokens become -inf."""
     logits = logits / config.temperature
     if 0 < config.top_k < logits.shape[-1]:
-        threshold = jax.lax.top_k(logits, config.top_k)[0][:, -1:]
+        threshold = jax.lax.top_k(logits, config.top_k)[0][..., -1:]
         logits = jnp.where(logits < threshold, -jnp.inf, logits)
     if config.top_p < 1.0:
         ordered = -jnp.sort(-logits, axis=-1)

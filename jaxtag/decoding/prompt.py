@@ -31,3 +31,19 @@ class Prompt(NamedTuple):
         """The token of each image at a position, and whether it is fixed."""
         tokens = jax.lax.dynamic_index_in_dim(self.tokens, position, axis=1, keepdims=False)
         return tokens, tokens >= 0
+
+
+def without_prompts(
+    found: dict[str, jax.Array], prompts: Int[Array, "B P"], pad_id: int
+) -> dict[str, jax.Array]:
+    """What `generate` returns, its tokens without those of the prompts after bos."""
+    moved = dict(found)
+    for name in {"tokens", "token_scores"} & set(found):
+        values = found[name]
+        length = values.shape[-1]
+        lengths = (prompts >= 0).sum(1).reshape(-1, *(1,) * (values.ndim - 1))
+        places = jnp.arange(length)
+        places = jnp.broadcast_to(places + jnp.where(places > 0, lengths, 0), values.shape)
+        kept = jnp.take_along_axis(values, jnp.minimum(places, length - 1), axis=-1)
+        moved[name] = jnp.where(places < length, kept, pad_id)
+    return moved

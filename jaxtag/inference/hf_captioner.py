@@ -116,6 +116,9 @@ def _config(
                 beam_size=beams,
                 length_penalty=float(settings.get("length_penalty", 1.0)),
                 early_stopping=settings.get("early_stopping", False),
+                min_new_tokens=settings.get("min_new_tokens", 0),
+                no_repeat_ngram_size=settings.get("no_repeat_ngram_size", 0),
+                repetition_penalty=float(settings.get("repetition_penalty", 1.0)),
             ),
         ),
         model=ModelConfig(

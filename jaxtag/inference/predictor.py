@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline
+from jaxtag.data.targets import SAID_TAGS
 from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import sharding
 from jaxtag.errors import UsageError, UserError
@@ -25,6 +26,9 @@ from jaxtag.tasks.base import Predict, Row, Task
 from jaxtag.training import run_data
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.weights.reference import Reference, ResolvedReference, resolve
+
+# The indices of a batch's inputs, int [B], -1 for padding -> the tokens of prompts, int32 [B, P].
+PromptRows = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +117,7 @@ class Predictor:
             UsageError: at once, where the settings of decoding do not fit the model, or prompts
                 are not as many as the inputs.
         """
-        if prompts is not None and len(prompts) != len(inputs):
-            raise UsageError(f"{len(prompts)} prompts were given for {len(inputs)} images")
-        tokens = None if prompts is None else self.task.encode_prompts(prompts)
+        prompt_rows = self._prompt_rows(inputs, share, prompts)
         config, predict = self.config, self._predict
         batch_size = self.batch_size(len(inputs))
         numbers = (share or Share()).batch_numbers(len(inputs), batch_size)
@@ -128,7 +130,46 @@ class Predictor:
             batch_numbers=numbers,
         )
         numbered = zip(numbers, batches, strict=True)
-        return self._rows(predict, numbered, batches.close, top_k, tokens)
+        return self._rows(predict, numbered, batches.close, top_k, prompt_rows)
+
+    def _prompt_rows(
+        self, inputs: Sequence[Any], share: Share | None, prompts: Sequence[str] | None
+    ) -> PromptRows | None:
+        """What the captions of each batch begin with; None where nothing does."""
+        if prompts is None:
+            tagger = self._tagger
+            return None if tagger is None else self._said_tags(tagger, inputs, share)
+        if len(prompts) != len(inputs):
+            raise UsageError(f"{len(prompts)} prompts were given for {len(inputs)} images")
+        tokens = self.task.encode_prompts(prompts)
+        return lambda index: tokens[np.maximum(index, 0)]
+
+    @functools.cached_property
+    def _tagger(self) -> "Predictor | None":
+        """The model whose tags captions begin with, which predicts in the same batches."""
+        reference = getattr(self.task.settings, "tags_from", None)
+        if reference is None:
+            return None
+        tagger = load(reference)
+        tagger.config.evaluation.batch_size = self.config.evaluation.batch_size
+        return tagger
+
+    def _said_tags(
+        self, tagger: "Predictor", inputs: Sequence[Any], share: Share | None
+    ) -> PromptRows:
+        """The indices of one batch after the other -> the tokens of their tags, int32 [B, P]."""
+        from jaxtag.inference.said_tags import text_of
+
+        rows = tagger.predict_rows(inputs, self.task.settings.num_tags, share)
+        target = self.task.targets(train=False)["prompt"]
+
+        def of_batch(index: np.ndarray) -> np.ndarray:
+            tokens = np.tile(target.empty, (len(index), 1))
+            for place in np.flatnonzero(index >= 0):
+                tokens[place] = target({SAID_TAGS: text_of(next(rows))}, None)
+            return tokens
+
+        return of_batch
 
     def batch_size(self, num_images: int) -> int:
         """The size of the batches in which so many images are predicted."""
@@ -146,13 +187,13 @@ class Predictor:
         batches: Iterable[tuple[int, dict[str, Any]]],
         close: Callable[[], None],
         top_k: int | None,
-        prompts: np.ndarray | None,
+        prompt_rows: PromptRows | None,
     ) -> Iterator[Row]:
         key = jax.random.key(self.config.seed)
         for number, batch in batches:
             files, errors = batch.pop("file"), batch.pop("error")
-            if prompts is not None:  # padding takes the first one
-                batch["prompt"] = prompts[np.maximum(batch["index"], 0)]
+            if prompt_rows is not None:  # indices of padding are -1
+                batch["prompt"] = prompt_rows(batch["index"])
             arrays = meshes.make_global_batch(batch, self.mesh)
             outputs = predict(self.variables, arrays, jax.random.fold_in(key, number))
             rows = self.task.rows(jax.device_get(outputs), top_k)

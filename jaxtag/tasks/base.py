@@ -290,6 +290,12 @@ class Task(AppliedModel, abc.ABC, Generic[SettingsT]):
         """How a record becomes a row of a batch."""
         return pipeline.ExampleSpec(self.image_transform(train), self.targets(train))
 
+    @classmethod
+    def complete_source(cls, config: Config, source: Source) -> Source:
+        """A split with what the task wants of its records beside what they hold."""
+        del config
+        return source
+
     def make_sampler(self, source: Source) -> Callable[[int], np.ndarray] | None:
         """Batch number -> its records, where a task wants another order than a shuffle."""
         del source

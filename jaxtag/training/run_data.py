@@ -69,10 +69,12 @@ def open_data(
     else:
         train = open_source(config.data, config.data.train_split, data)
     evaluation = open_source(config.data, config.data.evaluation_split, data)
+    task = task_class(config)
+    train, evaluation = (task.complete_source(config, source) for source in (train, evaluation))
     vocabulary = load_or_build_vocabulary(config, workdir, train)
     differences: list[str] = []
     if isinstance(vocabulary, LabelNames):
-        field = task_class(config).label_field(config)
+        field = task.label_field(config)
         differences = _label_differences(train.declared_names(field), vocabulary)
         train = match_labels(train, field, vocabulary)
         evaluation = match_labels(evaluation, field, vocabulary, numbers_agree=True)
@@ -123,6 +125,7 @@ def match_to_run(task: Task, source: Source) -> tuple[Task, Source]:
         UserError: the source has labels that the run does not know.
     """
     labels = task.label_names
+    source = task.complete_source(task.config, source)
     if labels is None:
         return task, source
     field = task.label_field(task.config)

@@ -165,3 +165,13 @@ def test_wrong_use():
         Tokenizer.train([], 400)
     with pytest.raises(ValueError, match="length"):
         Tokenizer.train(CAPTIONS, 300).encode(["dog"], 2)
+
+
+def test_words_and_the_positions_of_their_tokens():
+    tokenizer = Tokenizer.train(["a red house", "a red house"], 268)
+    (row,) = tokenizer.encode(["a rédd house"], 30)
+    words = tokenizer.words(row)
+    assert [word for word, _ in words] == ["a", "rédd", "house"]
+    places = [place for _, places in words for place in places]
+    assert places == list(range(1, 1 + len(places)))
+    assert int(row[places[-1] + 1]) == tokenizer.eos_id

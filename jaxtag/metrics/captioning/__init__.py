@@ -9,6 +9,8 @@ Values equal those of `pycocoevalcap` (which tokenizes with Java's PTB tokenizer
 | ROUGE-L | mean over images, 0 to 1, beta 1.2 |
 | CIDEr | what coco-caption calls CIDEr, which is CIDEr-D: 0 to 10, papers print it times 100 |
 | CIDEr-D | the same number under its right name |
+| CHAIR-i | fraction of the objects named that no reference of the image names (`chair`) |
+| CHAIR-s | fraction of the captions that name one |
 | CIDEr-original | the paper's equations, without clipping and length penalty; seldom reported |
 
 CIDEr weights words by the references of the set being scored: a single image always scores 0, and
@@ -19,6 +21,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from jaxtag.metrics.captioning.bleu import bleu
+from jaxtag.metrics.captioning.chair import chair
 from jaxtag.metrics.captioning.cider import cider
 from jaxtag.metrics.captioning.ptb import tokenize
 from jaxtag.metrics.captioning.rouge import rouge_l
@@ -57,5 +60,6 @@ def score(
     scores["ROUGE-L"] = sum(rouge_l(candidates, groups)) / count
     ciders = cider(candidates, groups)
     scores["CIDEr"] = scores["CIDEr-D"] = sum(ciders["d"]) / count
+    scores |= chair(candidates, groups)
     scores["CIDEr-original"] = sum(ciders["original"]) / count
     return scores

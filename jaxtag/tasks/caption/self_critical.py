@@ -6,6 +6,7 @@ arXiv:2003.09971, where the paper takes the reward of the greedy caption). The l
 negative log-probability of each token by its caption's advantage.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,14 @@ from jaxtag.data.tokenizer import Tokenizer
 from jaxtag.distributed import mesh as meshes
 from jaxtag.metrics.captioning import tokenize
 from jaxtag.metrics.captioning.cider import CiderScorer
+from jaxtag.tasks.caption.config import DecodingConfig
 
 _END = "<end>"  # a word of its own: else captions learn to stop in the middle of a phrase
+# The model's own distribution, whatever config.task.decoding makes of it.
+SAMPLING = {
+    **dataclasses.asdict(DecodingConfig()),
+    "method": "sample",
+}
 # (variables, batch, key) -> {"tokens" int32 [B, L]}
 Sample = Callable[[Any, dict[str, jax.Array], jax.Array], dict[str, jax.Array]]
 

@@ -13,10 +13,13 @@ import optax
 from jax.sharding import Mesh
 
 from jaxtag import models
+from jaxtag.config.schema import Config
 from jaxtag.data import sources, targets, transforms
 from jaxtag.data.sources import Source
+from jaxtag.data.targets import SaidTags
 from jaxtag.data.tokenizer import PAD
 from jaxtag.decoding import generate as decoding
+from jaxtag.decoding.prompt import without_prompts
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError
 from jaxtag.tasks import common, texts
@@ -98,14 +101,32 @@ class CaptionTask(texts.TextTask[CaptionConfig]):
         return transforms.RandomResizedCrop(data.image_size, data.crop_scale, data.crop_ratio)
 
     def targets(self, train: bool) -> dict[str, targets.Target]:
-        text = self.settings
+        text, said = self.settings, self._said_tags
         tokens = targets.CaptionTokens(
             self.vocabulary,
             text.max_length,
             captions_per_image=text.captions_per_image,
             random=train,
+            said_tags=said,
         )
-        return {"tokens": tokens}
+        return {"tokens": tokens} if said is None else {"tokens": tokens, "prompt": said}
+
+    @property
+    def _said_tags(self) -> SaidTags | None:
+        settings = self.settings
+        if settings.tags_from is None:
+            return None
+        return SaidTags(self.vocabulary, settings.max_length // 2)
+
+    @classmethod
+    def complete_source(cls, config: Config, source: Source) -> Source:
+        """With the tags that config.task.tags_from says of each image."""
+        settings = cls.section(config)
+        if settings.tags_from is None:
+            return source
+        from jaxtag.inference import predictor, said_tags
+
+        return said_tags.add_to(source, predictor.load(settings.tags_from), settings.num_tags)
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
         """Cross-entropy of the next token (Vinyals et al. 2015, section 3), in nats.
@@ -119,6 +140,9 @@ class CaptionTask(texts.TextTask[CaptionConfig]):
         outputs, changed = self.apply_model(variables, images, inputs, key=dropout_key)
         logits = outputs["logits"].astype(jnp.float32)
         weights = (labels != PAD) * batch["mask"][:, None, None]
+        if "prompt" in batch:  # is given, not learnt
+            said = (batch["prompt"] >= 0).sum(1)[:, None, None]
+            weights *= jnp.arange(labels.shape[2]) >= said
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         losses, smoothing = entropy, self.settings.label_smoothing
         if key is not None and smoothing:
@@ -169,7 +193,7 @@ class CaptionTask(texts.TextTask[CaptionConfig]):
             if prompts is not None:
                 prompts = jnp.broadcast_to(prompts, (images.shape[0], prompts.shape[1]))
             captioner = cast(models.Captioner, self.applied_model)
-            return decoding.generate(
+            found = decoding.generate(
                 captioner,
                 variables,
                 images,
@@ -177,6 +201,9 @@ class CaptionTask(texts.TextTask[CaptionConfig]):
                 prompts=prompts,
                 **dataclasses.asdict(settings),
             )
+            if prompts is None or not self.settings.tags_from:
+                return found
+            return without_prompts(found, prompts, PAD)
 
         return generate
 
@@ -204,27 +231,45 @@ class CaptionTask(texts.TextTask[CaptionConfig]):
         samples = self.settings.self_critical_samples
         if not samples:
             return None
-        as_they_are = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "prompt": ""}
-        sample = meshes.with_mesh(mesh, self.make_generate(method="sample", **as_they_are))
+        sample = meshes.with_mesh(mesh, self.make_generate(**self_critical.SAMPLING))
         reward = self_critical.CiderReward(source, self.vocabulary)
         return self_critical.make_rollout(sample, reward, mesh, samples)
 
     def rows(self, outputs: dict[str, np.ndarray], top_k: int | None = None) -> list[Row]:
-        """The caption and its score.
+        """The caption and its score; of several the best, and all of them as `captions`.
 
-        A score is the log-probability, with beam search divided by the length penalty.
+        A score is the log-probability, with beam search divided by the length penalty. With
+        `output_token_scores` each caption has its `words` with their probabilities.
         """
         del top_k
-        texts = self.vocabulary.decode_batch(outputs["tokens"])
-        scores = [round(float(score), 4) for score in outputs["scores"]]
-        return [{"caption": t, "score": s} for t, s in zip(texts, scores, strict=True)]
+        arrays = [outputs[name] for name in ("tokens", "scores", "token_scores") if name in outputs]
+        if arrays[0].ndim == 2:
+            return [self._caption(*values) for values in zip(*arrays, strict=True)]
+        of_images = [
+            [self._caption(*values) for values in zip(*image, strict=True)]
+            for image in zip(*arrays, strict=True)
+        ]
+        return [{**captions[0], "captions": captions} for captions in of_images]
+
+    def _caption(
+        self, tokens: np.ndarray, score: np.ndarray, token_scores: np.ndarray | None = None
+    ) -> Row:
+        row: Row = {"caption": self.vocabulary.decode(tokens), "score": round(float(score), 4)}
+        if token_scores is not None:
+            row["words"] = [
+                {"word": word, "score": round(math.exp(token_scores[positions].sum()), 4)}
+                for word, positions in self.vocabulary.words(tokens)
+            ]
+        return row
 
     def make_evaluation_step(self, mesh: Mesh) -> EvaluationStep:
         metrics = jax.jit(
             meshes.with_mesh(mesh, lambda variables, batch: self.loss(variables, batch, None)[2]),
             out_shardings=meshes.replicated(mesh),
         )
-        generate = meshes.with_mesh(mesh, self.make_generate())
+        generate = meshes.with_mesh(
+            mesh, self.make_generate(num_return_sequences=1, output_token_scores=False)
+        )
 
         def step(variables: Any, batch: Batch, key: jax.Array) -> Any:
             sums = metrics(variables, batch)
