@@ -14,8 +14,11 @@ from jaxtag.training.preemption import RESTART_STATUS, Preemption
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signal_sets_the_flag_and_handlers_come_back(number):
-    before = signal.getsignal(number)
+def test_signal_sets_the_flag_and_handlers_come_back(number, request):
+    own = signal.getsignal(number)
+    request.addfinalizer(lambda: signal.signal(number, own))
+    before = signal.default_int_handler
+    signal.signal(number, before)  # of a suite under nohup SIGHUP would be ignored
     with Preemption() as preemption:
         assert not preemption.requested(0)
         os.kill(os.getpid(), number)
