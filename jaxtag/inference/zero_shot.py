@@ -130,7 +130,8 @@ def _with_names(
     settings: TaskConfig,
 ) -> Predictor:
     vectors = embed_names(model, names, prompts, synonyms)
-    config = dataclasses.replace(model.config, task=settings)
+    whole_model = dataclasses.replace(model.config.model, freeze=False, cached_views=0)
+    config = dataclasses.replace(model.config, task=settings, model=whole_model)
     module = TextClassifier(cast(ImageText, model.task.model), len(names))
     task = run_data.task_class(config)(config, LabelNames(tuple(names)), module)
     whole = jax.device_put(jnp.asarray(vectors), meshes.replicated(model.mesh))

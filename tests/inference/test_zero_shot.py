@@ -24,8 +24,9 @@ PROMPTS = ["{}", "a photo of a {}"]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Predictor:
-    """A model of images and texts as it is at its start."""
+    """A model of images and texts as it is at its start, its image encoder frozen."""
     config = shrink(flags.load("coco_match"))
+    config.model.freeze = True
     tokenizer = Tokenizer.train([f"a photo of a {name}" for name in NAMES], 300)
     task = MatchTask(config, tokenizer)
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
