@@ -349,7 +349,10 @@ def add_run(page: str, folder: Path, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.slow if "getting-started" in p else ()) for p in RUN],
+)
 def test_commands_run(page, example_folder, request):
     add_run(page, example_folder, request)
     for command in RUN[page]:

@@ -187,7 +187,7 @@ CASES = {
         data=DataConfig(dataset="case", data_dir=data_dir, image_size=16, flip=True),
         model=ModelConfig(
             backbone="resnet18",
-            kwargs={"depths": (1, 1, 1, 1), "bottleneck": False, "small_images": True},
+            kwargs={"depths": (1, 1, 0, 0), "bottleneck": False, "small_images": True},
         ),
         augmentation=AugmentationConfig(crop_padding=2, mixup=0.1, random_erasing=0.1),
         optimizer=OptimizerConfig(
@@ -419,10 +419,7 @@ def close(expected: Any) -> Any:
 
 @pytest.mark.parametrize(
     "run",
-    [
-        pytest.param(n, marks=pytest.mark.slow if n in ("embed", "match", "tag") else ())
-        for n in CASES
-    ],
+    [pytest.param(n, marks=() if n == "classify" else pytest.mark.slow) for n in CASES],
     indirect=True,
 )
 def test_a_stopped_run_goes_on_to_the_bits_of_an_unbroken_one(run, tmp_path, monkeypatch) -> None:

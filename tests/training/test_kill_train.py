@@ -76,6 +76,7 @@ def kill_after(config: str, workdir: Path, workers: int, steps: int, seconds: fl
     process.communicate()
 
 
+@pytest.mark.slow
 def test_killed_at_a_random_moment(own_config, unbroken, tmp_path):
     """`tests/test_kills.py` kills a smaller run, and other commands, many times."""
     moments = random.Random(0)

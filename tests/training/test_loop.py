@@ -82,6 +82,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(unbroken, tiny_data, tmp_path, monkey
     assert steps == [2, 4, 6]  # the window that was cut at 3 ends where it would have ended
 
 
+@pytest.mark.slow
 def test_stopped_in_an_evaluation_it_has_saved_and_evaluates_when_it_goes_on(
     unbroken, tiny_data, tmp_path, monkeypatch
 ):

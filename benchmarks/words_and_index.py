@@ -1,0 +1,93 @@
+"""Tags Corel-5K by words alone, by an index of few labeled images, and by both.
+
+    python -m jaxtag.prepare --dataset=corel5k --source=COREL5K
+    python -m jaxtag.train --config=flickr8k_match --workdir=runs/flickr8k_match
+    python benchmarks/words_and_index.py --model=runs/flickr8k_match
+
+The model of images and texts has not seen Corel-5K: the 374 tags are texts to it. The --labeled
+images of the training part, drawn by --seed, calibrate its scores (Platt's scale and shift, as
+`annotate --calibrate_on`) and are the index, by two-pass kNN on the model's own vectors. Both
+together is the mean of their scores, as `annotate --model --index` has it. Printed are the metrics
+of the validation part.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import jaxtag
+from jaxtag.data.sources import Source
+from jaxtag.datasets.prepared import open_split
+from jaxtag.inference import feature_cache, features, zero_shot
+from jaxtag.metrics import multilabel
+from jaxtag.tag_index import TagIndex
+from jaxtag.tag_index.index import KnnConfig
+from jaxtag.tasks.tag.calibration import calibrated_scores, fit_calibration
+
+
+def read_tags(source: Source) -> np.ndarray:
+    """bool [N, T]."""
+    tags = np.zeros((len(source), len(source.class_names("tags"))), bool)
+    for row, record in enumerate(source.iter_fields(["tags"])):
+        tags[row, list(record["tags"])] = True
+    return tags
+
+
+def index_scores(
+    extractor: features.FeatureExtractor,
+    names: list[str],
+    labeled: tuple[np.ndarray, np.ndarray],
+    vectors: np.ndarray,
+) -> np.ndarray:
+    """Scores [Q, T] of an index of vectors and tags."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = TagIndex.create(
+            Path(folder) / "index",
+            dimension=vectors.shape[1],
+            features=extractor.description,
+            knn=KnnConfig(neighbors=3, two_pass=True),
+        )
+        files = [str(number) for number in range(len(labeled[0]))]
+        tags_of_rows = [[names[tag] for tag in np.flatnonzero(row)] for row in labeled[1]]
+        index.add(files, labeled[0], tags_of_rows)
+        columns = [names.index(name) for name in index.tag_names]
+        scores = np.zeros((len(vectors), len(names)), np.float32)
+        scores[:, columns] = index.scores(vectors)
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--labeled", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data_dir")
+    arguments = parser.parse_args()
+    model = jaxtag.load(arguments.model)
+    extractor = features.from_predictor(model)
+    train, test = (
+        open_split("corel5k", split, arguments.data_dir) for split in ("train", "validation")
+    )
+    names = train.class_names("tags")
+    vectors, tags = feature_cache.split_features(extractor, train).vectors, read_tags(train)
+    drawn = np.random.default_rng(arguments.seed).permutation(len(vectors))[: arguments.labeled]
+    vectors, tags = vectors[drawn], tags[drawn]
+    test_vectors, truth = feature_cache.split_features(extractor, test).vectors, read_tags(test)
+
+    of_names = zero_shot.embed_names(model, names, zero_shot.PROMPTS)
+    scale = float(np.exp(np.asarray(model.variables["params"]["logit_scale"])))
+    logits = scale * vectors @ of_names.T
+    fitted = fit_calibration(logits, tags, np.ones_like(tags))
+    words = calibrated_scores(scale * test_vectors @ of_names.T, fitted.scale, fitted.shift)
+    index = index_scores(extractor, names, (vectors, tags), test_vectors)
+    for name, scores in {"words": words, "index": index, "both": (words + index) / 2}.items():
+        metrics = multilabel.ranking_metrics(scores, truth, np.ones_like(truth))
+        error = multilabel.calibration_error(scores, truth, np.ones_like(truth))
+        values = {key: metrics[key] for key in ("f1@5", "map", "n+")} | {"calibration": error}
+        print(f"{name:6}", {key: round(value, 3) for key, value in values.items()})
+
+
+if __name__ == "__main__":
+    main()
