@@ -39,9 +39,11 @@ class TaskConfig:
 
     Attributes:
         TASK: the task that the section belongs to, a registered name or `package.module:Name`.
+        REFERENCES: fields that name other models, or None; a run keeps which commit it took.
     """
 
     TASK: ClassVar[str] = ""
+    REFERENCES: ClassVar[tuple[str, ...]] = ()
 
     def check(self, config: "Config") -> None:
         """Raises UsageError where a value of this section is out of range."""

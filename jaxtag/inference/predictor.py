@@ -150,7 +150,9 @@ class Predictor:
         reference = getattr(self.task.settings, "tags_from", None)
         if reference is None:
             return None
-        tagger = load(reference)
+        from jaxtag.inference.said_tags import load_tagger
+
+        tagger = load_tagger(reference)
         tagger.config.evaluation.batch_size = self.config.evaluation.batch_size
         return tagger
 

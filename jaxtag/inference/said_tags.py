@@ -11,6 +11,7 @@ from jaxtag.data import feature_table, stored_images
 from jaxtag.data.sources import Record, Source, SourceView
 from jaxtag.data.targets import SAID_TAGS
 from jaxtag.errors import UsageError, UserError
+from jaxtag.inference import predictor
 from jaxtag.inference.predictor import Predictor
 from jaxtag.storage.atomic_file import write_text
 from jaxtag.tasks.base import Row
@@ -54,6 +55,14 @@ def text_of(row: Row) -> str:
     """`dog, ball:` of a row of predictions; empty for a damaged image."""
     tags = [tag["tag"] for tag in row.get("tags", ())]
     return f"{', '.join(tags)}:" if tags else ""
+
+
+def load_tagger(reference: str) -> Predictor:
+    """The model that config.task.tags_from names. Raises UserError where there is none."""
+    try:
+        return predictor.load(reference)
+    except UserError as error:
+        raise type(error)(f"config.task.tags_from: {error}") from error
 
 
 def add_to(source: Source, tagger: Predictor, num_tags: int) -> TaggedSource:

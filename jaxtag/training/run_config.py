@@ -85,13 +85,17 @@ def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
     path = workdir / "config.json"
     resolved = dataclasses.replace(
         config,
+        task=dataclasses.replace(config.task),
         data=dataclasses.replace(config.data, shuffle=config.data.shuffle or "full"),
         model=dataclasses.replace(config.model, scan=common.resolve_scan(config.model.scan)),
     )
     old = schema.load(workdir) if path.exists() else None
-    if config.model.pretrained is not None:
-        previous = None if old is None else old.model.pretrained
-        resolved.model.pretrained = reference.pin(config.model.pretrained, previous)
+    references = [("model", "pretrained"), *(("task", name) for name in config.task.REFERENCES)]
+    for section, name in references:
+        named = getattr(getattr(config, section), name)
+        if named is not None:
+            previous = getattr(getattr(old, section, None), name, None)
+            setattr(getattr(resolved, section), name, reference.pin(named, previous))
     if old is not None:
         if config.model.scan is None:
             resolved.model.scan = old.model.scan

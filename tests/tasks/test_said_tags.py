@@ -11,7 +11,7 @@ from jaxtag.data.sources import as_data_source
 from jaxtag.data.targets import SAID_TAGS, CaptionTokens, SaidTags
 from jaxtag.data.tokenizer import PAD, Tokenizer
 from jaxtag.decoding import generate as decoding
-from jaxtag.errors import UsageError
+from jaxtag.errors import UsageError, UserError
 from jaxtag.inference import said_tags
 from jaxtag.tasks.caption.config import CaptionConfig, DecodingConfig
 from jaxtag.tasks.classify.config import ClassifyConfig
@@ -136,5 +136,7 @@ def test_evaluation_and_the_command(captioner, tmp_path):
 
 def test_wrong_use(tagger):
     task = CaptionConfig(tags_from=str(tagger.workdir), self_critical_samples=2)
+    with pytest.raises(UserError, match=r"config\.task\.tags_from: nowhere is no work directory"):
+        said_tags.load_tagger("nowhere")
     with pytest.raises(UsageError, match="do not go together"):
         task.check(config(task))

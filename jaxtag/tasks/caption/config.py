@@ -35,6 +35,7 @@ class CaptionConfig(TaskConfig):
     """Image captioning: tokens, loss and decoding."""
 
     TASK: ClassVar[str] = "caption"
+    REFERENCES: ClassVar[tuple[str, ...]] = ("tags_from",)
 
     loss: str = "softmax"  # cross-entropy of the next token
     label_smoothing: float = 0.0

@@ -124,9 +124,10 @@ class CaptionTask(texts.TextTask[CaptionConfig]):
         settings = cls.section(config)
         if settings.tags_from is None:
             return source
-        from jaxtag.inference import predictor, said_tags
+        from jaxtag.inference import said_tags
 
-        return said_tags.add_to(source, predictor.load(settings.tags_from), settings.num_tags)
+        tagger = said_tags.load_tagger(settings.tags_from)
+        return said_tags.add_to(source, tagger, settings.num_tags)
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
         """Cross-entropy of the next token (Vinyals et al. 2015, section 3), in nats.
