@@ -37,6 +37,7 @@ def shrink(config: Config) -> Config:
             decoder_heads=2,
         ),
         optimizer=replace(config.optimizer, warmup_steps=1, warmup_epochs=0.0),
+        evaluation=replace(config.evaluation, batch_size=8),
     )
 
 
