@@ -5,8 +5,8 @@
 
 EfficientNet-Lite0's features (the extra `weights`) are computed once and cached; a linear map of
 them and the mean of a text's words are trained with CLIP's loss. Smoke run:
---config.total_steps=20. Hardware: 2 CPU cores. Expected: recall@10 0.53 (text to
-image), 0.62 (image to text) after 2.5 minutes.
+--config.total_steps=20. Hardware: 2 CPU cores. Expected:
+recall@10 0.53 (text to image), 0.62 (image to text) after 2.5 minutes.
 """
 
 from jaxtag import models
