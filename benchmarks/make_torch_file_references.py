@@ -1,5 +1,7 @@
 """Makes the reference files of `torch.save`: checkpoints in both of its forms, and their tensors.
 
+And one of `torch.jit.save`, as OpenAI published CLIP, whose numbers count from 0.
+
 Needs torch, safetensors, numpy (nothing of jaxtag):
 
     python benchmarks/make_torch_file_references.py tests/references
@@ -8,6 +10,8 @@ The committed files were made with torch 2.13.0.
 """
 
 import argparse
+import io
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -58,6 +62,41 @@ def make_training_state(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     }
 
 
+class Block(nn.Module):
+    """A module of parameters and plain attributes, for TorchScript."""
+
+    sizes: list[int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 2, 2, bias=False)
+        self.resblocks = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+        self.positional_embedding = nn.Parameter(torch.zeros(3, 2))
+        self.register_buffer("input_resolution", torch.tensor(8))
+        self.sizes = [4, 5]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv1(x) + len(self.sizes)
+
+
+def make_script() -> torch.jit.ScriptModule:
+    model = Block()
+    for name, value in model.state_dict().items():
+        if name != "input_resolution":
+            value.copy_(torch.arange(value.numel()).view(value.shape))
+    return torch.jit.script(model.half())
+
+
+def save_script(path: Path) -> None:
+    """Saves it without its code, which has the paths of its sources."""
+    buffer = io.BytesIO()
+    torch.jit.save(make_script(), buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, "w") as file:
+        for name in source.namelist():
+            if "/code/" not in name:
+                file.writestr(zipfile.ZipInfo(name), source.read(name))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -65,6 +104,7 @@ def main() -> None:
     tensors = make_tensors()
     save_file({n: t.detach().clone().contiguous() for n, t in tensors.items()},
               folder / "torch_file.safetensors")  # fmt: skip
+    save_script(folder / "torch_file_script.pt")
     state = make_training_state(tensors)
     for form, is_zip in (("zip", True), ("legacy", False)):
         path = folder / f"torch_file_{form}.pth"

@@ -2,7 +2,9 @@
 
 A pickle is a program that may call any function of any module. This interpreter imports nothing: a
 few names of PyTorch stand for values of its own (`TensorView`, `Storage`), each other name is
-refused, and what it may build are dictionaries, lists, tuples, texts and numbers.
+refused, and what it may build are dictionaries, lists, tuples, texts and numbers. A module of
+TorchScript (`torch.jit.save`), whose class is named `__torch__…`, is the dictionary of its
+attributes; its code is not read.
 """
 
 import dataclasses
@@ -78,6 +80,10 @@ class _Name:
 
     name: str
     apply: Callable[[Sequence[Any]], Any] | None = None
+
+
+class _ScriptModule(dict[Any, Any]):
+    """The attributes of a module of TorchScript."""
 
 
 class _Mark:
@@ -261,8 +267,12 @@ class _Machine:
         self._stack.append(callee.apply(arguments))
 
     def _build(self, _: Any) -> None:
-        self._take()  # such as the `_metadata` of a state_dict: versions of its modules
-        if not isinstance(self._stack[-1], (dict, TensorView)):
+        state = self._take()  # such as the `_metadata` of a state_dict: versions of its modules
+        if isinstance(self._stack[-1], _ScriptModule):
+            if not isinstance(state, dict):
+                raise PickleError("its pickle has a module whose attributes have no names")
+            self._stack[-1].update(state)
+        elif not isinstance(self._stack[-1], (dict, TensorView)):
             raise PickleError("its pickle sets attributes of what is neither tensor nor dictionary")
 
     def _binpersid(self, _: Any) -> None:
@@ -293,6 +303,8 @@ _VALUES = {
 
 def _resolve(module: str, name: str) -> _Name:
     """What stands for a name. Raises ForeignNameError for one that is no part of a tensor."""
+    if module.split(".")[0] == "__torch__":
+        return _Name(f"{module}.{name}", _script_module)
     stand_in = _NAMES.get((module, name))
     if stand_in is None:
         raise ForeignNameError(printable(f"{module}.{name}")[:200])
@@ -303,6 +315,19 @@ def _ordered_dict(arguments: Sequence[Any]) -> dict[Any, Any]:
     if arguments:
         raise PickleError("its pickle makes an OrderedDict of values, which PyTorch does not")
     return {}
+
+
+def _script_module(arguments: Sequence[Any]) -> _ScriptModule:
+    if arguments:
+        raise PickleError("its pickle makes a module of values, which TorchScript does not")
+    return _ScriptModule()
+
+
+def _first(arguments: Sequence[Any]) -> Any:
+    """A list of TorchScript, whose type is named beside it."""
+    if not arguments:
+        raise PickleError("its pickle has a list without values")
+    return arguments[0]
 
 
 def _storage(identity: Any) -> Storage:
@@ -368,6 +393,9 @@ _NAMES: dict[tuple[str, str], _Name] = {
     **{("torch", name): _Name(f"torch.{name}") for name in _STORAGES},
     ("torch.storage", "UntypedStorage"): _Name("torch.storage.UntypedStorage"),
 }
+for _name in ("intlist", "doublelist", "boollist", "tensorlist"):
+    _NAMES["torch.jit._pickle", f"build_{_name}"] = _Name(f"torch.jit._pickle.{_name}", _first)
+_NAMES["torch.jit._pickle", "restore_type_tag"] = _Name("torch.jit._pickle.type_tag", _first)
 for _name, _function in {
     "_rebuild_tensor": _tensor,
     "_rebuild_tensor_v2": _tensor,

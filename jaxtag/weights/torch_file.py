@@ -1,4 +1,4 @@
-"""Tensors of PyTorch's files (`torch.save`: .bin, .pt, .pth), read without PyTorch.
+"""Tensors of PyTorch's files (`torch.save`: .bin, .pt, .pth; `torch.jit.save`) without PyTorch.
 
 Since version 1.6 a file is a zip archive with the pickle `data.pkl` and a member for each storage;
 before, it was five pickles in a row, followed by the storages. Either way the pickle is read by

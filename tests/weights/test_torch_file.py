@@ -56,6 +56,38 @@ def test_tensors_are_those_that_torch_saved(expected, form: str) -> None:
         assert file.shape(name) == tensor.shape and file.read(name).dtype == tensor.dtype
 
 
+def test_a_module_of_torchscript_is_its_attributes() -> None:
+    file = TorchFile(REFERENCES / "torch_file_script.pt")
+    shapes = {
+        "conv1.weight": (2, 3, 2, 2),
+        "resblocks.0.weight": (2, 3),
+        "resblocks.0.bias": (2,),
+        "resblocks.1.weight": (2, 2),
+        "resblocks.1.bias": (2,),
+        "positional_embedding": (3, 2),
+    }
+    assert set(file.keys()) == {*shapes, "input_resolution"}
+    assert file.read("input_resolution") == 8
+    for name, shape in shapes.items():
+        expected = np.arange(np.prod(shape), dtype=np.float16).reshape(shape)
+        assert file.dtype(name) == "float16"
+        np.testing.assert_array_equal(file.read(name), expected, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"c__torch__.a\nModel\n(V1\ntR.",  # called with a value
+        b"c__torch__.a\nModel\n)\x81V1\nb.",  # attributes without names
+        b"cos\n__torch__\n)\x81.",
+        b"c__torch__x\nModel\n)\x81.",
+    ],
+)
+def test_what_only_looks_like_torchscript_is_refused(tmp_path, content: bytes) -> None:
+    with pytest.raises(UserError, match=r"refused|no file of PyTorch's weights"):
+        TorchFile(archive(tmp_path / "x.pt", content))
+
+
 @pytest.mark.parametrize("form", ["zip", "legacy"])
 def test_the_average_is_taken_out_of_a_trainers_file(expected, capsys, form: str) -> None:
     tensors = Tensors(REFERENCES / f"torch_file_training_{form}.pth")
