@@ -129,6 +129,7 @@ def test_moments_and_average_split_over_data_on_the_host(sizes, one_device, monk
     assert share(state.params) > 0.9 / sizes[1]
 
 
+@SLOW
 def test_accumulation_gives_the_same_step(monkeypatch, one_device):
     config = _config()
     config.model.dropout = 0.0

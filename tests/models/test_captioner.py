@@ -78,11 +78,12 @@ def test_every_parameter_has_a_finite_gradient(scan: bool, dtype, form: str) -> 
 @pytest.mark.parametrize(
     ("scan", "policy"),
     [
-        pytest.param(False, "dots", marks=pytest.mark.slow),
+        (False, "dots"),
         (True, "full"),
-        pytest.param(True, "dots", marks=pytest.mark.slow),
+        (True, "dots"),
     ],
 )
+@pytest.mark.slow  # tests/models/test_zoo.py has the policies by default, of backbones
 def test_remat_changes_no_gradient(scan: bool, policy: str) -> None:
     params = start(model(scan=scan))
     other = loss_and_gradients(model(noisy=True, scan=scan, remat=policy), params)

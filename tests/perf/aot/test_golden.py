@@ -71,7 +71,9 @@ def check_program(name: str, counts: dict[str, int], compiler: str) -> None:
     golden.check(name, "\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("name", ["cifar10_resnet18", "coco_caption"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("cifar10_resnet18", marks=pytest.mark.slow), "coco_caption"]
+)
 def test_collectives_and_donated_buffers_on_cpu(name):
     """What of the program does not depend on the kind of CPU."""
     counts = summary(name, jax.devices())
