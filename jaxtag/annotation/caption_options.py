@@ -50,7 +50,8 @@ class CaptionOptions:
             count = settings.num_return_sequences = self.captions_per_image
             if count > 1 and settings.method != "sample" and settings.num_beam_groups < count:
                 settings.method, settings.num_beam_groups = "beam", count
-                settings.beam_size = -(-settings.beam_size // count) * count
+                # Two beams each at least: where one finds what is there already, it has another.
+                settings.beam_size = max(-(-settings.beam_size // count), 2) * count
                 settings.diversity_penalty = settings.diversity_penalty or _DIVERSITY_PENALTY
         settings.output_token_scores = settings.output_token_scores or self.word_scores
         model.task.settings.generation()

@@ -60,14 +60,29 @@ def search(
         return {"position": position + 1, "groups": new_groups, "cache": cache}
 
     state = jax.lax.while_loop(is_unfinished, step, state)
-    found = config.num_return_sequences if groups == 1 else 1
-    tokens, scores = (
-        jnp.concatenate([group[name][:, :found] for group in state["groups"]], axis=1)
-        for name in ("finished", "finished_scores")
-    )
-    scores, order = jax.lax.top_k(scores, config.num_return_sequences)
-    tokens = jnp.take_along_axis(tokens, order[..., None], axis=1)
+    tokens, scores = _best(state["groups"], config)
     return {"tokens": _pad_after_end(tokens, config), "scores": scores}
+
+
+def _best(groups: list[State], config: GenerationConfig) -> tuple[jax.Array, jax.Array]:
+    """The N best hypotheses of the only group, or of each the best that no group before has.
+
+    A group that has found nothing else gives one that is there already.
+    """
+    if len(groups) == 1:
+        count = config.num_return_sequences
+        return groups[0]["finished"][:, :count], groups[0]["finished_scores"][:, :count]
+    tokens, scores = groups[0]["finished"][:, :1], groups[0]["finished_scores"][:, :1]
+    for group in groups[1:]:
+        is_there = (group["finished"][:, :, None] == tokens[:, None]).all(-1).any(-1)
+        is_new = group["is_finished"] & ~is_there
+        best = jnp.argmax(jnp.where(is_new, group["finished_scores"], NO_SCORE), 1)[:, None]
+        own = jnp.take_along_axis(group["finished"], best[..., None], axis=1)
+        tokens = jnp.concatenate([tokens, own], axis=1)
+        own_scores = jnp.take_along_axis(group["finished_scores"], best, axis=1)
+        scores = jnp.concatenate([scores, own_scores], axis=1)
+    scores, order = jax.lax.top_k(scores, config.num_return_sequences)
+    return jnp.take_along_axis(tokens, order[..., None], axis=1), scores
 
 
 def _init_group(decoder: CachedDecoder, beam_indices: jax.Array, config: GenerationConfig) -> State:

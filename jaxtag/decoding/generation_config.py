@@ -24,7 +24,7 @@ class GenerationConfig:
             arXiv:1610.02424).
         diversity_penalty: what a token loses for each hypothesis of an earlier group that takes it
             in the same step, in nats.
-        num_return_sequences: captions of each image (beam, sample); with groups the best of each.
+        num_return_sequences: captions of each image (beam, sample); with groups one of each.
         min_new_tokens: tokens after the prompt before `eos_id` may come.
         no_repeat_ngram_size: n-grams of tokens that come once only, the prompt counted; 0: any.
         repetition_penalty: above 1, tokens that a caption has already are less likely (Keskar et

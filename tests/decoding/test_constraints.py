@@ -72,7 +72,10 @@ def plain_search(seed: int, image: int, settings: dict) -> list[tuple[float, lis
         if all(len(own) >= width for own in finished):
             break
     count = settings.get("num_return_sequences", 1)
-    found = finished[0] if groups == 1 else [own[0] for own in finished]
+    found = finished[0] if groups == 1 else finished[0][:1]
+    for own in finished[1:]:
+        new = [item for item in own if item[1] not in [tokens for _, tokens in found]]
+        found = [*found, (new or own)[0]]
     return sorted(found, key=lambda item: -item[0])[:count]
 
 
