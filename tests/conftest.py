@@ -37,7 +37,25 @@ if not flags.FLAGS.is_parsed():  # grain's worker processes read absl flags
     flags.FLAGS(["pytest"])
 
 
+# Files with few tests and much time, the longest first: none of them is left to the end, when the
+# other of two processes has nothing to do. (By itself pytest-xdist puts files with few tests last.)
+LONG_FILES = (
+    *("test_train_processes.py", "test_docs.py", "test_end_to_end.py", "test_stores.py"),
+    *("test_resume.py", "test_style.py", "test_sharding.py", "test_self_critical.py"),
+    *("test_loop.py", "test_said_tags.py", "test_ends.py", "test_golden.py", "test_extension.py"),
+    *("test_shards.py", "test_round_trip.py", "test_step_profiler.py", "test_profile.py"),
+)
+
 gc.set_threshold(50_000, 20, 20)  # tracing makes many objects, few of them in cycles
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session")
