@@ -42,7 +42,7 @@ if not flags.FLAGS.is_parsed():  # grain's worker processes read absl flags
 LONG_FILES = (
     *("test_train_processes.py", "test_docs.py", "test_end_to_end.py", "test_stores.py"),
     *("test_resume.py", "test_style.py", "test_sharding.py", "test_self_critical.py"),
-    *("test_loop.py", "test_said_tags.py", "test_ends.py", "test_golden.py", "test_extension.py"),
+    *("test_loop.py", "test_tag_prompt.py", "test_ends.py", "test_golden.py", "test_extension.py"),
     *("test_shards.py", "test_round_trip.py", "test_step_profiler.py", "test_profile.py"),
 )
 

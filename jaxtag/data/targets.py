@@ -11,7 +11,7 @@ from jaxtag.data.sources import Record
 from jaxtag.data.tokenizer import PAD, Tokenizer
 from jaxtag.errors import UserError
 
-SAID_TAGS = "said_tags"  # of a record: "dog, ball:" (see `inference.said_tags`)
+TAG_PROMPT = "tag_prompt"  # of a record: "dog, ball:" (see `inference.tag_prompt`)
 
 
 class Target(Protocol):
@@ -32,7 +32,7 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True)
-class SaidTags:
+class TagPrompt:
     """The tags that captions of the record begin with as token ids, int32 [length].
 
     Attributes:
@@ -53,7 +53,7 @@ class SaidTags:
         """Encodes the tags of the record."""
         del rng
         row = self.empty
-        tokens = self.tokenizer.encode_prompts([_field(record, SAID_TAGS)])[0, : self.length]
+        tokens = self.tokenizer.encode_prompts([_field(record, TAG_PROMPT)])[0, : self.length]
         row[: len(tokens)] = tokens
         return row
 
@@ -69,14 +69,14 @@ class CaptionTokens:
             and leaves rows of `<pad>` otherwise; one without any is all `<pad>`.
         random: Draw them anew for each example, each caption at most once while there are
             enough; otherwise the first ones in order.
-        said_tags: What every caption begins with, if anything does.
+        tag_prompt: What every caption begins with, if anything does.
     """
 
     tokenizer: Tokenizer
     max_length: int
     captions_per_image: int = 1
     random: bool = True
-    said_tags: SaidTags | None = None
+    tag_prompt: TagPrompt | None = None
 
     @property
     def empty(self) -> np.ndarray:
@@ -98,12 +98,12 @@ class CaptionTokens:
         return tokens
 
     def _encode(self, captions: Sequence[str], record: Record) -> np.ndarray:
-        if self.said_tags is None:
+        if self.tag_prompt is None:
             return self.tokenizer.encode(captions, self.max_length)
-        said = self.said_tags(record)
-        said = np.tile(said[said != PAD], (len(captions), 1))
-        tokens = self.tokenizer.encode(captions, self.max_length - said.shape[1])
-        return np.concatenate([tokens[:, :1], said, tokens[:, 1:]], axis=1)
+        prompt = self.tag_prompt(record)
+        prompt = np.tile(prompt[prompt != PAD], (len(captions), 1))
+        tokens = self.tokenizer.encode(captions, self.max_length - prompt.shape[1])
+        return np.concatenate([tokens[:, :1], prompt, tokens[:, 1:]], axis=1)
 
 
 @dataclass(frozen=True)

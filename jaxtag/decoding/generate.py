@@ -94,14 +94,14 @@ def _generate(
     decoder = CachedDecoder(model, variables, encode(model, variables, images), config)
     prompt = None if prompts is None else Prompt.make(prompts, config)
     if config.method == "beam":
-        found = beam_search.search(decoder, config, prompt)
+        captions = beam_search.search(decoder, config, prompt)
     else:
-        found = _greedy_or_sample(decoder, config, rng, prompt)
+        captions = _greedy_or_sample(decoder, config, rng, prompt)
     if config.output_token_scores:
-        found["token_scores"] = _token_scores(model, variables, images, found["tokens"])
+        captions["token_scores"] = _token_scores(model, variables, images, captions["tokens"])
     if config.num_return_sequences == 1:
-        found = {name: values[:, 0] for name, values in found.items()}
-    return found
+        captions = {name: values[:, 0] for name, values in captions.items()}
+    return captions
 
 
 def _token_scores(

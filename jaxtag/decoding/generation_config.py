@@ -85,8 +85,8 @@ class GenerationConfig:
     def _most_sequences(self) -> int:
         """The captions of an image that a search has."""
         groups = max(self.num_beam_groups, 1)
-        found = {"greedy": 1, "beam": self.beam_size if groups == 1 else groups}
-        return found.get(self.method, self.max_length**2)
+        limits = {"greedy": 1, "beam": self.beam_size if groups == 1 else groups}
+        return limits.get(self.method, self.max_length**2)
 
     @property
     def num_hypotheses(self) -> int:

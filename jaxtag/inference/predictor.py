@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline
-from jaxtag.data.targets import SAID_TAGS
+from jaxtag.data.targets import TAG_PROMPT
 from jaxtag.distributed import mesh as meshes
 from jaxtag.distributed import sharding
 from jaxtag.errors import UsageError, UserError
@@ -138,7 +138,7 @@ class Predictor:
         """What the captions of each batch begin with; None where nothing does."""
         if prompts is None:
             tagger = self._tagger
-            return None if tagger is None else self._said_tags(tagger, inputs, share)
+            return None if tagger is None else self._tag_prompt(tagger, inputs, share)
         if len(prompts) != len(inputs):
             raise UsageError(f"{len(prompts)} prompts were given for {len(inputs)} images")
         tokens = self.task.encode_prompts(prompts)
@@ -150,17 +150,17 @@ class Predictor:
         reference = getattr(self.task.settings, "tags_from", None)
         if reference is None:
             return None
-        from jaxtag.inference.said_tags import load_tagger
+        from jaxtag.inference.tag_prompt import load_tagger
 
         tagger = load_tagger(reference)
         tagger.config.evaluation.batch_size = self.config.evaluation.batch_size
         return tagger
 
-    def _said_tags(
+    def _tag_prompt(
         self, tagger: "Predictor", inputs: Sequence[Any], share: Share | None
     ) -> PromptRows:
         """The indices of one batch after the other -> the tokens of their tags, int32 [B, P]."""
-        from jaxtag.inference.said_tags import text_of
+        from jaxtag.inference.tag_prompt import text_of
 
         rows = tagger.predict_rows(inputs, self.task.settings.num_tags, share)
         target = self.task.targets(train=False)["prompt"]
@@ -168,7 +168,7 @@ class Predictor:
         def of_batch(index: np.ndarray) -> np.ndarray:
             tokens = np.tile(target.empty, (len(index), 1))
             for place in np.flatnonzero(index >= 0):
-                tokens[place] = target({SAID_TAGS: text_of(next(rows))}, None)
+                tokens[place] = target({TAG_PROMPT: text_of(next(rows))}, None)
             return tokens
 
         return of_batch

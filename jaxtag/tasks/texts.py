@@ -10,7 +10,7 @@ from absl import logging
 from jaxtag.config.schema import Config
 from jaxtag.data import sources
 from jaxtag.data.sources import Source
-from jaxtag.data.targets import SAID_TAGS
+from jaxtag.data.targets import TAG_PROMPT
 from jaxtag.data.tokenizer import Tokenizer
 from jaxtag.metrics.captioning import unspaced
 from jaxtag.tasks.base import SettingsT, Task
@@ -30,8 +30,8 @@ class TextTask(Task[SettingsT]):
     def build_vocabulary(cls, config: Config, source: Source) -> Tokenizer:
         """A tokenizer; warnings say which captions it does not suit, or cuts."""
         captions = list(itertools.chain.from_iterable(sources.iter_captions(source)))
-        if SAID_TAGS in source.features:
-            captions += [record[SAID_TAGS] for record in source.iter_fields([SAID_TAGS])]
+        if TAG_PROMPT in source.features:
+            captions += [record[TAG_PROMPT] for record in source.iter_fields([TAG_PROMPT])]
         if warning := unspaced.describe(captions):
             logging.warning("%s", warning)
         settings: Any = cls.section(config)

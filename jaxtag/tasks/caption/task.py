@@ -16,7 +16,7 @@ from jaxtag import models
 from jaxtag.config.schema import Config
 from jaxtag.data import sources, targets, transforms
 from jaxtag.data.sources import Source
-from jaxtag.data.targets import SaidTags
+from jaxtag.data.targets import TagPrompt
 from jaxtag.data.tokenizer import PAD
 from jaxtag.decoding import generate as decoding
 from jaxtag.decoding.prompt import without_prompts
@@ -101,22 +101,22 @@ class CaptionTask(texts.TextTask[CaptionConfig]):
         return transforms.RandomResizedCrop(data.image_size, data.crop_scale, data.crop_ratio)
 
     def targets(self, train: bool) -> dict[str, targets.Target]:
-        text, said = self.settings, self._said_tags
+        text, tag_prompt = self.settings, self._tag_prompt
         tokens = targets.CaptionTokens(
             self.vocabulary,
             text.max_length,
             captions_per_image=text.captions_per_image,
             random=train,
-            said_tags=said,
+            tag_prompt=tag_prompt,
         )
-        return {"tokens": tokens} if said is None else {"tokens": tokens, "prompt": said}
+        return {"tokens": tokens} | ({} if tag_prompt is None else {"prompt": tag_prompt})
 
     @property
-    def _said_tags(self) -> SaidTags | None:
+    def _tag_prompt(self) -> TagPrompt | None:
         settings = self.settings
         if settings.tags_from is None:
             return None
-        return SaidTags(self.vocabulary, settings.max_length // 2)
+        return TagPrompt(self.vocabulary, settings.max_length // 2)
 
     @classmethod
     def complete_source(cls, config: Config, source: Source) -> Source:
@@ -124,10 +124,10 @@ class CaptionTask(texts.TextTask[CaptionConfig]):
         settings = cls.section(config)
         if settings.tags_from is None:
             return source
-        from jaxtag.inference import said_tags
+        from jaxtag.inference import tag_prompt
 
-        tagger = said_tags.load_tagger(settings.tags_from)
-        return said_tags.add_to(source, tagger, settings.num_tags)
+        tagger = tag_prompt.load_tagger(settings.tags_from)
+        return tag_prompt.add_to(source, tagger, settings.num_tags)
 
     def loss(self, variables: Any, batch: Batch, key: jax.Array | None) -> LossOutput:
         """Cross-entropy of the next token (Vinyals et al. 2015, section 3), in nats.
@@ -142,8 +142,8 @@ class CaptionTask(texts.TextTask[CaptionConfig]):
         logits = outputs["logits"].astype(jnp.float32)
         weights = (labels != PAD) * batch["mask"][:, None, None]
         if "prompt" in batch:  # is given, not learnt
-            said = (batch["prompt"] >= 0).sum(1)[:, None, None]
-            weights *= jnp.arange(labels.shape[2]) >= said
+            prompt_length = (batch["prompt"] >= 0).sum(1)[:, None, None]
+            weights *= jnp.arange(labels.shape[2]) >= prompt_length
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         losses, smoothing = entropy, self.settings.label_smoothing
         if key is not None and smoothing:
@@ -194,7 +194,7 @@ class CaptionTask(texts.TextTask[CaptionConfig]):
             if prompts is not None:
                 prompts = jnp.broadcast_to(prompts, (images.shape[0], prompts.shape[1]))
             captioner = cast(models.Captioner, self.applied_model)
-            found = decoding.generate(
+            captions = decoding.generate(
                 captioner,
                 variables,
                 images,
@@ -203,8 +203,8 @@ class CaptionTask(texts.TextTask[CaptionConfig]):
                 **dataclasses.asdict(settings),
             )
             if prompts is None or not self.settings.tags_from:
-                return found
-            return without_prompts(found, prompts, PAD)
+                return captions
+            return without_prompts(captions, prompts, PAD)
 
         return generate
 

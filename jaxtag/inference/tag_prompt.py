@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxtag.data import feature_table, stored_images
 from jaxtag.data.sources import Record, Source, SourceView
-from jaxtag.data.targets import SAID_TAGS
+from jaxtag.data.targets import TAG_PROMPT
 from jaxtag.errors import UsageError, UserError
 from jaxtag.inference import predictor
 from jaxtag.inference.predictor import Predictor
@@ -31,24 +31,24 @@ class TaggedSource(SourceView):
 
     def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
         records = self.source.__getitems__(indices)
-        return [{**r, SAID_TAGS: self._texts[i]} for r, i in zip(records, indices, strict=True)]
+        return [{**r, TAG_PROMPT: self._texts[i]} for r, i in zip(records, indices, strict=True)]
 
     def read_range(self, start: int, stop: int) -> list[Record]:
         records = self.source.read_range(start, stop)
         texts = self._texts[start:stop]
-        return [{**r, SAID_TAGS: text} for r, text in zip(records, texts, strict=True)]
+        return [{**r, TAG_PROMPT: text} for r, text in zip(records, texts, strict=True)]
 
     @property
     def features(self) -> dict[str, Any]:
-        return {**self.source.features, SAID_TAGS: str}
+        return {**self.source.features, TAG_PROMPT: str}
 
     def iter_fields(self, fields: Sequence[str]) -> Iterator[Record]:
-        if SAID_TAGS not in fields:
+        if TAG_PROMPT not in fields:
             yield from self.source.iter_fields(fields)
             return
-        others = self.source.iter_fields([name for name in fields if name != SAID_TAGS])
+        others = self.source.iter_fields([name for name in fields if name != TAG_PROMPT])
         for record, text in zip(others, self._texts, strict=True):
-            yield {**record, SAID_TAGS: text}
+            yield {**record, TAG_PROMPT: text}
 
 
 def text_of(row: Row) -> str:

@@ -8,11 +8,11 @@ from PIL import Image
 import jaxtag
 from jaxtag.config import DataConfig, EvaluationConfig, ModelConfig
 from jaxtag.data.sources import as_data_source
-from jaxtag.data.targets import SAID_TAGS, CaptionTokens, SaidTags
+from jaxtag.data.targets import TAG_PROMPT, CaptionTokens, TagPrompt
 from jaxtag.data.tokenizer import PAD, Tokenizer
 from jaxtag.decoding import generate as decoding
 from jaxtag.errors import UsageError, UserError
-from jaxtag.inference import said_tags
+from jaxtag.inference import tag_prompt
 from jaxtag.tasks.caption.config import CaptionConfig, DecodingConfig
 from jaxtag.tasks.classify.config import ClassifyConfig
 
@@ -67,21 +67,21 @@ def captioner(tagger, tmp_path_factory):
 
 
 def test_records_say_the_likeliest_tags(tagger):
-    source = said_tags.add_to(as_data_source(walls("captions")), tagger, 2)
+    source = tag_prompt.add_to(as_data_source(walls("captions")), tagger, 2)
     expected = [
         ", ".join(tag.tag for tag in prediction.tags) + ":"
         for prediction in tagger([wall["image"] for wall in walls("label")], top_k=2)
     ]
-    assert [record[SAID_TAGS] for record in source.read_range(0, 3)] == expected
-    assert [record[SAID_TAGS] for record in source.__getitems__([2, 0])] == expected[::-2]
-    assert [r[SAID_TAGS] for r in source.iter_fields([SAID_TAGS, "captions"])] == expected
+    assert [record[TAG_PROMPT] for record in source.read_range(0, 3)] == expected
+    assert [record[TAG_PROMPT] for record in source.__getitems__([2, 0])] == expected[::-2]
+    assert [r[TAG_PROMPT] for r in source.iter_fields([TAG_PROMPT, "captions"])] == expected
 
 
 def test_tokens_begin_with_the_tags_and_stay_as_long():
     tokenizer = Tokenizer.train(["a red wall", "red, blue:"], 300)
-    record = {"captions": ["a red wall", "a wall"], SAID_TAGS: "red, blue:"}
-    said = SaidTags(tokenizer, 8)
-    tokens = CaptionTokens(tokenizer, 20, 2, random=False, said_tags=said)(record, None)
+    record = {"captions": ["a red wall", "a wall"], TAG_PROMPT: "red, blue:"}
+    said = TagPrompt(tokenizer, 8)
+    tokens = CaptionTokens(tokenizer, 20, 2, random=False, tag_prompt=said)(record, None)
     assert tokens.shape == (2, 20)
     assert tokenizer.decode_batch(tokens) == ["red, blue: a red wall", "red, blue: a wall"]
     row = said(record)
@@ -105,7 +105,7 @@ def test_what_is_said_is_not_learnt(captioner):
 def test_captions_are_those_after_the_tags_and_leave_them_out(captioner, tagger):
     images = [wall["image"] for wall in walls("label")]
     rows = list(captioner.predict_rows(images))
-    texts = [said_tags.text_of(row) for row in tagger.predict_rows(images, 2)]
+    texts = [tag_prompt.text_of(row) for row in tagger.predict_rows(images, 2)]
     tokens = captioner.task.encode_prompts(texts)
     task = captioner.task
     settings = task.settings.generation(eos_id=task.vocabulary.eos_id, pad_id=PAD)
@@ -137,6 +137,6 @@ def test_evaluation_and_the_command(captioner, tmp_path):
 def test_wrong_use(tagger):
     task = CaptionConfig(tags_from=str(tagger.workdir), self_critical_samples=2)
     with pytest.raises(UserError, match=r"config\.task\.tags_from: nowhere is no work directory"):
-        said_tags.load_tagger("nowhere")
+        tag_prompt.load_tagger("nowhere")
     with pytest.raises(UsageError, match="do not go together"):
         task.check(config(task))
