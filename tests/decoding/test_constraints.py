@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from drawn_captioner import EOS, LENGTH, PAD, drawn_params, model, stored
 
-from jaxtag.decoding.constraints import NO_SCORE
+from jaxtag.decoding.constraints import NO_SCORE, constrain
 from jaxtag.decoding.generate import generate
+from jaxtag.decoding.generation_config import GenerationConfig
 
 SEEDS = (1, 4)
 
@@ -176,3 +177,15 @@ def test_wrong_settings(settings: dict, complaint: str) -> None:
     images = stored()[0]["images"]
     with pytest.raises(ValueError, match=complaint):
         generate(model(), {"params": drawn_params(0)}, images, max_length=LENGTH, **settings)
+
+
+def test_the_end_may_come_after_so_many_new_tokens() -> None:
+    """Counted after the prompt of each image: here bos alone, and bos with two tokens."""
+    config = GenerationConfig(min_new_tokens=3, max_length=LENGTH, eos_id=EOS)
+    scores, tokens = jnp.zeros((2, 1, 5)), jnp.zeros((2, 1, LENGTH), jnp.int32)
+    lengths = jnp.array([1, 3])
+    for position in range(8):
+        allowed = constrain(scores, tokens, jnp.int32(position), lengths, config)[:, 0]
+        may_end = np.array([position >= 3, position >= 5])
+        np.testing.assert_array_equal(allowed[:, EOS] == 0, may_end)
+        assert (np.delete(np.asarray(allowed), EOS, axis=1) == 0).all()
