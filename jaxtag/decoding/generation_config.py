@@ -64,8 +64,7 @@ class GenerationConfig:
             "beam_size must be at least 1": self.beam_size >= 1,
             'early_stopping must be True, False or "never"': self.early_stopping
             in (True, False, "never"),
-            f"num_beam_groups must be at least 1, and divide beam_size, {self.beam_size}": self.num_beam_groups
-            >= 1
+            f"num_beam_groups must divide beam_size, {self.beam_size}": self.num_beam_groups >= 1
             and self.beam_size % self.num_beam_groups == 0,
             "diversity_penalty must be at least 0": self.diversity_penalty >= 0,
             f"num_return_sequences must lie in [1, {self._most_sequences}]": 1

@@ -163,7 +163,10 @@ def test_token_scores_add_up(method: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"method": "beam", "beam_size": 4, "num_beam_groups": 3}, "divide beam_size"),
+        (
+            {"method": "beam", "beam_size": 4, "num_beam_groups": 3},
+            "must divide beam_size, 4; got 3",
+        ),
         ({"method": "greedy", "num_return_sequences": 2}, r"must lie in \[1, 1\]"),
         ({"method": "beam", "beam_size": 4, "num_return_sequences": 5}, r"must lie in \[1, 4\]"),
         (
