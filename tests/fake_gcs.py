@@ -17,6 +17,7 @@ import base64
 import dataclasses
 import datetime
 import email.parser
+import functools
 import hashlib
 import json
 import random
@@ -69,11 +70,11 @@ class Object:
             "metadata": self.metadata,
         }
 
-    @property
+    @functools.cached_property
     def crc32c(self) -> str:
         return base64.b64encode(google_crc32c.value(self.data).to_bytes(4, "big")).decode()
 
-    @property
+    @functools.cached_property
     def md5(self) -> str:
         return base64.b64encode(hashlib.md5(self.data).digest()).decode()
 
