@@ -4,6 +4,7 @@ The store is the fake of `fake_gcs.py`, which gcsfs, TensorStore and array_recor
 """
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from jaxtag.storage import store_errors, store_lock
 from jaxtag.training import checkpoint_manifest
 from jaxtag.training.checkpoint import Checkpoints
 
+STEPS = int(os.environ.get("JAXTAG_TEST_STEPS", "100"))  # of the run with failing requests
 OVERRIDES = (
     "--config.total_steps=6",
     "--config.log_every=1",
@@ -150,7 +152,12 @@ def test_a_run_that_fails_goes_on_where_it_had_saved(gcs, config, local, monkeyp
 
 @pytest.mark.slow
 def test_one_percent_of_failing_requests_lose_no_step(gcs, photos, config, tmp_path):
-    overrides = ("--config.total_steps=100", "--config.log_every=1", "--config.checkpoint_every=3")
+    overrides = (
+        f"--config.total_steps={STEPS}",
+        "--config.log_every=1",
+        "--config.checkpoint_every=3",
+        f"--config.evaluate_every={STEPS}",
+    )
     data = f"{tmp_path}/data"
     _call("prepare", "--dataset=tiny", f"--source={photos}", f"--data_dir={data}")
     _call("train", f"--config={config}:data_dir={data}", f"--workdir={tmp_path}/run", *overrides)
@@ -162,7 +169,7 @@ def test_one_percent_of_failing_requests_lose_no_step(gcs, photos, config, tmp_p
     print(f"{sum(gcs.requests.values())} requests, of which failed: {faults}")
     metrics = gcs.read("run/metrics.jsonl").decode()
     assert [line["step"] for line in _lines(metrics) if line["split"] == "train"] == [
-        *range(1, 101)
+        *range(1, STEPS + 1)
     ]
     assert _curve(metrics) == _curve((tmp_path / "run" / "metrics.jsonl").read_text())
     gcs.faults = []
