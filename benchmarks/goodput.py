@@ -3,11 +3,14 @@
     python benchmarks/goodput.py --startup=7.6 --restore=1.2 --save=0.1 --checkpoint_every=20
 
 Walks through a run in simulated time: a process starts, restores, steps, saves (in the background,
-so that a step waits for the copy alone), and is killed. `--recovery` is what passes until the next
-process is started.
+so that a step waits for the copy alone), and is killed after `--kill_every` seconds, half as many
+more or fewer at random. With `--last_save` it is told in advance by
+SIGTERM, as a preempted machine is, and saves in that time before it ends. `--recovery` is what
+passes until the next process is started.
 """
 
 import argparse
+import random
 
 from jaxtag.training import goodput
 from jaxtag.training.goodput import Segment
@@ -23,12 +26,14 @@ def simulate(
     checkpoint_every: float,
     step: float,
     recovery: float,
+    last_save: float | None = None,
 ) -> goodput.Report:
-    """The report of a run; all times in seconds but `hours`."""
+    """The report of a run; times in seconds but for `hours`, `kill_every` in the mean."""
+    draw = random.Random(0)
     now, saved, segments = 0.0, 0, []
     steps_between_saves = max(1, round(checkpoint_every / step))
     while now < hours * 3600:
-        end = now + kill_every
+        end = now + kill_every * draw.uniform(0.5, 1.5) - (last_save or 0.0)
         segment = Segment(now, end, saved, saved, {"program_startup": startup})
         segment.seconds["checkpoint_restore"] = restore
         segment.seconds["checkpoint_save"] = 0.0
@@ -42,8 +47,11 @@ def simulate(
                 clock += save
                 segment.seconds["checkpoint_save"] += save
                 saved = segment.step
+        if last_save is not None:
+            segment.seconds["checkpoint_save"] += last_save
+            segment.ended, saved = end + last_save, segment.step
         segments.append(segment)
-        now = end + recovery
+        now = segment.ended + recovery
     return goodput.report(segments)
 
 
@@ -57,6 +65,7 @@ def main() -> None:
     parser.add_argument("--checkpoint_every", type=float, default=20.0)
     parser.add_argument("--step", type=float, default=0.25)
     parser.add_argument("--recovery", type=float, default=0.0)
+    parser.add_argument("--last_save", type=float, help="after SIGTERM; without it, SIGKILL")
     print(simulate(**vars(parser.parse_args())))
 
 
