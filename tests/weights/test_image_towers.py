@@ -159,6 +159,7 @@ def test_a_run_on_cached_features_trains_evaluates_and_goes_on(name: str, tmp_pa
         file.unlink()
     config.total_steps = 4
     jaxtag.fit(config, tmp_path / "run", splits, allow_changes=True)
+    assert schema.load(tmp_path / "run").model == written
     metrics = jaxtag.evaluate(tmp_path / "run", data=splits)  # of images
     assert metrics["step"] == 4
 
