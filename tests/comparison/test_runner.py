@@ -95,3 +95,11 @@ def test_weights_are_for_rows_that_start_from_some(row, complaint):
     assert compare._parse_weights(["efficientnet_pretrained=a=b"]) == {
         "efficientnet_pretrained": "a=b"
     }
+
+
+@pytest.mark.parametrize(
+    "row", [name for name, row in grid.ARCHITECTURES.items() if row.pretrained is not None]
+)
+def test_rows_on_published_weights_train_on_cached_features(row):
+    config = schema.check(grid.cell_config(row, "mnist", 640, 0, None))
+    assert config.model.freeze and config.model.cached_views == 1
