@@ -1,6 +1,7 @@
 """Runs a cell in processes of its own, so that its peak memory is its own; results are kept."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -41,8 +42,10 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
-        return f"{self.dataset}-{self.architecture}-{self.num_images}-{self.seed}"
+        """Name of its folder; other weights have another one."""
+        name = f"{self.dataset}-{self.architecture}-{self.num_images}-{self.seed}"
+        digest = hashlib.sha256(self.weights.encode()).hexdigest()
+        return f"{name}-{digest[:8]}" if self.weights else name
 
     @property
     def trained(self) -> "Cell":

@@ -89,7 +89,9 @@ class ModelConfig:
 
     backbone: str = "vit_small_patch16"  # a name of jaxtag.list_models(), or package.module:Name
     kwargs: dict[str, Any] = field(default_factory=_no_kwargs)  # fields of its module: {"depth": 4}
-    pretrained: str | None = None  # REF of the weights that the backbone starts from
+    # REF of the weights that the backbone starts from: of a backbone, or of a whole CLIP or SigLIP,
+    # whose image tower it is.
+    pretrained: str | None = None
     freeze: bool = False  # the backbone stays as pretrained: no gradient, no dropout in it
     # Views of each training image whose frozen features are computed once and kept in the user's
     # cache: 1 without augmentation, more with it; 0: features are computed in each step.

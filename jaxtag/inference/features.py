@@ -23,8 +23,7 @@ from jaxtag.errors import UsageError, UserError, did_you_mean
 from jaxtag.inference import predictor
 from jaxtag.inference.share import Share
 from jaxtag.tasks import common
-from jaxtag.weights import hf_config, safetensors_io
-from jaxtag.weights.loader import load
+from jaxtag.weights.loader import described_fields, load
 from jaxtag.weights.packages import PACKAGES
 from jaxtag.weights.preprocessing import load_preprocessing
 from jaxtag.weights.reference import resolve
@@ -213,14 +212,9 @@ def from_model(
         raise UsageError(f"--model={model}: unknown{did_you_mean(model, models.list_models())}")
     preprocessing = (weights and load_preprocessing(weights)) or models.get_preprocessing(model)
     size = image_size or preprocessing.image_size
-    names = models.field_names(model)
-    fields: dict[str, Any] = {"image_size": size} if "image_size" in names else {}
-    if weights and "norm_eps" in names:
-        config = safetensors_io.read_json(
-            safetensors_io.folder_of(resolve(weights).path) / "config.json"
-        )
-        if (epsilon := hf_config.epsilon(config)) is not None:
-            fields["norm_eps"] = epsilon
+    fields: dict[str, Any] = described_fields(weights, model) if weights else {}
+    if "image_size" in models.field_names(model):
+        fields["image_size"] = size
     module = models.create_model(model, **fields)
     images = jnp.zeros((1, size, size, len(preprocessing.mean)))
     if weights:

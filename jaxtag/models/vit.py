@@ -1,6 +1,9 @@
 """Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), pre-norm, for any image size.
 
-With the same weights it computes what `transformers.ViTModel` computes.
+With the same weights it computes what `transformers.ViTModel` computes, and as the image tower of a
+CLIP or SigLIP what timm's `vit_base_patch16_clip_224` and `vit_base_patch16_siglip_224` compute:
+`pooled` is the embedding before CLIP's projection (the class token) or after SigLIP's
+attention-pooling head, and `features` are all tokens after the last norm.
 """
 
 from typing import Any
@@ -366,4 +369,54 @@ for _size, _fields in _DINOV2.items():
             layer_scale=1e-5,
             **_registers,
             **_fields,
+        )(ViT)
+
+# Image towers of CLIP (Radford et al. 2021, arXiv:2103.00020, table 20; huge to gigantic: Cherti et
+# al. 2023, arXiv:2212.07143) and SigLIP (Zhai et al. 2023, arXiv:2303.15343; giantopt: Tschannen
+# et al. 2025, arXiv:2502.14786): timm's names and activations. OpenAI's weights want quick_gelu.
+IMAGE_TOWERS: dict[str, dict[str, int]] = {
+    **SIZES,
+    "gigantic": {"width": 1664, "depth": 48, "heads": 16, "mlp_dim": 8192},
+    "giantopt": {"width": 1536, "depth": 40, "heads": 16, "mlp_dim": 6144},
+}
+_CLIP_IMAGES = Preprocessing(
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+    interpolation="bicubic",
+    crop=1.0,
+)
+_SIGLIP_IMAGES = Preprocessing(
+    mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop=1.0, squash=True
+)
+_CLIP_PATCHES = {"base": (16, 32), **dict.fromkeys(("large", "huge", "giant", "gigantic"), (14,))}
+for _size, _patches in _CLIP_PATCHES.items():
+    for _patch in _patches:
+        for _infix, _activation in (("", "gelu"), ("_quickgelu", "quick_gelu")):
+            register_model(
+                f"vit_{_size}_patch{_patch}_clip{_infix}",
+                _CLIP_IMAGES,
+                patch_size=_patch,
+                pre_norm=True,
+                patch_bias=False,
+                activation=_activation,
+                norm_eps=1e-5,
+                **IMAGE_TOWERS[_size],
+            )(ViT)
+
+_SIGLIP_PATCHES = {
+    "base": {16: "gelu", 32: "gelu"},
+    "large": {16: "gelu"},
+    "so400m": {14: "gelu", 16: "gelu_tanh"},
+    "giantopt": {16: "gelu_tanh"},
+}
+for _size, _activations in _SIGLIP_PATCHES.items():
+    for _patch, _activation in _activations.items():
+        register_model(
+            f"vit_{_size}_patch{_patch}_siglip",
+            _SIGLIP_IMAGES,
+            patch_size=_patch,
+            class_token=False,
+            pool="map",
+            activation=_activation,
+            **IMAGE_TOWERS[_size],
         )(ViT)

@@ -1,5 +1,6 @@
 """The state before the first step: fresh, of another run, of published weights, or of the data."""
 
+import sys
 from typing import Any
 
 import jax
@@ -9,12 +10,14 @@ from jaxtag.config import schema
 from jaxtag.data import pipeline
 from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
+from jaxtag.errors import UserError
 from jaxtag.storage.paths import make_path
 from jaxtag.tasks.base import Task
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.setup import TrainSetup
 from jaxtag.training.train_state import TrainState
 from jaxtag.weights.loader import load
+from jaxtag.weights.preprocessing import load_preprocessing
 
 _ADAPTED = ("head", "image_size", "channels")
 
@@ -53,12 +56,32 @@ def load_backbone(state: TrainState, path: str, task: Task) -> TrainState:
     """
     module, path_in_tree = task.backbone
     size = task.config.data.image_size
+    _warn_of_normalization(path, task)
     variables = load(path, module, adapt=_ADAPTED, channels=task.channels, image_size=size)
     params = replace_subtree(state.params, path_in_tree, variables.pop("params"))
     collections = dict(state.collections)
     for name, values in variables.items():
         collections[name] = replace_subtree(collections[name], path_in_tree, values)
     return state.replace(params=params, collections=collections).restart_averages()
+
+
+def _warn_of_normalization(path: str, task: Task) -> None:
+    """Says on stderr that the weights want images normalized otherwise than the run does."""
+    data = task.config.data
+    try:
+        preprocessing = load_preprocessing(path)
+    except UserError:  # of another size or form than what a run prepares: nothing to compare
+        return
+    if preprocessing is None or data.grayscale or jax.process_index() != 0:
+        return
+    theirs = (preprocessing.mean, preprocessing.std)
+    if not np.allclose(theirs, (data.mean, data.std), atol=1e-3):
+        print(
+            f"warning: {path} was trained on images normalized with mean {theirs[0]} and std "
+            f"{theirs[1]}, and config.data has mean {data.mean} and std {data.std}: set "
+            "config.data.mean and config.data.std",
+            file=sys.stderr,
+        )
 
 
 def load_run(state: TrainState, workdir: str) -> TrainState:

@@ -12,7 +12,7 @@ from jaxtag.config.schema import Config
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UserError
 from jaxtag.storage.atomic_file import write_text
-from jaxtag.training import initialization, loop, run_data
+from jaxtag.training import initialization, loop, run_config, run_data
 from jaxtag.training.setup import TrainSetup
 
 _SMOOTHING = 0.9  # decay of the moving average of the loss
@@ -50,6 +50,7 @@ def find_lr(
         UserError: the data are not as they must be, or the loss is not finite from the start.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    config = run_config.with_described_kwargs(config)
     data = run_data.open_data(config, folder)
     task = run_data.task_class(config)(config, data.vocabulary)
     growth = math.log(max_lr / min_lr) / (num_steps - 1)

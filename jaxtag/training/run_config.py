@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxtag import models
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.distributed import coordination
@@ -20,6 +21,7 @@ from jaxtag.storage.store_lock import StoreLock
 from jaxtag.tasks import common
 from jaxtag.training import checkpoint_folder, run_data
 from jaxtag.weights import reference
+from jaxtag.weights.loader import described_fields
 
 
 def resolve_run_config(config: Config, workdir: Path, allow_changes: bool = False) -> Config:
@@ -96,6 +98,7 @@ def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
         if named is not None:
             previous = getattr(getattr(old, section, None), name, None)
             setattr(getattr(resolved, section), name, reference.pin(named, previous))
+    resolved = with_described_kwargs(resolved, old)
     if old is not None:
         if config.model.scan is None:
             resolved.model.scan = old.model.scan
@@ -109,6 +112,27 @@ def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
     _make(workdir)
     write_text(path, schema.to_json(resolved))
     return resolved
+
+
+def with_described_kwargs(config: Config, old: Config | None = None) -> Config:
+    """`config` with the fields of the backbone that the files of `config.model.pretrained` say.
+
+    No tensor shows these (see `loader.described_fields`); what `config.model.kwargs` sets holds.
+
+    Args:
+        old: of the run so far; where it started from the same weights, they are not read again.
+    """
+    model = config.model
+    if model.pretrained is None or model.backbone not in models.list_models():
+        return config
+    start = (model.pretrained, model.backbone)
+    if old is not None and (old.model.pretrained, old.model.backbone) == start:
+        names = ("activation", "norm_eps")
+        described = {name: old.model.kwargs[name] for name in names if name in old.model.kwargs}
+    else:
+        described = described_fields(model.pretrained, model.backbone)
+    kwargs = {**described, **model.kwargs}
+    return dataclasses.replace(config, model=dataclasses.replace(model, kwargs=kwargs))
 
 
 def _refusal(workdir: Path, changed: dict[str, tuple[Any, Any]]) -> str:

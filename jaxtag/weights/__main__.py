@@ -37,9 +37,8 @@ from jaxtag.models import registry
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage.paths import make_path
 from jaxtag.tasks.caption.config import CaptionConfig
-from jaxtag.weights import hf_config, safetensors_io
 from jaxtag.weights.hf_captioners import CaptionSettings
-from jaxtag.weights.loader import count_classes, load
+from jaxtag.weights.loader import count_classes, described_fields, load
 from jaxtag.weights.preprocessing import from_json, load_preprocessing, read_notes
 from jaxtag.weights.reference import resolve
 from jaxtag.weights.saver import save
@@ -228,18 +227,11 @@ def _fields_of_flags(name: str) -> dict[str, Any]:
 
 
 def _fields_of_source() -> dict[str, Any]:
-    """The fields that the files determine: the number of classes, and the epsilon of a ViT."""
-    fields: dict[str, Any] = {}
-    source = resolve(FLAGS.source).path
-    tensors = Tensors(source)
+    """The fields that the files determine: of functions (`described_fields`), and the classes."""
+    fields = described_fields(FLAGS.source, FLAGS.model)
+    tensors = Tensors(resolve(FLAGS.source).path)
     num_classes = count_classes(tensors, _create(FLAGS.model, {"num_classes": 1}))
-    if num_classes:
-        fields["num_classes"] = num_classes
-    config = safetensors_io.read_json(safetensors_io.folder_of(source) / "config.json")
-    epsilon = hf_config.epsilon(config)
-    if epsilon is not None and "norm_eps" in registry.field_names(FLAGS.model):
-        fields["norm_eps"] = epsilon
-    return fields
+    return fields | ({"num_classes": num_classes} if num_classes else {})
 
 
 def _create(name: str, fields: dict[str, Any]) -> nn.Module:

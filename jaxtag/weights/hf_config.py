@@ -16,8 +16,10 @@ from jaxtag.weights import (
     hf_image_text,
     hf_vit,
     image_text_files,
+    image_towers,
     safetensors_io,
 )
+from jaxtag.weights.mappings.image_text import is_tower
 from jaxtag.weights.safetensors_io import folder_of
 
 
@@ -98,6 +100,11 @@ def check_function(path: Path, model: Any, library: str) -> list[str]:
     """
     if isinstance(model, ImageText):
         return [] if library == "jaxtag" else image_text_files.compare(folder_of(path), model)
+    if is_tower(model) and library != "jaxtag":
+        described = image_towers.read(folder_of(path))
+        if described is not None:
+            image_towers.check(path, described, model)
+        return []
     values = safetensors_io.read_json(folder_of(path) / "config.json")
     kind = type(model).__name__
     if kind == "Captioner":

@@ -10,6 +10,7 @@ from jaxtag.models.vit import ViT
 from jaxtag.weights.mappings import image_text
 
 MODEL_TYPES = ("clip", "siglip")
+_TOWER_TYPES = {"clip_vision_model": "clip", "siglip_vision_model": "siglip"}
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 # transformers' defaults, which its files may leave out.
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -71,13 +72,7 @@ def parse_config(values: Mapping[str, Any]) -> ImageText:
     """
     kind = values["model_type"]
     text, vision = (_section(values, kind, name) for name in ("text_config", "vision_config"))
-    if vision.get("num_channels", 3) != 3:
-        raise ValueError("num_channels must be 3")
-    encoder = {
-        "image_size": vision["image_size"],
-        "patch_size": vision["patch_size"],
-        **_shared(vision),
-    }
+    encoder = _image_fields(vision)
     text_fields = {
         "vocab_size": text["vocab_size"],
         "max_length": text["max_position_embeddings"],
@@ -87,24 +82,52 @@ def parse_config(values: Mapping[str, Any]) -> ImageText:
         eos = text["eos_token_id"]
         text_fields["eos_id"] = text["vocab_size"] - 1 if eos == _LEGACY_EOS else eos
         return clip(encoder, text_fields, values.get("projection_dim", 512))
-    if not vision["vision_use_head"]:
-        raise ValueError("vision_use_head must be true")
     projection = text.get("projection_size", text["hidden_size"])
     if projection != vision["hidden_size"]:
         raise ValueError(f"projection_size must be the vision model's {vision['hidden_size']}")
     return siglip(encoder, text_fields)
 
 
+def parse_tower(values: Mapping[str, Any]) -> ViT | None:
+    """The image tower that a config.json describes, alone or within a whole model.
+
+    Returns:
+        None for a config.json of another model.
+
+    Raises:
+        ValueError, KeyError, TypeError: as of `parse_config`.
+    """
+    model_type = values.get("model_type")
+    if model_type in MODEL_TYPES:
+        kind, vision = model_type, _section(values, model_type, "vision_config")
+    elif model_type in _TOWER_TYPES:
+        kind = _TOWER_TYPES[model_type]
+        vision = {**_DEFAULTS[kind]["vision_config"], **values}
+    else:
+        return None
+    make = clip_tower if kind == "clip" else siglip_tower
+    return make(_image_fields(vision))
+
+
+def clip_tower(image: Mapping[str, Any]) -> ViT:
+    """The image tower of a CLIP from the fields that differ between sizes."""
+    return ViT(**image, class_token=True, pre_norm=True, patch_bias=False)
+
+
+def siglip_tower(image: Mapping[str, Any]) -> ViT:
+    """The image tower of a SigLIP, likewise."""
+    return ViT(**image, class_token=False, pool="map")
+
+
 def clip(image: Mapping[str, Any], text: Mapping[str, Any], embed_dim: int) -> ImageText:
     """A CLIP from the fields of its encoders that differ between sizes."""
-    encoder = ViT(**image, class_token=True, pre_norm=True, patch_bias=False)
-    return ImageText(encoder, TextEncoder(**text), embed_dim)
+    return ImageText(clip_tower(image), TextEncoder(**text), embed_dim)
 
 
 def siglip(image: Mapping[str, Any], text: Mapping[str, Any]) -> ImageText:
     """A SigLIP from the fields of its encoders that differ between sizes."""
     return ImageText(
-        ViT(**image, class_token=False, pool="map"),
+        siglip_tower(image),
         TextEncoder(**text, causal=False, pool="last"),
         image["width"],
         image_projection=False,
@@ -155,6 +178,19 @@ def _section(values: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise ValueError(f"{name} must be an object")
     return _DEFAULTS[kind][name] | section
+
+
+def _image_fields(vision: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an image tower that differ between sizes."""
+    if vision.get("num_channels", 3) != 3:
+        raise ValueError("num_channels must be 3")
+    if not vision.get("vision_use_head", True):
+        raise ValueError("vision_use_head must be true")
+    return {
+        "image_size": vision["image_size"],
+        "patch_size": vision["patch_size"],
+        **_shared(vision),
+    }
 
 
 def _shared(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from jaxtag import models
 from jaxtag.errors import UsageError, UserError
 from jaxtag.models.vit import ViT
-from jaxtag.weights import hf_config, mappings, param_mapping
+from jaxtag.weights import hf_config, image_towers, mappings, param_mapping, safetensors_io
 from jaxtag.weights.adapt import (
     ADAPTATIONS,
     HEADS,
@@ -24,6 +25,7 @@ from jaxtag.weights.adapt import (
     resize_position_embeddings,
     variable_shapes,
 )
+from jaxtag.weights.mappings import image_text
 from jaxtag.weights.param_mapping import Entry, Table
 from jaxtag.weights.prefixes import remove_prefix
 from jaxtag.weights.reference import Reference, resolve
@@ -37,6 +39,11 @@ _IGNORED = re.compile(
     r"^(input_resolution|context_length|vocab_size)$|"
     r"(^|\.)cls\.predictions\.decoder\.(weight|bias)$"
 )
+# The rest of a CLIP or SigLIP, where a file of the whole model is read for its image tower alone.
+_BESIDE_TOWER = re.compile(
+    r"^(text_model|text|transformer|token_embedding|ln_final|text_projection|visual_projection)\.|"
+    r"^(positional_embedding|text_projection|visual\.proj|logit_scale|logit_bias)$"
+)
 _MAX_PROBLEMS = 4  # that one error names
 
 
@@ -48,7 +55,10 @@ def load(
     channels: int = 3,
     image_size: int | None = None,
 ) -> dict[str, Any]:
-    """Loads the variables of `model` from weights of torchvision, timm, transformers or jaxtag.
+    """Loads the variables of `model` from weights of another library or of jaxtag.
+
+    A backbone that is the image tower of a CLIP or SigLIP (`vit_base_patch16_clip`,
+    `vit_base_patch16_siglip` …) is read from the files of the whole model too.
 
     The source library is detected from the tensor names; a prefix that all of them share
     (`module.`, `_orig_mod.`, `model.` …) is taken off. Tensors of any float type become float32
@@ -81,9 +91,15 @@ def load(
     path = resolve(path).path
     inputs = model_inputs(model, channels, image_size)
     shapes = variable_shapes(model, inputs)
-    tensors, library, table = match(Tensors(path), model, shapes)
-    problems = _unexpected(tensors, table, model, library, adapt)
-    problems += hf_config.check_function(tensors.path, model, library)
+    tensors = Tensors(path)
+    try:
+        tensors, library, table = match(tensors, model, shapes)
+    except UserError as error:
+        hint = image_towers.hint(safetensors_io.folder_of(tensors.path))
+        raise UserError(f"{error}{hint}") from error
+    problems = hf_config.check_function(tensors.path, model, library)
+    problems += _check_openai(tensors, model)
+    problems += _unexpected(tensors, table, model, library, adapt)
     variables: dict[str, np.ndarray] = {}
     initialized = []
     for name, entry in table.items():
@@ -107,6 +123,25 @@ def load(
     variables |= initial_values(model, initialized, inputs)
     arrays = {name: jnp.asarray(array) for name, array in variables.items()}
     return unflatten_dict(arrays, sep="/")
+
+
+def described_fields(path: Reference, name: str) -> dict[str, Any]:
+    """The fields of the backbone `name` that the files beside weights say and no tensor shows.
+
+    These are the epsilon of the norms (`norm_eps`) and of a tower of CLIP or SigLIP the activation.
+
+    Raises:
+        UserError: there are no such weights, or what is beside them is damaged.
+    """
+    folder = safetensors_io.folder_of(resolve(path).path)
+    tower = image_towers.read(folder)
+    if tower is not None:
+        fields = image_towers.function_fields(tower)
+    else:
+        epsilon = hf_config.epsilon(safetensors_io.read_json(folder / "config.json"))
+        fields = {} if epsilon is None else {"norm_eps": epsilon}
+    names = models.field_names(name)
+    return {field: value for field, value in fields.items() if field in names}
 
 
 def match(
@@ -153,12 +188,14 @@ def count_classes(tensors: Tensors, model: nn.Module) -> int:
 def _tables(model: nn.Module) -> list[tuple[str, Table]]:
     """(library, table) of those that have the model, then each for a file without its head."""
     tables = []
-    for library, make_table in mappings.tables(model).items():
+    for library, make_table in mappings.readable_tables(model):
         try:
             tables.append((library, make_table(model)))
         except ValueError:  # it has no such model
             continue
-    return tables + [(library, _without_prefix(table)) for library, table in tables]
+    return tables + [
+        (library, _without_prefix(table)) for library, table in tables if library != "open_clip"
+    ]
 
 
 def _without_shared_prefix(tensors: Tensors, tables: Iterable[Table]) -> Tensors:
@@ -211,6 +248,8 @@ def _unexpected(
     """Descriptions of the tensors that the model has no variables for."""
     expected = set(param_mapping.source_names(table))
     names = [name for name in tensors if name not in expected and not _IGNORED.search(name)]
+    if image_text.is_tower(model):
+        names = [name for name in names if not _BESIDE_TOWER.search(name)]
     heads = _head_names(model, library) if names else set()
     heads |= tensors.unprefixed
     if "head" in adapt:
@@ -222,17 +261,30 @@ def _unexpected(
     ]
 
 
+def _check_openai(tensors: Tensors, model: nn.Module) -> list[str]:
+    """OpenAI's own files, which nothing describes, are of models with one activation."""
+    activation = getattr(_image_encoder(model), "activation", None)
+    if "input_resolution" not in tensors or activation == "quick_gelu":
+        return []
+    return [
+        f'OpenAI\'s CLIP has the activation "quick_gelu", the model has "{activation}" (the names '
+        "vit_…_clip_quickgelu have the former)"
+    ]
+
+
 def _head_names(model: nn.Module, library: str) -> set[str]:
     """The source names of the classifier that `model` lacks."""
     if getattr(model, "num_classes", None) != 0:
         return set()
     if library == "jaxtag":
         return {f"{head}{name}" for head in HEADS for name in ("kernel", "bias")}
-    try:
-        table = mappings.tables(model)[library](model.clone(num_classes=1))
-    except ValueError:  # the library has no classifier of this form
-        return set()
-    return {name for path, (_, *names) in table.items() if path.startswith(HEADS) for name in names}
+    return {
+        name
+        for of, table in _tables(model.clone(num_classes=1))
+        for path, (_, *names) in table.items()
+        if of == library and path.startswith(HEADS)
+        for name in names
+    }
 
 
 def _image_encoder(model: nn.Module) -> ViT:

@@ -6,16 +6,13 @@ from typing import Any, cast
 
 from jaxtag.models.image_text import ImageText
 from jaxtag.models.preprocessing import Preprocessing
-from jaxtag.models.vit import SIZES, ViT
+from jaxtag.models.vit import IMAGE_TOWERS, ViT
 from jaxtag.weights import hf_image_text
 from jaxtag.weights.mappings import image_text
 
 FILE, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 _TRUNK = re.compile(r"vit_(\w+?)_patch(\d+)_siglip_(\d+)")  # of timm: size, patch, image size
-_TRUNK_SIZES = {
-    **{name: SIZES[name] for name in ("base", "large", "so400m")},
-    "giantopt": {"width": 1536, "depth": 40, "heads": 16, "mlp_dim": 6144},
-}
+_TRUNK_SIZES = {name: IMAGE_TOWERS[name] for name in ("base", "large", "so400m", "giantopt")}
 # What a configuration may set; anything else has no counterpart here.
 _KNOWN = {
     "model_cfg": {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg", "custom_text"}
@@ -38,9 +35,7 @@ def parse_config(values: Mapping[str, Any]) -> ImageText:
     """
     model = values["model_cfg"]
     vision, text = model["vision_cfg"], model["text_cfg"]
-    for name, section in {"model_cfg": model, "vision_cfg": vision, "text_cfg": text}.items():
-        if others := sorted(set(section) - _KNOWN[name]):
-            raise ValueError(f"{name}.{others[0]} has no counterpart")
+    _check_known(model=model, text=text)
     width = text.get("width", 512)
     text_fields = {
         "vocab_size": text.get("vocab_size", 49408),
@@ -52,49 +47,70 @@ def parse_config(values: Mapping[str, Any]) -> ImageText:
         "norm_eps": text.get("norm_kwargs", {}).get("eps", 1e-5),
     }
     if "timm_model_name" in vision:
-        return _parse_siglip(vision, text, text_fields)
+        is_siglip = text.get("pool_type") == "last"
+        if not (is_siglip and text.get("no_causal_mask") and text.get("proj_bias")):
+            raise ValueError("text_cfg is no SigLIP's")
+        is_tanh = text.get("act_kwargs", {}).get("approximate") == "tanh"
+        text_fields["activation"] = "gelu_tanh" if is_tanh else "gelu"
+        return hf_image_text.siglip(_siglip_image(vision), text_fields)
     if model.get("custom_text") or text.get("pool_type", "argmax") != "argmax":
         raise ValueError("a text tower of its own kind (custom_text, pool_type) has no counterpart")
-    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
-    image_width = vision["width"]
-    image = {
-        "image_size": vision["image_size"],
-        "patch_size": vision["patch_size"],
-        "width": image_width,
-        "depth": vision["layers"],
-        "heads": image_width // vision.get("head_width", 64),
-        "mlp_dim": int(image_width * vision.get("mlp_ratio", 4.0)),
-        "activation": activation,
-        "norm_eps": 1e-5,
-    }
-    text_fields |= {"activation": activation, "eos_id": text_fields["vocab_size"] - 1}
+    image = _clip_image(model)
+    text_fields |= {"activation": image["activation"], "eos_id": text_fields["vocab_size"] - 1}
     return hf_image_text.clip(image, text_fields, model["embed_dim"])
 
 
-def _parse_siglip(
-    vision: Mapping[str, Any], text: Mapping[str, Any], text_fields: dict[str, Any]
-) -> ImageText:
+def parse_tower(values: Mapping[str, Any]) -> ViT:
+    """The image tower of a configuration, whatever its text tower is. Raises as `parse_config`."""
+    model = values["model_cfg"]
+    if "timm_model_name" in model["vision_cfg"]:
+        return hf_image_text.siglip_tower(_siglip_image(model["vision_cfg"]))
+    return hf_image_text.clip_tower(_clip_image(model))
+
+
+def _check_known(**sections: Mapping[str, Any]) -> None:
+    """Raises ValueError for a setting of model_cfg, vision_cfg or text_cfg without counterpart."""
+    for name, section in sections.items():
+        if others := sorted(set(section) - _KNOWN[f"{name}_cfg"]):
+            raise ValueError(f"{name}_cfg.{others[0]} has no counterpart")
+
+
+def _clip_image(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a CLIP's image tower."""
+    vision = model["vision_cfg"]
+    _check_known(vision=vision)
+    width = vision["width"]
+    return {
+        "image_size": vision["image_size"],
+        "patch_size": vision["patch_size"],
+        "width": width,
+        "depth": vision["layers"],
+        "heads": width // vision.get("head_width", 64),
+        "mlp_dim": int(width * vision.get("mlp_ratio", 4.0)),
+        "activation": "quick_gelu" if model.get("quick_gelu") else "gelu",
+        "norm_eps": 1e-5,
+    }
+
+
+def _siglip_image(vision: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a SigLIP's image tower, which open_clip makes by its name in timm."""
+    _check_known(vision=vision)
     match = _TRUNK.fullmatch(vision["timm_model_name"])
-    is_siglip = (
-        match is not None
-        and match[1] in _TRUNK_SIZES
-        and vision.get("timm_pool") == "map"
-        and vision.get("timm_proj") == "none"
-        and text.get("pool_type") == "last"
-        and text.get("no_causal_mask")
-        and text.get("proj_bias")
-    )
-    if not match or not is_siglip:
+    pooling = (vision.get("timm_pool"), vision.get("timm_proj"))
+    if match is None or match[1] not in _TRUNK_SIZES or pooling != ("map", "none"):
         raise ValueError(f"{vision['timm_model_name']} of timm is no SigLIP that is known here")
-    image = {
+    return {
         "image_size": vision.get("image_size", int(match[3])),
         "patch_size": int(match[2]),
+        "activation": _trunk_activation(match[1], int(match[2])),
         **_TRUNK_SIZES[match[1]],
     }
-    is_tanh = text.get("act_kwargs", {}).get("approximate") == "tanh"
-    return hf_image_text.siglip(
-        image, text_fields | {"activation": "gelu_tanh" if is_tanh else "gelu"}
-    )
+
+
+def _trunk_activation(size: str, patch_size: int) -> str:
+    """The activation that timm gives to a SigLIP's image tower of this name."""
+    is_tanh = size == "giantopt" or (size, patch_size) == ("so400m", 16)
+    return "gelu_tanh" if is_tanh else "gelu"
 
 
 def parse_preprocessing(values: Mapping[str, Any]) -> Preprocessing:
@@ -174,9 +190,13 @@ def make_config(model: ImageText, preprocessing: Preprocessing | None) -> dict[s
 
 def _trunk(image: ViT) -> str:
     """timm's name of a SigLIP's image encoder."""
-    if image.activation != "gelu" or image.norm_eps != 1e-6:
-        raise ValueError("timm's SigLIP has the activation gelu and norm_eps=1e-6")
+    if image.norm_eps != 1e-6:
+        raise ValueError("timm's SigLIP has norm_eps=1e-6")
     for name, fields in _TRUNK_SIZES.items():
         if all(getattr(image, field) == value for field, value in fields.items()):
-            return f"vit_{name}_patch{image.patch_size}_siglip_{image.image_size}"
+            activation = _trunk_activation(name, image.patch_size)
+            trunk = f"vit_{name}_patch{image.patch_size}_siglip_{image.image_size}"
+            if image.activation != activation:
+                raise ValueError(f"timm's {trunk} has the activation {activation}")
+            return trunk
     raise ValueError("timm has no name for a SigLIP of this size")

@@ -102,6 +102,9 @@ class Tensors(Mapping[str, np.ndarray]):
         with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite: see is_finite
             return file.read(stored_name).astype(np.float32)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._files  # without reading the tensor, as a Mapping would
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from jaxtag import models
 from jaxtag.errors import UserError
@@ -36,7 +36,8 @@ _ARGUMENTS = {
     "ls_init_value": "layer_scale",
     "bn_eps": "norm_eps",
 }
-_POOLS = {"token": "cls", "avg": "gap"}
+_POOLS = {"token": "cls", "avg": "gap", "map": "map"}
+_TOWER = r"vit_[a-z0-9]+_patch\d+_(?:clip|clip_quickgelu|siglip)"  # of CLIP and SigLIP
 _DISTILLED = r"deit_(?:tiny|small|base)_distilled_patch16"
 _TF = {"padding": "same", "norm_eps": 1e-3}  # of models that were trained with TensorFlow
 _TORCH = {"padding": None, "norm_eps": 1e-5}
@@ -100,6 +101,23 @@ def parse_config(values: Mapping[str, Any], where: str) -> tuple[str, dict[str, 
         raise UserError(f"{where} cannot be used: {str(error)[:300]}") from error
 
 
+def parse_tower(values: Mapping[str, Any], where: str) -> ViT | None:
+    """The image tower of CLIP or SigLIP that timm's configuration describes.
+
+    Returns:
+        None for the configuration of another model.
+
+    Raises:
+        UserError: as of `parse_config`.
+    """
+    architecture = str(values.get("architecture")).partition(".")[0]
+    name = architecture.rpartition("_")[0]  # without the image size
+    if not re.fullmatch(_TOWER, name) or name not in models.list_models():
+        return None
+    name, fields = parse_config(values, where)
+    return cast(ViT, models.create_model(name, **fields))
+
+
 def _parse_config(values: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
     architecture = str(values.get("architecture")).partition(".")[0]
     pretrained = values.get("pretrained_cfg")
@@ -159,6 +177,7 @@ def _parse_architecture(architecture: str) -> tuple[str, dict[str, Any]] | None:
             ),
         ),
         (r"(vit_[a-z]+_patch\d+)_\d+", lambda m: (m[1], {})),
+        (rf"({_TOWER})_\d+", lambda m: (m[1], {})),
         (r"(convnext(?:v2)?_[a-z]+)", lambda m: (m[1], {})),
         (r"(vit_[a-z]+_patch14(?:_reg4)?_dinov2)", lambda m: (m[1], {})),
         (rf"({_DISTILLED})_\d+", lambda m: (m[1], {})),
@@ -193,9 +212,11 @@ def _convnext(model: ConvNeXt) -> _Named | None:
 
 
 def _vit(model: ViT) -> _Named | None:
-    if model.norm_eps != 1e-6:  # a class in timm's arguments, which JSON cannot hold
+    # The epsilon is a class in timm's arguments, which JSON cannot hold: the architecture has it.
+    if model.norm_eps != (1e-5 if model.pre_norm else 1e-6) or model.pre_norm == model.patch_bias:
         return None
-    if model.pool not in _POOLS.values() or model.activation not in ("gelu", "gelu_tanh", "swiglu"):
+    activations = ["gelu", "gelu_tanh", "quick_gelu" if model.pre_norm else "swiglu"]
+    if model.pool not in _POOLS.values() or model.activation not in activations:
         return None
     size = model.image_size
     arguments = {
@@ -206,7 +227,7 @@ def _vit(model: ViT) -> _Named | None:
         "num_heads": model.heads,
         "mlp_ratio": model.mlp_dim / model.width,
         "class_token": model.class_token,
-        "global_pool": {"cls": "token", "gap": "avg"}[model.pool],
+        "global_pool": {ours: theirs for theirs, ours in _POOLS.items()}[model.pool],
         "fc_norm": model.fc_norm,
     }
     if model.activation == "gelu_tanh":
@@ -224,7 +245,10 @@ def _vit(model: ViT) -> _Named | None:
         for name in ("global_pool", "class_token", "fc_norm"):  # which its class has not
             del arguments[name]
         return "deit_base_distilled_patch16_224", arguments
-    return "vit_base_patch16_224", arguments
+    if model.pre_norm:
+        quick = "_quickgelu" if model.activation == "quick_gelu" else ""
+        return f"vit_base_patch16_clip{quick}_224", arguments
+    return f"vit_base_patch16{'_siglip' if model.pool == 'map' else ''}_224", arguments
 
 
 def _mobile_arguments(model: Any) -> dict[str, Any]:

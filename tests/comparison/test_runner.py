@@ -1,15 +1,17 @@
 """Which cells run, that what is done is not done again, and what a failure says."""
 
+import dataclasses
 import json
 import resource
 import sys
 
 import pytest
 
+from jaxtag import compare
 from jaxtag.comparison import grid, runner
 from jaxtag.comparison.runner import Cell
 from jaxtag.config import schema
-from jaxtag.errors import UserError
+from jaxtag.errors import UsageError, UserError
 
 
 @pytest.mark.parametrize("dataset", grid.DATASETS)
@@ -69,3 +71,35 @@ def test_neighbors_share_the_run_of_their_features():
     assert knn.trained == Cell("resnet", "mnist", 64, 1)
     assert grid.ARCHITECTURES["knn_cnn"].uses_neighbors
     assert Cell("resnet", "mnist", 64, 1).trained == Cell("resnet", "mnist", 64, 1)
+
+
+def test_other_weights_are_another_cell():
+    own = Cell("efficientnet_pretrained", "mnist", 64, 1)
+    first, second = (dataclasses.replace(own, weights=weights) for weights in ("a", "b"))
+    assert len({own.name, first.name, second.name}) == 3
+    neighbors = dataclasses.replace(first, architecture="knn_cnn_pretrained")
+    assert neighbors.trained == first
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("knn_cnn_pretrained", "has the features of efficientnet_pretrained"),
+        ("resnet", "resnet starts from random weights"),
+        ("resnet_pretrained", "is unknown"),
+    ],
+)
+def test_weights_are_for_rows_that_start_from_some(row, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        compare._parse_weights([f"{row}=file"])
+    assert compare._parse_weights(["efficientnet_pretrained=a=b"]) == {
+        "efficientnet_pretrained": "a=b"
+    }
+
+
+@pytest.mark.parametrize(
+    "row", [name for name, row in grid.ARCHITECTURES.items() if row.pretrained is not None]
+)
+def test_rows_on_published_weights_train_on_cached_features(row):
+    config = schema.check(grid.cell_config(row, "mnist", 640, 0, None))
+    assert config.model.freeze and config.model.cached_views == 1

@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
-from stored import REFERENCES
+from safetensors.numpy import load_file
+from stored_image_text import CONFIGS, NAMES, unpack
 
 from jaxtag import weights
 from jaxtag.errors import UserError
@@ -15,23 +15,6 @@ from jaxtag.models import ImageText
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.weights import hf_image_text, open_clip_config
 from jaxtag.weights.image_text_files import is_image_text, read_model
-
-CONFIGS = json.loads((REFERENCES / "image_text_configs.json").read_text())
-NAMES = ("transformers_clip", "transformers_siglip", "open_clip", "open_clip_siglip")
-
-
-def unpack(name: str, folder: Path) -> dict[str, np.ndarray]:
-    """Writes weights and configuration as published; returns the inputs and outputs."""
-    stored = load_file(REFERENCES / f"image_text_{name}.safetensors")
-    tensors = {n.removeprefix("weights/"): t for n, t in stored.items() if "weights/" in n}
-    is_theirs = name.startswith("transformers")
-    folder.mkdir(exist_ok=True)
-    save_file(
-        tensors, folder / ("model.safetensors" if is_theirs else "open_clip_model.safetensors")
-    )
-    file = folder / ("config.json" if is_theirs else "open_clip_config.json")
-    file.write_text(json.dumps(CONFIGS[name]))
-    return {**stored, "tensors": tensors}
 
 
 def small_model(name: str, folder: Path) -> ImageText:
@@ -103,6 +86,22 @@ def test_open_clip_configurations_go_both_ways(tmp_path: Path) -> None:
     assert open_clip_config.parse_config(made) == model
     assert made["model_cfg"]["vision_cfg"]["timm_model_name"] == "vit_base_patch16_siglip_16"
     assert open_clip_config.parse_preprocessing(made).squash
+
+
+@pytest.mark.parametrize(
+    ("trunk", "activation"),
+    [
+        ("so400m_patch14", "gelu"),
+        ("so400m_patch16", "gelu_tanh"),
+        ("giantopt_patch16", "gelu_tanh"),
+    ],
+)
+def test_a_trunk_has_the_activation_that_timm_gives_it(trunk: str, activation: str) -> None:
+    values = json.loads(json.dumps(CONFIGS["open_clip_siglip"]))
+    values["model_cfg"]["vision_cfg"]["timm_model_name"] = f"vit_{trunk}_siglip_16"
+    model = open_clip_config.parse_config(values)
+    assert model.image_encoder.activation == activation
+    assert open_clip_config.parse_config(open_clip_config.make_config(model, None)) == model
 
 
 @pytest.mark.parametrize("name", ["transformers_clip", "transformers_siglip"])

@@ -11,6 +11,7 @@ from stored import REFERENCES
 
 from jaxtag import weights
 from jaxtag.inference import predictor, zero_shot
+from jaxtag.weights import image_towers
 
 pytestmark = pytest.mark.slow
 CONFIGS = json.loads((REFERENCES / "image_text_configs.json").read_text())
@@ -79,3 +80,21 @@ def test_from_transformers_and_back(kind: str, tmp_path: Path) -> None:
         preprocessing=weights.load_preprocessing(tmp_path),
     )
     np.testing.assert_allclose(compute_theirs(target, images, tokens), logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("size", [16, 32])
+def test_the_image_tower_at_any_size(kind: str, size: int, tmp_path: Path) -> None:
+    """The pooled output of transformers' vision model, whose positions are interpolated."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    save_theirs(kind, tmp_path)
+    model = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    images = np.random.default_rng(0).standard_normal((2, size, size, 3), np.float32)
+    pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        outputs = model.vision_model(pixel_values=pixels, interpolate_pos_encoding=True)
+
+    tower = image_towers.read(tmp_path).clone(image_size=size)
+    variables = weights.load(tmp_path, tower, adapt=("image_size",))
+    pooled = tower.apply(variables, images)["pooled"]
+    np.testing.assert_allclose(pooled, outputs.pooler_output.numpy(), atol=2e-5)

@@ -30,3 +30,13 @@ def tables(model: nn.Module) -> dict[str, Callable[[nn.Module], Table]]:
     """
     name = _MODULES.get(type(model).__name__)
     return importlib.import_module(f"{__name__}.{name}").TABLES if name else {}
+
+
+def readable_tables(model: nn.Module) -> list[tuple[str, Callable[[nn.Module], Table]]]:
+    """(library, function as of `tables`) of all that a model is read by.
+
+    The image tower of a CLIP or SigLIP is also read from the files of the whole model.
+    """
+    towers = importlib.import_module(f"{__name__}.image_text").TOWERS
+    more = towers if type(model).__name__ == "ViT" else {}
+    return [*tables(model).items(), *more.items()]

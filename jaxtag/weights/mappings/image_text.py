@@ -5,9 +5,11 @@ from typing import cast
 from jaxtag.models.image_text import ImageText
 from jaxtag.models.vit import ViT
 from jaxtag.weights.mappings import vit
-from jaxtag.weights.param_mapping import Table, conv, join, layer_norm, layers, linear
+from jaxtag.weights.param_mapping import Table, conv, head, join, layer_norm, layers, linear
 
 _IMAGE, _TEXT = "image_encoder/", "text_encoder/"
+_IMAGE_FIELDS = "image_encoder."
+TOWER_FORM = ("pool", "class_token", "pre_norm", "patch_bias")  # what tells the families apart
 
 
 def transformers(model: ImageText) -> Table:
@@ -42,7 +44,7 @@ def open_clip(model: ImageText) -> Table:
     sigmoid = is_siglip(model)
     text, prefix = model.text_encoder, "text." if sigmoid else ""
     tables: list[Table] = [
-        _open_clip_image(model),
+        _open_clip_tower(cast(ViT, model.image_encoder), _IMAGE),
         {
             f"params/{_TEXT}token_embed": ("", f"{prefix}token_embedding.weight"),
             f"params/{_TEXT}pos_embed": ("", f"{prefix}positional_embedding"),
@@ -67,6 +69,35 @@ def open_clip(model: ImageText) -> Table:
 TABLES = {"transformers": transformers, "open_clip": open_clip}
 
 
+def transformers_tower(model: ViT) -> Table:
+    """Maps the image tower alone, from the files of the whole model or of `CLIPVisionModel`."""
+    _check_tower(model)
+    return vision_tower(model, "", "vision_model") | head(model.num_classes, "head")
+
+
+def open_clip_tower(model: ViT) -> Table:
+    """Maps the image tower alone, from the files of the whole model."""
+    _check_tower(model)
+    return _open_clip_tower(model, "") | head(model.num_classes, "head")
+
+
+# Tables that read the image tower of a file; no library has the tower as a model of these names.
+TOWERS = {"transformers": transformers_tower, "open_clip": open_clip_tower}
+
+
+def is_tower(model: object) -> bool:
+    """Whether a model is the image tower of a CLIP or SigLIP, with or without a classifier."""
+    if not isinstance(model, ViT) or model.stem != "patch":
+        return False
+    family = _SIGLIP if model.pool == "map" else _CLIP
+    return all(getattr(model, field) == family[f"{_IMAGE_FIELDS}{field}"] for field in TOWER_FORM)
+
+
+def _check_tower(model: ViT) -> None:
+    if not is_tower(model):
+        raise ValueError("only the image tower of a CLIP or SigLIP is in such files")
+
+
 def is_siglip(model: ImageText) -> bool:
     """Whether the model is a SigLIP; else it is a CLIP.
 
@@ -77,10 +108,7 @@ def is_siglip(model: ImageText) -> bool:
     if not isinstance(image, ViT) or image.stem != "patch" or image.num_classes:
         raise ValueError("only an ImageText on a ViT without a classifier has a counterpart")
     form = {
-        "image_encoder.pool": image.pool,
-        "image_encoder.class_token": image.class_token,
-        "image_encoder.pre_norm": image.pre_norm,
-        "image_encoder.patch_bias": image.patch_bias,
+        **{f"{_IMAGE_FIELDS}{field}": getattr(image, field) for field in TOWER_FORM},
         "text_encoder.causal": text.causal,
         "text_encoder.pool": text.pool,
         "image_projection": model.image_projection,
@@ -133,31 +161,31 @@ def vision_tower(model: ViT, target: str, source: str) -> Table:
     if model.pre_norm:
         tables.append(layer_norm(f"{target}pre_norm", f"{source}.pre_layrnorm"))
     if model.pool == "map":
-        pool, head = f"{target}pool", f"{source}.head"
+        pool, attention = f"{target}pool", f"{source}.head"
         tables += [
-            {f"params/{pool}/probe": ("first", f"{head}.probe")},
-            vit.fused_attention(pool, f"{head}.attention"),
-            layer_norm(f"{pool}/norm", f"{head}.layernorm"),
-            linear(f"{pool}/mlp/fc1", f"{head}.mlp.fc1"),
-            linear(f"{pool}/mlp/fc2", f"{head}.mlp.fc2"),
+            {f"params/{pool}/probe": ("first", f"{attention}.probe")},
+            vit.fused_attention(pool, f"{attention}.attention"),
+            layer_norm(f"{pool}/norm", f"{attention}.layernorm"),
+            linear(f"{pool}/mlp/fc1", f"{attention}.mlp.fc1"),
+            linear(f"{pool}/mlp/fc2", f"{attention}.mlp.fc2"),
         ]
     return join(tables)
 
 
-def _open_clip_image(model: ImageText) -> Table:
-    image = cast(ViT, model.image_encoder)
-    if is_siglip(model):
-        return vit.timm_encoder(image, _IMAGE, "visual.trunk.")
+def _open_clip_tower(image: ViT, target: str) -> Table:
+    """Maps the image encoder of open_clip to a prefix."""
+    if image.pool == "map":
+        return vit.timm_encoder(image, target, "visual.trunk.")
     return join(
         [
-            conv(f"{_IMAGE}patch_embed", "visual.conv1"),
+            conv(f"{target}patch_embed", "visual.conv1"),
             {
-                f"params/{_IMAGE}cls_token": ("row", "visual.class_embedding"),
-                f"params/{_IMAGE}pos_embed": ("", "visual.positional_embedding"),
+                f"params/{target}cls_token": ("row", "visual.class_embedding"),
+                f"params/{target}pos_embed": ("", "visual.positional_embedding"),
             },
-            layer_norm(f"{_IMAGE}pre_norm", "visual.ln_pre"),
-            layers(_open_clip, image.depth, image.scan, _IMAGE, "visual.transformer.resblocks.{}"),
-            layer_norm(f"{_IMAGE}norm", "visual.ln_post"),
+            layer_norm(f"{target}pre_norm", "visual.ln_pre"),
+            layers(_open_clip, image.depth, image.scan, target, "visual.transformer.resblocks.{}"),
+            layer_norm(f"{target}norm", "visual.ln_post"),
         ]
     )
 
