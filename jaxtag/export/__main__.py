@@ -7,8 +7,8 @@
 --model takes any REF (see jaxtag.annotate): a work directory, hf:owner/name, the name of a model
 whose weights an installed package brings. DIR must be new, or empty. It gets the model (model.onnx,
 or of a captioner encoder.onnx and decoder.onnx, a step with a cache; model.stablehlo);
-jaxtag.json, with inputs, preprocessing, labels and thresholds; preprocessing.json; example.py,
-about 20 lines that take images to tags, vectors or captions; and README.md, with the limits. Models
+jaxtag.json, with inputs, preprocessing, labels and thresholds; preprocessing.json; example.py, a
+short program that takes images to tags, vectors or captions; and README.md, with the limits. Models
 take images uint8 [batch, S, S, 3] and normalize them; the batch has any size.
 
 ONNX computes in float32; --quantize=int8 stores weights in 8 bits and quantizes activations as it

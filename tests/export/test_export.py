@@ -1,6 +1,7 @@
 """The command: folders that programs without jaxtag use."""
 
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +14,11 @@ import pytest
 from calling import call
 from exported_models import captioner, classifier, embedder, matcher, tagger
 from PIL import Image
+from stored_captioners import unpack
 
-from jaxtag.export import examples
+import jaxtag
+from jaxtag.data.decode import open_image
+from jaxtag.export import examples, folder
 from jaxtag.inference import predictor
 from jaxtag.inference.predictor import Predictor
 
@@ -35,6 +39,17 @@ def photos(tmp_path_factory) -> list[Path]:
     for number, color in enumerate(colors):
         Image.new("RGB", (48, 48), color).save(folder / f"{number}.png")
     return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory) -> list[Path]:
+    """Images of other sizes and forms than a model takes, with an edge in each."""
+    directory, random = tmp_path_factory.mktemp("drawings"), np.random.default_rng(4)
+    for number, (height, width) in enumerate([(48, 71), (90, 41), (32, 32)]):
+        pixels = np.zeros((height, width, 3), np.uint8) + random.integers(0, 256, 3, np.uint8)
+        pixels[height // 3 :, : width // 2] = random.integers(0, 256, 3, np.uint8)
+        Image.fromarray(pixels).save(directory / f"{number}.png")
+    return sorted(directory.iterdir())
 
 
 def export(model: Predictor, form: str, output: Path, *arguments: str):
@@ -91,6 +106,7 @@ class TestOnnx:
             "dtype": "uint8",
         }
         assert about["preprocessing"] == json.loads((tmp_path / "x/preprocessing.json").read_text())
+        assert about["preprocessing"]["fit"] == "crop"
         assert about["preprocessing"]["crop"] == 0.875
         for line, prediction in zip(
             run_example(tmp_path / "x", photos), model([str(p) for p in photos]), strict=True
@@ -115,6 +131,46 @@ class TestOnnx:
         captions = [prediction.caption for prediction in model([str(p) for p in photos])]
         assert run_example(tmp_path / "x", photos) == captions
         assert len(set(captions)) > 1
+
+    @pytest.mark.parametrize(
+        "name, prompt",
+        [
+            ("blip", "two small"),
+            ("git", ""),
+            pytest.param("blip", "", marks=pytest.mark.slow),
+            pytest.param("git", "two small", marks=pytest.mark.slow),
+        ],
+    )
+    def test_a_published_captioner_gives_the_same_tokens(
+        self, name: str, prompt: str, tmp_path: Path, drawings: list[Path]
+    ) -> None:
+        """BLIP and GIT, of images that are resized as transformers does it."""
+        model = jaxtag.load(unpack(name, tmp_path / name))
+        model.task.settings.decoding.prompt = prompt
+        about = exported(model, "onnx", tmp_path / "x")
+        assert len(about["prompt"]) == len(prompt.split())
+        assert set(about["files"]) == {"encoder.onnx", "decoder.onnx"}
+        with mock.patch.object(sys, "argv", ["example.py", *map(str, drawings)]):
+            done = runpy.run_path(str(tmp_path / "x/example.py"))
+        generated = model.task.make_predict()(
+            model.variables, {"image": done["images"]}, jax.random.key(0)
+        )["tokens"]
+        tokens, eos_id = np.asarray(generated), about["eos_id"]
+        assert len(np.unique(tokens, axis=0)) > 1
+        for expected, row in zip(tokens, done["outputs"], strict=True):
+            length = list(expected).index(eos_id) + 1 if eos_id in expected else len(expected)
+            np.testing.assert_array_equal(row[:length], expected[:length])
+        captions = [prediction.caption for prediction in model([str(p) for p in drawings])]
+        # The tokenizers library leaves the mark of a piece that follows no word.
+        captions = [caption.removeprefix("##") for caption in captions]
+        assert run_example(tmp_path / "x", drawings) == captions
+
+    def test_what_a_captioner_lacks_is_written_beside_it(self, tmp_path: Path) -> None:
+        model = captioner()
+        model.task.settings.decoding.min_new_tokens = 3
+        exported(model, "onnx", tmp_path / "x")
+        text = (tmp_path / "x/README.md").read_text("utf-8")
+        assert "does not apply min_new_tokens=3, which" in text
 
     def test_int8(self, tmp_path: Path, photos: list[Path]) -> None:
         exported(classifier(), "onnx", tmp_path / "x", "--quantize=int8")
@@ -201,6 +257,22 @@ class TestStableHlo:
         exported(model, "stablehlo", tmp_path / "x", "--platforms=cpu")
         captions = [prediction.caption for prediction in model([str(p) for p in photos])]
         assert run_example(tmp_path / "x", photos) == captions
+
+
+@pytest.mark.parametrize("crop", [None, 0.8])
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_an_example_prepares_images_as_pillow_does(
+    fit: str, crop: float | None, tmp_path: Path, drawings: list[Path]
+) -> None:
+    model = classifier(eval_fit=fit, eval_interpolation="bicubic", eval_crop_pct=crop)
+    folder.write_description(tmp_path, model, "onnx", [], ".onnx")
+    functions = (tmp_path / "example.py").read_text("utf-8").split("images = ")[0]
+    names = {"__file__": str(tmp_path / "example.py")}
+    exec(functions.replace("import onnxruntime", ""), names)
+    transform, expected = model.task.image_transform(train=False), np.empty((16, 16, 3), np.uint8)
+    for drawing in drawings:
+        transform(open_image(drawing.read_bytes()), None, expected)
+        np.testing.assert_array_equal(names["pixels"](drawing), expected)
 
 
 class TestUsage:
