@@ -64,8 +64,8 @@ def tagger() -> Predictor:
     return predictor(task)
 
 
-def embedder() -> Predictor:
-    model = ModelConfig(backbone="vit_tiny_patch16", kwargs=_VIT, scan=False)
+def embedder(**kwargs: Any) -> Predictor:
+    model = ModelConfig(backbone="vit_tiny_patch16", kwargs=_VIT | kwargs, scan=False)
     config = _config(EmbedConfig(embedding_dim=6), model, image_size=16)
     return predictor(EmbedTask(config, NAMES))
 

@@ -60,6 +60,8 @@ def describe(
         "files": {f"{program.name}{suffix}": _inputs(program) for program in programs},
         "preprocessing": preprocessing(task),
     }
+    if any(program.dynamic_size for program in programs):
+        description["patch_size"] = vars(task.backbone[0])["patch_size"]
     if isinstance(task, CaptionTask):
         tokenizer, settings = task.vocabulary, task.settings
         description["bos_id"], description["eos_id"] = tokenizer.bos_id, tokenizer.eos_id

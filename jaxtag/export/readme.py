@@ -53,10 +53,14 @@ def _inputs(inputs: dict[str, Any]) -> str:
 def _limits(model: Predictor, about: dict[str, Any]) -> list[str]:
     prepare = about["preprocessing"]
     size = prepare["image_size"]
-    limits = [
-        f"A batch has any number of images, all of them {size}x{size} pixels: pixels are "
-        "normalized inside."
-    ]
+    sizes = f"all of them {size}x{size} pixels: pixels are normalized inside."
+    if patch := about.get("patch_size"):
+        sizes = (
+            f"of any height and width from {patch} pixels on, which all of them share: pixels are "
+            f"normalized inside, and those beyond a multiple of {patch} are cut off. The model is "
+            f"set to {size}x{size}, to which `example.py` resizes."
+        )
+    limits = [f"A batch has any number of images, {sizes}"]
     if prepare["interpolation"] == "bilinear":
         limits.append(
             "`example.py` resizes with Pillow, which smooths where jaxtag interpolates: scores "

@@ -172,6 +172,37 @@ class TestOnnx:
         text = (tmp_path / "x/README.md").read_text("utf-8")
         assert "does not apply min_new_tokens=3, which" in text
 
+    @pytest.mark.parametrize("registers", [0, 2])
+    def test_images_of_any_size(self, registers: int, tmp_path: Path, photos: list[Path]) -> None:
+        """Position embeddings are interpolated as by jaxtag; the rest of a patch is cut off."""
+        import onnxruntime
+
+        model = embedder(patch_size=4, registers=registers)
+        model.variables["params"]["backbone"]["pos_embed"] *= 4
+        about = exported(model, "onnx", tmp_path / "x", "--dynamic_size")
+        spec = about["files"]["model.onnx"]["images"]
+        assert spec["shape"] == ["batch", "height", "width", 3] and about["patch_size"] == 4
+        assert "cut off" in (tmp_path / "x/README.md").read_text("utf-8")
+        assert len(run_example(tmp_path / "x", photos)) == 3
+        session = onnxruntime.InferenceSession(tmp_path / "x/model.onnx")
+        vectors = {}
+        for height, width in [(16, 16), (9, 79), (40, 17)]:
+            images = np.random.default_rng(1).integers(0, 256, (3, height, width, 3), np.uint8)
+            (vectors[height, width],) = session.run(None, {"images": images})
+            expected = model.task.make_predict()(
+                model.variables, {"image": images}, jax.random.key(0)
+            )
+            np.testing.assert_allclose(
+                vectors[height, width], expected["embedding"], atol=1e-5, err_msg=f"{height, width}"
+            )
+            assert np.ptp(vectors[height, width], 0).max() > 0.01
+
+    @pytest.mark.parametrize("make", [classifier, captioner], ids=["cnn", "captioner"])
+    def test_models_of_one_size(self, make: Callable[[], Predictor], tmp_path: Path) -> None:
+        done = export(make(), "onnx", tmp_path / "x", "--dynamic_size")
+        assert done.status == 2 and "--dynamic_size is for" in done.err and "a ViT" in done.err
+        assert not (tmp_path / "x").exists()
+
     def test_int8(self, tmp_path: Path, photos: list[Path]) -> None:
         exported(classifier(), "onnx", tmp_path / "x", "--quantize=int8")
         assert "8-bit" in (tmp_path / "x/README.md").read_text("utf-8")
@@ -250,6 +281,15 @@ class TestStableHlo:
         ):
             assert_same_scores(line, tags(prediction))
 
+    def test_images_of_any_size(self, tmp_path: Path) -> None:
+        model = embedder(patch_size=4)
+        exported(model, "stablehlo", tmp_path / "x", "--platforms=cpu", "--dynamic_size")
+        program = jax.export.deserialize(bytearray((tmp_path / "x/model.stablehlo").read_bytes()))
+        images = np.random.default_rng(1).integers(0, 256, (3, 9, 79, 3), np.uint8)
+        vectors = program.call(images)["embedding"]
+        expected = model.task.make_predict()(model.variables, {"image": images}, jax.random.key(0))
+        np.testing.assert_allclose(vectors, expected["embedding"], atol=1e-5)
+
     @pytest.mark.slow
     def test_a_captioner_with_its_search(self, tmp_path: Path, photos: list[Path]) -> None:
         model = captioner()
@@ -282,6 +322,10 @@ class TestUsage:
             (["--format=onnx", "--output=x"], "--model is missing"),
             (["--model=x", "--format=onx", "--output=x"], "did you mean onnx"),
             (["--model=x", "--format=onnx", "--output=x", "--quantize=int4"], "must be int8"),
+            (
+                ["--model=x", "--format=immich", "--output=x", "--dynamic_size"],
+                "--dynamic_size goes with --format=onnx or stablehlo",
+            ),
             (
                 ["--model=x", "--format=stablehlo", "--output=x", "--quantize=int8"],
                 "--quantize goes with --format=onnx",
