@@ -58,8 +58,12 @@ def classifier(**data: Any) -> Predictor:
     return predictor(ClassifyTask(_config(ClassifyConfig(), SMALL, **settings), NAMES))
 
 
-def tagger() -> Predictor:
-    task = TagTask(_config(TagConfig(head="linear"), SMALL, image_size=16), NAMES)
+def tagger(head: str = "linear") -> Predictor:
+    model = SMALL
+    if head == "query":
+        fields = {"decoder_width": 16, "decoder_heads": 2}
+        model = ModelConfig(backbone="vit_tiny_patch16", kwargs=_VIT, scan=False, **fields)
+    task = TagTask(_config(TagConfig(head=head), model, image_size=16), NAMES)
     task.calibration = TagCalibration(2.0, 0.25, (0.4, 0.5, 0.6, 0.999))
     return predictor(task)
 

@@ -113,10 +113,11 @@ class TestOnnx:
         ):
             assert_same_scores(line, tags(prediction))
 
+    @pytest.mark.parametrize("head", ["linear", "query"])
     def test_a_tagger_gives_the_tags_that_reach_their_thresholds(
-        self, tmp_path: Path, photos: list[Path]
+        self, head: str, tmp_path: Path, photos: list[Path]
     ) -> None:
-        model = tagger()
+        model = tagger(head)
         about = exported(model, "onnx", tmp_path / "x")
         assert about["thresholds"] == [0.4, 0.5, 0.6, 0.999]
         for line, prediction in zip(
