@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -58,9 +59,21 @@ def in_float32(model: Predictor) -> Predictor:
     task = copy.copy(model.task)
     settings = dataclasses.replace(task.config.model, dtype="float32")
     task.config = dataclasses.replace(task.config, model=settings)
-    task.model = task.make_model()
+    task.model = _module_in_float32(task.model)
     variables = jax.tree.map(jnp.asarray, jax.device_get(model.variables))
     return dataclasses.replace(model, task=task, variables=variables)
+
+
+def _module_in_float32(module: nn.Module) -> nn.Module:
+    """The module, and those among its fields, with `dtype` float32."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name)
+        if field.name == "dtype":
+            changes["dtype"] = jnp.float32
+        elif isinstance(value, nn.Module) and field.name != "parent":
+            changes[field.name] = _module_in_float32(value)
+    return module.clone(**changes)
 
 
 def predict_program(model: Predictor, dynamic_size: bool = False) -> Program:

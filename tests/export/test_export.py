@@ -11,6 +11,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+import stored_image_text
 from calling import call
 from exported_models import captioner, classifier, embedder, matcher, tagger
 from PIL import Image
@@ -232,12 +233,24 @@ class TestOnnx:
         if make is matcher:
             self.check_texts(model, tmp_path / "x")
 
+    @pytest.mark.parametrize("kind", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
+    def test_a_published_image_text_model(self, kind: str, tmp_path: Path) -> None:
+        model = jaxtag.load(stored_image_text.unpack(kind, tmp_path / kind))
+        done = export(model, "immich", tmp_path / "immich")
+        assert done.status == 0, done.err
+        settings = json.loads((tmp_path / "immich/visual/preprocess_cfg.json").read_text())
+        resize_mode = {"clip": "shortest", "siglip": "squash"}[kind]
+        assert (settings["interpolation"], settings["resize_mode"]) == ("bicubic", resize_mode)
+        self.check_texts(model, tmp_path / "immich")
+        about = exported(model, "onnx", tmp_path / "onnx", "--dynamic_size")
+        assert about["files"]["model.onnx"]["images"]["shape"][1:] == ["height", "width", 3]
+
     def check_texts(self, model: Predictor, folder: Path) -> None:
         """Tokenized as Immich does it, a text gets the vector that jaxtag gives it."""
         import onnxruntime
         import tokenizers
 
-        texts, textual = ["a red circle", "two dogs by the sea and a ship", ""], folder / "textual"
+        texts, textual = ["a red dog", "two dogs by the sea and a cat", ""], folder / "textual"
         length = json.loads((folder / "config.json").read_text())["text_cfg"]["context_length"]
         pad_token = json.loads((textual / "tokenizer_config.json").read_text())["pad_token"]
         tokenizer = tokenizers.Tokenizer.from_file(str(textual / "tokenizer.json"))
