@@ -68,8 +68,8 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "metric",
         "cosine",
-        ["cosine", "inner_product", "euclidean"],
-        "Similarity of feature vectors.",
+        ["cosine", "inner_product", "euclidean", "hellinger"],
+        "Similarity of feature vectors; hellinger, the cosine of their square roots, suits CNNs.",
     )
     flags.DEFINE_bool("two_pass_knn", False, "Let the nearest images of each tag vote (2PKNN).")
     cli.define_alias("two_pass", "two_pass_knn")
