@@ -116,7 +116,7 @@ def main() -> None:
         metrics = multilabel.ranking_metrics(scores, truth, np.ones_like(truth))
         error = multilabel.calibration_error(scores, truth, np.ones_like(truth))
         values = {key: metrics[key] for key in ("f1@5", "map", "n+")} | {"calibration": error}
-        print(f"{name:6}", {key: round(value, 3) for key, value in values.items()})
+        print(f"{name:6}", {key: round(value, 4) for key, value in values.items()})
 
 
 if __name__ == "__main__":
