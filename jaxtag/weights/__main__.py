@@ -9,8 +9,9 @@
 
 `import` writes a file with jaxtag's parameter names; it also holds the model's name and its
 preprocessing. With --workdir it makes a work directory, for jaxtag.annotate and jaxtag.evaluate:
-of a captioner of transformers (a ViT and a GPT-2, BLIP, GIT, with its tokenizer), or of a
-classifier that names its classes (transformers' id2label, timm's label_names, --labels). `export`
+of a captioner of transformers (a ViT and a GPT-2, BLIP, GIT, with its tokenizer), of a CLIP or
+SigLIP, or of a classifier that names its classes (transformers' id2label, timm's label_names,
+--labels). `export`
 writes such a file, or the model that a run of jaxtag.train has trained, with the parameter names of
 another library; a folder for transformers or timm also gets the labels and the preprocessing. A
 source is any REF (see jaxtag.annotate). Of .bin, .pt and .pth files tensors are read, and nothing
@@ -37,6 +38,7 @@ from jaxtag.models import registry
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage.paths import make_path
 from jaxtag.tasks.caption.config import CaptionConfig
+from jaxtag.tasks.match.config import MatchConfig
 from jaxtag.weights.hf_captioners import CaptionSettings
 from jaxtag.weights.loader import count_classes, described_fields, load
 from jaxtag.weights.preprocessing import from_json, load_preprocessing, read_notes
@@ -111,7 +113,7 @@ def _import() -> None:
 
 
 def _import_run() -> None:
-    """Makes a work directory of a captioner, or of a classifier or tagger that names its labels."""
+    """Makes a work directory of a captioner, an image-text model, or a model that names labels."""
     from jaxtag.inference import checkpoint
 
     _require("source")
@@ -121,7 +123,8 @@ def _import_run() -> None:
     if isinstance(config.task, CaptionConfig):
         print(f"a captioner of {config.task.max_length} tokens at most: {workdir}")
         return
-    kind = "tagger" if config.task.TASK == "tag" else "classifier"
+    kinds = {"tag": "tagger", "match": "model of images and texts"}
+    kind = kinds.get(config.task.TASK, "classifier")
     print(f"a {kind} with {config.model.backbone} of {FLAGS.source}: {workdir}")
 
 
@@ -181,6 +184,8 @@ def _load_trained() -> tuple["Predictor", dict[str, Any]]:
     }
     if isinstance(trained.config.task, CaptionConfig):
         details["captions"] = _caption_settings(trained)
+    elif isinstance(trained.config.task, MatchConfig):
+        details["tokenizer"] = trained.vocabulary
     return trained, details
 
 
