@@ -12,7 +12,7 @@ from calling import call
 from stored_image_text import CONFIGS, NAMES, unpack
 
 import jaxtag
-from jaxtag.config import schema
+from jaxtag.config import flags, schema
 from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 from jaxtag.data.sources import as_data_source
 from jaxtag.errors import UsageError, UserError
@@ -121,8 +121,8 @@ def test_a_run_is_used_and_goes_on_without_the_files(trained: Path) -> None:
 
 
 def test_a_run_is_exported_as_it_was_published(trained: Path, tmp_path: Path) -> None:
-    flags = (f"--workdir={trained}", "--library=transformers", f"--output={tmp_path / 'out'}")
-    done = call("weights", "export", *flags)
+    out = ("--library=transformers", f"--output={tmp_path / 'out'}")
+    done = call("weights", "export", f"--workdir={trained}", *out)
     assert done.status == 0, done.err
     run, exported = predictor.load(trained), predictor.load(tmp_path / "out")
     images = list(RANDOM.integers(0, 256, (3, 16, 16, 3), np.uint8))
@@ -191,6 +191,20 @@ def test_settings_that_contradict_the_files_are_named(changes, message, tmp_path
         config = dataclasses.replace(config, **{section: replaced})
     with pytest.raises(UsageError, match=f"config.{message}"):
         jaxtag.fit(config, tmp_path / "run", make_splits())
+
+
+@pytest.mark.parametrize("name", ["coco_match", "flickr8k_match"])
+def test_a_configuration_takes_the_model_as_an_argument(name: str, tmp_path: Path) -> None:
+    publish("transformers_clip", tmp_path)
+    config = schema.check(flags.load(f"{name}:pretrained={tmp_path}"))
+    config = schema.check(run_config.with_described_model(config))
+    assert config.task.loss == "clip" and config.task.text_width == 16
+    assert config.data.image_size == 16 and config.data.mean[0] == 0.48145466
+    assert config.model.freeze == (name == "flickr8k_match")
+    plain = flags.load(name)
+    plain.task.pretrained, plain.model.pretrained, plain.model.freeze = str(tmp_path), None, False
+    with pytest.raises(UsageError, match=r"embedding_dim = .* has 12; .*:pretrained=REF does"):
+        run_config.with_described_model(plain)
 
 
 def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-import jax
-
 from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data.tokenizer import Tokenizer
@@ -60,12 +58,11 @@ def read_config(config: Config, old: Config | None = None) -> Config:
         return with_described(config, {name: _own(old, name) for name in _FORM})
     path = resolve(reference).path
     model, preprocessing = read_model(path)
-    if jax.process_index() == 0:
-        print(
-            f"{reference}: images of {preprocessing.image_size} pixels, texts of "
-            f"{model.text_encoder.max_length} tokens at most",
-            file=sys.stderr,
-        )
+    print(
+        f"{reference}: images of {preprocessing.image_size} pixels, texts of "
+        f"{model.text_encoder.max_length} tokens at most",
+        file=sys.stderr,
+    )
     return with_described(config, describe(model, preprocessing))
 
 
@@ -125,10 +122,8 @@ def with_described(config: Config, described: dict[str, Any]) -> Config:
     sections: dict[str, dict[str, Any]] = {"task": {}, "model": {}, "data": {}}
     for name, value in described.items():
         section, field = name.split(".")
-        given, is_usual = (
-            schema.get(config, name),
-            schema.get(config, name) == schema.get(usual, name),
-        )
+        given = schema.get(config, name)
+        is_usual = given == schema.get(usual, name)
         if isinstance(value, dict):
             for key in sorted(value.keys() & given.keys()):
                 _check(config, f"{name}.{key}", given[key], value[key])
@@ -155,7 +150,7 @@ def _check(config: Config, name: str, given: Any, described: Any) -> None:
     assert isinstance(config.task, MatchConfig)
     raise UsageError(
         f"config.{name} = {given!r}: {config.task.pretrained}, which config.task.pretrained names, "
-        f"has {described!r}; leave the setting out"
+        f"has {described!r}; leave the setting out (--config=coco_match:pretrained=REF does)"
     )
 
 
