@@ -11,12 +11,11 @@
 preprocessing. With --workdir it makes a work directory, for jaxtag.annotate and jaxtag.evaluate:
 of a captioner of transformers (a ViT and a GPT-2, BLIP, GIT, with its tokenizer), of a CLIP or
 SigLIP, or of a classifier that names its classes (transformers' id2label, timm's label_names,
---labels). `export`
-writes such a file, or the model that a run of jaxtag.train has trained, with the parameter names of
-another library; a folder for transformers or timm also gets the labels and the preprocessing. A
-source is any REF (see jaxtag.annotate). Of .bin, .pt and .pth files tensors are read, and nothing
-is executed. --hub_folder gets safetensors, the config.json of timm or transformers, preprocessing,
-labels and a model card; --push uploads it.
+--labels). `export` writes such a file, or the model that a run of jaxtag.train has trained, with
+the parameter names of another library; a folder also gets what the library wants beside them:
+labels, preprocessing, the tokenizer. A source is any REF (see jaxtag.annotate). Of .bin, .pt and
+.pth files tensors are read, and nothing is executed. --hub_folder gets safetensors, the config.json
+of timm or transformers, preprocessing, labels and a model card; --push uploads it.
 
 From Python:
 
@@ -56,7 +55,9 @@ def define_flags() -> None:
     flags.DEFINE_string("source", None, "REF of weights: a file, a folder, hf:owner/name, ….")
     flags.DEFINE_string("model", None, "Name of a model of jaxtag.models.list_models().")
     flags.DEFINE_string("output", None, "File to write, *.safetensors, or a folder (export).")
-    flags.DEFINE_string("library", None, "Names to write: torchvision, timm or transformers.")
+    flags.DEFINE_string(
+        "library", None, "Names to write: torchvision, timm, transformers or open_clip."
+    )
     flags.DEFINE_integer("num_classes", None, "Number of classes; by default that of the file.")
     flags.DEFINE_integer("image_size", None, "Pixels; by default those of the model's name.")
     flags.DEFINE_integer("channels", 3, "Number of input channels.")

@@ -67,7 +67,13 @@ def make_splits() -> dict[str, list[dict]]:
     return {"train": records, "validation": records[:7]}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name.startswith("open_clip") else [])
+        for name in NAMES
+    ],
+)
 def test_the_first_step_sees_what_the_library_computes(
     name: str, tmp_path: Path, capsys, monkeypatch
 ) -> None:
