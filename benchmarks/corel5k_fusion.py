@@ -3,14 +3,15 @@
     python -m jaxtag.prepare --dataset=corel5k --source=COREL5K
     python -m jaxtag.train --config=flickr8k_match --workdir=runs/flickr8k_match
     python benchmarks/corel5k_fusion.py --model=runs/flickr8k_match --labeled=500
-    python -m jaxtag.train --config=corel5k_tag_frozen --workdir=runs/corel5k_linear
-    python benchmarks/corel5k_fusion.py --model=runs/corel5k_linear --features=efficientnet_lite0
+    python -m jaxtag.train --config=corel5k_tag_frozen:image_size=320 --workdir=runs/corel5k_linear
+    python benchmarks/corel5k_fusion.py --model=runs/corel5k_linear \
+        --features=efficientnet_lite0 --image_size=320 --metric=hellinger
 
 A model of images and texts has not seen Corel-5K: the 374 tags are texts to it. The --labeled
-images of the training part, drawn by --seed, are the index, by two-pass kNN on the vectors of
---features (by default the model's own), and calibrate the scores of such a model (Platt's scale
-and shift, as `annotate --calibrate_on`). Both together is the mean of their scores, as `annotate
---model --index` has it. Printed are the metrics of the validation part.
+images of the training part, drawn by --seed, are the index, by two-pass kNN on the vectors of whole
+images by --features (by default the model's own). They calibrate the scores of such a model too, by
+Platt's scale and shift, as `annotate --calibrate_on` does. Both together is the mean of their
+scores, as of `annotate --model --index`. Printed are the metrics of the validation part.
 """
 
 import argparse
@@ -25,8 +26,7 @@ from jaxtag.datasets.prepared import open_split
 from jaxtag.inference import feature_cache, features, zero_shot
 from jaxtag.inference.predictor import Predictor
 from jaxtag.metrics import multilabel
-from jaxtag.tag_index import TagIndex
-from jaxtag.tag_index.index import KnnConfig
+from jaxtag.tag_index import TWO_PASS, TagIndex
 from jaxtag.tasks.evaluator import Evaluator
 from jaxtag.tasks.tag.calibration import calibrated_scores, fit_calibration
 from jaxtag.training import run_data
@@ -45,14 +45,16 @@ def index_scores(
     names: list[str],
     labeled: tuple[np.ndarray, np.ndarray],
     vectors: np.ndarray,
+    metric: str,
 ) -> np.ndarray:
     """Scores [Q, T] of an index of vectors and tags."""
     with tempfile.TemporaryDirectory() as folder:
         index = TagIndex.create(
             Path(folder) / "index",
             dimension=vectors.shape[1],
+            metric=metric,
             features=extractor.description,
-            knn=KnnConfig(neighbors=3, two_pass=True),
+            knn=TWO_PASS,
         )
         files = [str(number) for number in range(len(labeled[0]))]
         tags_of_rows = [[names[tag] for tag in np.flatnonzero(row)] for row in labeled[1]]
@@ -84,14 +86,18 @@ def tagger_scores(model: Predictor, source: Source) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
-    parser.add_argument("--features")
+    parser.add_argument("--features", help="a name of jaxtag.list_models() with packaged weights")
+    parser.add_argument("--image_size", type=int, help="of --features")
+    parser.add_argument("--metric", default="cosine", help="of the index")
     parser.add_argument("--labeled", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data_dir")
     arguments = parser.parse_args()
     model = jaxtag.load(arguments.model)
-    named = arguments.features
-    extractor = features.from_model(named, named) if named else features.from_predictor(model)
+    if named := arguments.features:
+        extractor = features.from_model(named, named, arguments.image_size, whole_image=True)
+    else:
+        extractor = features.from_predictor(model)
     train, test = (
         open_split("corel5k", split, arguments.data_dir) for split in ("train", "validation")
     )
@@ -105,7 +111,7 @@ def main() -> None:
         of_model = word_scores(model, names, labeled, test_vectors)
     else:
         of_model = tagger_scores(model, test)
-    index = index_scores(extractor, names, labeled, test_vectors)
+    index = index_scores(extractor, names, labeled, test_vectors, arguments.metric)
     for name, scores in {"model": of_model, "index": index, "both": (of_model + index) / 2}.items():
         metrics = multilabel.ranking_metrics(scores, truth, np.ones_like(truth))
         error = multilabel.calibration_error(scores, truth, np.ones_like(truth))

@@ -22,7 +22,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import app, flags, logging
 from absl.testing import flagsaver
@@ -141,6 +141,31 @@ def required_config() -> "Config":
     if flags.FLAGS.config is None:
         raise UsageError(f"--config is missing (there are: {', '.join(config_flags.names())})")
     return schema.check(flags.FLAGS.config)
+
+
+_FEATURE_FLAGS = ("workdir", "step", "model", "weights", "pixels", "image_size", "whole_image")
+
+
+def define_feature_flags() -> None:
+    """Defines the flags that say how images become vectors."""
+    flags.DEFINE_string("workdir", None, "Extract features with a run of jaxtag.train.")
+    flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
+    flags.DEFINE_string(
+        "model", None, "Extract features with a backbone of jaxtag.models.list_models()."
+    )
+    flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
+    flags.DEFINE_integer("pixels", None, "Use the image's pixels, resized to N x N, as features.")
+    flags.DEFINE_integer(
+        "image_size", None, "Pixels at which --model sees images; by default its own."
+    )
+    flags.DEFINE_bool(
+        "whole_image", False, "Squash images to the square that --model sees; do not crop them."
+    )
+
+
+def feature_flags() -> dict[str, Any]:
+    """The values of `define_feature_flags`, for `features.from_flags`."""
+    return {name: flags.FLAGS[name].value for name in _FEATURE_FLAGS}
 
 
 def define_process_flags() -> None:

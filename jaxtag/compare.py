@@ -52,14 +52,14 @@ def main(_: list[str]) -> int:
     output, failed = make_path(FLAGS.output, "--output"), False
     if is_store(output):
         raise UsageError(f"--output={output}: the logs of the runs need a local folder")
-    results: tables.Results = {}
-    for dataset in FLAGS.datasets:
-        for architecture in FLAGS.architectures:
-            row = ARCHITECTURES[architecture].features_of or architecture
-            runs = _run_cell(architecture, dataset, output / "cells", weights.get(row, ""))
-            failed = failed or (isinstance(runs, str) and runs.startswith("failed"))
-            results[architecture, dataset] = runs
-            _write_tables(output, results)
+    cells = [(row, dataset) for dataset in FLAGS.datasets for row in FLAGS.architectures]
+    results: tables.Results = dict.fromkeys(cells, "not run yet")
+    for architecture, dataset in cells:
+        row = ARCHITECTURES[architecture].features_of or architecture
+        runs = _run_cell(architecture, dataset, output / "cells", weights.get(row, ""))
+        failed = failed or (isinstance(runs, str) and runs.startswith("failed"))
+        results[architecture, dataset] = runs
+        _write_tables(output, results)
     print(tables.as_text(results))
     return 1 if failed else 0
 

@@ -31,16 +31,7 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Extract features with a run of jaxtag.train.")
-    flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
-    flags.DEFINE_string(
-        "model", None, "Extract features with a backbone of jaxtag.models.list_models()."
-    )
-    flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
-    flags.DEFINE_integer(
-        "image_size", None, "Pixels at which --model sees images; by default its own."
-    )
-    flags.DEFINE_integer("pixels", None, "Use the image's pixels, resized to N x N, as features.")
+    cli.define_feature_flags()
     flags.DEFINE_string("dataset", None, "A prepared data set of classes.")
     flags.DEFINE_string("train_split", "train", "Split that the labeled images are drawn from.")
     flags.DEFINE_string("test_split", "test", "Split that is scored.")
@@ -58,9 +49,7 @@ def main(_: list[str]) -> None:
     if not shots or min(shots) < 1:
         raise UsageError(f"--shots={','.join(FLAGS.shots)}: must be positive numbers")
     with cli.join_job():
-        extractor = features.from_flags(
-            FLAGS.workdir, FLAGS.step, FLAGS.model, FLAGS.weights, FLAGS.pixels, FLAGS.image_size
-        )
+        extractor = features.from_flags(**cli.feature_flags())
         accuracies = _evaluate(extractor, sorted(shots))
         if jax.process_index() == 0:
             _report(accuracies)

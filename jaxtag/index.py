@@ -64,18 +64,12 @@ _IMAGES_PER_WRITE = 512  # what a run that is ended keeps
 
 def define_flags() -> None:
     flags.DEFINE_string("index", None, "Folder of the index.")
-    flags.DEFINE_string("workdir", None, "Extract features with a run of jaxtag.train.")
-    flags.DEFINE_string("step", "newest", "Checkpoint of the run: newest, best, or its step.")
-    flags.DEFINE_string(
-        "model", None, "Extract features with a backbone of jaxtag.models.list_models()."
-    )
-    flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
-    flags.DEFINE_integer("pixels", None, "Use the image's pixels, resized to N x N, as features.")
+    cli.define_feature_flags()
     flags.DEFINE_enum(
         "metric",
         "cosine",
-        ["cosine", "inner_product", "euclidean"],
-        "Similarity of feature vectors.",
+        ["cosine", "inner_product", "euclidean", "hellinger"],
+        "Similarity of feature vectors; hellinger, the cosine of their square roots, suits CNNs.",
     )
     flags.DEFINE_bool("two_pass_knn", False, "Let the nearest images of each tag vote (2PKNN).")
     cli.define_alias("two_pass", "two_pass_knn")
@@ -120,9 +114,7 @@ def _build(folder: Path, paths: list[str]) -> None:
             )
 
     with cli.join_job():
-        extractor = features.from_flags(
-            FLAGS.workdir, FLAGS.step, FLAGS.model, FLAGS.weights, FLAGS.pixels
-        )
+        extractor = features.from_flags(**cli.feature_flags())
         names, tags, records = _images_of_flags(paths)
         source: DataSource | None = records
         coordination.run_on_process_zero(create)

@@ -12,6 +12,8 @@ os.environ["XLA_FLAGS"] = (
     # On a busy machine 8 devices on a few cores wait for each other longer than the 40 seconds
     # after which XLA ends the process.
     + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    # Fusions through MLIR double the time of compiling, which is most of what tests do.
+    + " --xla_cpu_use_fusion_emitters=false"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("TFDS_DATA_DIR", None)  # tests know no data but their own

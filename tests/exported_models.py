@@ -29,14 +29,17 @@ SMALL = ModelConfig(backbone="small_classifier:SmallClassifier")
 _VIT = {"depth": 1, "width": 16, "heads": 2, "mlp_dim": 32}
 
 
-def random_variables(shapes: Any, seed: int = 1) -> Any:
-    """Weights of about the scale of trained ones; scales and variances near 1."""
+def random_variables(shapes: Any, seed: int = 1, gain: float = 2.0) -> Any:
+    """Weights of about the scale of trained ones.
+
+    Scales and variances are near 1; the others have the variance `gain` / fan_in.
+    """
     random = np.random.default_rng(seed)
 
     def draw(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
         is_scale = any(name in jax.tree_util.keystr(path) for name in ("scale", "var"))
         fan_in = np.prod(shape.shape[:-1]) if len(shape.shape) > 1 else 100
-        noise = random.normal(size=shape.shape) * np.sqrt((1 if is_scale else 2) / fan_in)
+        noise = random.normal(size=shape.shape) * np.sqrt((1 if is_scale else gain) / fan_in)
         return (noise + is_scale).astype(shape.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
@@ -58,14 +61,18 @@ def classifier(**data: Any) -> Predictor:
     return predictor(ClassifyTask(_config(ClassifyConfig(), SMALL, **settings), NAMES))
 
 
-def tagger() -> Predictor:
-    task = TagTask(_config(TagConfig(head="linear"), SMALL, image_size=16), NAMES)
+def tagger(head: str = "linear") -> Predictor:
+    model = SMALL
+    if head == "query":
+        fields = {"decoder_width": 16, "decoder_heads": 2}
+        model = ModelConfig(backbone="vit_tiny_patch16", kwargs=_VIT, scan=False, **fields)
+    task = TagTask(_config(TagConfig(head=head), model, image_size=16), NAMES)
     task.calibration = TagCalibration(2.0, 0.25, (0.4, 0.5, 0.6, 0.999))
     return predictor(task)
 
 
-def embedder() -> Predictor:
-    model = ModelConfig(backbone="vit_tiny_patch16", kwargs=_VIT, scan=False)
+def embedder(**kwargs: Any) -> Predictor:
+    model = ModelConfig(backbone="vit_tiny_patch16", kwargs=_VIT | kwargs, scan=False)
     config = _config(EmbedConfig(embedding_dim=6), model, image_size=16)
     return predictor(EmbedTask(config, NAMES))
 

@@ -1,15 +1,19 @@
 """Exports a model for programs without jaxtag: ONNX, StableHLO, Immich.
 
     python -m jaxtag.export --model=REF --format=onnx --output=DIR [--quantize=int8]
+        [--dynamic_size]
     python -m jaxtag.export --model=REF --format=stablehlo --output=DIR [--platforms=cpu,cuda,tpu]
     python -m jaxtag.export --model=REF --format=immich --output=DIR
 
 --model takes any REF (see jaxtag.annotate): a work directory, hf:owner/name, the name of a model
 whose weights an installed package brings. DIR must be new, or empty. It gets the model (model.onnx,
 or of a captioner encoder.onnx and decoder.onnx, a step with a cache; model.stablehlo);
-jaxtag.json, with inputs, preprocessing, labels and thresholds; preprocessing.json; example.py,
-about 20 lines that take images to tags, vectors or captions; and README.md, with the limits. Models
-take images uint8 [batch, S, S, 3] and normalize them; the batch has any size.
+jaxtag.json, with inputs, preprocessing, labels and thresholds; preprocessing.json; example.py, a
+short program that takes images to tags, vectors or captions; and README.md, with the limits. Models
+take images uint8 [batch, S, S, 3] and normalize them; the batch has any size. With --dynamic_size a
+model whose images a ViT reads (DeiT, DINOv2, CLIP and SigLIP too) takes [batch, height, width, 3]
+of any height and width, and interpolates its position embeddings as jaxtag does; pixels beyond a
+whole number of patches are cut off. A captioner's images keep their size.
 
 ONNX computes in float32; --quantize=int8 stores weights in 8 bits and quantizes activations as it
 runs. StableHLO is one file for all platforms that are named, opened by jax.export.deserialize; a
@@ -39,6 +43,9 @@ def define_flags() -> None:
     flags.DEFINE_string("format", None, "onnx, stablehlo or immich.")
     flags.DEFINE_string("output", None, "Folder to write; new, or empty.")
     flags.DEFINE_string("quantize", None, "int8: quantize an ONNX model (dynamic quantization).")
+    flags.DEFINE_bool(
+        "dynamic_size", False, "Images of any height and width (ViT, in onnx and stablehlo)."
+    )
     flags.DEFINE_list(
         "platforms", ["cpu", "cuda", "tpu"], "Of a StableHLO file: cpu, cuda, rocm, tpu."
     )
@@ -71,6 +78,8 @@ def _check_flags() -> None:
         raise UsageError(f"--quantize={FLAGS.quantize}: must be int8")
     if FLAGS.quantize and FLAGS.format != "onnx":
         raise UsageError("--quantize goes with --format=onnx")
+    if FLAGS.dynamic_size and FLAGS.format == "immich":
+        raise UsageError("--dynamic_size goes with --format=onnx or stablehlo: Immich has one size")
     if FLAGS.format == "stablehlo":
         stablehlo.check(FLAGS.platforms)
         return
@@ -81,7 +90,7 @@ def _export_onnx(model: Predictor, output: Path) -> str:
     from jaxtag.export import onnx_files
 
     model = programs.in_float32(model)
-    parts = programs.onnx_programs(model)
+    parts = programs.onnx_programs(model, FLAGS.dynamic_size)
     outcome = onnx_files.write(output, parts, quantize=bool(FLAGS.quantize))
     notes = [onnx_files.QUANTIZED] if FLAGS.quantize else []
     folder.write_description(output, model, "onnx", parts, ".onnx", notes)
@@ -89,7 +98,7 @@ def _export_onnx(model: Predictor, output: Path) -> str:
 
 
 def _export_stablehlo(model: Predictor, output: Path) -> str:
-    program = programs.predict_program(model)
+    program = programs.predict_program(model, FLAGS.dynamic_size)
     file = output / f"{program.name}.stablehlo"
     file.write_bytes(stablehlo.serialize(program, FLAGS.platforms))
     outcome = verify.check_stablehlo(program, file)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jaxtag
-from jaxtag.data.transforms import CenterCrop, Resize
+from jaxtag.data.transforms import CenterCrop, ImageTransform, PillowResize, Resize
 from jaxtag.errors import UsageError
 from jaxtag.export.programs import Program
 from jaxtag.inference.predictor import Predictor
@@ -17,20 +17,32 @@ from jaxtag.tasks.tag.task import TagTask
 def preprocessing(task: Task) -> dict[str, Any]:
     """From an image file to the model's uint8 [S, S, 3], which the model normalizes itself.
 
-    `crop` is the side of the centered square that is resized, as a share of the shorter side; None:
-    the whole image is resized to a square.
+    `fit` is what becomes of an image that is not square: "crop" (the shorter side is resized to
+    `image_size` / `crop`, and the center is taken), "squash" (both sides are resized to it) or
+    "pad" (the image is padded to a white square before that).
     """
     transform, data = task.image_transform(train=False), task.config.data
-    if not isinstance(transform, (Resize, CenterCrop)):
-        raise UsageError(f"{type(transform).__name__} of the images cannot be described")
+    fit, crop, interpolation = _fit(transform)
     return {
         "image_size": transform.size,
-        "crop": transform.crop_pct if isinstance(transform, CenterCrop) else None,
-        "interpolation": "bilinear",
+        "fit": fit,
+        "crop": crop,
+        "interpolation": interpolation,
         "mean": list(data.mean),
         "std": list(data.std),
         "grayscale": data.grayscale,
     }
+
+
+def _fit(transform: ImageTransform) -> tuple[str, float, str]:
+    """The transform's fit, crop and interpolation."""
+    if isinstance(transform, PillowResize):
+        return transform.fit, transform.crop_pct, transform.interpolation
+    if isinstance(transform, CenterCrop):
+        return "crop", transform.crop_pct, "bilinear"
+    if isinstance(transform, Resize):
+        return "squash", 1.0, "bilinear"
+    raise UsageError(f"{type(transform).__name__} of the images cannot be described")
 
 
 def describe(
@@ -48,6 +60,8 @@ def describe(
         "files": {f"{program.name}{suffix}": _inputs(program) for program in programs},
         "preprocessing": preprocessing(task),
     }
+    if any(program.dynamic_size for program in programs):
+        description["patch_size"] = vars(task.backbone[0])["patch_size"]
     if isinstance(task, CaptionTask):
         tokenizer, settings = task.vocabulary, task.settings
         description["bos_id"], description["eos_id"] = tokenizer.bos_id, tokenizer.eos_id

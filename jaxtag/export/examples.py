@@ -1,6 +1,6 @@
 """The program beside an exported model: it takes images to tags, vectors or captions.
 
-Each has about 20 lines and needs no jaxtag: ONNX Runtime or JAX, NumPy and Pillow.
+Each fits a screen and needs no jaxtag: ONNX Runtime or JAX, NumPy and Pillow.
 """
 
 _START = '''\
@@ -15,14 +15,21 @@ from PIL import Image, ImageOps
 
 folder, files = Path(__file__).parent, sys.argv[1:]
 about = json.loads((folder / "jaxtag.json").read_text("utf-8"))
+prepare = about["preprocessing"]
 
 
 def pixels(file):
     image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
-    size, crop = about["preprocessing"]["image_size"], about["preprocessing"]["crop"]
-    x, y = (0 if crop is None else (side - crop * min(image.size)) / 2 for side in image.size)
-    box = (x, y, image.width - x, image.height - y)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
+    size, fit = prepare["image_size"], prepare["fit"]
+    if fit == "pad":
+        longer, inside = max(image.size), image
+        image = Image.new("RGB", (longer, longer), "white")
+        image.paste(inside, tuple((longer - side) // 2 for side in inside.size))
+    target, shorter = int(size / prepare["crop"] + 1e-6), min(image.size)
+    sides = [int(target * side / shorter) if fit == "crop" else target for side in image.size]
+    image = image.resize(sides, Image.Resampling[prepare["interpolation"].upper()])
+    x, y = (round((side - size) / 2) for side in sides)
+    return np.asarray(image.crop((x, y, x + size, y + size)))
 
 
 images = np.stack([pixels(file) for file in files])

@@ -11,6 +11,8 @@ from jaxtag.export import description, onnx_files, programs
 from jaxtag.inference.predictor import Predictor
 from jaxtag.tasks.match.task import MatchTask
 
+_RESIZE_MODES = {"crop": "shortest", "squash": "squash", "pad": "longest"}
+
 
 def write(folder: Path, model: Predictor) -> str:
     """Writes config.json, visual/ and, of a text-image model, textual/.
@@ -59,8 +61,8 @@ def _preprocess_cfg(prepared: dict[str, Any]) -> dict[str, Any]:
         "mean": prepared["mean"],
         "std": prepared["std"],
         "interpolation": prepared["interpolation"],
-        "resize_mode": "squash" if prepared["crop"] is None else "shortest",
-        "fill_color": 0,
+        "resize_mode": _RESIZE_MODES[prepared["fit"]],
+        "fill_color": 255 if prepared["fit"] == "pad" else 0,
     }
 
 

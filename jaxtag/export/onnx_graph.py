@@ -144,19 +144,32 @@ class Graph:
         if isinstance(size, int):
             return Value.constant(np.array([size], np.int64))
         if str(size) not in self._sizes:
-            self._sizes[str(size)] = self._evaluate(ast.parse(str(size), mode="eval").body)
+            text = str(size).replace("^", "**")
+            self._sizes[str(size)] = self._evaluate(ast.parse(text, mode="eval").body)
         return self._sizes[str(size)]
 
     def _evaluate(self, expression: ast.expr) -> Value:
         """The value of a symbolic size, which prints as a Python expression of its variables."""
-        if isinstance(expression, ast.Constant):
-            return self.size(expression.value)
-        if isinstance(expression, ast.Name):
-            return self._variable(expression.id)
-        if isinstance(expression, ast.BinOp) and type(expression.op) in _OPERATORS:
-            operands = [self._evaluate(expression.left), self._evaluate(expression.right)]
-            return self.add(_OPERATORS[type(expression.op)], operands, (1,), np.int64)
+        match expression:
+            case ast.Constant(value=number):
+                return self.size(number)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return self._operation("Mul", ast.Constant(-1), operand)
+            case ast.Name(id=name):
+                return self._variable(name)
+            case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
+                return self._operation(_OPERATORS[type(operator)], left, right)
+            case ast.Call(func=ast.Name(id=name), args=[left, right]) if name in _FUNCTIONS:
+                return self._operation(_FUNCTIONS[name], left, right)
         raise UnsupportedError(f"the size {ast.unparse(expression)}")
+
+    def _operation(self, op: str, *expressions: ast.expr) -> Value:
+        """A node of two sizes; a division rounds down, where ONNX's rounds towards 0."""
+        left, right = (self._evaluate(expression) for expression in expressions)
+        if op == "Div":
+            rest = self.add("Mod", [left, right], (1,), np.int64)
+            left = self.add("Sub", [left, rest], (1,), np.int64)
+        return self.add(op, [left, right], (1,), np.int64)
 
     def _variable(self, name: str) -> Value:
         """A variable from the shape of the first input that has it, alone or in a product."""
@@ -186,7 +199,9 @@ class Graph:
         )
 
 
-_OPERATORS = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul"}
+# How jax.export writes sizes -> nodes.
+_OPERATORS = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul", ast.Pow: "Pow"}
+_FUNCTIONS = {"floordiv": "Div", "mod": "Mod", "max": "Max", "min": "Min"}
 
 
 def _is_static(shape: Sequence[Any]) -> bool:

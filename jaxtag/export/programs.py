@@ -2,10 +2,11 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +15,7 @@ from jaxtag.decoding.generation_config import GenerationConfig
 from jaxtag.errors import UsageError
 from jaxtag.inference.predictor import Predictor
 from jaxtag.kernels.implementations import default_forms
+from jaxtag.models.vit import ViT
 from jaxtag.tasks.base import Task
 from jaxtag.tasks.caption.task import CaptionTask
 from jaxtag.tasks.embed.task import EmbedTask
@@ -29,17 +31,27 @@ class Program:
     Attributes:
         name: of its file, without the suffix.
         function: called with the inputs as keywords; the outputs by name.
-        inputs: name -> shape, whose batch is symbolic, and dtype.
+        inputs: name -> shape, whose batch (and with `--dynamic_size` height and width) is symbolic,
+            and dtype.
+        example_sizes: values of the symbolic sizes with which two forms of the program are
+            compared.
     """
 
     name: str
     function: Callable[..., Arrays]
     inputs: dict[str, jax.ShapeDtypeStruct]
+    example_sizes: tuple[dict[str, int], ...] = ({"batch": 2},)
 
-    def example_inputs(self, batch: int, seed: int = 0) -> Arrays:
-        """Random inputs of a batch, to compare two forms of the program with."""
-        keys = iter(jax.random.split(jax.random.key(seed), len(self.inputs)))
-        return {name: _random(next(keys), spec, batch) for name, spec in self.inputs.items()}
+    @property
+    def dynamic_size(self) -> bool:
+        """Whether images have any height and width."""
+        return "height" in self.example_sizes[0]
+
+    def example_inputs(self) -> Iterator[Arrays]:
+        """Random inputs of each of the example sizes."""
+        for sizes in self.example_sizes:
+            keys = iter(jax.random.split(jax.random.key(0), len(self.inputs)))
+            yield {name: _random(next(keys), spec, sizes) for name, spec in self.inputs.items()}
 
 
 def in_float32(model: Predictor) -> Predictor:
@@ -47,27 +59,45 @@ def in_float32(model: Predictor) -> Predictor:
     task = copy.copy(model.task)
     settings = dataclasses.replace(task.config.model, dtype="float32")
     task.config = dataclasses.replace(task.config, model=settings)
-    task.model = task.make_model()
+    task.model = _module_in_float32(task.model)
     variables = jax.tree.map(jnp.asarray, jax.device_get(model.variables))
     return dataclasses.replace(model, task=task, variables=variables)
 
 
-def predict_program(model: Predictor) -> Program:
-    """Images to what the task predicts: all in one, a captioner's search too."""
+def _module_in_float32(module: nn.Module) -> nn.Module:
+    """The module, and those among its fields, with `dtype` float32."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name)
+        if field.name == "dtype":
+            changes["dtype"] = jnp.float32
+        elif isinstance(value, nn.Module) and field.name != "parent":
+            changes[field.name] = _module_in_float32(value)
+    return module.clone(**changes)
+
+
+def predict_program(model: Predictor, dynamic_size: bool = False) -> Program:
+    """Images to what the task predicts: all in one, a captioner's search too.
+
+    Raises:
+        UsageError: with `dynamic_size`, the model takes images of one size alone.
+    """
     predict, key = model.task.make_predict(), jax.random.key(model.config.seed)
 
     def function(images: jax.Array) -> Arrays:
         return predict(model.variables, {"image": images}, key)
 
+    if dynamic_size:
+        return Program("model", function, *_images_of_any_size(model))
     return Program("model", function, {"images": _images(model.task)})
 
 
-def onnx_programs(model: Predictor) -> list[Program]:
+def onnx_programs(model: Predictor, dynamic_size: bool = False) -> list[Program]:
     """The same; of a captioner the encoder and a step of the decoder, for a loop around them."""
     task = model.task
-    if isinstance(task, CaptionTask):
+    if isinstance(task, CaptionTask) and not dynamic_size:
         return [_caption_encoder(model, task), _caption_decoder(model, task)]
-    return [predict_program(model)]
+    return [predict_program(model, dynamic_size)]
 
 
 def _caption_encoder(model: Predictor, task: CaptionTask) -> Program:
@@ -165,12 +195,37 @@ def _images(task: Task) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
 
 
+def _images_of_any_size(
+    model: Predictor,
+) -> tuple[dict[str, jax.ShapeDtypeStruct], tuple[dict[str, int], ...]]:
+    """Images whose height and width are symbolic, and example sizes.
+
+    Raises:
+        UsageError: the model is no ViT, or a captioner.
+    """
+    task, backbone = model.task, model.task.backbone[0]
+    if not isinstance(backbone, ViT) or isinstance(task, CaptionTask):
+        raise UsageError(
+            "--dynamic_size is for classifiers, taggers, embedders and text-image models whose "
+            f"images a ViT reads: {model.reference} is a model of the task "
+            f"{task.config.task.TASK} with {task.config.model.backbone}; leave it out"
+        )
+    patch, size = backbone.patch_size, task.image_transform(train=False).size
+    batch, height, width = jax.export.symbolic_shape(
+        "batch, height, width", constraints=[f"height >= {patch}", f"width >= {patch}"]
+    )
+    spec = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
+    sides = [(size, size), (size + patch, max(size - patch, patch))]
+    examples = tuple({"batch": 2, "height": high, "width": wide} for high, wide in sides)
+    return {"images": spec}, examples
+
+
 def _named(name: str, tree: Any) -> dict[str, Any]:
     return {f"{name}_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
 
 
-def _random(key: jax.Array, spec: jax.ShapeDtypeStruct, batch: int) -> jax.Array:
-    shape = tuple(size if isinstance(size, int) else batch for size in spec.shape)
+def _random(key: jax.Array, spec: jax.ShapeDtypeStruct, sizes: dict[str, int]) -> jax.Array:
+    shape = tuple(size if isinstance(size, int) else sizes[str(size)] for size in spec.shape)
     if spec.dtype == jnp.uint8:
         return jax.random.randint(key, shape, 0, 256).astype(jnp.uint8)
     if jnp.issubdtype(spec.dtype, jnp.integer):

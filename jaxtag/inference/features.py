@@ -145,24 +145,28 @@ class FeatureExtractor:
 
 
 def from_flags(
-    workdir: str | None,
-    step: str,
-    model: str | None,
-    weights: str | None,
-    pixels: int | None,
+    workdir: str | None = None,
+    step: str = "newest",
+    model: str | None = None,
+    weights: str | None = None,
+    pixels: int | None = None,
     image_size: int | None = None,
+    whole_image: bool = False,
 ) -> FeatureExtractor:
     """By whichever of a run, a backbone and pixels is given. Raises UsageError unless it is one."""
     if [workdir, model, pixels].count(None) != 2:
         raise UsageError("give one of --workdir, --model and --pixels: how images become vectors")
-    if image_size is not None and (model is None or model not in models.list_models()):
-        raise UsageError("--image_size: only a --model of jaxtag.list_models() takes another one")
+    if model not in models.list_models():
+        for name, value in (("image_size", image_size), ("whole_image", whole_image or None)):
+            if value is not None:
+                raise UsageError(f"--{name}: only for a --model of jaxtag.list_models()")
     if workdir is not None:
         return from_workdir(workdir, step)
     if model is not None:
         if ":" in model or os.path.exists(model):
             return from_workdir(model, step)
-        return from_model(model, weights or (model if model in PACKAGES else None), image_size)
+        weights = weights or (model if model in PACKAGES else None)
+        return from_model(model, weights, image_size, whole_image)
     assert pixels is not None
     return from_pixels(pixels)
 
@@ -205,9 +209,19 @@ def from_predictor(model: predictor.Predictor) -> FeatureExtractor:
 
 
 def from_model(
-    model: str, weights: str | None = None, image_size: int | None = None
+    model: str,
+    weights: str | None = None,
+    image_size: int | None = None,
+    whole_image: bool = False,
 ) -> FeatureExtractor:
-    """Of a backbone by name, with the weights of a REF, or at random (seed 0)."""
+    """Of a backbone by name, with the weights of a REF, or at random (seed 0).
+
+    Args:
+        model: A name of `jaxtag.list_models()`.
+        weights: REF.
+        image_size: Pixels; by default those that the weights, else the model, were made for.
+        whole_image: Images are squashed to a square instead of cropped as for the weights.
+    """
     if model not in models.list_models():
         raise UsageError(f"--model={model}: unknown{did_you_mean(model, models.list_models())}")
     preprocessing = (weights and load_preprocessing(weights)) or models.get_preprocessing(model)
@@ -234,9 +248,14 @@ def from_model(
     mesh = meshes.make_mesh()
     variables = jax.device_put(variables, meshes.replicated(mesh))
     pinned = weights and resolve(weights).pinned
-    description = {"model": model, "weights": pinned, "image_size": size}
+    description: dict[str, Any] = {"model": model, "weights": pinned, "image_size": size}
+    if whole_image:
+        description["whole_image"] = True
     image = transforms.evaluation_transform(
-        size, preprocessing.crop, preprocessing.fit, preprocessing.interpolation
+        size,
+        None if whole_image else preprocessing.crop,
+        preprocessing.fit,
+        preprocessing.interpolation,
     )
     return _extractor(description, mesh, image, compute, variables)
 

@@ -235,7 +235,7 @@ class DropPath(nn.Module):
         return x * jnp.where(draws < keep, 1.0 / keep, 0.0).astype(x.dtype)
 
 
-def num_chunks_for_budget(batch: Any, num_bytes: int, budget: int) -> int:
+def num_chunks_for_budget(batch: Any, num_bytes: Any, budget: int) -> int:
     """The least number of equal chunks of a batch of which each device's share fits the budget.
 
     Args:

@@ -45,7 +45,7 @@ class MLDecoder(nn.Module):
         memory = nn.relu(linear((self.width,), name="memory")(features))
         groups = min(self.groups, self.tags)
         queries = self.param("queries", nn.initializers.normal(1.0), (groups, self.width))
-        queries = jnp.broadcast_to(queries, (len(memory), *queries.shape)).astype(self.dtype)
+        queries = jnp.broadcast_to(queries, (memory.shape[0], *queries.shape)).astype(self.dtype)
         decoded = self._decode(queries, memory, train)
         return {**outputs, "logits": self._group_linear(decoded.astype(jnp.float32))}
 
@@ -74,4 +74,4 @@ class MLDecoder(nn.Module):
         kernel = self.param("head_kernel", layers.xavier, (groups, width, per_group))
         bias = self.param("head_bias", nn.initializers.zeros, (self.tags,))
         logits = jnp.einsum("bgd,gdf->bgf", decoded, kernel)
-        return logits.reshape(len(decoded), -1)[:, : self.tags] + bias
+        return logits.reshape(decoded.shape[0], -1)[:, : self.tags] + bias

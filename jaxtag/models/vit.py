@@ -190,7 +190,7 @@ class ViT(nn.Module):
         return mean if self.pool == "gap" else jnp.concatenate([x[:, 0], mean], -1)
 
     def _check(self, images: AnyArray) -> None:
-        if images.ndim != 4 or min(images.shape[1:3]) < self.patch_size:
+        if images.ndim != 4 or any(side < self.patch_size for side in images.shape[1:3]):
             raise ValueError(
                 f"images must be [B, H, W, C] with sides of at least {self.patch_size} pixels "
                 f"(one patch), got shape {images.shape}"
@@ -207,7 +207,7 @@ class ViT(nn.Module):
         if self.distilled and not self.class_token:
             raise ValueError("distilled=True needs class_token=True")
 
-    def _embed(self, images: Array) -> tuple[Array, tuple[int, int]]:
+    def _embed(self, images: Array) -> tuple[Array, tuple[Any, Any]]:
         """Patches as a matrix product, class token, positions: `[B, N, D]`, and the grid."""
         batch, p = images.shape[0], self.patch_size
         h, w = images.shape[1] // p, images.shape[2] // p
@@ -293,9 +293,9 @@ def _init_positions(
 
 
 def interpolate_positions(
-    grid: Float[AnyArray, "h w D"], size: tuple[int, int], antialias: bool = False
+    grid: Float[AnyArray, "h w D"], size: tuple[Any, Any], antialias: bool = False
 ) -> Float[AnyArray, "H W D"]:
-    """Bicubic resize of position embeddings to `[*size, D]`.
+    """Bicubic resize of position embeddings to `[*size, D]`, of integers or symbolic sizes.
 
     Equal to `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`, which ViT and
     DINO code uses: cubic convolution with a = -0.75, no smoothing, borders repeated. With
@@ -309,30 +309,37 @@ def interpolate_positions(
     return jnp.einsum("Hh,hwd,Ww->HWd", rows, grid, columns, precision="highest")
 
 
-def _bicubic(old: int, new: int) -> Float[np.ndarray, "{new} {old}"]:
+def _numpy_for(size: Any) -> Any:
+    """NumPy, in float64; of a symbolic size (`jax.export`) JAX's, which computes in the program."""
+    return np if isinstance(size, int) else jnp
+
+
+def _bicubic(old: int, new: Any) -> Float[AnyArray, "new {old}"]:
     """The matrix that resizes one dimension."""
-    centers = (np.arange(new) + 0.5) * (old / new) - 0.5
-    first = np.floor(centers).astype(int)
-    matrix = np.zeros((new, old))
+    xp = _numpy_for(new)
+    centers = (xp.arange(new)[:, None] + 0.5) * (old / new) - 0.5
+    first = xp.floor(centers)
+    matrix = xp.zeros((new, old))
     for offset in (-1, 0, 1, 2):
-        weight = _cubic(np.abs(centers - (first + offset)), -0.75)
-        np.add.at(matrix, (np.arange(new), np.clip(first + offset, 0, old - 1)), weight)
+        weight = _cubic(xp.abs(centers - (first + offset)), -0.75)
+        matrix += weight * (xp.clip(first + offset, 0, old - 1) == np.arange(old))
     return matrix.astype(np.float32)
 
 
-def _smooth_bicubic(old: int, new: int) -> Float[np.ndarray, "{new} {old}"]:
+def _smooth_bicubic(old: int, new: Any) -> Float[AnyArray, "new {old}"]:
     """The same with a = -0.5, and a kernel that grows with the step where the image shrinks."""
-    centers = (np.arange(new)[:, None] + 0.5) * (old / new)
-    distance = np.abs(np.arange(old) + 0.5 - centers) / max(old / new, 1.0)
+    xp = _numpy_for(new)
+    centers = (xp.arange(new)[:, None] + 0.5) * (old / new)
+    distance = xp.abs(np.arange(old) + 0.5 - centers) / xp.maximum(old / new, 1.0)
     weights = _cubic(distance, -0.5)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+def _cubic(distance: AnyArray, a: float) -> AnyArray:
     """The kernel of cubic convolution (Keys 1981)."""
     near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
     far = a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+    return near * (distance <= 1) + far * ((distance > 1) & (distance < 2))
 
 
 for _size, _fields in SIZES.items():

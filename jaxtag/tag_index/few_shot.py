@@ -36,7 +36,7 @@ def evaluate(
         seeds: number of samples.
 
     Returns:
-        {k: {"linear_probe": accuracy of each seed, "nearest_neighbours": …}}.
+        {k: {"linear_probe": accuracy of each seed, "nearest_neighbors": …}}.
 
     Raises:
         UserError: a class has fewer than the largest k images, or none.
@@ -79,7 +79,7 @@ def evaluate_samples(
     """
     num_classes, most = samples.shape[1:]
     accuracies: dict[int, dict[str, list[float]]] = {
-        k: {"linear_probe": [], "nearest_neighbours": []} for k in shots
+        k: {"linear_probe": [], "nearest_neighbors": []} for k in shots
     }
     for sample in samples:
         x = vectors[sample].reshape(-1, vectors.shape[1])
@@ -89,7 +89,7 @@ def evaluate_samples(
             held_out = np.tile(np.arange(most) < _num_held_out(k), num_classes)
             scores = {
                 "linear_probe": linear_probe(x, y, used, held_out, test[0], num_classes),
-                "nearest_neighbours": nearest_neighbors(x[used], y[used], test[0], k, num_classes),
+                "nearest_neighbors": nearest_neighbors(x[used], y[used], test[0], k, num_classes),
             }
             for name, class_scores in scores.items():
                 accuracies[k][name].append(float((class_scores.argmax(1) == test[1]).mean()))

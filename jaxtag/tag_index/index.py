@@ -51,7 +51,7 @@ class KnnConfig:
 
 
 DEFAULT_KNN = KnnConfig()
-TWO_PASS = KnnConfig(neighbors=5, two_pass=True)
+TWO_PASS = KnnConfig(neighbors=5, temperature=0.02, two_pass=True)
 
 
 class TagIndex:

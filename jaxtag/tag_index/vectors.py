@@ -16,7 +16,7 @@ from jaxtag.distributed import mesh as meshes
 from jaxtag.tag_index import search
 from jaxtag.tag_index.search import SearchResult, Table
 
-METRICS = ("cosine", "inner_product", "euclidean")
+METRICS = ("cosine", "inner_product", "euclidean", "hellinger")
 _MIN_CAPACITY = 128  # of a device, in rows
 _WRITE_CHUNK = 4096  # rows that are written at a time
 _QUERY_CHUNK = 256  # queries that are searched at a time; fewer are padded to a power of two
@@ -33,8 +33,10 @@ class VectorIndex:
 
     Args:
         dimension: D.
-        metric: scores are "cosine" similarities, "inner_product"s, or "euclidean": minus the
-            squared distance.
+        metric: scores are "cosine" similarities, "inner_product"s, "euclidean": minus the squared
+            distance, or "hellinger": cosine similarities of the square roots of the values, with
+            their signs (Arandjelović and Zisserman 2012, "Three things everyone should know to
+            improve object retrieval", section 3), for features that come out of a ReLU.
         mesh: by default of all devices.
     """
 
@@ -123,7 +125,7 @@ class VectorIndex:
         """Checks vectors and converts them to those that are searched.
 
         Returns:
-            float32 [N, D], of unit length for the metric "cosine".
+            float32 [N, D], of unit length for the metrics "cosine" and "hellinger".
 
         Raises:
             ValueError: the shape is wrong, or a vector is not finite.
@@ -133,7 +135,9 @@ class VectorIndex:
             raise ValueError(f"vectors of shape {vectors.shape}: not [N, {self._dimension}]")
         if not np.isfinite(vectors).all():
             raise ValueError("a vector is not finite")
-        if self.metric == "cosine":
+        if self.metric == "hellinger":
+            vectors = np.sign(vectors) * np.sqrt(np.abs(vectors))
+        if self.metric in ("cosine", "hellinger"):
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
         return vectors

@@ -237,6 +237,7 @@ class Checkpoints:
         if self._writer is None:
             coordination.run_on_process_zero(self._prepare_directory)
             orbax_noise.suppress()
+            summed_handler.keep_small_arrays_whole()
             # Folders at once: where a thread of Orbax cannot make one, others wait 20 minutes.
             options = ocp.options.AsyncOptions(
                 create_directories_asynchronously=False,

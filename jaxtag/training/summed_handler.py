@@ -9,6 +9,20 @@ from etils import epath
 
 from jaxtag.training import checkpoint_manifest
 
+_MIN_SLICE_BYTES = 1 << 20
+
+
+def keep_small_arrays_whole() -> None:
+    """Has Orbax cut no array of a single process into slices below 1 MiB.
+
+    Orbax cuts an array that devices hold copies of into a slice for each, so that processes share
+    the writing. One process writes all of them anyway, and waits while a program cuts each slice:
+    0.8 s of a save of 600 small arrays on 8 devices, and 0.1 s without.
+    """
+    if jax.process_count() == 1:
+        handler = ocp.type_handlers.get_type_handler(jax.Array)
+        handler._min_slice_bytes_for_replica_parallel = _MIN_SLICE_BYTES  # no public option yet
+
 
 class SummedHandler(ocp.CompositeCheckpointHandler):
     """Saves as its parent does; a save is complete when the process's files are summed too.

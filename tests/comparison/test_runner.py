@@ -6,6 +6,7 @@ import resource
 import sys
 
 import pytest
+from calling import call
 
 from jaxtag import compare
 from jaxtag.comparison import grid, runner
@@ -28,6 +29,7 @@ def test_a_cell_without_data_says_so(tmp_path):
 
 
 RESULT = {"metric": "top1", "value": 0.5, "metrics": {"top1": 0.5}}
+COSTS = {"pictures": 64, "parameters": 9, "multiply_adds": 9, "seconds": 1, "peak_memory_bytes": 9}
 
 
 def test_a_finished_cell_is_not_run_again(tmp_path, monkeypatch):
@@ -103,3 +105,20 @@ def test_weights_are_for_rows_that_start_from_some(row, complaint):
 def test_rows_on_published_weights_train_on_cached_features(row):
     config = schema.check(grid.cell_config(row, "mnist", 640, 0, None))
     assert config.model.freeze and config.model.cached_views == 1
+
+
+def test_the_table_is_written_after_each_cell(tmp_path, monkeypatch):
+    tables = []
+
+    def run(cell: Cell, folder, data_dir):
+        if (tmp_path / "table.csv").exists():
+            tables.append((tmp_path / "table.csv").read_text())
+        return {**RESULT, **COSTS, "split": "test", "image_size": 32, "pretraining": "none"}
+
+    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(runner, "skip_reason", lambda cell, data_dir: None)
+    names = "--datasets=mnist,cifar10", "--architectures=resnet,vit"
+    done = call("compare", f"--output={tmp_path}", *names)
+    assert done.status == 0, done.err
+    assert [table.count("not run yet") for table in tables] == [3, 2, 1]
+    assert "not run yet" not in (tmp_path / "table.md").read_text()

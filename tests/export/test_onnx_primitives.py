@@ -51,6 +51,9 @@ FUNCTIONS = {
     "functions": lambda x, n: jax.nn.gelu(x) + jax.nn.silu(x) + lax.rsqrt(1 + x * x) + jnp.exp(-x),
     "image": lambda x, n: lax.conv_general_dilated(x[..., None], KERNEL, (2, 1), PADS, **NHWC),
     "pooled": lambda x, n: lax.reduce_window(x[..., None], -jnp.inf, lax.max, *WINDOW),
+    "sizes of the batch": lambda x, n: jnp.ones(
+        (-(-x.shape[0] // 2), x.shape[0] % 2 + x.shape[0] ** 2)
+    ),
     "the batch itself": lambda x, n: x.reshape(-1, 6)[None] + jnp.zeros((1, 1, 6)),
 }
 

@@ -102,12 +102,29 @@ def test_what_a_file_does_not_say_is_asked_for(tmp_path, folder) -> None:
 
 
 def test_features_of_a_checkpoint_can_be_named_again(folder) -> None:
-    extractor = features.from_flags(None, "newest", str(folder), None, None)
+    extractor = features.from_flags(model=str(folder))
     vectors = extractor.of_inputs([str(folder / "a.png")])
     again = features.from_description(extractor.description)
     np.testing.assert_array_equal(again.of_inputs([str(folder / "a.png")]), vectors)
-    packaged = features.from_flags(None, "newest", "efficientnet_lite0", None, None)
+    packaged = features.from_flags(model="efficientnet_lite0")
     assert packaged.description["weights"] == "efficientnet_lite0" and packaged.dimension == 1280
+
+
+def test_features_of_whole_images_see_their_sides(tmp_path) -> None:
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "dark.png")
+    pixels[:, :12] = pixels[:, -12:] = 255  # what a crop of the center leaves out
+    Image.fromarray(pixels).save(tmp_path / "bright.png")
+    for whole_image in (False, True):
+        extractor = features.from_flags(
+            model="squeezenet1_1", image_size=32, whole_image=whole_image
+        )
+        again = features.from_description(extractor.description)
+        for used in (extractor, again):
+            dark, bright = used.of_inputs(
+                [str(tmp_path / f"{name}.png") for name in ("dark", "bright")]
+            )
+            assert np.array_equal(dark, bright) != whole_image
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "squeezenet1_1"])

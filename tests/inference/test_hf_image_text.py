@@ -10,8 +10,7 @@ import pytest
 import tokenizers
 from calling import call
 from PIL import Image
-from safetensors.numpy import load_file, save_file
-from stored import REFERENCES
+from stored_image_text import CONFIGS, IDS, WORDS, unpack_whole
 
 from jaxtag.annotation import text_labels
 from jaxtag.annotation.text_labels import CalibrationData, TextLabels, apply_labels
@@ -23,31 +22,11 @@ from jaxtag.weights import load
 from jaxtag.weights.image_text_files import read_model
 
 pytestmark = pytest.mark.usefixtures("one_device")
-CONFIGS = json.loads((REFERENCES / "image_text_configs.json").read_text())
-WORDS = ("dog", "cat", "beach", "hund")
-IDS = {"[UNK]": 0, "</s>": 1, **{word: 2 + i for i, word in enumerate(WORDS)}}
-IDS |= {"<|startoftext|>": 38, "<|endoftext|>": 39}
-
-
-def unpack(kind: str, folder: Path) -> Path:
-    """A folder as published: weights, configurations, and a tokenizer of a few words."""
-    name = f"transformers_{kind}"
-    stored = load_file(REFERENCES / f"image_text_{name}.safetensors")
-    tensors = {n.removeprefix("weights/"): t for n, t in stored.items() if "weights/" in n}
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIGS[name]))
-    text = json.dumps(CONFIGS["processors"][name])
-    (folder / "preprocessor_config.json").write_text(text)
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(IDS, unk_token="[UNK]"))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    backend.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    return unpack("clip", tmp_path_factory.mktemp("published") / "clip")
+    return unpack_whole("clip", tmp_path_factory.mktemp("published") / "clip")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +101,7 @@ def test_images_are_found_by_words(clip, photos, expected, tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory) -> Predictor:
-    return predictor.load(unpack("siglip", tmp_path_factory.mktemp("published") / "siglip"))
+    return predictor.load(unpack_whole("siglip", tmp_path_factory.mktemp("published") / "siglip"))
 
 
 def test_siglip_pads_to_its_length_and_lowers_the_case(siglip) -> None:

@@ -67,7 +67,7 @@ def test_more_images_tell_more() -> None:
     training, test = blobs(40, 1, spread=1.5), blobs(60, 2, spread=1.5)
     results = few_shot.evaluate(training, test, [16, 1], seeds=4)
     assert list(results) == [1, 16]
-    for method in ("linear_probe", "nearest_neighbours"):
+    for method in ("linear_probe", "nearest_neighbors"):
         one, many = np.array(results[1][method]), np.array(results[16][method])
         assert len(one) == 4 and len(set(one)) > 1  # drawn anew
         assert many.mean() > one.mean() + 0.05 and many.min() > 0.75

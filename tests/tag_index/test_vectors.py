@@ -14,7 +14,9 @@ D = 16
 def brute(rows, queries, metric, count, removed=()):
     """(scores, ids) in float64; of equal scores the lower number first."""
     rows, queries = rows.astype(np.float64), queries.astype(np.float64)
-    if metric == "cosine":
+    if metric == "hellinger":
+        rows, queries = (np.sign(x) * np.abs(x) ** 0.5 for x in (rows, queries))
+    if metric in ("cosine", "hellinger"):
         rows, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, queries))
     scores = queries @ rows.T
     if metric == "euclidean":

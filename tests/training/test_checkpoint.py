@@ -155,6 +155,16 @@ def test_plain_orbax_reads_it(tmp_path):
         assert_equal(manager.restore(2, args=args).state, make_state(2))
 
 
+def test_only_large_arrays_are_cut_into_slices(tmp_path):
+    copies = NamedSharding(jax.make_mesh((8,), ("data",)), PartitionSpec())
+    state = {"small": jnp.zeros((64, 8)), "large": jnp.zeros((2048, 1024))}
+    with Checkpoints(tmp_path / "run", keep_last=1) as checkpoints:
+        checkpoints.save(1, jax.device_put(state, copies))
+    metadata = ocp.StandardCheckpointer().metadata(tmp_path / "run/1/state").item_metadata
+    written = {name: metadata[name].storage.write_shape for name in state}
+    assert written == {"small": (64, 8), "large": (256, 1024)}
+
+
 def test_model_that_does_not_fit(tmp_path):
     saved(tmp_path, [1])
     checkpoints = Checkpoints(tmp_path, keep_last=1)
