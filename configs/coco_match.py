@@ -4,11 +4,18 @@
     python -m jaxtag.train --config=coco_match --workdir=runs/coco_match
     python -m jaxtag.train --config=coco_match:variant=B/16 --workdir=runs/coco_match_b \\
         --config.batch_size=32768 --config.task.loss=clip
+    python -m jaxtag.train --config=coco_match:pretrained=hf:openai/clip-vit-base-patch32 \\
+        --workdir=runs/coco_clip
+
+`pretrained` names a whole CLIP or SigLIP to fine-tune, in place of a variant: its files set the
+sizes of both encoders, the loss, the image size and the normalization.
 
 Smoke run: --config.total_steps=20 --config.batch_size=8. Hardware: one accelerator of 16 GB for
 S/16; a batch of 32,768 fits on a TPU v5e of 16x16 (benchmarks/ahead.md). Expected: not yet measured
 (full COCO).
 """
+
+import dataclasses
 
 from jaxtag.config.schema import (
     Config,
@@ -28,7 +35,26 @@ _SIZES = {  # encoder; width, depth and heads of the text encoder
 }
 
 
-def get_config(variant: str = "S/16", image_size: int = 224) -> Config:
+def get_config(variant: str = "S/16", image_size: int = 224, pretrained: str = "") -> Config:
+    config = _make_config(variant, image_size)
+    return _fine_tuned(config, pretrained) if pretrained else config
+
+
+def _fine_tuned(config: Config, pretrained: str) -> Config:
+    """Little is to be learned: a small learning rate, and no dropout."""
+    return dataclasses.replace(
+        config,
+        task=MatchConfig(pretrained=pretrained),
+        batch_size=256,
+        total_epochs=5.0,
+        model=ModelConfig(dropout=0.0),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-5, kwargs={"b2": 0.98}, warmup_epochs=0.5, weight_decay=0.1
+        ),
+    )
+
+
+def _make_config(variant: str, image_size: int) -> Config:
     size, _, patch = variant.partition("/")
     if size not in _SIZES or not patch.isdecimal():
         hint = did_you_mean(variant, (f"{name}/16" for name in _SIZES))

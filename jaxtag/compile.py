@@ -36,6 +36,7 @@ from jaxtag.perf import compiled as xla
 from jaxtag.perf import page, step_inputs
 from jaxtag.perf.aot import analyze, autotune, diff, lower, tables, topologies
 from jaxtag.storage.atomic_file import write_bytes, write_text
+from jaxtag.training import run_data
 
 FLAGS = flags.FLAGS
 _REPORT_EVERY = 10.0  # seconds
@@ -78,6 +79,7 @@ def _diff(files: list[str]) -> None:
 def _compile() -> None:
     topologies.prepare_process()
     config = cli.required_config()
+    config = run_data.task_class(config).with_pretrained(config)
     cli.require("topology", ", such as --topology=v5e:16x16 or --topology=h100:8")
     topology = topologies.parse(FLAGS.topology, FLAGS.slices)
     num_outputs = FLAGS.num_classes or step_inputs.num_outputs(config)

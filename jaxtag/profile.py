@@ -30,6 +30,7 @@ from jaxtag.distributed import compilation_cache
 from jaxtag.errors import UsageError, UserError
 from jaxtag.perf.profile import diff, measure, report, tables
 from jaxtag.storage.paths import is_store, make_path
+from jaxtag.training import run_data
 
 FLAGS = flags.FLAGS
 
@@ -66,6 +67,7 @@ def _diff(profiles: list[str]) -> None:
 
 def _profile() -> None:
     config = cli.required_config()
+    config = run_data.task_class(config).with_pretrained(config)
     cli.require("workdir", ": the folder that gets the folder `profile`")
     folder = make_path(FLAGS.workdir, "--workdir") / "profile"
     if is_store(folder):

@@ -86,11 +86,6 @@ def import_checkpoint(
     if run_data.has_checkpoints(workdir):
         raise UserError(f"{workdir} holds a run already: name another --workdir")
     opened = open_checkpoint(reference, options, max_length)
-    if opened.task.config.task.TASK == "match":
-        raise UserError(
-            f"{reference}: an image-text model is used as it is published, without a work "
-            "directory (annotate, index and evaluate with --model)"
-        )
     task, variables = opened.task, dict(opened.variables)
     assert task.vocabulary_file is not None
     task.vocabulary.save(workdir / task.vocabulary_file)

@@ -223,6 +223,23 @@ class Task(AppliedModel, abc.ABC, Generic[SettingsT]):
         """The section `config.task`, as the type that it is of."""
         return cast(SettingsT, config.task)
 
+    # --- a whole model that the run starts from
+
+    @classmethod
+    def with_pretrained(cls, config: Config, old: Config | None = None) -> Config:
+        """`config` with what the files of the whole model say that the run starts from.
+
+        Args:
+            old: of the run so far, which says the same where it started from that model.
+        """
+        del old
+        return config
+
+    @property
+    def pretrained(self) -> str | None:
+        """REF of the whole model that the run starts from, where there is one."""
+        return None
+
     # --- the vocabulary
 
     @classmethod

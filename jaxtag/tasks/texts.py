@@ -29,7 +29,7 @@ class TextTask(Task[SettingsT]):
     @classmethod
     def build_vocabulary(cls, config: Config, source: Source) -> Tokenizer:
         """A tokenizer; warnings say which captions it does not suit, or cuts."""
-        captions = list(itertools.chain.from_iterable(sources.iter_captions(source)))
+        captions = captions_of(source)
         if TAG_PROMPT in source.features:
             captions += [record[TAG_PROMPT] for record in source.iter_fields([TAG_PROMPT])]
         if warning := unspaced.describe(captions):
@@ -53,6 +53,17 @@ def train_tokenizer(
 ) -> Tokenizer:
     """A tokenizer trained on captions; a warning says how many are longer than `max_length`."""
     tokenizer = Tokenizer.train(captions, vocab_size, lowercase)
+    warn_of_cut(tokenizer, captions, max_length)
+    return tokenizer
+
+
+def captions_of(source: Source) -> list[str]:
+    """All captions of a source, those of one image after those of another."""
+    return list(itertools.chain.from_iterable(sources.iter_captions(source)))
+
+
+def warn_of_cut(tokenizer: Tokenizer, captions: Sequence[str], max_length: int) -> None:
+    """Says in the log how many captions are longer than `max_length`."""
     tokenizer.encode(captions, max_length)
     if tokenizer.truncated:
         logging.warning(
@@ -61,7 +72,6 @@ def train_tokenizer(
             len(captions),
             max_length,
         )
-    return tokenizer
 
 
 def padded_size(vocabulary: Sized) -> int:

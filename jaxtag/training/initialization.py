@@ -27,14 +27,16 @@ def init_state(setup: TrainSetup, source: Source) -> TrainState:
 
     What a task or a backbone derives from the training data comes first (`collections_from_data`,
     and `params_from_images` of a backbone that has it), then the weights of
-    `config.model.pretrained`, which replace the backbone's. Those of `config.initial_checkpoint`
-    replace all.
+    `config.model.pretrained`, which replace the backbone's. Those of `config.initial_checkpoint`,
+    or of the whole model that a task starts from (`Task.pretrained`), replace all.
     """
     state, task = setup.initialize(), setup.task
     if setup.config.initial_checkpoint is not None:
         return load_run(state, setup.config.initial_checkpoint)
     for name, variables in task.collections_from_data(source).items():
         state = _replace_collection(state, name, variables)
+    if task.pretrained is not None:
+        return load_model(state, task.pretrained, task)
     if setup.config.model.pretrained is not None:
         return load_backbone(state, setup.config.model.pretrained, task)
     return _init_backbone(state, task, source)
@@ -63,6 +65,18 @@ def load_backbone(state: TrainState, path: str, task: Task) -> TrainState:
     for name, values in variables.items():
         collections[name] = replace_subtree(collections[name], path_in_tree, values)
     return state.replace(params=params, collections=collections).restart_averages()
+
+
+def load_model(state: TrainState, path: str, task: Task) -> TrainState:
+    """`state`, freshly initialized, with the weights of a whole model from a file.
+
+    Position embeddings are interpolated, and a first kernel is adapted to grayscale images. Raises
+    UserError where the file does not fit.
+    """
+    _warn_of_normalization(path, task)
+    variables = load(path, task.model, adapt=("image_size", "channels"), channels=task.channels)
+    params = replace_subtree(state.params, (), variables.pop("params"))
+    return state.replace(params=params).restart_averages()
 
 
 def _warn_of_normalization(path: str, task: Task) -> None:

@@ -50,7 +50,7 @@ def find_lr(
         UserError: the data are not as they must be, or the loss is not finite from the start.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = run_config.with_described_kwargs(config)
+    config = run_config.with_described_model(config)
     data = run_data.open_data(config, folder)
     task = run_data.task_class(config)(config, data.vocabulary)
     growth = math.log(max_lr / min_lr) / (num_steps - 1)

@@ -54,7 +54,7 @@ def advice(task: Task, scores: Scores, num_examples: int) -> str | None:
     ways = ["train on more pictures, or for more steps"]
     if task.label_names is not None:
         ways.insert(0, "label by the nearest pictures (python -m jaxtag.index), which needs few")
-    if task.config.model.pretrained is None:
+    if task.config.model.pretrained is None and task.pretrained is None:
         ways.insert(0, "start from published weights (--config.model.pretrained=REF)")
     return (
         f"the model, trained on {num_examples} pictures, does not beat {', '.join(lost)}: "

@@ -98,7 +98,7 @@ def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
         if named is not None:
             previous = getattr(getattr(old, section, None), name, None)
             setattr(getattr(resolved, section), name, reference.pin(named, previous))
-    resolved = with_described_kwargs(resolved, old)
+    resolved = with_described_model(resolved, old)
     if old is not None:
         if config.model.scan is None:
             resolved.model.scan = old.model.scan
@@ -112,6 +112,16 @@ def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
     _make(workdir)
     write_text(path, schema.to_json(resolved))
     return resolved
+
+
+def with_described_model(config: Config, old: Config | None = None) -> Config:
+    """`config` with what the files say of the weights that the run starts from.
+
+    Args:
+        old: of the run so far; where it started from the same weights, they are not read again.
+    """
+    config = run_data.task_class(config).with_pretrained(config, old)
+    return with_described_kwargs(config, old)
 
 
 def with_described_kwargs(config: Config, old: Config | None = None) -> Config:

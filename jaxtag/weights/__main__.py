@@ -9,13 +9,13 @@
 
 `import` writes a file with jaxtag's parameter names; it also holds the model's name and its
 preprocessing. With --workdir it makes a work directory, for jaxtag.annotate and jaxtag.evaluate:
-of a captioner of transformers (a ViT and a GPT-2, BLIP, GIT, with its tokenizer), or of a
-classifier that names its classes (transformers' id2label, timm's label_names, --labels). `export`
-writes such a file, or the model that a run of jaxtag.train has trained, with the parameter names of
-another library; a folder for transformers or timm also gets the labels and the preprocessing. A
-source is any REF (see jaxtag.annotate). Of .bin, .pt and .pth files tensors are read, and nothing
-is executed. --hub_folder gets safetensors, the config.json of timm or transformers, preprocessing,
-labels and a model card; --push uploads it.
+of a captioner of transformers (a ViT and a GPT-2, BLIP, GIT, with its tokenizer), of a CLIP or
+SigLIP, or of a classifier that names its classes (transformers' id2label, timm's label_names,
+--labels). `export` writes such a file, or the model that a run of jaxtag.train has trained, with
+the parameter names of another library; a folder also gets what the library wants beside them:
+labels, preprocessing, the tokenizer. A source is any REF (see jaxtag.annotate). Of .bin, .pt and
+.pth files tensors are read, and nothing is executed. --hub_folder gets safetensors, the config.json
+of timm or transformers, preprocessing, labels and a model card; --push uploads it.
 
 From Python:
 
@@ -37,6 +37,7 @@ from jaxtag.models import registry
 from jaxtag.models.preprocessing import Preprocessing
 from jaxtag.storage.paths import make_path
 from jaxtag.tasks.caption.config import CaptionConfig
+from jaxtag.tasks.match.config import MatchConfig
 from jaxtag.weights.hf_captioners import CaptionSettings
 from jaxtag.weights.loader import count_classes, described_fields, load
 from jaxtag.weights.preprocessing import from_json, load_preprocessing, read_notes
@@ -54,7 +55,9 @@ def define_flags() -> None:
     flags.DEFINE_string("source", None, "REF of weights: a file, a folder, hf:owner/name, ….")
     flags.DEFINE_string("model", None, "Name of a model of jaxtag.models.list_models().")
     flags.DEFINE_string("output", None, "File to write, *.safetensors, or a folder (export).")
-    flags.DEFINE_string("library", None, "Names to write: torchvision, timm or transformers.")
+    flags.DEFINE_string(
+        "library", None, "Names to write: torchvision, timm, transformers or open_clip."
+    )
     flags.DEFINE_integer("num_classes", None, "Number of classes; by default that of the file.")
     flags.DEFINE_integer("image_size", None, "Pixels; by default those of the model's name.")
     flags.DEFINE_integer("channels", 3, "Number of input channels.")
@@ -111,7 +114,7 @@ def _import() -> None:
 
 
 def _import_run() -> None:
-    """Makes a work directory of a captioner, or of a classifier or tagger that names its labels."""
+    """Makes a work directory of a captioner, an image-text model, or a model that names labels."""
     from jaxtag.inference import checkpoint
 
     _require("source")
@@ -121,7 +124,8 @@ def _import_run() -> None:
     if isinstance(config.task, CaptionConfig):
         print(f"a captioner of {config.task.max_length} tokens at most: {workdir}")
         return
-    kind = "tagger" if config.task.TASK == "tag" else "classifier"
+    kinds = {"tag": "tagger", "match": "model of images and texts"}
+    kind = kinds.get(config.task.TASK, "classifier")
     print(f"a {kind} with {config.model.backbone} of {FLAGS.source}: {workdir}")
 
 
@@ -181,6 +185,8 @@ def _load_trained() -> tuple["Predictor", dict[str, Any]]:
     }
     if isinstance(trained.config.task, CaptionConfig):
         details["captions"] = _caption_settings(trained)
+    elif isinstance(trained.config.task, MatchConfig):
+        details["tokenizer"] = trained.vocabulary
     return trained, details
 
 

@@ -1,9 +1,11 @@
 """`config.json` of transformers for CLIP and SigLIP (fixed-size SigLIP 2 included), both ways."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, cast
 
+from jaxtag.data.tokenizer import PAD, Tokenizer
 from jaxtag.models.image_text import ImageText
 from jaxtag.models.text_encoder import TextEncoder
 from jaxtag.models.vit import ViT
@@ -171,6 +173,22 @@ def make_config(model: ImageText) -> dict[str, Any]:
         for section in (text_config, vision_config):
             section["projection_dim"] = model.embed_dim
     return {**config, "text_config": text_config, "vision_config": vision_config}
+
+
+def tokenizer_files(tokenizer: Tokenizer, model: ImageText) -> dict[str, dict[str, Any]]:
+    """The tokenizer's files by name, as `AutoTokenizer.from_pretrained` reads them."""
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+    # A causal encoder pools before what fills a text, which may then be any token.
+    ids["pad_token"] = tokenizer.eos_id if tokenizer.pad_id == PAD else tokenizer.pad_id
+    marks = {name: tokenizer.token(i) for name, i in ids.items() if i is not None}
+    return {
+        "tokenizer.json": json.loads(tokenizer.to_json()),
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": model.text_encoder.max_length,
+            **marks,
+        },
+    }
 
 
 def _section(values: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:

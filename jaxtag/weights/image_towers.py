@@ -11,6 +11,7 @@ from jaxtag.weights.mappings.image_text import TOWER_FORM
 
 _SIZES = ("patch_size", "width", "depth", "heads", "mlp_dim")
 _FUNCTIONS = ("activation", "norm_eps")  # which no tensor's shape shows
+FIELDS = (*_SIZES, *_FUNCTIONS)  # that make a tower of a name of its form
 
 
 def read(folder: Path) -> ViT | None:
@@ -41,6 +42,12 @@ def function_fields(tower: ViT) -> dict[str, Any]:
     return {field: getattr(tower, field) for field in _FUNCTIONS}
 
 
+def named(tower: ViT) -> tuple[str, dict[str, Any]]:
+    """A registered name of a tower's form, and the fields that make the tower of it."""
+    name = _name(tower) or _form_name(tower)
+    return name, {field: getattr(tower, field) for field in FIELDS}
+
+
 def check(path: Path, described: ViT, model: ViT) -> None:
     """Raises UserError where a model is another tower than the files beside weights describe."""
     fields = (*TOWER_FORM, *_SIZES, *_FUNCTIONS)
@@ -68,12 +75,14 @@ def hint(folder: Path) -> str:
 
 
 def _advice(tower: ViT) -> str:
-    name = _name(tower)
-    if name is not None:
+    name, fields = named(tower)
+    if _name(tower) is not None:
         return f"name the backbone {name}"
-    fields = {field: getattr(tower, field) for field in (*_SIZES, *_FUNCTIONS)}
-    form = "vit_base_patch16_siglip" if tower.pool == "map" else "vit_base_patch16_clip"
-    return f"name the backbone {form} with the fields {fields} (config.model.kwargs)"
+    return f"name the backbone {name} with the fields {fields} (config.model.kwargs)"
+
+
+def _form_name(tower: ViT) -> str:
+    return "vit_base_patch16_siglip" if tower.pool == "map" else "vit_base_patch16_clip"
 
 
 def _describe(tower: ViT, fields: str = "") -> str:

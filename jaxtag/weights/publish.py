@@ -40,7 +40,7 @@ def write_folder(folder: Path, trained: "Predictor", details: dict[str, Any]) ->
         library=library,
         architecture=config.model.backbone,
         image_size=config.data.image_size,
-        pretrained=config.model.pretrained,
+        pretrained=config.model.pretrained or trained.task.pretrained,
         dataset=config.data.dataset,
         split=config.data.evaluation_split,
         labels=details.get("labels") or (),

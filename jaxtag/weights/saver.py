@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from jaxtag.data.tokenizer import Tokenizer
 from jaxtag.errors import UsageError, UserError
 from jaxtag.models.decoder import Captioner
 from jaxtag.models.image_text import ImageText
@@ -19,6 +20,7 @@ from jaxtag.storage.paths import make_path
 from jaxtag.weights import (
     hf_captioners,
     hf_config,
+    hf_image_text,
     mappings,
     open_clip_config,
     param_mapping,
@@ -41,6 +43,7 @@ def save(
     preprocessing: Preprocessing | None = None,
     multi_label: bool = False,
     captions: CaptionSettings | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Writes `variables` as safetensors with the names of `library`.
 
@@ -59,6 +62,7 @@ def save(
         preprocessing: of the images, for the same.
         multi_label: an image has any number of the labels.
         captions: how a captioner writes, for transformers.
+        tokenizer: of an image-text model, for transformers and open_clip.
 
     Raises:
         UserError: the library has no such model, a variable holds NaN or infinite numbers, the
@@ -99,6 +103,8 @@ def save(
         configs = {} if config is None else {"config.json": config}
     elif library == "open_clip" and in_folder:
         configs = {open_clip_config.FILE: _open_clip_config(model, preprocessing)}
+    if tokenizer is not None and isinstance(model, ImageText):
+        configs |= hf_image_text.tokenizer_files(tokenizer, model)
     safetensors_io.write(file, tensors, {"format": "pt"})
     for name, config in configs.items():
         text = json.dumps(config, indent=2, ensure_ascii=False)

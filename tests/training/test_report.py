@@ -13,13 +13,14 @@ from jaxtag.tasks.tag.task import TagTask
 from jaxtag.training import report
 
 
-def _task(pretrained=None, labels=True):
+def _task(pretrained=None, labels=True, whole_model=None):
     config = Config()
     config.model.pretrained = pretrained
     return SimpleNamespace(
         headline_metrics=TagTask.headline_metrics,
         label_names=LabelNames(("a",)) if labels else None,
         config=config,
+        pretrained=whole_model,
     )
 
 
@@ -40,6 +41,8 @@ def test_one_that_does_not_is_told_in_one_line_with_what_to_do(model):
     for way in ("--config.model.pretrained", "jaxtag.index", "more pictures"):
         assert way in advice
     assert "pretrained" not in report.advice(_task("vit.safetensors"), _scores(0.1, 0.25), 80)
+    whole = _task(whole_model="clip")
+    assert "pretrained" not in report.advice(whole, _scores(0.1, 0.25), 80)
     assert "jaxtag.index" not in report.advice(_task(labels=False), _scores(0.1, 0.25), 80)
 
 

@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from calling import call
 from PIL import Image
 from stored import REFERENCES
 
+import jaxtag
 from jaxtag import weights
+from jaxtag.config.schema import Config, DataConfig, ModelConfig
 from jaxtag.inference import predictor, zero_shot
+from jaxtag.tasks.match.config import MatchConfig
 from jaxtag.weights import image_towers
 
 pytestmark = pytest.mark.slow
@@ -80,6 +84,40 @@ def test_from_transformers_and_back(kind: str, tmp_path: Path) -> None:
         preprocessing=weights.load_preprocessing(tmp_path),
     )
     np.testing.assert_allclose(compute_theirs(target, images, tokens), logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_fine_tuned_run_is_one_of_theirs(kind: str, tmp_path: Path, one_device) -> None:
+    """Its exported folder gives their tokens, and their logits of its images."""
+    transformers = pytest.importorskip("transformers")
+    source, run, target = (tmp_path / name for name in ("source", "run", "exported"))
+    save_theirs(kind, source)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    records = [{"image": image, "captions": ["a photo of dog", "beach"]} for image in pixels]
+    config = Config(
+        task=MatchConfig(pretrained=str(source)),
+        batch_size=4,
+        total_steps=2,
+        data=DataConfig(num_threads=1),
+        model=ModelConfig(dropout=0.0),
+        metric_writers=("jsonl",),
+    )
+    jaxtag.fit(config, run, {"train": records, "validation": records})
+    output = (f"--workdir={run}", "--library=transformers", f"--output={target}")
+    done = call("weights", "export", *output)
+    assert done.status == 0, done.err
+
+    model, texts = predictor.load(run), ["a photo of dog", "a cat", "beach " * 9]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(target)
+    padded = tokenizer(texts, padding="max_length", truncation=True, return_tensors="np")
+    tokens = model.task.tokenize(texts)
+    theirs = padded["input_ids"]
+    np.testing.assert_array_equal(theirs, np.where(tokens < 0, tokenizer.pad_token_id, tokens))
+    logits = compute_theirs(target, [Image.fromarray(image) for image in pixels], theirs)
+    ours = model.features(pixels) @ zero_shot.embed_texts(model, texts).T
+    params = model.variables["params"]
+    ours = ours * np.exp(params["logit_scale"]) + params.get("logit_bias", 0)
+    np.testing.assert_allclose(ours, logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

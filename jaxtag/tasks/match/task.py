@@ -10,11 +10,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from jaxtag import models
+from jaxtag import models, registry
 from jaxtag.array_types import AnyArray
 from jaxtag.config.schema import Config
 from jaxtag.data import targets, transforms
-from jaxtag.data.tokenizer import EOS, PAD
+from jaxtag.data.sources import Source
+from jaxtag.data.tokenizer import EOS, PAD, Tokenizer
 from jaxtag.distributed import mesh as meshes
 from jaxtag.losses import contrastive
 from jaxtag.tasks import common, texts
@@ -27,9 +28,11 @@ from jaxtag.tasks.base import (
     Predict,
     Row,
 )
+from jaxtag.tasks.match import pretrained
 from jaxtag.tasks.match.config import MatchConfig
 from jaxtag.tasks.match.evaluation import MatchEvaluation, match_metrics
 
+_LOSS = "siglip"  # where the configuration names none
 _SIGLIP_SCALE, _SIGLIP_BIAS = 10.0, -10.0  # at the start (arXiv:2303.15343, section 3.2)
 _CLIP_SCALE = 1 / 0.07
 
@@ -49,33 +52,66 @@ class MatchTask(texts.TextTask[MatchConfig]):
 
     def __init__(self, config: Config, vocabulary: Any, model: nn.Module | None = None):
         settings = self.section(config)
-        self._loss = contrastive.make_loss(settings.loss, settings.loss_kwargs)
+        self._loss = contrastive.make_loss(settings.loss or _LOSS, settings.loss_kwargs)
         super().__init__(config, vocabulary, model)
+
+    @classmethod
+    def with_pretrained(cls, config: Config, old: Config | None = None) -> Config:
+        return pretrained.read_config(config, old)
+
+    @property
+    def pretrained(self) -> str | None:
+        return self.settings.pretrained
+
+    @classmethod
+    def build_vocabulary(cls, config: Config, source: Source) -> Tokenizer:
+        """The tokenizer of the model that the run starts from, else one of the captions."""
+        settings = cls.section(config)
+        if settings.pretrained is None:
+            return super().build_vocabulary(config, source)
+        tokenizer = pretrained.read_tokenizer(settings.pretrained)
+        texts.warn_of_cut(tokenizer, texts.captions_of(source), settings.max_length)
+        return tokenizer
 
     def make_model(self) -> nn.Module:
         settings, model = self.settings, self.config.model
-        text_encoder = models.TextEncoder(
-            vocab_size=texts.padded_size(self.vocabulary),
+        kwargs = settings.image_text_kwargs
+        registry.check_kwargs(models.ImageText, kwargs, "config.task.image_text_kwargs")
+        is_sigmoid = (settings.loss or _LOSS) == "siglip"
+        fields: dict[str, Any] = {
+            "init_logit_scale": _SIGLIP_SCALE if is_sigmoid else _CLIP_SCALE,
+            "init_logit_bias": _SIGLIP_BIAS if is_sigmoid else None,
+            "dropout": model.dropout if model.freeze else 0.0,
+            **kwargs,
+        }
+        return models.ImageText(
+            common.make_backbone(self.config),
+            self._make_text_encoder(),
+            settings.embedding_dim,
+            **fields,
+        )
+
+    def _make_text_encoder(self) -> models.TextEncoder:
+        settings, model = self.settings, self.config.model
+        kwargs = settings.text_kwargs
+        registry.check_kwargs(models.TextEncoder, kwargs, "config.task.text_kwargs")
+        fields: dict[str, Any] = {
+            "vocab_size": texts.padded_size(self.vocabulary),
+            "mlp_dim": 4 * settings.text_width,
+            "eos_id": getattr(self.vocabulary, "eos_id", EOS),
+            "dropout": model.dropout,
+            **kwargs,
+        }
+        return models.TextEncoder(
             max_length=settings.max_length,
             width=settings.text_width,
             depth=settings.text_depth,
             heads=settings.text_heads,
-            mlp_dim=4 * settings.text_width,
             pool=settings.text_pool,
-            eos_id=getattr(self.vocabulary, "eos_id", EOS),
-            dropout=model.dropout,
             dtype=common.compute_dtype(model.dtype),
             scan=common.resolve_scan(model.scan),
             remat=common.resolve_remat(model),
-        )
-        is_sigmoid = settings.loss == "siglip"
-        return models.ImageText(
-            common.make_backbone(self.config),
-            text_encoder,
-            settings.embedding_dim,
-            init_logit_scale=_SIGLIP_SCALE if is_sigmoid else _CLIP_SCALE,
-            init_logit_bias=_SIGLIP_BIAS if is_sigmoid else None,
-            dropout=model.dropout if model.freeze else 0.0,
+            **fields,
         )
 
     @property
@@ -95,8 +131,13 @@ class MatchTask(texts.TextTask[MatchConfig]):
         return self.model.init(key, images, tokens)
 
     def image_transform(self, train: bool) -> transforms.ImageTransform:
-        """Evaluation sees whole images, squashed: a crop may lose what a caption names."""
+        """Evaluation sees whole images, squashed: a crop may lose what a caption names.
+
+        A run that starts from a published model evaluates as its files prepare images.
+        """
         data = self.config.data
+        if not train and self.settings.pretrained is not None:
+            return super().image_transform(train)
         if not train or data.crop_scale == (1.0, 1.0):
             return transforms.Resize(data.image_size)
         return transforms.RandomResizedCrop(data.image_size, data.crop_scale, data.crop_ratio)
@@ -141,6 +182,7 @@ class MatchTask(texts.TextTask[MatchConfig]):
             tokens = jnp.where(dropped, PAD, tokens)
             order = jnp.argsort(tokens == PAD, axis=1, stable=True)
             tokens = jnp.take_along_axis(tokens, order, 1)
+            tokens = jnp.where(tokens == PAD, self.vocabulary.pad_id, tokens)
         if settings.caption_dropout:
             mask *= jax.random.bernoulli(pair_key, 1 - settings.caption_dropout, mask.shape)
         return tokens, mask
