@@ -3,7 +3,7 @@
     python -m jaxtag.prepare --dataset=corel5k --source=COREL5K
     python -m jaxtag.train --config=flickr8k_match --workdir=runs/flickr8k_match
     python benchmarks/corel5k_fusion.py --model=runs/flickr8k_match --labeled=500
-    python -m jaxtag.train --config=corel5k_tag_frozen:image_size=320 --workdir=runs/corel5k_linear
+    python -m jaxtag.train --config=corel5k_tag_frozen --workdir=runs/corel5k_linear
     python benchmarks/corel5k_fusion.py --model=runs/corel5k_linear \
         --features=efficientnet_lite0 --image_size=320 --metric=hellinger
 

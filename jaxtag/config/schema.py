@@ -370,7 +370,10 @@ def _check_frozen(config: Config) -> None:
     if not model.freeze:
         return
     if model.pretrained is None and getattr(config.task, "pretrained", None) is None:
-        raise UsageError("config.model.freeze: config.model.pretrained must name the weights")
+        also = ", or config.task.pretrained" if hasattr(config.task, "pretrained") else ""
+        raise UsageError(
+            f"config.model.freeze: config.model.pretrained{also} must name the weights"
+        )
     for name in ("augmentation.mixup", "augmentation.cutmix", "augmentation.random_erasing"):
         if get(config, name):
             raise UsageError(
