@@ -9,13 +9,7 @@ S/16; --config.model.remat=full for L/16. Expected: not yet
 measured (full COCO).
 """
 
-from jaxtag.config.schema import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-)
+from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 from jaxtag.errors import UsageError, did_you_mean
 from jaxtag.tasks.caption.config import CaptionConfig
 

@@ -17,13 +17,7 @@ S/16; a batch of 32,768 fits on a TPU v5e of 16x16 (benchmarks/ahead.md). Expect
 
 import dataclasses
 
-from jaxtag.config.schema import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-)
+from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 from jaxtag.errors import UsageError, did_you_mean
 from jaxtag.tasks.match.config import MatchConfig
 

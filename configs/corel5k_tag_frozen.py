@@ -10,13 +10,7 @@ EfficientNet-Lite0's features (the extra `weights`) are computed once and cached
 """
 
 from jaxtag import models
-from jaxtag.config.schema import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-)
+from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 from jaxtag.tasks.tag.config import TagConfig
 
 

@@ -7,13 +7,7 @@ Smoke run: --config.total_steps=20. Hardware: 2 CPU cores, one hour; a GPU takes
 Expected: CIDEr 0.29 and BLEU-4 0.135 on the dev part (benchmarks/README.md).
 """
 
-from jaxtag.config.schema import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-)
+from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 from jaxtag.tasks.caption.config import CaptionConfig
 
 

@@ -10,13 +10,7 @@ Expected: BLEU-4 0.187, CIDEr 0.458 after 23 minutes.
 """
 
 from jaxtag import models
-from jaxtag.config.schema import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-)
+from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 from jaxtag.tasks.caption.config import CaptionConfig, DecodingConfig
 
 

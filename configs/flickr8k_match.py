@@ -15,13 +15,7 @@ recall@10 0.53 (text to image), 0.62 (image to text) after 2.5 minutes.
 import dataclasses
 
 from jaxtag import models
-from jaxtag.config.schema import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-)
+from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 from jaxtag.tasks.match.config import MatchConfig
 
 

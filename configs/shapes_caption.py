@@ -6,13 +6,7 @@ Smoke run: --config.total_steps=20. Hardware: 2 CPU cores, a few minutes; needs 
 Expected: 0.96 of the captions of held-out scenes exact, CIDEr 3.9 (benchmarks/README.md).
 """
 
-from jaxtag.config.schema import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-)
+from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 from jaxtag.tasks.caption.config import CaptionConfig
 
 

@@ -70,8 +70,8 @@ from jaxtag.annotation.caption_options import CaptionOptions
 from jaxtag.annotation.names import read_names, rename, unknown
 from jaxtag.annotation.outputs import Outputs, exit_status
 from jaxtag.annotation.processes import AnnotatorProcesses
+from jaxtag.config import checks, serialization
 from jaxtag.config import flags as config_flags
-from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.data import files
 from jaxtag.distributed import compilation_cache, mesh
@@ -415,12 +415,12 @@ def _models() -> list[str]:
 
 def _configs() -> list[Config | None]:
     """The configuration of each run, one of them changed by --config; None for a checkpoint."""
-    runs = [model for model in _models() if schema.is_workdir(model)]
-    saved = {run: schema.check(schema.load(run)) for run in runs}
+    runs = [model for model in _models() if serialization.is_workdir(model)]
+    saved = {run: checks.check(serialization.load(run)) for run in runs}
     if FLAGS.config not in (None, *list(saved.values())[-1:]):
         if len(runs) != 1 or len(_models()) != 1:
             raise UsageError("--config changes one run: give one --workdir")
-        saved = {runs[0]: schema.check(FLAGS.config)}
+        saved = {runs[0]: checks.check(FLAGS.config)}
     return [saved.get(model) for model in _models()]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxtag.config import schema
+from jaxtag.config import checks, serialization
 from jaxtag.config.schema import Config
 from jaxtag.data.sources import Source
 from jaxtag.distributed import watchdog
@@ -78,7 +78,7 @@ def fit(
     """
     startup, workdir = startup or StartupTimer(), make_path(workdir, "--workdir")
     with run_config.locked(workdir):
-        config = run_config.resolve_run_config(schema.check(config), workdir, allow_changes)
+        config = run_config.resolve_run_config(checks.check(config), workdir, allow_changes)
         opened = run_data.open_data(config, workdir, data, allow_changes)
         task = run_data.task_class(config)(config, opened.vocabulary)
         startup.done("data")
@@ -139,7 +139,7 @@ def evaluate(
     if predictions is not None:
         prediction_file.check_path(make_path(predictions, "--predictions"))
     model = predictor.load(reference, config, step)
-    settings, is_run = model.config.data, schema.is_workdir(model.workdir)
+    settings, is_run = model.config.data, serialization.is_workdir(model.workdir)
     if config is not None and not is_run:
         settings.dataset, settings.data_dir = config.data.dataset, config.data.data_dir
     split = split or settings.evaluation_split

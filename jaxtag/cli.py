@@ -135,12 +135,12 @@ def require(name: str, hint: str) -> None:
 
 def required_config() -> "Config":
     """Returns the validated configuration of --config. Raises UsageError if it was not given."""
+    from jaxtag.config import checks
     from jaxtag.config import flags as config_flags
-    from jaxtag.config import schema
 
     if flags.FLAGS.config is None:
         raise UsageError(f"--config is missing (there are: {', '.join(config_flags.names())})")
-    return schema.check(flags.FLAGS.config)
+    return checks.check(flags.FLAGS.config)
 
 
 _FEATURE_FLAGS = ("workdir", "step", "model", "weights", "pixels", "image_size", "whole_image")

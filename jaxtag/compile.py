@@ -29,7 +29,7 @@ from absl import flags
 
 from jaxtag import cli
 from jaxtag.config import flags as config_flags
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.config.schema import Config
 from jaxtag.errors import UsageError
 from jaxtag.perf import compiled as xla
@@ -90,7 +90,7 @@ def _compile() -> None:
         settings = {
             "topology": topology.name,
             "slices": topology.slices,
-            "config": schema.to_dict(config),
+            "config": serialization.to_dict(config),
         }
         lowered = lower.lower(lower.plan(config, num_outputs, devices))
         try:

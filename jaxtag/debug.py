@@ -21,8 +21,8 @@ import numpy as np
 from absl import flags
 
 from jaxtag import cli
+from jaxtag.config import checks, serialization
 from jaxtag.config import flags as config_flags
-from jaxtag.config import schema
 from jaxtag.errors import UsageError, UserError, printable
 from jaxtag.storage.paths import make_path
 
@@ -63,7 +63,7 @@ def _replay(workdir: Path, step: int, exact: bool) -> tuple[dict[str, Any], list
     from jaxtag.training.checkpoint import Checkpoints
     from jaxtag.training.setup import TrainSetup
 
-    config = schema.check(FLAGS.config or schema.load(workdir))
+    config = checks.check(FLAGS.config or serialization.load(workdir))
     data = run_data.open_data(config, workdir)
     task = run_data.task_class(config)(config, data.vocabulary)
     setup = TrainSetup.from_config(config, task, len(data.train))

@@ -22,8 +22,8 @@ import jax
 from absl import flags
 
 from jaxtag import cli
+from jaxtag.config import checks, serialization
 from jaxtag.config import flags as config_flags
-from jaxtag.config import schema
 from jaxtag.config.schema import Config
 from jaxtag.errors import UsageError, printable
 from jaxtag.storage.atomic_file import write_text
@@ -83,7 +83,7 @@ def main(_: list[str]) -> None:
                 if not isinstance(value, dict) and name != "advice"
             }
             print(json.dumps(shown))  # first: should the file not be writable
-            if schema.is_workdir(reference) and not FLAGS.zero_shot:
+            if serialization.is_workdir(reference) and not FLAGS.zero_shot:
                 write_text(make_path(reference) / "evaluation.json", _to_json(metrics) + "\n")
 
 
@@ -128,10 +128,10 @@ def _config(reference: str) -> Config:
     published = resolve(reference).is_published
     if published and FLAGS.dataset is None:
         raise UsageError(f"--model={reference} was not trained here: give --dataset=NAME too")
-    config = Config(total_steps=0) if published else FLAGS.config or schema.load(reference)
+    config = Config(total_steps=0) if published else FLAGS.config or serialization.load(reference)
     config.data.dataset = FLAGS.dataset or config.data.dataset
     config.data.data_dir = FLAGS.data_dir or config.data.data_dir
-    return schema.check(config)
+    return checks.check(config)
 
 
 def _finite(value: Any) -> Any:

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import pytest
 from shrinking import batch, make_task, shrink
 
-from jaxtag.config import flags
-from jaxtag.config import schema as configuration
+from jaxtag.config import checks, dotted, flags, serialization
 from jaxtag.config.schema import Config, DataConfig, OptimizerConfig
 from jaxtag.distributed import mesh as meshes
 from jaxtag.errors import UsageError, UserError
@@ -45,8 +44,8 @@ def stepping() -> list:
 
 @pytest.mark.parametrize("name", flags.names())
 def test_every_configuration_resolves(name):
-    config = configuration.check(flags.load(name))
-    assert configuration.from_json(configuration.to_json(config)) == config
+    config = checks.check(flags.load(name))
+    assert serialization.from_json(serialization.to_json(config)) == config
 
 
 @pytest.mark.parametrize("name", traced())
@@ -69,7 +68,7 @@ def test_every_configuration_takes_a_step(name):
 
 def small_run(name):
     """A configuration's run in miniature on one device, and a batch for it."""
-    small = configuration.check(shrink(flags.load(name)))
+    small = checks.check(shrink(flags.load(name)))
     if small.model.backbone == "capsnet":  # votes of 2,048 capsules for 300 classes take long
         small = dataclasses.replace(small, data=dataclasses.replace(small.data, image_size=20))
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
@@ -153,14 +152,14 @@ def test_an_argument_without_a_default_must_be_given(tmp_path):
 def test_wrong_values_are_refused(changes, message):
     config = dataclasses.replace(Config(total_steps=1), **changes)
     with pytest.raises(UsageError, match=message):
-        configuration.check(config)
+        checks.check(config)
 
 
 def test_differences_are_those_that_change_what_is_trained():
     old, new = Config(total_steps=1), Config(total_steps=1, seed=1, log_every=7)
     new.optimizer.learning_rate = 0.5
     new.data.num_workers = 3
-    assert configuration.differences(old, new) == {
+    assert dotted.differences(old, new) == {
         "seed": (0, 1),
         "optimizer.learning_rate": (1e-3, 0.5),
     }
@@ -169,12 +168,12 @@ def test_differences_are_those_that_change_what_is_trained():
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"seeds": 1}')
     with pytest.raises(UserError, match=r"config.json: unknown field seeds \(did you mean seed"):
-        configuration.load(tmp_path)
+        serialization.load(tmp_path)
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(UserError, match="damaged"):
-        configuration.load(tmp_path)
+        serialization.load(tmp_path)
     with pytest.raises(UserError, match="no work directory"):
-        configuration.load(tmp_path / "other")
+        serialization.load(tmp_path / "other")
 
 
 def test_blanks_around_names_and_values_do_not_count() -> None:
@@ -183,7 +182,7 @@ def test_blanks_around_names_and_values_do_not_count() -> None:
 
 
 def test_runs_of_two_tasks_differ_in_their_task() -> None:
-    changed = configuration.differences(flags.load("shapes_caption"), flags.load("corel5k_tag"))
+    changed = dotted.differences(flags.load("shapes_caption"), flags.load("corel5k_tag"))
     assert changed["task.name"] == ("caption", "tag")
     assert not any(name.startswith("task.") for name in changed if name != "task.name")
 
@@ -191,10 +190,10 @@ def test_runs_of_two_tasks_differ_in_their_task() -> None:
 @pytest.mark.parametrize("name", [["tag"], {}, 3, None])
 def test_a_task_is_named_by_a_text(name) -> None:
     with pytest.raises(UserError, match=r"config\.json: task\.name must be a text"):
-        configuration.from_dict({"task": {"name": name}})
+        serialization.from_dict({"task": {"name": name}})
 
 
 def test_a_run_without_length_names_its_data_set() -> None:
     config = Config(total_steps=None, total_epochs=None, data=DataConfig(dataset="not_there"))
     with pytest.raises(UserError, match=r"total_epochs must say .* train on not_there"):
-        configuration.check(config)
+        checks.check(config)

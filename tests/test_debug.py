@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from calling import call
 
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.training import example_losses, loop, run_data, train_state
 from jaxtag.training.checkpoint import Checkpoints
 from jaxtag.training.setup import TrainSetup
@@ -15,7 +15,7 @@ from jaxtag.training.setup import TrainSetup
 @pytest.fixture(scope="module")
 def saved(tiny_run):
     """(setup, state, batches, step) of the newest checkpoint of a run."""
-    config = schema.load(tiny_run)
+    config = serialization.load(tiny_run)
     data = run_data.open_data(config, tiny_run)
     task = run_data.task_class(config)(config, data.vocabulary)
     setup = TrainSetup.from_config(config, task, len(data.train))

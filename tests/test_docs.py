@@ -30,7 +30,7 @@ from ml_collections import config_flags
 from PIL import Image
 
 from jaxtag import datasets
-from jaxtag.config import flags, legacy, schema
+from jaxtag.config import checks, dotted, flags, legacy, schema
 from jaxtag.data.shard_files import names_shard_files
 from jaxtag.models import registry
 
@@ -163,10 +163,10 @@ def test_command_pages_have_the_flags_of_help(monkeypatch):
 
 def test_configuration_page_has_every_field():
     page = hooks().configuration_page()
-    names = set(schema.field_names(schema.Config()))
+    names = set(dotted.field_names(schema.Config()))
     for task in ("caption", "classify", "embed", "match", "tag"):
         section = schema.task_config_class(task)()
-        names |= {f"task.{name}" for name in schema.field_names(section)}
+        names |= {f"task.{name}" for name in dotted.field_names(section)}
     listed = re.findall(r"^\| `([\w.]+)`", page, re.MULTILINE)
     assert set(listed) == names
 
@@ -295,7 +295,7 @@ def check_config(reference: str, overrides: list[str]) -> None:
     argv = flags.prepare_arguments(["jaxtag", f"--config={reference}", *overrides])
     with mock.patch.object(sys, "argv", argv):  # ml_collections looks for overrides there
         values(argv)
-    config = schema.check(holder.value)
+    config = checks.check(holder.value)
     name = config.data.dataset
     own = {*datasets.NAMES, *OWN_DATASETS, "my_data:Noise"}
     assert name in own or names_shard_files(name)

@@ -19,7 +19,7 @@ from calling import call
 from PIL import Image
 
 import jaxtag
-from jaxtag.config import flags, schema
+from jaxtag.config import flags, serialization
 from jaxtag.data import sources
 from jaxtag.datasets.prepared import open_split
 from jaxtag.errors import UserError
@@ -431,7 +431,7 @@ def test_a_stopped_run_goes_on_to_the_bits_of_an_unbroken_one(run, tmp_path, mon
 
     def train(workdir: Path) -> loop.TrainResult:
         workdir.mkdir(exist_ok=True)
-        (workdir / "config.json").write_text(schema.to_json(config))
+        (workdir / "config.json").write_text(serialization.to_json(config))
         data = run_data.open_data(config, workdir)
         task = run_data.task_class(config)(config, data.vocabulary)
         return loop.train(config, workdir, task, data)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.inference.predictor import Predictor
 from jaxtag.inference.share import Share
 from jaxtag.models.text_classifier import TextClassifier
@@ -51,7 +51,7 @@ class Annotator:
         if self.index is not None:
             settings["--index"] = str(self.index.folder.resolve())
         for number, model in enumerate(self.models):
-            config = schema.to_dict(model.config)
+            config = serialization.to_dict(model.config)
             settings[f"model {number}"] = [model.reference, f"step {model.step}"]
             settings[f"--config.task of model {number}"] = config["task"]
             settings[f"--config.data.image_size of model {number}"] = config["data"]["image_size"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxtag import models
 from jaxtag.comparison.grid import ARCHITECTURES, DATASETS
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.datasets import prepared
 from jaxtag.errors import UserError
 from jaxtag.perf import flops
@@ -127,7 +127,7 @@ def _train(cell: Cell, workdir: Path, data_dir: str | None, log: Path) -> int:
 
 
 def _result(cell: Cell, workdir: Path, metrics: dict[str, float]) -> dict[str, Any]:
-    column, config = DATASETS[cell.dataset], schema.load(workdir)
+    column, config = DATASETS[cell.dataset], serialization.load(workdir)
     source = prepared.open_split(cell.dataset, "train", config.data.data_dir)
     num_classes = len(source.class_names(task_class(config).label_field(config)))
     fields = dict(config.model.kwargs)

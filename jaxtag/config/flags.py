@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from jaxtag.config import legacy, schema
+from jaxtag.config import dotted, legacy, serialization
 from jaxtag.config.schema import Config
 from jaxtag.errors import UsageError, did_you_mean
 
@@ -98,7 +98,7 @@ def _prepared(argv: list[str]) -> list[str]:
     overrides = [arg for arg in rest if re.match(r"--?config\.", arg)]
     if references:
         reference = references[-1]
-    elif workdirs and "config" in flags.FLAGS and schema.is_workdir(workdirs[-1]):
+    elif workdirs and "config" in flags.FLAGS and serialization.is_workdir(workdirs[-1]):
         reference = _SAVED + workdirs[-1]
     elif overrides:
         raise UsageError(f"{overrides[0]}: give --config=NAME too{did_you_mean('', names())}")
@@ -112,7 +112,7 @@ def _prepared(argv: list[str]) -> list[str]:
         name, equals, text = re.sub(r"^--?config\.", "", arg, flags=re.S).partition("=")
         name = ".".join(part.strip() for part in name.split("."))
         name = _modern_name(config, name)
-        schema.check_name(config, name)
+        dotted.check_name(config, name)
         if (value := _own_value(config, name, text)) is not _NOT_OWN:
             values.append((name, value))
         else:
@@ -123,7 +123,7 @@ def _prepared(argv: list[str]) -> list[str]:
 
 def _load_reference(reference: str) -> Config:
     if reference.startswith(_SAVED):
-        return schema.load(reference.removeprefix(_SAVED))
+        return serialization.load(reference.removeprefix(_SAVED))
     return load(reference)
 
 
@@ -137,21 +137,21 @@ def _modern_name(config: Config, name: str) -> str:
 
 def _own_value(config: Config, name: str, text: str) -> Any:
     """The value of an override that ml_collections cannot set, else `_NOT_OWN`."""
-    field, _ = schema.split_kwargs(config, name)
+    field, _ = dotted.split_kwargs(config, name)
     if field is not None:
         value = legacy.kwargs_of(_literal(text))
         if field == name and not isinstance(value, dict):
             raise UsageError(f"--config.{name}={text}: must be a dictionary, as {{'depth': 3}}")
         return value
-    if text == "None" and schema.allows_none(config, name):
+    if text == "None" and dotted.allows_none(config, name):
         return None
-    return _literal(text) if schema.is_of_several_types(config, name) else _NOT_OWN
+    return _literal(text) if dotted.is_of_several_types(config, name) else _NOT_OWN
 
 
 def _set(config: Config, name: str, value: Any) -> None:
-    field, key = schema.split_kwargs(config, name)
+    field, key = dotted.split_kwargs(config, name)
     *sections, last = (field or name).split(".")
-    holder = schema.get(config, ".".join(sections)) if sections else config
+    holder = dotted.get(config, ".".join(sections)) if sections else config
     if key:
         value = {**getattr(holder, last), key: value}
     setattr(holder, last, value)

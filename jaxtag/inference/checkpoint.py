@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.config.schema import Config
 from jaxtag.errors import UserError
 from jaxtag.storage.atomic_file import write_text
@@ -89,11 +89,11 @@ def import_checkpoint(
     task, variables = opened.task, dict(opened.variables)
     assert task.vocabulary_file is not None
     task.vocabulary.save(workdir / task.vocabulary_file)
-    write_text(workdir / "config.json", schema.to_json(task.config))
+    write_text(workdir / "config.json", serialization.to_json(task.config))
     params = variables.pop("params")
     with Checkpoints(workdir / "checkpoints", keep_last=1) as checkpoints:
         state = {"params": params, "collections": variables}
-        checkpoints.save(0, state, config=schema.to_dict(task.config))
+        checkpoints.save(0, state, config=serialization.to_dict(task.config))
     return task.config
 
 

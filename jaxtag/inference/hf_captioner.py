@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtag.config import schema
+from jaxtag.config import checks
 from jaxtag.config.schema import Config, DataConfig, ModelConfig
 from jaxtag.data.tokenizer import Tokenizer
 from jaxtag.errors import UserError
@@ -45,7 +45,7 @@ def open_captioner(folder: Path, max_length: int | None = None) -> Checkpoint:
     values = safetensors_io.read_json(folder / "config.json")
     described = hf_captioners.parse_config(values, str(folder / "config.json"))
     settings = _Settings(folder, values, described)
-    config = schema.check(_config(folder, described, settings, max_length))
+    config = checks.check(_config(folder, described, settings, max_length))
     task = CaptionTask(config, _tokenizer(folder, settings))
     model = task.captioner
     whole = model.clone(decoder=model.decoder.clone(max_length=described.decoder["max_length"]))

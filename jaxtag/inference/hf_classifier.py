@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxtag.config import schema
+from jaxtag.config import checks
 from jaxtag.config.schema import Config, DataConfig, ModelConfig, TaskConfig
 from jaxtag.data.labels import LabelNames
 from jaxtag.errors import UserError, printable
@@ -75,7 +75,7 @@ def open_classifier(reference: ResolvedReference, options: CheckpointOptions) ->
         )
     if described.is_wd:
         preprocessing = dataclasses.replace(preprocessing, crop=1.0, squash=False, pad=True)
-    config = schema.check(_config(described, preprocessing))
+    config = checks.check(_config(described, preprocessing))
     task = run_data.task_class(config)(config, names)
     variables = load(
         reference.path, task.model, channels=task.channels, image_size=preprocessing.image_size

@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxtag.config import schema
+from jaxtag.config import checks
 from jaxtag.config.schema import Config
 from jaxtag.inference.checkpoint import Checkpoint
 from jaxtag.tasks.match import pretrained
@@ -38,4 +38,4 @@ def open_image_text(reference: ResolvedReference) -> Checkpoint:
         f"texts: {model.text_encoder.max_length} tokens at most",
         file=sys.stderr,
     )
-    return Checkpoint(MatchTask(schema.check(config), tokenizer, model), variables)
+    return Checkpoint(MatchTask(checks.check(config), tokenizer, model), variables)

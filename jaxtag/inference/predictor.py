@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline
 from jaxtag.data.targets import TAG_PROMPT
@@ -227,7 +227,7 @@ def load(
     if resolved.is_published:
         return _load_published(resolved, options)
     workdir = resolved.path
-    config = schema.load(workdir) if config is None else config
+    config = serialization.load(workdir) if config is None else config
     vocabulary = run_data.load_vocabulary(config, workdir)
     mesh = _make_mesh(config)
     task = run_data.task_class(config)(config, vocabulary)

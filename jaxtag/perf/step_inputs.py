@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxtag.config import schema
+from jaxtag.config import dotted
 from jaxtag.config.schema import Config
 from jaxtag.data.feature_table import FIELD
 from jaxtag.datasets import published_sizes
@@ -22,7 +22,7 @@ def num_outputs(config: Config) -> int:
         UsageError: The data set is not built in.
     """
     if run_data.task_class(config).published_vocabulary(config) == "tokens":
-        return schema.get(config, "task.vocab_size")
+        return dotted.get(config, "task.vocab_size")
     return published_sizes.num_labels(config.data.dataset)
 
 

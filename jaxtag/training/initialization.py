@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.data import pipeline
 from jaxtag.data.sources import Source
 from jaxtag.distributed import mesh as meshes
@@ -108,7 +108,7 @@ def load_run(state: TrainState, workdir: str) -> TrainState:
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), model
     )
-    averaged = schema.load(workdir).optimizer.ema_decay is not None
+    averaged = serialization.load(workdir).optimizer.ema_decay is not None
     directory = make_path(workdir, "config.initial_checkpoint") / "checkpoints"
     with Checkpoints(directory, keep_last=1) as checkpoints:
         restored = checkpoints.restore({"ema": shapes} if averaged else shapes, partial=True).state

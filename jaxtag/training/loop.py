@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.config.schema import Config
 from jaxtag.data import pipeline, samplers
 from jaxtag.data.feature_table import with_features
@@ -192,7 +192,7 @@ class _Run:
         limit = config.evaluation.max_examples
         self._subset = self._whole if limit is None else self._whole.first(limit)
         self._evaluate = Evaluator(setup.task, setup.mesh)
-        self._config = schema.to_dict(config)
+        self._config = serialization.to_dict(config)
         self._notes = run_data.checkpoint_notes(config, workdir, data)
 
     def save(self, step: int, state: TrainState, iterator: pipeline.BatchIterator) -> None:

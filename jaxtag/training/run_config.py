@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jaxtag import models
-from jaxtag.config import schema
+from jaxtag.config import dotted, serialization
 from jaxtag.config.schema import Config
 from jaxtag.distributed import coordination
 from jaxtag.errors import UserError, write_error
@@ -33,9 +33,9 @@ def resolve_run_config(config: Config, workdir: Path, allow_changes: bool = Fals
     """
 
     def resolve() -> str:
-        return schema.to_json(_resolve(config, workdir, allow_changes))
+        return serialization.to_json(_resolve(config, workdir, allow_changes))
 
-    resolved = schema.from_json(coordination.run_on_process_zero(resolve))
+    resolved = serialization.from_json(coordination.run_on_process_zero(resolve))
     if not (workdir / "config.json").exists():
         raise UserError(
             f"process {jax.process_index()} does not see what process 0 wrote into {workdir}: "
@@ -91,7 +91,7 @@ def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
         data=dataclasses.replace(config.data, shuffle=config.data.shuffle or "full"),
         model=dataclasses.replace(config.model, scan=common.resolve_scan(config.model.scan)),
     )
-    old = schema.load(workdir) if path.exists() else None
+    old = serialization.load(workdir) if path.exists() else None
     references = [("model", "pretrained"), *(("task", name) for name in config.task.REFERENCES)]
     for section, name in references:
         named = getattr(getattr(config, section), name)
@@ -104,13 +104,13 @@ def _resolve(config: Config, workdir: Path, allow_changes: bool) -> Config:
             resolved.model.scan = old.model.scan
         if config.data.shuffle is None:
             resolved.data.shuffle = old.data.shuffle
-        changed = schema.differences(old, resolved)
+        changed = dotted.differences(old, resolved)
         # Before the first checkpoint there is nothing that a change could spoil: a run that ended
         # over a wrong setting or absent data starts again with the right one.
         if changed and not allow_changes and run_data.has_checkpoints(workdir):
             raise UserError(_refusal(workdir, changed))
     _make(workdir)
-    write_text(path, schema.to_json(resolved))
+    write_text(path, serialization.to_json(resolved))
     return resolved
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.errors import UserError
 from jaxtag.storage.paths import is_store
 from jaxtag.training.metric_writer import MetricWriter, RunInfo
@@ -33,7 +33,7 @@ class WandbWriter(MetricWriter):
             name=run.workdir.name,
             id=run_id,
             resume="allow",
-            config=schema.to_dict(run.config),
+            config=serialization.to_dict(run.config),
         )
         id_file.write_text(self._run.id)
 
@@ -81,7 +81,7 @@ class MlflowWriter(MetricWriter):
         self._client, self._run_id = mlflow, active.info.run_id
         id_file.write_text(self._run_id)
         if run_id is None:
-            mlflow.log_dict(schema.to_dict(run.config), "config.json")
+            mlflow.log_dict(serialization.to_dict(run.config), "config.json")
 
     def write_scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
         # MLflow allows no @ in the name of a metric.

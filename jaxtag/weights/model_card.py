@@ -14,8 +14,8 @@ _MAX_LABELS = 50  # that a card lists
 CONFIG_FILE = "jaxtag_config.json"
 _TRAINING = (
     f"`{CONFIG_FILE}` has every setting. The same training, on the same data:",
-    *("", "```python", "import jaxtag", "from jaxtag.config import schema", ""),
-    f'config = schema.from_json(open("{CONFIG_FILE}").read())',
+    *("", "```python", "import jaxtag", "from jaxtag.config import serialization", ""),
+    f'config = serialization.from_json(open("{CONFIG_FILE}").read())',
     *('jaxtag.fit(config, workdir="runs/again")', "```"),
 )
 

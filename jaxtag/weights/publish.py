@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.errors import UserError
 from jaxtag.storage import atomic_file, json_files
 from jaxtag.weights import mappings, timm_config
@@ -46,7 +46,7 @@ def write_folder(folder: Path, trained: "Predictor", details: dict[str, Any]) ->
         labels=details.get("labels") or (),
         metrics=_metrics(trained.workdir),
     )
-    atomic_file.write_text(folder / CONFIG_FILE, schema.to_json(config))
+    atomic_file.write_text(folder / CONFIG_FILE, serialization.to_json(config))
     atomic_file.write_text(folder / "README.md", card.to_markdown())
     return library
 

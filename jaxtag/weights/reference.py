@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.errors import UsageError, UserError, nearest
 from jaxtag.storage.paths import is_store, make_path
 from jaxtag.weights import packages, tensors
@@ -74,7 +74,7 @@ class ResolvedReference(NamedTuple):
     def is_published(self) -> bool:
         """Whether it is a published checkpoint, and no work directory."""
         path = self.path
-        if path.is_file() or schema.is_workdir(path):
+        if path.is_file() or serialization.is_workdir(path):
             return path.is_file()
         if (path / "config.json").is_file():
             return True

@@ -11,14 +11,14 @@ from calling import call
 from jaxtag import compare
 from jaxtag.comparison import grid, runner
 from jaxtag.comparison.runner import Cell
-from jaxtag.config import schema
+from jaxtag.config import checks
 from jaxtag.errors import UsageError, UserError
 
 
 @pytest.mark.parametrize("dataset", grid.DATASETS)
 @pytest.mark.parametrize("architecture", grid.ARCHITECTURES)
 def test_every_cell_has_a_valid_configuration(architecture, dataset):
-    config = schema.check(grid.cell_config(architecture, dataset, 6400, 3, None))
+    config = checks.check(grid.cell_config(architecture, dataset, 6400, 3, None))
     assert (config.seed, config.total_steps * config.batch_size) == (3, 6400)
     row = grid.ARCHITECTURES[architecture]
     assert row.min_image_size <= config.data.image_size <= row.max_image_size
@@ -103,7 +103,7 @@ def test_weights_are_for_rows_that_start_from_some(row, complaint):
     "row", [name for name, row in grid.ARCHITECTURES.items() if row.pretrained is not None]
 )
 def test_rows_on_published_weights_train_on_cached_features(row):
-    config = schema.check(grid.cell_config(row, "mnist", 640, 0, None))
+    config = checks.check(grid.cell_config(row, "mnist", 640, 0, None))
     assert config.model.freeze and config.model.cached_views == 1
 
 

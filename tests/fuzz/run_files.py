@@ -14,7 +14,7 @@ from profiling_example import profile
 from tiny import tiny_config
 
 from jaxtag import datasets, models, weights
-from jaxtag.config import flags, schema
+from jaxtag.config import flags, serialization
 from jaxtag.data.labels import LabelNames
 from jaxtag.data.tokenizer import Tokenizer
 from jaxtag.inference.writers import xmp
@@ -26,12 +26,12 @@ from jaxtag.training.checkpoint import Checkpoints
 
 
 def _captioner(root: Path) -> None:
-    (root / "config.json").write_text(schema.to_json(tiny_config(root)))
+    (root / "config.json").write_text(serialization.to_json(tiny_config(root)))
 
 
 def _tagger(root: Path) -> None:
     config = flags.get_config(json.dumps({"reference": "corel5k_tag", "values": []}))
-    (root / "config.json").write_text(schema.to_json(config))
+    (root / "config.json").write_text(serialization.to_json(config))
 
 
 def _labels(root: Path) -> None:

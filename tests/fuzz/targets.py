@@ -129,9 +129,9 @@ def check_official(dataset: str):
 
 def check_config(case: Path, rng: random.Random) -> None:
     """The configuration of a run, read and resolved."""
-    from jaxtag.config import schema
+    from jaxtag.config import checks, serialization
 
-    schema.check(schema.load(case))
+    checks.check(serialization.load(case))
 
 
 def check_vocabulary(case: Path, rng: random.Random) -> None:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from stored import REFERENCES
 
-from jaxtag.config import schema as configuration
+from jaxtag.config import serialization
 from jaxtag.errors import UserError
 from jaxtag.inference import predictor
 from jaxtag.inference.checkpoint import import_checkpoint, open_checkpoint
@@ -59,7 +59,7 @@ def workdir(stored, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_tokens_are_those_of_transformers(stored, workdir, beams: int) -> None:
     tensors, _, texts = stored
-    config = configuration.load(workdir)
+    config = serialization.load(workdir)
     assert (config.task.decoding.method, config.task.decoding.beam_size) == ("beam", 3)
     config.task.decoding.method = "beam" if beams > 1 else "greedy"
     model = predictor.load(workdir, config)
@@ -98,7 +98,7 @@ def test_it_goes_back_to_transformers(stored, workdir, tmp_path) -> None:
             np.testing.assert_array_equal(ours, tensor[: len(ours)], err_msg=name)
     assert not saved
     opened = open_checkpoint(tmp_path)
-    assert opened.task.config == configuration.load(workdir)
+    assert opened.task.config == serialization.load(workdir)
     assert "caption" in (tmp_path / "README.md").read_text()
 
 

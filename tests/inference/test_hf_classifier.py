@@ -11,7 +11,7 @@ from calling import call
 from PIL import Image
 
 from jaxtag import models, weights
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.errors import UserError
 from jaxtag.inference import predictor
 from jaxtag.inference.checkpoint import import_checkpoint
@@ -83,7 +83,7 @@ def test_a_multi_label_model_becomes_a_tagger(tmp_path, model, variables) -> Non
     assert (config.task.TASK, config.data.eval_crop_pct) == ("tag", None)
     names = json.loads((tmp_path / "run/tags.json").read_text())
     assert names == ["crane (0)", "dog", "crane (2)"]  # each its own
-    assert schema.load(tmp_path / "run") == config
+    assert serialization.load(tmp_path / "run") == config
 
 
 @pytest.mark.parametrize(

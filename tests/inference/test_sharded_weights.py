@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxtag
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.config.schema import MeshConfig
 from jaxtag.inference import predictor
 
@@ -15,7 +15,7 @@ from jaxtag.inference import predictor
 @pytest.fixture(scope="module")
 def config(tiny_run):
     mesh = MeshConfig(fsdp=2, tensor=2)
-    return dataclasses.replace(schema.load(tiny_run), mesh=mesh)
+    return dataclasses.replace(serialization.load(tiny_run), mesh=mesh)
 
 
 def test_weights_stay_split_and_predictions_are_the_same(tiny_run, config):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.data.labels import LabelNames
 from jaxtag.errors import UserError
 from jaxtag.storage import json_files
@@ -29,7 +29,7 @@ def test_every_reader_names_the_damage(tmp_path, damage: str) -> None:
         json_files.read,
         LabelNames.load,
         safetensors_io.read_json,
-        lambda path: schema.load(path.parent),
+        lambda path: serialization.load(path.parent),
         lambda path: TagCalibration.load(path, ("a",)),
     )
     for read in readers:

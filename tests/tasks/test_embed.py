@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxtag import models
-from jaxtag.config import AugmentationConfig, Config, DataConfig, flags, schema
+from jaxtag.config import AugmentationConfig, Config, DataConfig, checks, flags
 from jaxtag.errors import UsageError
 from jaxtag.losses import metric
 from jaxtag.tasks.embed.config import EmbedConfig
@@ -117,7 +117,7 @@ def test_settings_that_make_no_sense_are_named(changes, message) -> None:
     own = changes.pop("task", {})
     config = dataclasses.replace(config, task=dataclasses.replace(config.task, **own), **changes)
     with pytest.raises(UsageError, match=message):
-        EmbedTask(schema.check(config), range(CLASSES))
+        EmbedTask(checks.check(config), range(CLASSES))
 
 
 def test_a_batch_in_parts_is_refused() -> None:
@@ -126,4 +126,4 @@ def test_a_batch_in_parts_is_refused() -> None:
     with pytest.raises(
         UsageError, match=r"config.optimizer.grad_accum_steps: an image is compared"
     ):
-        schema.check(config)
+        checks.check(config)

@@ -10,7 +10,7 @@ import pytest
 from shrinking import shrink
 
 from jaxtag import models
-from jaxtag.config import flags, schema
+from jaxtag.config import checks, flags
 from jaxtag.config.schema import AugmentationConfig
 from jaxtag.data.tokenizer import PAD, Tokenizer
 from jaxtag.errors import UsageError
@@ -129,4 +129,4 @@ def test_settings_that_make_no_sense_are_named(changes, message) -> None:
         config = dataclasses.replace(config, **{section: fields})
     config = dataclasses.replace(config, **changes)
     with pytest.raises(UsageError, match=message):
-        MatchTask(schema.check(config), range(300))
+        MatchTask(checks.check(config), range(300))

@@ -12,7 +12,7 @@ from calling import call
 from stored_image_text import CONFIGS, NAMES, unpack
 
 import jaxtag
-from jaxtag.config import flags, schema
+from jaxtag.config import checks, flags, serialization
 from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 from jaxtag.data.sources import as_data_source
 from jaxtag.errors import UsageError, UserError
@@ -85,7 +85,7 @@ def test_the_first_step_sees_what_the_library_computes(
         values["model_cfg"]["vision_cfg"]["timm_model_name"] = "vit_base_patch8_siglip_16"
         (tmp_path / "open_clip_config.json").write_text(json.dumps(values))
     config = run_config.with_described_model(make_config(tmp_path))
-    assert schema.from_json(schema.to_json(config)) == config
+    assert serialization.from_json(serialization.to_json(config)) == config
     source = as_data_source(make_splits()["train"])
     task = MatchTask(config, MatchTask.build_vocabulary(config, source))
     setup = TrainSetup.from_config(config, task, 8)
@@ -110,12 +110,12 @@ def trained(request, tmp_path_factory) -> Path:
 
 
 def test_a_run_is_used_and_goes_on_without_the_files(trained: Path) -> None:
-    written = schema.load(trained)
+    written = serialization.load(trained)
     config = make_config(Path(str(written.task.pretrained)))
     config.total_steps = 3
     result = jaxtag.fit(config, trained, make_splits(), allow_changes=True)
     assert int(result.state.step) == 3
-    assert schema.load(trained) == dataclasses.replace(written, total_steps=3)
+    assert serialization.load(trained) == dataclasses.replace(written, total_steps=3)
     assert jaxtag.evaluate(trained, data=make_splits())["step"] == 3
     model = predictor.load(trained)
     splits = make_splits()
@@ -167,7 +167,7 @@ def test_an_imported_model_is_a_run_that_goes_on(tmp_path: Path) -> None:
     np.testing.assert_allclose(*vectors, atol=1e-6)
     for file in source.iterdir():
         file.unlink()
-    config = dataclasses.replace(schema.load(run), total_steps=2, batch_size=4)
+    config = dataclasses.replace(serialization.load(run), total_steps=2, batch_size=4)
     config.metric_writers = ("jsonl",)
     result = jaxtag.fit(config, run, make_splits(), allow_changes=True)
     assert int(result.state.step) == 2
@@ -202,8 +202,8 @@ def test_settings_that_contradict_the_files_are_named(changes, message, tmp_path
 @pytest.mark.parametrize("name", ["coco_match", "flickr8k_match"])
 def test_a_configuration_takes_the_model_as_an_argument(name: str, tmp_path: Path) -> None:
     publish("transformers_clip", tmp_path)
-    config = schema.check(flags.load(f"{name}:pretrained={tmp_path}"))
-    config = schema.check(run_config.with_described_model(config))
+    config = checks.check(flags.load(f"{name}:pretrained={tmp_path}"))
+    config = checks.check(run_config.with_described_model(config))
     assert config.task.loss == "clip" and config.task.text_width == 16
     assert config.data.image_size == 16 and config.data.mean[0] == 0.48145466
     assert config.model.freeze == (name == "flickr8k_match")

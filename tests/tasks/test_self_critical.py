@@ -9,7 +9,7 @@ import pytest
 from tiny import tiny_config
 
 import jaxtag
-from jaxtag.config import schema
+from jaxtag.config import checks
 from jaxtag.data.sources import as_data_source
 from jaxtag.data.tokenizer import PAD, Tokenizer
 from jaxtag.errors import UsageError
@@ -132,4 +132,4 @@ def test_one_sample_has_no_others_to_be_compared_with(tiny_data) -> None:
     config = tiny_config(tiny_data)
     config.task.self_critical_samples = 1
     with pytest.raises(UsageError, match=r"self_critical_samples = 1: .* draw at least 2"):
-        schema.check(config)
+        checks.check(config)

@@ -12,7 +12,7 @@ from small_backbone import SmallBackbone
 
 import jaxtag
 from jaxtag import weights
-from jaxtag.config import schema
+from jaxtag.config import checks, serialization
 from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 from jaxtag.data.feature_table import FIELD, FeatureTable
 from jaxtag.data.labels import LabelNames
@@ -192,7 +192,7 @@ def test_the_backbone_stays_and_images_give_what_features_gave(tmp_path, pretrai
     metrics = jaxtag.evaluate(tmp_path / "run", data=SPLITS)  # of the images
     for name, value in result.evaluation.metrics.items():
         assert metrics[name] == pytest.approx(value, rel=1e-5)
-    tta = schema.load(tmp_path / "run")
+    tta = serialization.load(tmp_path / "run")
     tta.evaluation.tta_flip = True
     jaxtag.evaluate(tmp_path / "run", data=SPLITS, config=tta)
     assert jaxtag.load(tmp_path / "run").features(SPLITS["train"][0]["image"]).shape == (1, 6)
@@ -251,7 +251,7 @@ def test_what_makes_no_sense_is_refused(pretrained, model, message) -> None:
     config = classes(pretrained)
     config.model = dataclasses.replace(config.model, **model)
     with pytest.raises(UsageError, match=message):
-        schema.check(config)
+        checks.check(config)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_what_changes_images_is_refused_with_one_view(pretrained, section, field
     config = classes(pretrained)
     setattr(getattr(config, section), field, value)
     with pytest.raises(UsageError, match=rf"config\.{section}\.{field}"):
-        schema.check(config)
+        checks.check(config)
 
 
 def test_averages_over_views_are_for_images(tmp_path, pretrained) -> None:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from jaxtag.config import Config, schema
+from jaxtag.config import Config, checks
 from jaxtag.config.schema import DataConfig
 from jaxtag.errors import UserError
 from jaxtag.training.input_monitor import InputMonitor
@@ -64,8 +64,8 @@ def test_too_few_cores_are_said(cores):
 
 
 def test_the_number_of_workers_is_a_number_or_auto():
-    schema.check(Config(total_steps=1, data=DataConfig(num_workers="auto")))
+    checks.check(Config(total_steps=1, data=DataConfig(num_workers="auto")))
     with pytest.raises(UserError, match=r"num_workers = 'all': must be a number or auto"):
-        schema.check(Config(total_steps=1, data=DataConfig(num_workers="all")))
+        checks.check(Config(total_steps=1, data=DataConfig(num_workers="all")))
     with pytest.raises(UserError, match=r"num_workers = -1: must be at least 0"):
-        schema.check(Config(total_steps=1, data=DataConfig(num_workers=-1)))
+        checks.check(Config(total_steps=1, data=DataConfig(num_workers=-1)))

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxtag.config import schema as configuration
+from jaxtag.config import serialization
 from jaxtag.data.tokenizer import Tokenizer
 from jaxtag.datasets import prepared
 from jaxtag.tasks.caption.task import CaptionTask
@@ -49,7 +49,7 @@ def finish(config: str, workdir: Path, workers: int = 0) -> list[np.ndarray]:
     process = start(config, workdir, workers)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    used = configuration.load(workdir)
+    used = serialization.load(workdir)
     source = prepared.open_split(used.data.dataset, used.data.train_split, used.data.data_dir)
     task = CaptionTask(used, Tokenizer.load(workdir / "tokenizer.json"))
     shapes = TrainSetup.from_config(used, task, len(source)).shapes

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from stored import REFERENCES
 
 import jaxtag
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.errors import UserError
 from jaxtag.training import run_config
 
@@ -31,16 +31,16 @@ def old(tmp_path, monkeypatch) -> Path:
 
 
 def test_its_configuration_reads_as_todays(old) -> None:
-    config = schema.load(old / "run")
+    config = serialization.load(old / "run")
     assert config.task.TASK == "classify" and config.task.label_smoothing == 0.1
     assert config.model.backbone == "airbench" and config.model.kwargs == {"widths": (2,)}
     assert config.optimizer.kwargs == {"momentum": 0.9} and config.optimizer.min_lr_ratio == 0.1
     assert config.evaluation.tta_flip and config.data.crop_scale == (1.0, 1.0)
-    assert schema.from_json(schema.to_json(config)) == config
+    assert serialization.from_json(serialization.to_json(config)) == config
 
 
 def test_it_goes_on_to_the_parameters_that_0_1_reached(old) -> None:
-    config = schema.load(old / "run")
+    config = serialization.load(old / "run")
     result = jaxtag.fit(config, old / "run")
     assert int(result.state.step) == 4
     reached = {"params": result.state.params, "ema": result.state.ema["params"]}
@@ -50,12 +50,12 @@ def test_it_goes_on_to_the_parameters_that_0_1_reached(old) -> None:
 
 
 def test_it_keeps_its_order_of_records(old) -> None:
-    config = schema.load(old / "run")
+    config = serialization.load(old / "run")
     assert config.data.shuffle == "stored"
     config.data.shuffle = None  # as a configuration of today leaves it
     resolved = run_config.resolve_run_config(config, old / "run")
     assert resolved.data.shuffle == "stored"
-    assert schema.load(old / "run").data.shuffle == "stored"
+    assert serialization.load(old / "run").data.shuffle == "stored"
     config.data.shuffle = "full"
     with pytest.raises(UserError, match=r"data\.shuffle: trained with 'stored', now 'full'"):
         run_config.resolve_run_config(config, old / "run")

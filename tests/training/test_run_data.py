@@ -11,7 +11,7 @@ from stored import REFERENCES
 from tiny import tiny_config
 
 import jaxtag
-from jaxtag.config import Config, schema
+from jaxtag.config import Config, checks, serialization
 from jaxtag.data.label_matching import match_labels
 from jaxtag.data.labels import LabelNames
 from jaxtag.data.sources import as_data_source
@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
         archive.extractall(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        jaxtag.fit(schema.load(folder / "run"), folder / "new")
+        jaxtag.fit(serialization.load(folder / "run"), folder / "new")
     return folder
 
 
@@ -59,7 +59,7 @@ def _set_examples(folder, split, count):
 
 
 def _open(folder, **flags):
-    return run_data.open_data(schema.load(folder / "run"), folder / "run", **flags)
+    return run_data.open_data(serialization.load(folder / "run"), folder / "run", **flags)
 
 
 def test_run_and_checkpoint_hold_names_and_fingerprint(folder):
@@ -158,8 +158,8 @@ def test_another_vocabulary_of_the_same_size_is_noticed(tmp_path):
 def _config_file(folder):
     path = folder / "own.py"
     path.write_text(
-        "from jaxtag.config import schema\n"
-        f"def get_config():\n    return schema.load({str(folder / 'run')!r})\n"
+        "from jaxtag.config import serialization\n"
+        f"def get_config():\n    return serialization.load({str(folder / 'run')!r})\n"
     )
     return path
 
@@ -234,7 +234,7 @@ def test_a_finished_run_appends_nothing(folder):
         }
 
     before = contents()
-    result = jaxtag.fit(schema.load(folder / "run"), folder / "run")
+    result = jaxtag.fit(serialization.load(folder / "run"), folder / "run")
     assert result.scores is not None and contents() == before
 
 
@@ -246,7 +246,7 @@ def test_a_work_directory_removed_under_a_run_is_told(folder):
                 (folder / "fresh").rename(folder / "removed")
                 shutil.rmtree(folder / "removed", ignore_errors=True)
 
-    config = schema.load(folder / "run")
+    config = serialization.load(folder / "run")
     with pytest.raises(
         UserError, match=r"fresh was removed or moved|fresh\S+ could not be saved: "
     ):
@@ -259,10 +259,10 @@ def test_two_runs_do_not_share_a_work_directory(folder):
     class Starting(Callback):
         def on_evaluation(self, step, evaluation):
             with pytest.raises(UserError, match=r"--workdir=.*run is in use by process") as refused:
-                jaxtag.fit(schema.load(folder / "run"), folder / "run")
+                jaxtag.fit(serialization.load(folder / "run"), folder / "run")
             refusals.append(str(refused.value))
 
-    jaxtag.fit(schema.load(folder / "run"), folder / "run", callbacks=[Starting()])
+    jaxtag.fit(serialization.load(folder / "run"), folder / "run", callbacks=[Starting()])
     assert refusals
     assert not (folder / "run/lock.json").exists()
 
@@ -282,9 +282,9 @@ def test_evaluation_json_holds_confusion_and_each_class(folder):
 
 
 def test_several_data_sets_are_trained_on_by_weight(folder):
-    config = schema.load(folder / "run")
+    config = serialization.load(folder / "run")
     config.data.shuffle, config.data.datasets = None, (("colours", 3.0), ("colours:1.0.0", 1.0))
-    config = run_config.resolve_run_config(schema.check(config), folder / "mixed")
+    config = run_config.resolve_run_config(checks.check(config), folder / "mixed")
     data = run_data.open_data(config, folder / "mixed")
     assert len(data.train) == 16 and len(data.evaluation) == 4
     assert data.train.mixture_parts() == [(8, 3.0), (8, 1.0)]
@@ -303,10 +303,10 @@ def test_several_data_sets_are_trained_on_by_weight(folder):
 
 
 def test_mixtures_refuse_orders_and_weights_that_make_no_sense(folder):
-    config = schema.load(folder / "run")
+    config = serialization.load(folder / "run")
     config.data.datasets = (("colours", 1.0),)
     with pytest.raises(UserError, match=r"config\.data\.shuffle = 'stored': several"):
-        schema.check(config)
+        checks.check(config)
     config.data.datasets = (("colours", 0.0),)
     with pytest.raises(UserError, match=r"the weight of colours is 0\.0, not above 0"):
-        schema.check(config)
+        checks.check(config)

@@ -11,7 +11,7 @@ from stored_image_text import CONFIGS, NAMES, unpack
 
 import jaxtag
 from jaxtag import models, weights
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
 from jaxtag.data.labels import LabelNames
 from jaxtag.data.tokenizer import Tokenizer
@@ -142,7 +142,7 @@ def test_a_run_on_cached_features_trains_evaluates_and_goes_on(name: str, tmp_pa
     config = make_config(name, source, freeze=True, cached_views=1)
     result = jaxtag.fit(config, tmp_path / "run", splits)
     assert result.evaluation is not None
-    written = schema.load(tmp_path / "run").model
+    written = serialization.load(tmp_path / "run").model
     described = {"activation": "gelu_tanh" if name.endswith("siglip") else "quick_gelu"}
     described["norm_eps"] = 1e-6 if name.endswith("siglip") else 1e-5
     assert written.kwargs == {**described, **small_kwargs(name)}
@@ -159,7 +159,7 @@ def test_a_run_on_cached_features_trains_evaluates_and_goes_on(name: str, tmp_pa
         file.unlink()
     config.total_steps = 4
     jaxtag.fit(config, tmp_path / "run", splits, allow_changes=True)
-    assert schema.load(tmp_path / "run").model == written
+    assert serialization.load(tmp_path / "run").model == written
     metrics = jaxtag.evaluate(tmp_path / "run", data=splits)  # of images
     assert metrics["step"] == 4
 

@@ -11,7 +11,7 @@ from calling import call
 from huggingface_hub import constants
 
 from jaxtag import models, weights
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.inference import checkpoint, predictor
 from jaxtag.models.preprocessing import Preprocessing
 
@@ -41,8 +41,8 @@ def test_a_published_run_comes_back(tmp_path, run) -> None:
     card = (tmp_path / "mine/README.md").read_text()
     assert card.startswith('---\nlibrary_name: "timm"\npipeline_tag: "image-classification"\n')
     assert "| top1 | 0.875 |" in card and "cat, dog, fox" in card and "## Limits" in card
-    config = schema.from_json((tmp_path / "mine/jaxtag_config.json").read_text())
-    assert config == schema.load(run)
+    config = serialization.from_json((tmp_path / "mine/jaxtag_config.json").read_text())
+    assert config == serialization.load(run)
     before, after = (predictor.load(path) for path in (run, tmp_path / "mine"))
     image = np.random.RandomState(0).randint(0, 256, (40, 50, 3)).astype(np.uint8)
     assert before(image).tags == after(image).tags

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from jaxtag import __version__
-from jaxtag.config import schema
+from jaxtag.config import serialization
 from jaxtag.errors import UserError
 from jaxtag.perf import compiled, hlo, page, step_inputs
 from jaxtag.perf.hardware import Peak, device_peak
@@ -57,7 +57,7 @@ def make_profile(title: str, job: Job, measurement: Measurement, folder: Path) -
     step = _step(measurement, config.batch_size)
     return {
         "title": title,
-        "config": schema.to_dict(config),
+        "config": serialization.to_dict(config),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": _device(job),
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")}

@@ -4,7 +4,8 @@ import dataclasses
 from dataclasses import field
 from typing import Any, ClassVar
 
-from jaxtag.config.schema import Config, TaskConfig, check_choices, check_minimums, runtime
+from jaxtag.config.checks import check_choices, check_minimums
+from jaxtag.config.schema import Config, TaskConfig, runtime
 from jaxtag.decoding.generation_config import GenerationConfig
 from jaxtag.errors import UsageError
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from jaxtag.config import schema
+from jaxtag.config import dotted
 from jaxtag.config.schema import Config
 from jaxtag.data.tokenizer import Tokenizer
 from jaxtag.errors import UsageError, UserError
@@ -122,8 +122,8 @@ def with_described(config: Config, described: dict[str, Any]) -> Config:
     sections: dict[str, dict[str, Any]] = {"task": {}, "model": {}, "data": {}}
     for name, value in described.items():
         section, field = name.split(".")
-        given = schema.get(config, name)
-        is_usual = given == schema.get(usual, name)
+        given = dotted.get(config, name)
+        is_usual = given == dotted.get(usual, name)
         if isinstance(value, dict):
             for key in sorted(value.keys() & given.keys()):
                 _check(config, f"{name}.{key}", given[key], value[key])
@@ -140,7 +140,7 @@ def with_described(config: Config, described: dict[str, Any]) -> Config:
 
 def _own(config: Any, name: str) -> Any:
     """A field of a run's configuration, as `describe` returns it."""
-    value = schema.get(config, name)
+    value = dotted.get(config, name)
     return {key: value[key] for key in _FORM[name] if key in value} if _FORM[name] else value
 
 

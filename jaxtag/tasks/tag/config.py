@@ -4,7 +4,8 @@ import dataclasses
 from dataclasses import field
 from typing import Any, ClassVar
 
-from jaxtag.config.schema import Config, TaskConfig, check_choices, check_minimums
+from jaxtag.config.checks import check_choices, check_minimums
+from jaxtag.config.schema import Config, TaskConfig
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_config
 
 from jaxtag import api
-from jaxtag.config import schema
+from jaxtag.config import checks, schema
 from jaxtag.errors import UsageError
 from jaxtag.perf import hardware
 from jaxtag.perf.profile import step_profiler
@@ -40,7 +40,7 @@ def test_a_resumed_run_records_what_is_left():
 @pytest.mark.parametrize("steps", [(0, 3), (5, 4)])
 def test_wrong_steps_are_named(steps):
     with pytest.raises(UsageError, match=r"config.profile_steps = .*: must be a first step of"):
-        schema.check(schema.Config(total_steps=9, profile_steps=steps))
+        checks.check(schema.Config(total_steps=9, profile_steps=steps))
 
 
 def test_a_server_for_other_tools(monkeypatch, tmp_path):
