@@ -106,6 +106,22 @@ def optimized_compilation():
 
 
 @pytest.fixture(scope="module")
+def fused_as_usual():
+    """Programs fused as users' are: where two of them, or one of another time, must agree."""
+    from jax._src import compiler
+
+    original = compiler.get_compile_options
+
+    def get_compile_options(*args, env_options_overrides=None, **kwargs):
+        options = {"xla_cpu_use_fusion_emitters": True, **(env_options_overrides or {})}
+        return original(*args, env_options_overrides=options, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", get_compile_options)
+        yield
+
+
+@pytest.fixture(scope="module")
 def one_device():
     """XLA's collectives between 8 CPU devices on few cores can stall beside convolutions."""
     import jax

@@ -23,6 +23,8 @@ EVERYTHING = Augmentation(
     cutmix=1.0,
 )
 
+pytestmark = pytest.mark.usefixtures("fused_as_usual")
+
 
 @pytest.fixture
 def images():

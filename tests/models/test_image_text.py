@@ -8,6 +8,8 @@ import pytest
 
 from jaxtag.models import ImageText, TextEncoder, ViT
 
+pytestmark = pytest.mark.usefixtures("fused_as_usual")
+
 TEXT = {"vocab_size": 30, "max_length": 8, "width": 16, "depth": 2, "heads": 2, "mlp_dim": 24}
 IMAGE = {"patch_size": 8, "width": 12, "depth": 1, "heads": 2, "mlp_dim": 24, "image_size": 16}
 CLIP_TOKENS = np.array([[28, 5, 6, 29, -1, -1], [28, 7, 29, 3, 9, 9], [28, 1, 2, 3, 4, 5]])

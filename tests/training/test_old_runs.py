@@ -18,7 +18,7 @@ from jaxtag.config import serialization
 from jaxtag.errors import UserError
 from jaxtag.training import run_config
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("one_device", "fused_as_usual")
 
 
 @pytest.fixture
