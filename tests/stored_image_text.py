@@ -11,7 +11,7 @@ from stored import REFERENCES
 CONFIGS = json.loads((REFERENCES / "image_text_configs.json").read_text())
 NAMES = ("transformers_clip", "transformers_siglip", "open_clip", "open_clip_siglip")
 WORDS = ("dog", "cat", "beach", "hund")
-IDS = {"[UNK]": 0, "</s>": 1, **{word: 2 + i for i, word in enumerate(WORDS)}}
+IDS = {"[UNK]": 0, "</s>": 1, **{word: 2 + i for i, word in enumerate((*WORDS, "red"))}}
 IDS |= {"<|startoftext|>": 38, "<|endoftext|>": 39}
 
 
@@ -35,7 +35,12 @@ def unpack_whole(kind: str, folder: Path) -> Path:
     unpack(name, folder)
     text = json.dumps(CONFIGS["processors"][name])
     (folder / "preprocessor_config.json").write_text(text)
+    write_tokenizer(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Writes a tokenizer of a few words, `IDS`, in the form of transformers."""
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(IDS, unk_token="[UNK]"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     backend.save(str(folder / "tokenizer.json"))
-    return folder

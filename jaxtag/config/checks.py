@@ -5,8 +5,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from jaxtag import registry
 from jaxtag.config import dotted
-from jaxtag.config.dotted import fits
 from jaxtag.config.schema import OFFLOADABLE, Config, TaskConfig
 from jaxtag.errors import UsageError, did_you_mean
 
@@ -162,7 +162,7 @@ def _check_types(config: Any, prefix: str) -> None:
         value, name = getattr(config, item.name), f"{prefix}{item.name}"
         if dataclasses.is_dataclass(value):
             _check_types(value, name + ".")
-        elif not fits(value, item.type):
+        elif not registry.has_type(value, item.type):
             expected = getattr(item.type, "__name__", None) or str(item.type)
             if typing.get_args(item.type):
                 expected = str(item.type)

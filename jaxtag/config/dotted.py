@@ -6,6 +6,7 @@ import types
 import typing
 from typing import Any
 
+from jaxtag import registry
 from jaxtag.config.schema import Config
 from jaxtag.errors import UsageError, did_you_mean
 
@@ -49,7 +50,7 @@ def split_kwargs(config: Config, dotted: str) -> tuple[str | None, str]:
 
 def allows_none(config: Config, dotted: str) -> bool:
     """Whether None is a value of a field."""
-    return fits(None, _field_type(config, dotted))
+    return registry.has_type(None, _field_type(config, dotted))
 
 
 def is_of_several_types(config: Config, dotted: str) -> bool:
@@ -91,26 +92,3 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
         if not is_runtime(new, name) and get(old, name) != get(new, name):
             changed[name] = (get(old, name), get(new, name))
     return changed
-
-
-def fits(value: Any, kind: Any) -> bool:
-    if kind is Any:
-        return True
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is dict:
-        return isinstance(value, dict) and all(isinstance(name, str) for name in value)
-    if origin is types.UnionType:
-        return any(fits(value, option) for option in inner)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        if len(inner) == 2 and inner[1] is Ellipsis:
-            return all(fits(item, inner[0]) for item in value)
-        return len(value) == len(inner) and all(map(fits, value, inner))
-    if kind is types.NoneType:
-        return value is None
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)

@@ -7,9 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tokenizers
 from calling import call
-from stored_image_text import CONFIGS, NAMES, unpack
+from stored_image_text import CONFIGS, NAMES, unpack, write_tokenizer
 
 import jaxtag
 from jaxtag.config import checks, flags, serialization
@@ -26,8 +25,6 @@ from jaxtag.weights import open_clip_config
 pytestmark = pytest.mark.usefixtures("one_device")
 RANDOM = np.random.default_rng(0)
 WORDS = ("dog", "cat", "beach", "red")
-IDS = {"[UNK]": 0, "</s>": 1, **{word: 2 + i for i, word in enumerate(WORDS)}}
-IDS |= {"<|startoftext|>": 38, "<|endoftext|>": 39}
 
 
 def publish(name: str, folder: Path) -> dict[str, np.ndarray]:
@@ -36,9 +33,7 @@ def publish(name: str, folder: Path) -> dict[str, np.ndarray]:
     if name.startswith("transformers"):
         text = json.dumps(CONFIGS["processors"][name])
         (folder / "preprocessor_config.json").write_text(text)
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(IDS, unk_token="[UNK]"))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    backend.save(str(folder / "tokenizer.json"))
+    write_tokenizer(folder)
     return stored
 
 
