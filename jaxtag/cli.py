@@ -156,7 +156,7 @@ def define_feature_flags() -> None:
     flags.DEFINE_string("weights", None, "Weights of --model, safetensors of any library.")
     flags.DEFINE_integer("pixels", None, "Use the image's pixels, resized to N x N, as features.")
     flags.DEFINE_integer(
-        "image_size", None, "Pixels at which --model sees images; by default its own."
+        "image_size", None, "Pixels at which --model sees images; by default its own.", 1
     )
     flags.DEFINE_bool(
         "whole_image", False, "Squash images to the square that --model sees; do not crop them."

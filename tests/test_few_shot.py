@@ -43,6 +43,7 @@ def test_a_few_pictures_of_each_colour(data):
         (["--pixels=4", "--shots=0"], "--shots=0: must be positive"),
         (["--pixels=4", "--shots=9"], "fewer than the 9"),
         (["--pixels=4", "--image_size=8"], "--image_size: only for a --model"),
+        (["--model=squeezenet1_1", "--image_size=-5"], "--image_size=-5"),
         (["--pixels=4", "--whole_image"], "--whole_image: only for a --model"),
         ([], "give one of --workdir, --model and --pixels"),
     ],
